@@ -1,0 +1,453 @@
+"""Every command sent to MongoDB, as plain data. No I/O and no clock: the whole protocol, readable.
+
+The life of a job, a verb on each arrow::
+
+    scheduled ──promote──▶ ready ──claim──▶ running ──complete──▶ (gone)
+                             ▲                 │
+                             ├──── release ────┤  the attempt does not count
+                             ├──── error ──────┤  by way of scheduled, when there is a backoff
+                             ├──── reap ───────┤  the lease ran out
+                             │                 ├──── error, reap: attempts used up ──▶ dead
+                             │                 └──── discard ──▶ dead
+                             └──── requeue ──── dead
+
+Rules that hold for all of it:
+
+* A claim is one compare-and-set on ``state: ready`` and writes a fresh random token (``lease``).
+  Every later write of that attempt matches ``{_id, lease: token}``, so whoever lost the lease
+  changes nothing.
+* Times that are stored or compared are the server's: ``$$NOW``.
+* Values that are not ours stand under ``$literal``: an update pipeline evaluates ``"$$ROOT"``.
+* Numbers written by other programs are checked before they are added to, so that one damaged
+  document cannot fail the batch it is in.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
+
+from .document import CLAIM_ORDER, MAX_ERRORS, JobRecord, State, cut_error
+from .durations import milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from bson import ObjectId
+
+Document = dict[str, Any]
+Pipeline = list[dict[str, Any]]
+
+DUPLICATE_KEY = 11000
+
+EVENT_DOCUMENT_BYTES = 16 * 1024
+"""Jobs up to this size travel in their event, so an idle consumer needs no read to run them."""
+
+
+class Update(NamedTuple):
+    filter: Document
+    update: Pipeline
+
+
+class Find(NamedTuple):
+    filter: Document
+    projection: Document | None = None
+    sort: Sequence[tuple[str, int]] | None = None
+    limit: int = 0
+
+
+class Position(NamedTuple):
+    """A place in the claim order: where a scan ended."""
+
+    priority: int
+    run_at: datetime | None
+    id: ObjectId
+
+
+def new_token() -> bytes:
+    """Return the identity of one claim: 16 random bytes, never used twice."""
+    return os.urandom(16)
+
+
+def _in(values: Sequence[Any]) -> Document:
+    return {"$eq": values[0]} if len(values) == 1 else {"$in": list(values)}
+
+
+def _count(field: str, default: int) -> Document:
+    """An expression: the field where it is a number, else its default."""
+    return {"$cond": [{"$isNumber": f"${field}"}, f"${field}", default]}
+
+
+def _later(delay: float) -> Document:
+    return {"$add": ["$$NOW", milliseconds(delay)]}
+
+
+_UNLOCK: Document = dict.fromkeys(("locked_by", "locked_at", "locked_until", "lease"), "$$REMOVE")
+
+# claim
+
+
+def candidates(queues: Sequence[str], limit: int) -> Find:
+    """The ids at the head of the queues, read from the index alone."""
+    return Find(
+        {"queue": _in(queues), "state": "ready"},
+        {"_id": 1, "queue": 1, "priority": 1, "run_at": 1},
+        CLAIM_ORDER,
+        limit,
+    )
+
+
+def claim(
+    ids: Sequence[ObjectId], consumer: str, token: bytes, timeout: float, *, fresh: bool = False
+) -> Update:
+    """Take those of the jobs that are still ready.
+
+    `fresh` takes only jobs never attempted before: what their event carried is then still true.
+    """
+    wanted: Document = {"_id": _in(ids), "state": "ready"}
+    if fresh:
+        wanted["attempts"] = {"$in": [0, None]}
+    return Update(
+        wanted,
+        [
+            {
+                "$set": {
+                    "state": "running",
+                    "locked_by": {"$literal": consumer},
+                    "locked_at": "$$NOW",
+                    "locked_until": _later(timeout),
+                    "lease": token,
+                    "attempts": {"$add": [_count("attempts", 0), 1]},
+                }
+            }
+        ],
+    )
+
+
+def claimed(ids: Sequence[ObjectId], token: bytes) -> Find:
+    """The jobs that a claim took, as they are now."""
+    return Find({"_id": _in(ids), "lease": token}, None, CLAIM_ORDER)
+
+
+def unclaim(ids: Sequence[ObjectId], token: bytes) -> Update:
+    """Undo a claim whose outcome is unknown; also when it was never applied."""
+    return Update({"_id": _in(ids), "lease": token}, _release(None))
+
+
+# the held job
+
+
+def held(job_id: ObjectId, token: bytes) -> Document:
+    """The filter every write of an attempt has."""
+    return {"_id": job_id, "lease": token}
+
+
+def held_any(ids: Sequence[ObjectId], tokens: Iterable[bytes]) -> Document:
+    """The same for several attempts at once.
+
+    Pairs a job with another job's token, which is exact as long as the process that sends it has at
+    most one live attempt per job (see ``worker.lease``).
+    """
+    return {"_id": _in(ids), "lease": _in(list(tokens))}
+
+
+def renew(wanted: Document, timeout: float, progress: int | None = None) -> Update:
+    """Extend the lease to `timeout` from now, optionally noting progress."""
+    fields: Document = {"locked_until": _later(timeout)}
+    if progress is not None:
+        fields["progress"] = {"$literal": progress}
+    return Update(wanted, [{"$set": fields}])
+
+
+def error(
+    job_id: ObjectId, token: bytes, message: str | None, delay: float, max_attempts: int
+) -> Update:
+    """End the attempt as failed: back after `delay`, or dead when the attempts are used up.
+
+    `max_attempts` is for a job that does not say.
+    """
+    return Update(held(job_id, token), _fail(message, delay, _exhausted(max_attempts)))
+
+
+def discard(job_id: ObjectId, token: bytes, message: str) -> Update:
+    """End the attempt and the job with it: dead, whatever attempts are left."""
+    return Update(held(job_id, token), _fail(message, 0, True))
+
+
+def release(job_id: ObjectId, token: bytes, delay: float | None = None) -> Update:
+    """Give the job back as it was before the claim, at once or after `delay`."""
+    return Update(held(job_id, token), _release(delay))
+
+
+def release_many(ids: Sequence[ObjectId], tokens: Iterable[bytes]) -> Update:
+    """Give back several jobs."""
+    return Update(held_any(ids, tokens), _release(None))
+
+
+def _release(delay: float | None) -> Pipeline:
+    fields: Document = {
+        "state": "ready",
+        "attempts": {"$max": [0, {"$subtract": [_count("attempts", 1), 1]}]},
+        **_UNLOCK,
+    }
+    if delay:
+        fields |= {"state": "scheduled", "run_at": _later(delay)}
+    return [{"$set": fields}]
+
+
+def _exhausted(max_attempts: int) -> Document:
+    return {"$gte": [_count("attempts", 0), _count("max_attempts", max_attempts)]}
+
+
+def _fail(message: str | None, delay: float, dead: Document | bool) -> Pipeline:
+    again = "scheduled" if delay > 0 else "ready"
+    fields: Document = {
+        "state": {"$cond": [dead, "dead", again]},
+        "run_at": {"$cond": [dead, "$run_at", _later(delay)]},
+        "finished_at": {"$cond": [dead, "$$NOW", "$$REMOVE"]},
+        **({} if message is None else _note({"$literal": cut_error(message)})),
+        **_UNLOCK,
+    }
+    return [{"$set": fields}]
+
+
+def _note(text: Document) -> Document:
+    """Fields that keep an error: the last one, and the last few with time and attempt."""
+    entry = {"at": "$$NOW", "attempt": _count("attempts", 0), "message": text}
+    errors = {"$cond": [{"$isArray": "$errors"}, "$errors", []]}
+    return {
+        "last_error": text,
+        "errors": {"$slice": [{"$concatArrays": [errors, [entry]]}, -MAX_ERRORS]},
+    }
+
+
+# time passing
+
+
+def due(queues: Sequence[str], limit: int) -> Find:
+    """Scheduled jobs whose time has come."""
+    return Find(
+        {
+            "queue": _in(queues),
+            "state": "scheduled",
+            "$expr": {"$lte": ["$run_at", "$$NOW"]},
+        },
+        {"_id": 1},
+        [("run_at", 1)],
+        limit,
+    )
+
+
+def promote(ids: Sequence[ObjectId]) -> Update:
+    """Make due jobs ready; the change event of it is what wakes consumers."""
+    return Update(
+        {"_id": _in(ids), "state": "scheduled", "$expr": {"$lte": ["$run_at", "$$NOW"]}},
+        [{"$set": {"state": "ready"}}],
+    )
+
+
+def next_due(queues: Sequence[str]) -> Find:
+    """The scheduled job that is due first, with the milliseconds until then as ``due_in``."""
+    return Find(
+        {"queue": _in(queues), "state": "scheduled"},
+        {"_id": 1, "due_in": _milliseconds_until("run_at")},
+        [("run_at", 1)],
+        1,
+    )
+
+
+def next_expiry(queues: Sequence[str] | None) -> Find:
+    """The running job whose lease ends first, with the milliseconds until then as ``due_in``."""
+    return Find(
+        {"state": "running", **_of(queues)},
+        {"_id": 1, "due_in": _milliseconds_until("locked_until")},
+        [("locked_until", 1)],
+        1,
+    )
+
+
+def expired(queues: Sequence[str] | None, limit: int) -> Find:
+    """Running jobs whose lease has ended, of these queues or of all in the collection."""
+    return Find(
+        {"state": "running", **_of(queues), **_EXPIRED},
+        {"_id": 1, "queue": 1, "attempts": 1, "max_attempts": 1},
+        [("locked_until", 1)],
+        limit,
+    )
+
+
+def group_expired(
+    found: Iterable[Mapping[str, Any]], max_attempts: int
+) -> dict[tuple[str, str], list[ObjectId]]:
+    """Sort expired jobs by queue and by what reaping will make of them, for the metrics."""
+    groups: dict[tuple[str, str], list[ObjectId]] = {}
+    for document in found:
+        record = JobRecord.from_document(document, max_attempts=max_attempts)
+        result = "dead" if record.attempts >= record.max_attempts else "requeued"
+        groups.setdefault((record.queue, result), []).append(record.id)
+    return groups
+
+
+_EXPIRED: Document = {"$expr": {"$lt": ["$locked_until", "$$NOW"]}}
+
+
+def _of(queues: Sequence[str] | None) -> Document:
+    return {} if queues is None else {"queue": _in(queues)}
+
+
+def _milliseconds_until(field: str) -> Document:
+    """An expression; a damaged date is due at once, so that its job cannot hide those behind it."""
+    is_date = {"$eq": [{"$type": f"${field}"}, "date"]}
+    return {"$cond": [is_date, {"$subtract": [f"${field}", "$$NOW"]}, 0]}
+
+
+def reap(ids: Sequence[ObjectId], max_attempts: int) -> Update:
+    """Return jobs whose lease has ended, or bury them; a renewed one is left alone."""
+    dead = _exhausted(max_attempts)
+    by = {"$cond": [{"$eq": [{"$type": "$locked_by"}, "string"]}, "$locked_by", "?"]}
+    note = _note({"$concat": ["lease ran out: consumer ", by, " was lost"]})
+    return Update(
+        {"_id": _in(ids), "state": "running", **_EXPIRED},
+        [
+            {
+                "$set": {
+                    "state": {"$cond": [dead, "dead", "ready"]},
+                    "finished_at": {"$cond": [dead, "$$NOW", "$$REMOVE"]},
+                    **note,
+                    **_UNLOCK,
+                }
+            }
+        ],
+    )
+
+
+def adopt(queues: Sequence[str]) -> Update:
+    """Give ready jobs inserted without a priority their place in the claim order.
+
+    An absent priority sorts behind every number: behind a backlog such a job would wait for ever.
+    """
+    return Update(
+        {"queue": _in(queues), "state": "ready", "priority": None},
+        [{"$set": {"priority": 0, "run_at": {"$ifNull": ["$run_at", "$$NOW"]}}}],
+    )
+
+
+# operators
+
+
+def requeue(queue: str, job_id: ObjectId | None = None) -> Update:
+    """Make dead jobs ready again, with all their attempts."""
+    wanted: Document = {"queue": {"$eq": queue}, "state": "dead"}
+    if job_id is not None:
+        wanted["_id"] = {"$eq": job_id}
+    fields = {"state": "ready", "attempts": 0, "run_at": "$$NOW", "finished_at": "$$REMOVE"}
+    return Update(wanted, [{"$set": fields}])
+
+
+def of_queue(queue: str, *states: str) -> Document:
+    """The filter for every job of a queue, or those in some states."""
+    wanted: Document = {"queue": {"$eq": queue}}
+    if states:
+        wanted["state"] = _in(states)
+    return wanted
+
+
+COUNTED_STATES: Mapping[str, str] = {
+    "available": State.READY,
+    "scheduled": State.SCHEDULED,
+    "locked": State.RUNNING,
+    "errors": State.DEAD,
+}
+"""What ``stats()`` calls a state: mongoqueue's words."""
+
+
+def live_with_key(queue: str, key: str | None) -> Find:
+    """The live job that has a key."""
+    wanted = {"queue": {"$eq": queue}, "key": {"$eq": key}, "state": {"$gte": "ready"}}
+    return Find(wanted, {"_id": 1}, None, 1)
+
+
+def stats(queue: str, collection: str) -> Pipeline:
+    """Count a queue's jobs by state, each from its own index, and all its documents."""
+
+    def count(name: str, wanted: Document) -> Pipeline:
+        return [
+            {"$match": wanted},
+            {"$count": "count"},
+            {"$set": {"_id": name}},
+        ]
+
+    total, *states = [count("total", of_queue(queue))] + [
+        count(name, of_queue(queue, state)) for name, state in COUNTED_STATES.items()
+    ]
+    return total + [{"$unionWith": {"coll": collection, "pipeline": part}} for part in states]
+
+
+def read_stats(counts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Read the answer to :func:`stats`; what has no jobs is absent in it."""
+    found = {count["_id"]: count["count"] for count in counts}
+    return {name: found.get(name, 0) for name in (*COUNTED_STATES, "total")}
+
+
+# change events
+
+
+def stream_pipeline(queues: Sequence[str]) -> Pipeline:
+    """What the server filters and cuts before an event is sent: jobs that became claimable or due.
+
+    Requeues are updates, and an update written as a pipeline surfaces as ``replace`` (6.0.5), so
+    the match is on the resulting state. A plain update event does not say the queue; it is let
+    through for any. ``_id`` must stay, or the stream cannot be resumed (error 280).
+    """
+    states = {"$in": ["ready", "scheduled"]}
+    small = {"$lte": [{"$bsonSize": "$fullDocument"}, EVENT_DOCUMENT_BYTES]}
+    head = {
+        field: f"$fullDocument.{field}"
+        for field in ("_id", "queue", "state", "priority", "run_at", "attempts")
+    }
+    return [
+        {
+            "$match": {
+                "$or": [
+                    {
+                        "operationType": {"$in": ["insert", "replace"]},
+                        "fullDocument.queue": _in(queues),
+                        "fullDocument.state": states,
+                    },
+                    {"operationType": "update", "updateDescription.updatedFields.state": states},
+                ]
+            }
+        },
+        {
+            "$project": {
+                "operationType": 1,
+                "documentKey": 1,
+                "wallTime": 1,
+                "updateDescription.updatedFields.state": 1,
+                "updateDescription.updatedFields.run_at": 1,
+                "fullDocument": {"$cond": [small, "$fullDocument", head]},
+            }
+        },
+    ]
+
+
+def is_repeated_put(details: Mapping[str, Any] | None) -> bool:
+    """Whether a duplicate-key error only says that this very job is stored already."""
+    return bool(details) and "_id" in (details or {}).get("keyPattern", {})
+
+
+def errors_of_each(error: BulkWriteError, count: int) -> list[Exception | None]:
+    """Take an unordered group of inserts apart: what went wrong for each of `count`, if anything.
+
+    A write concern error is everybody's: none of them is known to be safe.
+    """
+    details: Mapping[str, Any] = error.details or {}
+    errors: list[Exception | None] = [error if details.get("writeConcernErrors") else None] * count
+    for problem in details.get("writeErrors", ()):
+        duplicate = problem["code"] == DUPLICATE_KEY
+        kind = DuplicateKeyError if duplicate else WriteError
+        errors[problem["index"]] = kind(problem["errmsg"], problem["code"], problem)
+    return errors
