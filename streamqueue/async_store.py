@@ -1,0 +1,149 @@
+"""The jobs collection for the async shell and the worker: the same as ``store.py``, awaited.
+
+Writes are shielded: what has been sent is awaited to its end, cancelled or not, because a cancelled
+write has usually been applied.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from anyio import CancelScope
+from anyio.lowlevel import current_token
+from pymongo import ReturnDocument
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import OperationFailure, PyMongoError
+
+from . import operations
+from .clock import ServerClock, monotonic
+from .document import CODEC, INDEXES
+from .errors import ForeignLoop, ForkedProcess
+from .server import UNAUTHORIZED, check_hello, jobs_collection
+from .store import TIME_BATCH
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bson import ObjectId
+
+logger = logging.getLogger("streamqueue.store")
+
+
+class AsyncStore:
+    """The collection and the server's clock.
+
+    Attributes:
+        jobs: the collection, with majority writes and local reads on the primary.
+        clock: the server's time; known once :meth:`prepare` has returned.
+    """
+
+    def __init__(self, collection: object) -> None:
+        self.jobs: AsyncCollection[Any] = jobs_collection(collection, AsyncCollection)
+        self.clock = ServerClock()
+        self._pid = os.getpid()
+        self._loop: object = None
+        self._indexed = False
+
+    async def prepare(self) -> None:
+        """Check what must hold before anything is sent; nearly free after the first time.
+
+        Raises:
+            ReplicaSetRequired: a standalone server.
+            ForkedProcess: made before a fork.
+            ForeignLoop: used in another event loop before.
+        """
+        if os.getpid() != self._pid:
+            raise ForkedProcess
+        loop = current_token()
+        if loop != self._loop:
+            if self._loop is not None:
+                raise ForeignLoop
+            self._loop = loop
+        if self.clock.stale:
+            sent = monotonic()
+            hello = await self.jobs.database.client.admin.command("hello", codec_options=CODEC)
+            self.clock.observe(hello["localTime"], sent, monotonic())
+            check_hello(hello)
+        if not self._indexed:
+            try:
+                await self.jobs.create_indexes(INDEXES)
+            except OperationFailure as error:
+                # A consumer's role need not include createIndex: `streamqueue init` is run by
+                # somebody whose role does.
+                if error.code != UNAUTHORIZED:
+                    raise
+            self._indexed = True
+
+    async def find(self, command: operations.Find) -> list[dict[str, Any]]:
+        """Send a read and return all of its answer."""
+        async with self.jobs.find(
+            command.filter, command.projection, sort=command.sort, limit=command.limit
+        ) as cursor:
+            return await cursor.to_list()
+
+    async def take(
+        self, ids: Sequence[ObjectId], consumer: str, token: bytes, timeout: float
+    ) -> list[dict[str, Any]]:
+        """Claim those of the jobs that are still ready; return them as they are now."""
+        command = operations.claim(ids, consumer, token, timeout)
+        with CancelScope(shield=True):
+            try:
+                documents = await self._claim(command, ids, token)
+            except BaseException:
+                await self.untake(ids, token)
+                raise
+        return documents
+
+    async def _claim(
+        self, command: operations.Update, ids: Sequence[ObjectId], token: bytes
+    ) -> list[dict[str, Any]]:
+        if len(ids) == 1:
+            after = ReturnDocument.AFTER
+            document = await self.jobs.find_one_and_update(*command, return_document=after)
+            return [] if document is None else [document]
+        if not (await self.jobs.update_many(*command)).modified_count:
+            return []
+        return await self.find(operations.claimed(ids, token))
+
+    async def untake(self, ids: Sequence[ObjectId], token: bytes) -> None:
+        """Give back what a claim may have taken; its token finds it. Never raises."""
+        try:
+            with CancelScope(shield=True):
+                await self.jobs.update_many(*operations.unclaim(ids, token))
+        except PyMongoError as error:
+            logger.warning("A claim with an unknown outcome is left to its lease: %s", error)
+
+    async def promote(self, queues: Sequence[str]) -> int:
+        """Make due jobs ready; return how many."""
+        total = 0
+        while found := await self.find(operations.due(queues, TIME_BATCH)):
+            command = operations.promote([document["_id"] for document in found])
+            with CancelScope(shield=True):
+                total += (await self.jobs.update_many(*command)).modified_count
+        return total
+
+    async def reap(
+        self, queues: Sequence[str] | None, max_attempts: int
+    ) -> Counter[tuple[str, str]]:
+        """Return or bury jobs whose lease ran out; count them by queue and result.
+
+        `queues` None means all of the collection; `max_attempts` is for jobs that do not say.
+        """
+        reaped: Counter[tuple[str, str]] = Counter()
+        while found := await self.find(operations.expired(queues, TIME_BATCH)):
+            for group, ids in operations.group_expired(found, max_attempts).items():
+                command = operations.reap(ids, max_attempts)
+                with CancelScope(shield=True):
+                    reaped[group] += (await self.jobs.update_many(*command)).modified_count
+        return reaped
+
+    async def seconds_to_next(self, *looks: operations.Find) -> float:
+        """Return the time until the first of what the looks find; infinity for nothing."""
+        waits = [math.inf]
+        for look in looks:
+            waits += [max(0, document["due_in"]) / 1000 for document in await self.find(look)]
+        return min(waits) + 0.001  # the server compares whole milliseconds

@@ -1,0 +1,134 @@
+"""The jobs collection, checked and ready: right server, right process, indexes, the server's time.
+
+What both the queue object and anybody else who works on the collection needs; no policy.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from pymongo import ReturnDocument
+from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.synchronous.collection import Collection
+
+from . import operations
+from .clock import ServerClock, monotonic
+from .document import CODEC, INDEXES
+from .errors import ForkedProcess
+from .server import UNAUTHORIZED, check_hello, jobs_collection
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bson import ObjectId
+
+logger = logging.getLogger("streamqueue.store")
+
+TIME_BATCH = 1000
+"""Jobs promoted or reaped in one update: a million due together take turns with other work."""
+
+
+class Store:
+    """The collection and the server's clock.
+
+    Attributes:
+        jobs: the collection, with majority writes and local reads on the primary.
+        clock: the server's time; known once :meth:`prepare` has returned.
+    """
+
+    def __init__(self, collection: object) -> None:
+        self.jobs: Collection[Any] = jobs_collection(collection, Collection)
+        self.clock = ServerClock()
+        self._pid = os.getpid()
+        self._indexed = False
+
+    def prepare(self) -> None:
+        """Check what must hold before anything is sent; nearly free after the first time.
+
+        Raises:
+            ReplicaSetRequired: a standalone server.
+            ForkedProcess: made before a fork.
+        """
+        if os.getpid() != self._pid:
+            raise ForkedProcess
+        if self.clock.stale:
+            sent = monotonic()
+            hello = self.jobs.database.client.admin.command("hello", codec_options=CODEC)
+            self.clock.observe(hello["localTime"], sent, monotonic())
+            check_hello(hello)
+        if not self._indexed:
+            try:
+                self.jobs.create_indexes(INDEXES)
+            except OperationFailure as error:
+                # A consumer's role need not include createIndex: `streamqueue init` is run by
+                # somebody whose role does.
+                if error.code != UNAUTHORIZED:
+                    raise
+            self._indexed = True
+
+    def find(self, command: operations.Find) -> list[dict[str, Any]]:
+        """Send a read and return all of its answer."""
+        with self.jobs.find(
+            command.filter, command.projection, sort=command.sort, limit=command.limit
+        ) as cursor:
+            return list(cursor)
+
+    def take(
+        self, ids: Sequence[ObjectId], consumer: str, token: bytes, timeout: float
+    ) -> list[dict[str, Any]]:
+        """Claim those of the jobs that are still ready; return them as they are now."""
+        command = operations.claim(ids, consumer, token, timeout)
+        try:
+            return self._claim(command, ids, token)
+        except BaseException:
+            self.untake(ids, token)
+            raise
+
+    def _claim(
+        self, command: operations.Update, ids: Sequence[ObjectId], token: bytes
+    ) -> list[dict[str, Any]]:
+        if len(ids) == 1:
+            after = ReturnDocument.AFTER
+            document = self.jobs.find_one_and_update(*command, return_document=after)
+            return [] if document is None else [document]
+        if not self.jobs.update_many(*command).modified_count:
+            return []
+        return self.find(operations.claimed(ids, token))
+
+    def untake(self, ids: Sequence[ObjectId], token: bytes) -> None:
+        """Give back what a claim may have taken; its token finds it. Never raises."""
+        try:
+            self.jobs.update_many(*operations.unclaim(ids, token))
+        except PyMongoError as error:
+            logger.warning("A claim with an unknown outcome is left to its lease: %s", error)
+
+    def promote(self, queues: Sequence[str]) -> int:
+        """Make due jobs ready; return how many."""
+        total = 0
+        while found := self.find(operations.due(queues, TIME_BATCH)):
+            command = operations.promote([document["_id"] for document in found])
+            total += self.jobs.update_many(*command).modified_count
+        return total
+
+    def reap(self, queues: Sequence[str] | None, max_attempts: int) -> Counter[tuple[str, str]]:
+        """Return or bury jobs whose lease ran out; count them by queue and result.
+
+        `queues` None means all of the collection; `max_attempts` is for jobs that do not say.
+        """
+        reaped: Counter[tuple[str, str]] = Counter()
+        while found := self.find(operations.expired(queues, TIME_BATCH)):
+            for group, ids in operations.group_expired(found, max_attempts).items():
+                command = operations.reap(ids, max_attempts)
+                reaped[group] += self.jobs.update_many(*command).modified_count
+        return reaped
+
+    def seconds_to_next(self, *looks: operations.Find) -> float:
+        """Return the time until the first of what the looks find; infinity for nothing."""
+        waits = [math.inf]
+        for look in looks:
+            waits += [max(0, document["due_in"]) / 1000 for document in self.find(look)]
+        return min(waits) + 0.001  # the server compares whole milliseconds
