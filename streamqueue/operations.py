@@ -347,6 +347,12 @@ def requeue(queue: str, job_id: ObjectId | None = None) -> Update:
     return Update(wanted, [{"$set": fields}])
 
 
+def dead(queue: str, limit: int) -> Find:
+    """The dead jobs of a queue, latest first, without their payloads."""
+    fields = {"attempts": 1, "finished_at": 1, "last_error": 1}
+    return Find(of_queue(queue, "dead"), fields, [("finished_at", -1)], limit)
+
+
 def of_queue(queue: str, *states: str) -> Document:
     """The filter for every job of a queue, or those in some states."""
     wanted: Document = {"queue": {"$eq": queue}}

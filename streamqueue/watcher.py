@@ -1,0 +1,204 @@
+"""The worker's ear: one change stream per process, read all the time, that wakes and never decides.
+
+States of the stream, and what leads out of each::
+
+    opening ──opened──▶ reading ──event──▶ reading          tell the listener
+       ▲                   │
+       │                   ├── error: classified ───────▶ opening   with or without the token
+       │                   └── iteration just ended ────▶ opening   without the token
+       └── pause: none at first, then 0.1 s, 0.2 s … 5 s, with jitter
+
+Every (re)opening is told to the listener, which then looks at the documents: the stream is open
+first, so whatever the look misses becomes an event.
+
+A read is never cancelled (pymongo closes a stream whose read is cancelled, and a scope that cancels
+again leaks the server's cursor for ten minutes): it is shielded, and bounded by ``max_await`` in
+the ordinary case and by ``pymongo.timeout`` when a connection is wedged.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+import pymongo
+from anyio import TASK_STATUS_IGNORED, CancelScope
+from pymongo.errors import PyMongoError
+
+from . import operations
+from .stream import INVALIDATED, WAIT_MARGIN, Verdict, buffered, classify, client_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anyio.abc import TaskStatus
+    from pymongo.asynchronous.change_stream import AsyncChangeStream
+    from pymongo.asynchronous.collection import AsyncCollection
+
+    from .health import Health
+    from .metrics import StreamMetrics
+
+logger = logging.getLogger("streamqueue.watcher")
+
+PAUSE_CAP = 5.0
+PATIENT_PAUSE = 30.0
+"""Seconds between two tries when rights are missing: somebody has to give them back."""
+
+
+class Listener(Protocol):
+    """Who is told; called from the reading loop, so it must not wait for anything."""
+
+    def opened(self) -> None:
+        """The stream is open (again): look at the documents."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """A job became ready or scheduled."""
+
+
+class Watcher:
+    """Reads one change stream until stopped.
+
+    Args:
+        jobs: the collection; the stream gets a client of its own with the same address.
+        queues: whose events to ask the server for.
+        listener: who is told.
+        max_await: seconds one read may stay silent.
+    """
+
+    def __init__(
+        self,
+        jobs: AsyncCollection[Any],
+        queues: Sequence[str],
+        listener: Listener,
+        *,
+        max_await: float,
+        metrics: StreamMetrics,
+        health: Health,
+    ) -> None:
+        self._jobs = jobs
+        self._pipeline = operations.stream_pipeline(queues)
+        self._listener = listener
+        self._max_await = max_await
+        self._metrics = metrics
+        self._health = health
+        self._stopped = anyio.Event()
+        self._token: Mapping[str, Any] | None = None
+        self._failures = 0
+
+    def stop(self) -> None:
+        """Make :meth:`run` return after the read under way, within ``max_await``."""
+        self._stopped.set()
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Read until stopped; started once the first stream is open.
+
+        Raises:
+            PyMongoError: the first stream could not be opened. After that errors are dealt with.
+        """
+        client = self._jobs.database.client._duplicate(**client_settings("streamqueue-stream"))
+        jobs = client[self._jobs.database.name].get_collection(
+            self._jobs.name, codec_options=self._jobs.codec_options
+        )
+        try:
+            started = False
+            while not self._stopped.is_set():
+                try:
+                    with CancelScope(shield=True):
+                        stream = await self._open(jobs)
+                except PyMongoError as error:
+                    if not started:
+                        raise
+                    await self._recover(classify(error), error)
+                    continue
+                if not started:
+                    started = True
+                    task_status.started()
+                await self._read_until_broken(stream)
+        finally:
+            self._metrics.connected.set(0)
+            with CancelScope(shield=True):
+                await client.close()
+
+    async def _open(self, jobs: AsyncCollection[Any]) -> AsyncChangeStream[Any]:
+        with pymongo.timeout(10):
+            stream = await jobs.watch(
+                self._pipeline,
+                resume_after=self._token,
+                max_await_time_ms=int(self._max_await * 1000),
+            )
+        self._metrics.connected.set(1)
+        self._health.clear("stream")
+        self._listener.opened()
+        return stream
+
+    async def _read_until_broken(self, stream: AsyncChangeStream[Any]) -> None:
+        try:
+            while not self._stopped.is_set():
+                try:
+                    with CancelScope(shield=True):
+                        await self._read(stream)
+                except PyMongoError as error:
+                    await self._recover(classify(error), error)
+                    return
+                if not stream.alive:
+                    await self._recover(INVALIDATED, None)
+                    return
+                self._failures = 0
+                self._token = stream.resume_token
+                self._metrics.last_event.set(time.time())
+                await anyio.lowlevel.checkpoint_if_cancelled()
+        finally:
+            with CancelScope(shield=True):
+                try:
+                    with pymongo.timeout(WAIT_MARGIN):
+                        await stream.close()
+                except PyMongoError:
+                    pass  # its client is about to be closed, or the server has forgotten it already
+
+    async def _read(self, stream: AsyncChangeStream[Any]) -> None:
+        """Wait for an event, then tell it and those that came in the same reply."""
+        with pymongo.timeout(self._max_await + WAIT_MARGIN):
+            event = await stream.try_next()
+            while event is not None:
+                self._tell(event)
+                event = await stream.try_next() if buffered(stream) else None
+
+    def _tell(self, event: Mapping[str, Any]) -> None:
+        counter = self._metrics.events.get(event["operationType"])
+        if counter is not None:
+            counter.inc()
+        written = event.get("wallTime")
+        if written is not None:  # from MongoDB 6.0 on
+            self._metrics.event_age.observe(max(0.0, time.time() - written.timestamp()))
+        try:
+            self._listener.event(event)
+        except Exception:
+            # One odd event must not end the reading of all others; a look finds its job.
+            logger.exception("Could not use a change event")
+            self._listener.opened()
+
+    async def _recover(self, verdict: Verdict, error: PyMongoError | None) -> None:
+        """Say what happened, drop the token if it is no good, and pause unless this is the first
+        failure in a row."""
+        self._metrics.connected.set(0)
+        self._metrics.restarts[verdict.reason].inc()
+        self._health.not_ready("stream", f"the change stream is being reopened ({verdict.reason})")
+        if not verdict.resume:
+            self._token = None
+        if self._failures == 0:
+            logger.warning(
+                "Change stream broke (%s), reopening it: %s",
+                verdict.reason,
+                error if error is not None else "it ended",
+            )
+        pause = 0.0 if self._failures == 0 else min(PAUSE_CAP, 0.1 * 2**self._failures)
+        if verdict.patient:
+            pause = PATIENT_PAUSE
+        elif verdict.reason in ("unknown", "invalidate"):
+            pause = max(1.0, pause)  # what is not understood is not retried in a tight loop
+        self._failures += 1
+        with anyio.move_on_after(pause * random.uniform(0.5, 1.0)):
+            await self._stopped.wait()

@@ -1,0 +1,228 @@
+"""What this process holds: attempts, their local deadlines, and the renewal of their leases.
+
+An attempt is ours for certain until its deadline: the reading of the clock *before* the claim (or
+the last acknowledged renewal) was sent, plus the timeout. The server counts from later, so it never
+gives the job away before that moment.
+
+There is at most one live attempt per job in a process: when a job is claimed again that an old
+attempt still believes in, the old one is lost. So one update may match many jobs and many tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pymongo
+from pymongo.errors import PyMongoError
+
+from .. import operations
+from ..async_queue import AsyncJob
+from ..clock import monotonic
+from ..metrics import AttemptOutcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bson import ObjectId
+    from pymongo.asynchronous.client_session import AsyncClientSession
+
+    from ..async_store import AsyncStore
+    from ..document import JobRecord
+    from ..metrics import Metrics
+    from .completer import Completer
+    from .handler import RegisteredHandler
+
+logger = logging.getLogger("streamqueue.lease")
+
+RENEWALS_PER_TIMEOUT = 3
+RETRY_SHARE = 10
+"""A failed renewal is tried again after a tenth of the timeout, at most a second."""
+
+
+class Attempt:
+    """One claim of one job, from the claim to its final write.
+
+    Attributes:
+        record: the job as claimed; with the token.
+        deadline: :func:`monotonic` time until which the job is ours for certain.
+        scope: cancels the handler, while one runs that can be cancelled.
+        abandon: leaves the thread of a blocking handler behind, at the end of the drain time.
+        lost: somebody else may hold the job. Set once, by :class:`Leases`.
+        ending: a final write is under way. Set by the completer.
+        outcome: how it ended, once a final write was acknowledged. Set by the completer.
+    """
+
+    __slots__ = (
+        "_completer",
+        "abandon",
+        "deadline",
+        "ending",
+        "job",
+        "lost",
+        "outcome",
+        "record",
+        "registered",
+        "renew_at",
+        "scope",
+    )
+
+    def __init__(
+        self,
+        record: JobRecord,
+        registered: RegisteredHandler,
+        completer: Completer,
+        *,
+        sent: float,
+        timeout: float,
+    ) -> None:
+        self.record = record
+        self.registered = registered
+        self._completer = completer
+        self.job = AsyncJob(record, self)
+        self.deadline = sent + timeout
+        self.renew_at = sent + timeout / RENEWALS_PER_TIMEOUT
+        self.scope: anyio.CancelScope | None = None
+        self.abandon: anyio.CancelScope | None = None
+        self.lost = False
+        self.ending = False
+        self.outcome: AttemptOutcome | None = None
+
+    def extend(self, sent: float, timeout: float) -> None:
+        """Move the deadline: a renewal sent at that time was acknowledged."""
+        self.deadline = sent + timeout
+        self.renew_at = sent + timeout / RENEWALS_PER_TIMEOUT
+
+    def result(self) -> AttemptOutcome:
+        """Return how it ended; without an acknowledged final write the lease counts as lost."""
+        return AttemptOutcome.LEASE_LOST if self.outcome is None else self.outcome
+
+    # what its AsyncJob asks for
+
+    async def _complete(self, _record: JobRecord, session: AsyncClientSession | None) -> None:
+        await self._completer.complete(self, session)
+
+    async def _error(self, _record: JobRecord, message: str | None, delay: float | None) -> None:
+        await self._completer.error(self, message, delay)
+
+    async def _discard(self, _record: JobRecord, message: str) -> None:
+        await self._completer.discard(self, message)
+
+    async def _progress(self, _record: JobRecord, count: int | None) -> None:
+        await self._completer.progress(self, count)
+
+    async def _release(self, _record: JobRecord, delay: float | None) -> None:
+        await self._completer.release(self, delay)
+
+
+class Leases:
+    """The attempts this process holds; keeps them and says which were lost."""
+
+    def __init__(self, store: AsyncStore, timeout: float, metrics: Metrics) -> None:
+        self._store = store
+        self._timeout = timeout
+        self._metrics = metrics
+        self._held: dict[ObjectId, Attempt] = {}
+        self._changed = anyio.Event()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def held(self) -> list[Attempt]:
+        """Return the attempts under way."""
+        return list(self._held.values())
+
+    def add(self, attempt: Attempt) -> None:
+        """Hold a claimed job; an older attempt at the same job is lost by that."""
+        old = self._held.get(attempt.record.id)
+        if old is not None:
+            self.lose(old)
+        if not self._held:
+            self._changed.set()
+        self._held[attempt.record.id] = attempt
+
+    def remove(self, attempt: Attempt) -> None:
+        """Forget an attempt that has ended."""
+        if self._held.get(attempt.record.id) is attempt:
+            del self._held[attempt.record.id]
+
+    def lose(self, attempt: Attempt) -> None:
+        """Note that the job may be somebody else's: cancel its handler, void its final write."""
+        if attempt.lost or attempt.outcome is not None:
+            return
+        attempt.lost = True
+        self.remove(attempt)
+        attempt.registered.metrics.leases_lost.inc()
+        logger.warning(
+            "Lost the lease of job %s (attempt %d); its handler is being stopped",
+            attempt.record.id,
+            attempt.record.attempts,
+        )
+        if attempt.scope is not None:
+            attempt.scope.cancel()
+
+    async def run(self) -> None:
+        """Renew what runs long, for ever. Sends nothing while nothing does."""
+        while True:
+            self._lose_overdue()
+            wait = self._seconds_to_work()
+            if wait > 0:
+                self._changed = anyio.Event()
+                with anyio.move_on_after(wait if math.isfinite(wait) else None):
+                    await self._changed.wait()
+                continue
+            await self._renew()
+
+    def _seconds_to_work(self) -> float:
+        times = [min(attempt.renew_at, attempt.deadline) for attempt in self._held.values()]
+        return min(times, default=math.inf) - monotonic()
+
+    def _lose_overdue(self) -> None:
+        now = monotonic()
+        for attempt in self.held():
+            if attempt.deadline <= now:
+                self.lose(attempt)
+
+    async def _renew(self) -> None:
+        """Extend, in one update, every lease that is due or nearly so."""
+        sent = monotonic()
+        soon = sent + self._timeout / (4 * RENEWALS_PER_TIMEOUT)
+        due = [attempt for attempt in self._held.values() if attempt.renew_at <= soon]
+        if not due:
+            return
+        wanted = operations.held_any(
+            [attempt.record.id for attempt in due], {attempt.record.token for attempt in due}
+        )
+        left = max(0.05, min(attempt.deadline for attempt in due) - sent)
+        try:
+            with (
+                self._metrics.timed("renew"),
+                anyio.CancelScope(shield=True),
+                pymongo.timeout(left),
+            ):
+                result = await self._store.jobs.update_many(
+                    *operations.renew(wanted, self._timeout)
+                )
+                kept = due
+                if result.matched_count < len(due):
+                    kept = await self._still_ours(due, wanted)
+        except PyMongoError as error:
+            # Unknown, so the deadlines stay where they are.
+            logger.warning("Leases could not be renewed: %s", type(error).__name__)
+            again = monotonic() + min(1.0, self._timeout / RETRY_SHARE)
+            for attempt in due:
+                attempt.renew_at = again
+            return
+        for attempt in kept:
+            attempt.extend(sent, self._timeout)
+        for attempt in set(due).difference(kept):
+            # One whose final write is under way may have ended by it: that write will tell.
+            if self._held.get(attempt.record.id) is attempt and not attempt.ending:
+                self.lose(attempt)
+
+    async def _still_ours(self, due: Sequence[Attempt], wanted: dict[str, Any]) -> list[Attempt]:
+        command = operations.Find(wanted, {"_id": 1, "lease": 1})
+        tokens = {found["_id"]: found["lease"] for found in await self._store.find(command)}
+        return [a for a in due if tokens.get(a.record.id) == a.record.token]

@@ -1,0 +1,86 @@
+"""Returns what dead consumers held. Runs in every process; needs no leader, being idempotent.
+
+It does not poll either: activity arms it. Whoever sees a job become ready knows that somebody will
+hold it, and looks within ``reap_interval`` when the first lease ends; then it sleeps until that
+moment. When nothing is running it is not armed.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from typing import TYPE_CHECKING
+
+from pymongo.errors import PyMongoError
+
+from .. import operations
+from ..clock import monotonic
+from .timers import RETRY_PAUSE, Alarm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..async_store import AsyncStore
+    from ..metrics import Metrics
+    from .handler import RegisteredHandler
+
+logger = logging.getLogger("streamqueue.reaper")
+
+SPREAD = 0.25
+"""Seconds of jitter after a lease has ended: mostly one process reaps, the others find nothing."""
+
+
+class Reaper:
+    """Reaps the whole collection: also queues whose last consumer is gone."""
+
+    def __init__(
+        self,
+        store: AsyncStore,
+        handlers: Mapping[str, RegisteredHandler],
+        max_attempts: int,
+        interval: float,
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._handlers = handlers
+        self._max_attempts = max_attempts
+        self._interval = interval
+        self._metrics = metrics
+        self._alarm = Alarm()
+
+    def activity(self) -> None:
+        """Somebody holds, or is about to hold, a job."""
+        self._alarm.ring_at(monotonic() + self._interval)
+
+    def look(self) -> None:
+        """Look now: events may have been missed."""
+        self._alarm.ring_at(monotonic())
+
+    async def run(self) -> None:
+        """Reap for ever."""
+        while True:
+            await self._alarm.wait()
+            try:
+                left = await self.run_once()
+            except PyMongoError as error:
+                logger.warning("Reaping failed: %s", type(error).__name__)
+                left = RETRY_PAUSE
+            if math.isfinite(left):
+                self._alarm.ring_at(monotonic() + left + random.uniform(0, SPREAD))
+
+    async def run_once(self) -> float:
+        """Return expired leases; return the seconds until the next one ends."""
+        look = operations.next_expiry(None)
+        with self._metrics.timed("reap"):
+            left = await self._store.seconds_to_next(look)
+            if left > 0.001:
+                return left
+            reaped = await self._store.reap(None, self._max_attempts)
+            for (queue, result), count in reaped.items():
+                if count:
+                    logger.warning("Reaped %d jobs of queue %s: %s", count, queue, result)
+                if queue in self._handlers:
+                    series = self._handlers[queue].metrics.reaped
+                    series["dead" if result == "dead" else "requeued"].inc(count)
+            return await self._store.seconds_to_next(look)

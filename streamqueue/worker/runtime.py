@@ -1,0 +1,353 @@
+"""Worker: one task group that holds all the parts of a consumer process.
+
+Start: check the server → open the stream → then look at what is waiting (what comes in between is
+an event) → serve. Stop: claim nothing more and keep renewing → let handlers finish → after
+``drain_timeout`` release the rest → close the stream.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+from anyio import TASK_STATUS_IGNORED, CancelScope
+
+from .. import options as checks
+from ..async_store import AsyncStore
+from ..backoff import Backoff
+from ..errors import ConfigurationError
+from ..health import Health, HealthServer
+from ..metrics import Metrics
+from ..options import WorkerOptions
+from ..stream import changed_state
+from ..watcher import Watcher
+from .claimer import Claimer
+from .completer import Completer
+from .execution import Execution
+from .handler import Handler, RegisteredHandler, is_async
+from .lease import Attempt, Leases
+from .reaper import Reaper
+from .slots import Slots
+from .timers import Sweep, Timers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import timedelta
+
+    from anyio.abc import TaskGroup, TaskStatus
+    from prometheus_client import CollectorRegistry
+    from pymongo.asynchronous.collection import AsyncCollection
+
+logger = logging.getLogger("streamqueue.worker")
+
+Function = TypeVar("Function", bound="Callable[..., Any]")
+
+LOOP_TICK = 0.5
+"""Seconds between two beats of the event loop, for its lag and ``/healthz``."""
+
+
+class Worker:
+    """Runs the handlers of one or more queues until told to stop.
+
+    Args:
+        collection: a pymongo ``AsyncCollection`` (or ``AsyncDatabase``: its ``jobs`` collection).
+        concurrency: handlers that run at the same time. Default 20.
+        timeout: the lease, in seconds or a timedelta: how long a dead process keeps its jobs. It is
+            renewed while a handler runs, so it does not limit handlers. Default 30.
+        max_attempts: claims a job may use up, unless it was put with its own. Default 3.
+        drain_timeout: seconds running handlers get after a stop. Default 30.
+        backoff: the wait after a failed attempt.
+        registry: where the metrics are registered; None is prometheus_client's own.
+        metrics_port: serve ``/metrics``, ``/healthz`` and ``/readyz`` there (0: any free port).
+            None, the default, does not serve.
+        metrics_host: the address to serve on. Default 127.0.0.1: not reachable from outside.
+        settings: the rarer ones, see :class:`~streamqueue.options.WorkerOptions`.
+
+    Raises:
+        ConfigurationError: an argument outside its range.
+
+    ::
+
+        worker = Worker(AsyncMongoClient(uri).shop.jobs)
+
+        @worker.handler("emails")
+        async def send(job):
+            await smtp.send(job.data["to"])
+
+        anyio.run(worker.run)
+    """
+
+    def __init__(
+        self,
+        collection: AsyncCollection[Any],
+        *,
+        concurrency: int = 20,
+        timeout: float | timedelta = 30,
+        max_attempts: int = 3,
+        drain_timeout: float | timedelta = 30,
+        backoff: Backoff | None = None,
+        registry: CollectorRegistry | None = None,
+        metrics_port: int | None = None,
+        metrics_host: str = "127.0.0.1",
+        **settings: Any,
+    ) -> None:
+        try:
+            self.options = WorkerOptions(
+                concurrency=concurrency,
+                timeout=timeout,
+                max_attempts=max_attempts,
+                drain_timeout=drain_timeout,
+                backoff=backoff or Backoff(),
+                **settings,
+            )
+        except TypeError as error:
+            raise ConfigurationError(f"Worker() does not know that setting: {error}") from error
+        self._store = AsyncStore(collection)
+        self._registry = registry
+        self.metrics_address = None if metrics_port is None else (metrics_host, metrics_port)
+        self._handlers: dict[str, Handler] = {}
+        self._stop: anyio.Event | None = None
+        self._hurry: anyio.Event | None = None
+        self.health = Health()
+        self.server: HealthServer | None = None
+
+    def handler(
+        self,
+        queue: str,
+        *,
+        backoff: Backoff | None = None,
+        max_attempts: int | None = None,
+    ) -> Callable[[Function], Function]:
+        """Register the function that runs the jobs of a queue; one per queue.
+
+        It takes the job: an :class:`AsyncJob` for ``async def``, a :class:`Job` for ``def``, which
+        runs in a thread. Returning completes the job; an exception fails the attempt, with its
+        traceback stored; ``Retry``, ``Snooze`` and ``Discard`` say it more exactly. An async
+        handler is cancelled when the lease is lost; a blocking one learns it from its next call.
+
+        Args:
+            queue: the queue's name.
+            backoff: the wait after a failed attempt; default the worker's.
+            max_attempts: for jobs that were put without; default the worker's.
+        """
+        name = checks.queue_name(queue)
+        if name in self._handlers:
+            raise ConfigurationError(f"queue {name!r} has a handler already: one per queue")
+        attempts = self.options.max_attempts
+        if max_attempts is not None:
+            attempts = checks.max_attempts(max_attempts)
+
+        def register(function: Function) -> Function:
+            self._handlers[name] = Handler(
+                queue=name,
+                function=function,
+                backoff=backoff or self.options.backoff,
+                max_attempts=attempts,
+                is_async=is_async(function),
+            )
+            return function
+
+        return register
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues that have a handler."""
+        return list(self._handlers)
+
+    def stop(self) -> None:
+        """Stop gracefully: :meth:`run` returns once handlers have finished, or were released when
+        the drain time was over. A second call ends the drain time now. Call it in the event loop.
+        """
+        if self._stop is None or self._hurry is None:
+            raise ConfigurationError("this worker is not running")
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def run(
+        self, *, handle_signals: bool = True, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
+    ) -> None:
+        """Work until stopped; as a task, started once the change stream is open.
+
+        Args:
+            handle_signals: let SIGTERM and SIGINT stop it (in the main thread).
+
+        Raises:
+            ConfigurationError: no handler is registered, or it runs already.
+            ReplicaSetRequired: a standalone server.
+            PyMongoError: no server, or a privilege is missing. Only at the start: what happens
+                later is retried, logged and counted.
+        """
+        if not self._handlers:
+            raise ConfigurationError("this worker has no handler: register one per queue first")
+        if self._stop is not None:
+            raise ConfigurationError("this worker is running already")
+        self._stop, self._hurry = anyio.Event(), anyio.Event()
+        try:
+            await self._store.prepare()
+            metrics = Metrics.of(self._registry)
+            if self.metrics_address is not None:
+                host, port = self.metrics_address
+                self.server = HealthServer(metrics.registry, self.health, host=host, port=port)
+                self.server.start()
+            await _Run(self, metrics).serve(
+                self._stop, self._hurry, handle_signals=handle_signals, task_status=task_status
+            )
+        finally:
+            self._stop = self._hurry = None
+            if self.server is not None:
+                self.server.stop()
+                self.server = None
+
+
+class _Run:
+    """One run of a worker: its parts, made in its event loop and gone with it.
+
+    Also the watcher's listener: an event is passed to whoever has use for it.
+    """
+
+    def __init__(self, worker: Worker, metrics: Metrics) -> None:
+        options, store = worker.options, worker._store
+        timeout = float(options.timeout)  # type: ignore[arg-type]
+        self._drain_timeout = float(options.drain_timeout)  # type: ignore[arg-type]
+        self._health = worker.health
+        self._metrics = metrics
+        self._handlers: Mapping[str, RegisteredHandler] = {
+            queue: RegisteredHandler(handler, metrics.consumer(queue, handler.task))
+            for queue, handler in worker._handlers.items()
+        }
+        for registered in self._handlers.values():
+            registered.metrics.limit.set(options.concurrency)
+        self._slots = Slots(options.concurrency)
+        self._leases = Leases(store, timeout, metrics)
+        self._completer = Completer(store, timeout, metrics)
+        self._execution = Execution(store, self._leases, self._completer, self._slots)
+        self._claimer = Claimer(
+            store, self._handlers, self._completer, self._slots, options, metrics, self._start
+        )
+        self._timers = Timers(store, worker.queues, metrics)
+        self._reaper = Reaper(
+            store,
+            self._handlers,
+            options.max_attempts,
+            float(options.reap_interval),  # type: ignore[arg-type]
+            metrics,
+        )
+        self._sweep: Sweep | None = None
+        if options.sweep_interval is not None:
+            interval = float(options.sweep_interval)  # type: ignore[arg-type]
+            self._sweep = Sweep(
+                store, self._handlers, self._claimer, self._timers, interval, metrics
+            )
+        self._watcher = Watcher(
+            store.jobs,
+            worker.queues,
+            self,
+            max_await=float(options.max_await),  # type: ignore[arg-type]
+            metrics=metrics.stream,
+            health=worker.health,
+        )
+        self._running: TaskGroup | None = None
+
+    async def serve(
+        self,
+        stop: anyio.Event,
+        hurry: anyio.Event,
+        *,
+        handle_signals: bool,
+        task_status: TaskStatus[None],
+    ) -> None:
+        self._health.not_ready("stream", "the change stream is not open yet")
+        async with anyio.create_task_group() as parts:
+            if handle_signals and threading.current_thread() is threading.main_thread():
+                await parts.start(_stop_on_signal, stop, hurry)
+            parts.start_soon(self._beat)
+            async with anyio.create_task_group() as self._running:
+                await parts.start(self._watcher.run)
+                parts.start_soon(self._leases.run)
+                parts.start_soon(self._timers.run)
+                parts.start_soon(self._reaper.run)
+                if self._sweep is not None:
+                    parts.start_soon(self._sweep.run)
+                parts.start_soon(self._claimer.run)
+                logger.info("Working on queues: %s", ", ".join(self._handlers))
+                task_status.started()
+                await stop.wait()
+                await self._drain(hurry)
+            parts.cancel_scope.cancel()
+
+    async def _drain(self, hurry: anyio.Event) -> None:
+        logger.info("Stopping: claiming nothing more, %d jobs are running", len(self._leases))
+        self._health.draining()
+        self._claimer.stop()
+        self._watcher.stop()
+        with CancelScope(shield=True):
+            await self._claimer.stopped.wait()
+        async with anyio.create_task_group() as patience:
+
+            async def give_up() -> None:
+                with anyio.move_on_after(self._drain_timeout):
+                    await hurry.wait()
+                patience.cancel_scope.cancel()
+
+            patience.start_soon(give_up)
+            while self._slots.held:
+                await self._slots.wait_for_change()
+            patience.cancel_scope.cancel()
+        for attempt in self._leases.held():
+            for scope in (attempt.scope, attempt.abandon):
+                if scope is not None:
+                    scope.cancel()
+
+    def _start(self, attempt: Attempt) -> None:
+        """Run a claimed job in a task of its own."""
+        if self._running is None:
+            raise RuntimeError("a job was claimed before the worker was ready")
+        self._slots.take()
+        self._leases.add(attempt)
+        self._reaper.activity()
+        self._running.start_soon(self._execution.run, attempt)
+
+    async def _beat(self) -> None:
+        """Note that the event loop turns, and how late it is."""
+        while True:
+            self._health.beat()
+            due = anyio.current_time() + LOOP_TICK
+            await anyio.sleep(LOOP_TICK)
+            self._metrics.event_loop_lag.observe(max(0.0, anyio.current_time() - due))
+
+    # the watcher's listener
+
+    def opened(self) -> None:
+        self._claimer.scan(adopt=True)
+        self._timers.look()
+        self._reaper.look()
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        document = event.get("fullDocument")
+        state = changed_state(event)
+        if state == "scheduled":
+            fields = document or event.get("updateDescription", {}).get("updatedFields", {})
+            self._timers.note(fields.get("run_at"))
+        elif state == "ready":
+            self._reaper.activity()
+            if document is None or document.get("queue") not in self._handlers:
+                self._claimer.scan("stream")  # a plain update does not say whose job it was
+            else:
+                inserted = event["operationType"] == "insert"
+                self._claimer.announce(document, inserted=inserted)
+
+
+async def _stop_on_signal(
+    stop: anyio.Event, hurry: anyio.Event, *, task_status: TaskStatus[None]
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for received in signals:
+            logger.info("Received %s", signal.Signals(received).name)
+            if stop.is_set():
+                hurry.set()
+            stop.set()

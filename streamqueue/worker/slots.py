@@ -1,0 +1,49 @@
+"""How many handlers may run, and how many jobs may be held: what the claimer may take."""
+
+from __future__ import annotations
+
+import anyio
+
+
+class Slots:
+    """Counts handlers that run and jobs that are held.
+
+    A slot is free as soon as its handler is over, while the final write is still on its way; so a
+    process holds at most twice as many jobs as it has slots, and claims overlap with completes.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        self.concurrency = concurrency
+        self._running = 0
+        self._held = 0
+        self._changed = anyio.Event()
+
+    @property
+    def free(self) -> int:
+        """How many jobs may be claimed now."""
+        return min(self.concurrency - self._running, 2 * self.concurrency - self._held)
+
+    @property
+    def held(self) -> int:
+        """How many jobs have not had their final write yet."""
+        return self._held
+
+    def take(self) -> None:
+        """A handler starts."""
+        self._running += 1
+        self._held += 1
+
+    def handler_over(self) -> None:
+        """Its handler is over: another may start."""
+        self._running -= 1
+        self._changed.set()
+
+    def ended(self) -> None:
+        """Its final write is done."""
+        self._held -= 1
+        self._changed.set()
+
+    async def wait_for_change(self) -> None:
+        """Return when a handler or a job has ended since the last call."""
+        await self._changed.wait()
+        self._changed = anyio.Event()

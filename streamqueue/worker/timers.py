@@ -1,0 +1,154 @@
+"""Jobs that fall due: promoted by a timer, not found by polling.
+
+The timer is armed by what the stream shows and by one look ahead after every promotion and every
+(re)opening of the stream. With nothing scheduled it is not armed and sends nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from typing import TYPE_CHECKING
+
+import anyio
+from pymongo.errors import PyMongoError
+
+from .. import operations
+from ..clock import monotonic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from ..async_store import AsyncStore
+    from ..metrics import Metrics
+    from .claimer import Claimer
+    from .handler import RegisteredHandler
+
+logger = logging.getLogger("streamqueue.timers")
+
+SPREAD = 0.003
+"""Seconds of jitter, so that not every process promotes in the same millisecond."""
+RETRY_PAUSE = 1.0
+CONFIRM_AFTER = 1.0
+"""Seconds a job must stay unannounced before it counts as missed: its event may be on its way."""
+SWEEP_LIMIT = 100
+
+
+class Alarm:
+    """One point in time that can be moved closer."""
+
+    def __init__(self) -> None:
+        self._due = -math.inf
+        self._moved = anyio.Event()
+
+    def ring_at(self, due: float) -> None:
+        """Ring at this :func:`monotonic` time, or earlier if it is set so already."""
+        if due < self._due:
+            self._due = due
+            self._moved.set()
+
+    def disarm(self) -> None:
+        """Do not ring until set again."""
+        self._due = math.inf
+
+    async def wait(self) -> None:
+        """Return when it rings; it is disarmed by that. Rings at once the first time."""
+        while (left := self._due - monotonic()) > 0:
+            self._moved = anyio.Event()
+            with anyio.move_on_after(left if math.isfinite(left) else None):
+                await self._moved.wait()
+        self._due = math.inf
+
+
+class Timers:
+    """Promotes the scheduled jobs of these queues when they are due."""
+
+    def __init__(self, store: AsyncStore, queues: Sequence[str], metrics: Metrics) -> None:
+        self._store = store
+        self._queues = list(queues)
+        self._metrics = metrics
+        self._alarm = Alarm()
+
+    def note(self, run_at: datetime | None) -> None:
+        """A job was scheduled for then; None when that is not known."""
+        if run_at is None:
+            self.look()
+        else:
+            left = (run_at - self._store.clock.now()).total_seconds()
+            self._alarm.ring_at(monotonic() + max(0.0, left) + random.uniform(0.001, SPREAD))
+
+    def look(self) -> None:
+        """Look at the documents now: events may have been missed."""
+        self._alarm.ring_at(monotonic())
+
+    async def run(self) -> None:
+        """Promote for ever."""
+        while True:
+            await self._alarm.wait()
+            try:
+                with self._metrics.timed("promote"):
+                    left = await self._store.seconds_to_next(operations.next_due(self._queues))
+                    if left <= SPREAD:
+                        await self._store.promote(self._queues)
+                        left = await self._store.seconds_to_next(operations.next_due(self._queues))
+            except PyMongoError as error:
+                logger.warning("Promoting due jobs failed: %s", type(error).__name__)
+                left = RETRY_PAUSE
+            if math.isfinite(left):
+                self._alarm.ring_at(monotonic() + left + random.uniform(0, SPREAD))
+
+
+class Sweep:
+    """Counts jobs that the stream failed to announce, and wakes the claimer for them.
+
+    Not a way to find work: while the stream does its duty the count stays 0.
+    """
+
+    def __init__(
+        self,
+        store: AsyncStore,
+        handlers: Mapping[str, RegisteredHandler],
+        claimer: Claimer,
+        timers: Timers,
+        interval: float,
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._handlers = handlers
+        self._claimer = claimer
+        self._timers = timers
+        self._interval = interval
+        self._metrics = metrics
+
+    async def run(self) -> None:
+        """Sweep for ever, at intervals jittered by half."""
+        while True:
+            await anyio.sleep(self._interval * random.uniform(0.5, 1.5))
+            try:
+                await self.run_once()
+            except PyMongoError as error:
+                logger.warning("The safety sweep failed: %s", type(error).__name__)
+
+    async def run_once(self) -> int:
+        """Return how many ready jobs nobody had announced to this idle process."""
+        if not self._claimer.idle:
+            return 0
+        command = operations.candidates(list(self._handlers), SWEEP_LIMIT)
+        with self._metrics.timed("scan"):
+            found = {document["_id"] for document in await self._store.find(command)}
+        if not found:
+            return 0
+        await anyio.sleep(CONFIRM_AFTER)
+        if not self._claimer.idle:
+            return 0
+        with self._metrics.timed("scan"):
+            left = [job for job in await self._store.find(command) if job["_id"] in found]
+        for job in left:
+            self._handlers[job["queue"]].metrics.missed_wakeups.inc()
+        if left:
+            logger.error("The change stream failed to announce %d ready jobs", len(left))
+            self._timers.look()
+            self._claimer.scan("sweep")
+        return len(left)
