@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import pymongo.errors
 from prometheus_client import disable_created_metrics
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
@@ -29,7 +30,7 @@ from .diagnosis import explain, hide_password
 from .document import INDEXES, VALIDATOR
 from .errors import ConfigurationError, ReplicaSetRequired, StreamQueueError
 from .queue import MongoQueue
-from .server import DEFAULT_COLLECTION, object_id
+from .server import DEFAULT_COLLECTION, check_hello, object_id
 from .store import Store
 from .worker import Worker
 
@@ -217,11 +218,12 @@ def _database(options: argparse.Namespace) -> Iterator[Database[Any]]:
     if "serverselectiontimeoutms" not in options.uri.lower():
         settings["serverSelectionTimeoutMS"] = 5000  # a person waits; pymongo's default is 30 s
     with MongoClient[dict[str, Any]](options.uri, **settings) as client:
-        database = client.get_default_database(default="")
-        if not database.name:
+        try:
+            database = client.get_default_database()
+        except pymongo.errors.ConfigurationError:
             raise ConfigurationError(
                 "the URI names no database: put it in the path, as in mongodb://host/shop"
-            )
+            ) from None
         yield database
 
 
@@ -266,10 +268,10 @@ def _server(options: argparse.Namespace) -> None:
 
 def _init(options: argparse.Namespace) -> None:
     with _database(options) as database:
-        store = Store(database[options.collection])
-        store.prepare()
-        before = store.jobs.index_information()
-        names = store.jobs.create_indexes(INDEXES)
+        check_hello(database.client.admin.command("hello"))
+        jobs = database[options.collection]
+        before = jobs.index_information()
+        names = jobs.create_indexes(INDEXES)
         new = [name for name in names if name not in before]
         print(f"{database.name}.{options.collection}: {len(names)} indexes, {len(new)} new")
         if options.validator:

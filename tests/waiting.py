@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -33,3 +34,10 @@ async def wait_until_async(
             return value
         assert time.monotonic() < deadline, f"{what}: not within {within} s"
         await anyio.sleep(0.005)
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,344 @@
+"""The installed command in a process of its own, as a person or a script would run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from pymongo.synchronous.collection import Collection
+
+from streamqueue import MongoQueue
+from streamqueue.cli import main
+from streamqueue.embedded import find_mongod
+from tests.waiting import free_port, wait_until
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+WORKER = """
+from pymongo import AsyncMongoClient
+from streamqueue import Worker
+import os
+worker = Worker(AsyncMongoClient(os.environ["STREAMQUEUE_URI"]).get_default_database().jobs)
+@worker.handler("default")
+async def handle(job):
+    print("handled", job.data, flush=True)
+not_a_worker = 3
+"""
+
+
+@pytest.fixture
+def address(uri: str, jobs: Collection[Any]) -> str:
+    return uri.replace("/?", f"/{jobs.database.name}?")
+
+
+@pytest.fixture
+def run(address: str, tmp_path: Path) -> Run:
+    """Run a command with STREAMQUEUE_URI set; its output is text."""
+
+    def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "STREAMQUEUE_URI": address} | options.pop("env", {})
+        return subprocess.run(
+            [sys.executable, "-m", "streamqueue", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=tmp_path,
+            env=environment,
+            **options,
+        )
+
+    return run
+
+
+def says_one_sentence(result: subprocess.CompletedProcess[str]) -> bool:
+    lines = result.stderr.strip().splitlines()
+    return len(lines) == 1 and lines[0].startswith("streamqueue: ")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        *([name] for name in ("demo", "server", "init", "worker", "put", "stats", "reap", "dead")),
+        *(["dead", action] for action in ("list", "requeue", "purge")),
+    ],
+)
+def test_every_command_explains_itself(
+    capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+
+    assert ended.value.code == 0
+    assert "usage: streamqueue" in capsys.readouterr().out
+
+
+def test_init_creates_the_indexes_once(run: Run) -> None:
+    first, second = run("init"), run("init")
+
+    assert "5 indexes" in first.stdout
+    assert "0 new" in second.stdout
+    assert (first.returncode, second.returncode) == (0, 0)
+
+
+def test_init_reports_the_indexes_it_made(run: Run) -> None:
+    assert "5 new" in run("init").stdout
+
+
+def test_the_validator_refuses_what_is_not_a_job(run: Run, jobs: Collection[Any]) -> None:
+    from pymongo.errors import WriteError
+
+    result = run("init", "--validator")
+
+    assert result.returncode == 0
+    MongoQueue(jobs).put({"a": 1})
+    jobs.insert_one({"queue": "default", "state": "ready", "payload": {}})
+    with pytest.raises(WriteError):
+        jobs.insert_one({"queue": "default", "state": "reddy", "payload": {}})
+
+
+def test_put_prints_the_id_of_the_job(run: Run, jobs: Collection[Any]) -> None:
+    result = run("put", '{"to": "ada"}', "--priority", "3")
+
+    stored = jobs.find_one()
+    assert stored is not None
+    assert result.stdout.strip() == str(stored["_id"])
+    assert (stored["payload"], stored["priority"]) == ({"to": "ada"}, 3)
+
+
+def test_put_reads_one_job_per_line_from_standard_input(run: Run, jobs: Collection[Any]) -> None:
+    result = run("put", input='{"n": 1}\n\n{"n": 2}\n')
+
+    assert len(result.stdout.split()) == 2
+    assert [job["payload"]["n"] for job in jobs.find(sort=[("_id", 1)])] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["put", "{nonsense"], "not JSON"),
+        (["put", "[1]"], "mapping"),
+        (["put", "{}", "--queue", "$x"], "queue name"),
+        (["put", "{}", "--delay", "-1"], "delay"),
+        (["put", "{}", "--delay", "nan"], "delay"),
+        (["put", "{}", "{}", "--key", "k"], "--key"),
+        (["worker", "no_such_module:worker"], "no module"),
+        (["worker", "nonsense"], "MODULE:WORKER"),
+        (["dead", "requeue", "nonsense"], "ObjectId"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_puts_nothing(
+    run: Run, jobs: Collection[Any], arguments: list[str], word: str
+) -> None:
+    result = run(*arguments)
+
+    assert word in result.stderr
+    assert says_one_sentence(result)
+    assert result.returncode in (1, 2)
+    assert jobs.count_documents({}) == 0
+
+
+def test_an_unknown_flag_is_wrong_usage(run: Run) -> None:
+    result = run("stats", "--wat")
+
+    assert result.returncode == 2
+    assert "--wat" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_stats_are_the_same_for_people_and_for_scripts(run: Run, jobs: Collection[Any]) -> None:
+    MongoQueue(jobs).put_many([{}, {}])
+
+    plain, scripted = run("stats"), run("stats", "--json")
+
+    assert ["available", "2"] in [line.split() for line in plain.stdout.splitlines()]
+    assert json.loads(scripted.stdout)["available"] == 2
+
+
+def test_dead_jobs_are_listed_requeued_and_purged(run: Run, jobs: Collection[Any]) -> None:
+    queue = MongoQueue(jobs, max_attempts=1)
+    for number in range(3):
+        queue.put({"n": number, "secret": "canary"})
+        job = queue.next()
+        assert job is not None
+        job.error(f"failed for reason {number}")
+    one = str(job.id)
+
+    listed = run("dead", "list")
+    requeued = run("dead", "requeue", one, "--json")
+    purged = run("dead", "purge", "--json")
+
+    assert "failed for reason 1" in listed.stdout
+    assert "canary" not in listed.stdout
+    assert json.loads(requeued.stdout) == {"requeued": 1}
+    assert json.loads(purged.stdout) == {"purged": 2}
+    assert queue.stats() == {
+        "available": 1, "scheduled": 0, "locked": 0, "errors": 0, "total": 1,
+    }  # fmt: skip
+
+
+def test_requeueing_a_job_that_is_not_dead_fails(run: Run, jobs: Collection[Any]) -> None:
+    job_id = MongoQueue(jobs).put({})
+
+    result = run("dead", "requeue", str(job_id))
+
+    assert result.returncode == 1
+    assert says_one_sentence(result)
+
+
+def test_reap_returns_stale_locks_of_every_queue(run: Run, jobs: Collection[Any]) -> None:
+    for name in ("a", "b"):
+        queue = MongoQueue(jobs, timeout=0.001, name=name)
+        queue.put({})
+        queue.next()
+
+    result = run("reap", "--json")
+
+    assert {(row["queue"], row["jobs"]) for row in json.loads(result.stdout)} == {
+        ("a", 1),
+        ("b", 1),
+    }
+
+
+def test_without_an_address_it_says_how_to_give_one(run: Run) -> None:
+    result = run("stats", env={"STREAMQUEUE_URI": ""})
+
+    assert result.returncode == 2
+    assert "STREAMQUEUE_URI" in result.stderr
+    assert says_one_sentence(result)
+
+
+def test_an_address_without_a_database_is_wrong_usage(run: Run, uri: str) -> None:
+    result = run("stats", env={"STREAMQUEUE_URI": uri})
+
+    assert result.returncode == 2
+    assert "database" in result.stderr
+
+
+def test_no_server_is_one_sentence_without_the_password(run: Run) -> None:
+    uri = f"mongodb://ada:hunter2@127.0.0.1:{free_port()}/x?serverSelectionTimeoutMS=300"
+
+    result = run("stats", env={"STREAMQUEUE_URI": uri})
+
+    assert result.returncode == 1
+    assert "no MongoDB server answers" in result.stderr
+    assert says_one_sentence(result)
+    assert "hunter2" not in result.stderr
+
+
+def test_a_wrong_replica_set_name_is_named(run: Run, address: str) -> None:
+    wrong = address.replace("replicaSet=rs0", "replicaSet=wrong&serverSelectionTimeoutMS=300")
+
+    result = run("stats", env={"STREAMQUEUE_URI": wrong})
+
+    assert result.returncode == 1
+    assert "'rs0', not 'wrong'" in result.stderr
+    assert says_one_sentence(result)
+
+
+@pytest.fixture(scope="module")
+def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a mongod that is in no replica set."""
+    folder, port = tmp_path_factory.mktemp("standalone"), free_port()
+    process = subprocess.Popen(
+        [find_mongod(), "--dbpath", folder, "--port", str(port), "--bind_ip", "127.0.0.1"],
+        stdout=subprocess.DEVNULL,
+    )
+    uri = f"mongodb://127.0.0.1:{port}/test"
+    with MongoClient[dict[str, Any]](uri) as client:
+        client.admin.command("ping")
+    yield uri
+    process.kill()
+    process.wait()
+
+
+def test_a_standalone_server_is_told_how_to_become_a_replica_set(run: Run, standalone: str) -> None:
+    result = run("stats", env={"STREAMQUEUE_URI": standalone})
+
+    assert result.returncode == 1
+    assert "rs.initiate()" in result.stderr
+    assert says_one_sentence(result)
+
+
+def test_a_worker_runs_jobs_until_sigterm_and_exits_with_0(
+    address: str, jobs: Collection[Any], tmp_path: Path
+) -> None:
+    (tmp_path / "tasks.py").write_text(WORKER)
+    queue = MongoQueue(jobs)
+    queue.put({"n": 1})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamqueue", "worker", "tasks:worker"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "STREAMQUEUE_URI": address},
+    )
+    wait_until(lambda: queue.size() == 0, "the job is done", within=20)
+
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=10)
+
+    assert process.returncode == 0
+    assert output == "handled {'n': 1}\n"
+    assert "Traceback" not in errors
+
+
+def test_something_that_is_not_a_worker_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(WORKER)
+
+    result = run("worker", "tasks:not_a_worker")
+
+    assert result.returncode == 2
+    assert "int" in result.stderr
+    assert says_one_sentence(result)
+
+
+def test_a_worker_without_a_server_says_so(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(WORKER)
+    uri = f"mongodb://127.0.0.1:{free_port()}/x?serverSelectionTimeoutMS=300"
+
+    result = run("worker", "tasks:worker", env={"STREAMQUEUE_URI": uri})
+
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "no MongoDB server answers" in result.stderr
+
+
+def test_the_server_runs_until_ctrl_c(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamqueue", "server"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().split()[-1]
+    with MongoClient[dict[str, Any]](address) as client:
+        assert client.admin.command("hello")["isWritablePrimary"]
+
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+
+    assert process.returncode == 0
+
+
+def test_the_demo_accounts_for_every_job(uri: str, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "streamqueue", "demo", "--uri", uri, "--jobs", "200", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        cwd=tmp_path,
+    )
+
+    account = json.loads(result.stdout)
+    assert result.returncode == 0
+    assert (account["put"], account["completed"]) == (360, 360)
+    assert (account["lost"], account["doubled"]) == (0, 0)
+    assert account["retried"] >= 20
