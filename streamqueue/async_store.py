@@ -78,6 +78,10 @@ class AsyncStore:
                     raise
             self._indexed = True
 
+    def recheck_indexes(self) -> None:
+        """Make the next :meth:`prepare` create the indexes again: the collection may be new."""
+        self._indexed = False
+
     async def find(self, command: operations.Find) -> list[dict[str, Any]]:
         """Send a read and return all of its answer."""
         async with self.jobs.find(

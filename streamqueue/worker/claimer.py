@@ -130,6 +130,7 @@ class Claimer:
         """Claim nothing more; :attr:`stopped` is set when nothing is under way."""
         self._stopping = True
         self._wake.set()
+        self._slots.nudge()
 
     async def run(self) -> None:
         """Claim until stopped."""
@@ -249,6 +250,7 @@ class Claimer:
         with self._metrics.timed("scan"):
             if self._adopt:
                 self._adopt = False
+                await self._store.prepare()
                 with CancelScope(shield=True):
                     await self._store.jobs.update_many(*operations.adopt(self._queues))
             found = await self._store.find(operations.candidates(self._queues, limit))

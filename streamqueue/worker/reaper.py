@@ -73,6 +73,7 @@ class Reaper:
         """Return expired leases; return the seconds until the next one ends."""
         look = operations.next_expiry(None)
         with self._metrics.timed("reap"):
+            await self._store.prepare()  # the server's time, for the wait of jobs in the metrics
             left = await self._store.seconds_to_next(look)
             if left > 0.001:
                 return left

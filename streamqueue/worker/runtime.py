@@ -196,6 +196,9 @@ class Worker:
             await _Run(self, metrics).serve(
                 self._stop, self._hurry, handle_signals=handle_signals, task_status=task_status
             )
+        except BaseExceptionGroup as group:
+            # A missing privilege, found by the first stream: nobody should have to unwrap it.
+            raise _only_one(group) from None
         finally:
             self._stop = self._hurry = None
             if self.server is not None:
@@ -213,6 +216,7 @@ class _Run:
         options, store = worker.options, worker._store
         timeout = float(options.timeout)  # type: ignore[arg-type]
         self._drain_timeout = float(options.drain_timeout)  # type: ignore[arg-type]
+        self._store = store
         self._health = worker.health
         self._metrics = metrics
         self._handlers: Mapping[str, RegisteredHandler] = {
@@ -322,6 +326,7 @@ class _Run:
     # the watcher's listener
 
     def opened(self) -> None:
+        self._store.recheck_indexes()  # a stream also breaks because its collection was dropped
         self._claimer.scan(adopt=True)
         self._timers.look()
         self._reaper.look()
@@ -339,6 +344,14 @@ class _Run:
             else:
                 inserted = event["operationType"] == "insert"
                 self._claimer.announce(document, inserted=inserted)
+
+
+def _only_one(group: BaseExceptionGroup[Any]) -> BaseException:
+    """Return the one exception in a group of one, however deep; else the group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return group if isinstance(error, BaseExceptionGroup) else error
 
 
 async def _stop_on_signal(

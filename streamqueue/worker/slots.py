@@ -43,7 +43,11 @@ class Slots:
         self._held -= 1
         self._changed.set()
 
+    def nudge(self) -> None:
+        """Make :meth:`wait_for_change` return."""
+        self._changed.set()
+
     async def wait_for_change(self) -> None:
-        """Return when a handler or a job has ended since the last call."""
+        """Return when a handler or a job has ended since the last call, or at a nudge."""
         await self._changed.wait()
         self._changed = anyio.Event()

@@ -73,7 +73,7 @@ class Timers:
 
     def note(self, run_at: datetime | None) -> None:
         """A job was scheduled for then; None when that is not known."""
-        if run_at is None:
+        if run_at is None or self._store.clock.stale:
             self.look()
         else:
             left = (run_at - self._store.clock.now()).total_seconds()
@@ -89,6 +89,7 @@ class Timers:
             await self._alarm.wait()
             try:
                 with self._metrics.timed("promote"):
+                    await self._store.prepare()  # the server's time, for the next note
                     left = await self._store.seconds_to_next(operations.next_due(self._queues))
                     if left <= SPREAD:
                         await self._store.promote(self._queues)
