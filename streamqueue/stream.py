@@ -119,6 +119,14 @@ def changed_state(event: Mapping[str, Any]) -> str | None:
     return state if isinstance(state, str) else None
 
 
+def set_max_await(stream: Any, length: float) -> None:
+    """Change how many seconds the next reads of an open stream may stay silent.
+
+    pymongo fixes it when the stream is opened; the server takes it anew with every ``getMore``.
+    """
+    stream._cursor._max_await_time_ms = max(1, round(length * 1000))
+
+
 def buffered(stream: Any) -> int:
     """Return how many events of the last reply are still to be read: those need no round trip.
 

@@ -29,7 +29,15 @@ from anyio import TASK_STATUS_IGNORED, CancelScope
 from pymongo.errors import PyMongoError
 
 from . import operations
-from .stream import INVALIDATED, WAIT_MARGIN, Verdict, buffered, classify, client_settings
+from .stream import (
+    INVALIDATED,
+    WAIT_MARGIN,
+    Verdict,
+    buffered,
+    classify,
+    client_settings,
+    set_max_await,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +52,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("streamqueue.watcher")
 
 PAUSE_CAP = 5.0
+LOADED_PAUSE = 0.1
 PATIENT_PAUSE = 30.0
 """Seconds between two tries when rights are missing: somebody has to give them back."""
 
@@ -56,6 +65,13 @@ class Listener(Protocol):
 
     def event(self, event: Mapping[str, Any]) -> None:
         """A job became ready or scheduled."""
+
+    @property
+    def loaded(self) -> bool:
+        """Whether there is so much to do that events can wait a moment."""
+
+    async def until_unloaded(self) -> None:
+        """Return when they cannot."""
 
 
 class Watcher:
@@ -150,6 +166,7 @@ class Watcher:
                 self._token = stream.resume_token
                 self._metrics.last_event.set(time.time())
                 await anyio.lowlevel.checkpoint_if_cancelled()
+                await self._pace(stream)
         finally:
             with CancelScope(shield=True):
                 try:
@@ -157,6 +174,19 @@ class Watcher:
                         await stream.close()
                 except PyMongoError:
                     pass  # its client is about to be closed, or the server has forgotten it already
+
+    async def _pace(self, stream: AsyncChangeStream[Any]) -> None:
+        """Read only now and then while the listener is loaded.
+
+        A read that waits is woken by the server for every write to any collection: while a backlog
+        of no-op jobs was drained that cost it about 130 us of CPU per job, and next to nothing when
+        reading every 100 ms (6.0.5, two cores). Then no read waits: each takes what is there.
+        """
+        loaded = self._listener.loaded
+        set_max_await(stream, 0.001 if loaded else self._max_await)
+        if loaded:
+            with anyio.move_on_after(LOADED_PAUSE):
+                await self._listener.until_unloaded()
 
     async def _read(self, stream: AsyncChangeStream[Any]) -> None:
         """Wait for an event, then tell it and those that came in the same reply."""

@@ -82,12 +82,14 @@ class Claimer:
         self._metrics = metrics
         self._start = start
         self._wake = anyio.Event()
+        self._unloaded = anyio.Event()
         self._stopping = False
         self.stopped = anyio.Event()
         # What is known to be claimable. Only `run` claims; events and timers only add.
         self._announced: dict[ObjectId, Mapping[str, Any]] = {}
         self._bite: deque[Mapping[str, Any]] = deque()
         self._bite_read_at = 0.0
+        self._backlog = False
         self._scan_for: ClaimTrigger | None = "scan"
         self._adopt = True
         self._recent: dict[ObjectId, None] = {}
@@ -99,6 +101,17 @@ class Claimer:
         """Whether it has a free slot and knows of nothing to claim into it."""
         known = self._announced or self._bite or self._scan_for
         return not known and self._slots.free > 0 and not self._stopping
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it knows of waiting jobs, so that an event would tell it nothing new."""
+        return bool(self._bite or self._scan_for) and not self._stopping
+
+    async def until_unloaded(self) -> None:
+        """Return when an event would be of use again."""
+        if self.loaded:
+            self._unloaded = anyio.Event()
+            await self._unloaded.wait()
 
     def scan(self, trigger: ClaimTrigger = "scan", *, adopt: bool = False) -> None:
         """Look at the documents once there is a free slot.
@@ -129,6 +142,7 @@ class Claimer:
     def stop(self) -> None:
         """Claim nothing more; :attr:`stopped` is set when nothing is under way."""
         self._stopping = True
+        self._unloaded.set()
         self._wake.set()
         self._slots.nudge()
 
@@ -143,9 +157,11 @@ class Claimer:
                 elif self._announced or self._bite or self._scan_for:
                     await self._claim(free)
                 else:
+                    self._unloaded.set()
                     await self._wake.wait()
                     self._wake = anyio.Event()
         finally:
+            self._unloaded.set()
             self.stopped.set()
 
     def _forget_announced(self) -> None:
@@ -233,6 +249,8 @@ class Claimer:
 
     async def _claim_waiting(self, free: int) -> None:
         trigger = self._scan_for or "scan"
+        if len(self._bite) < free and self._scan_for is not None:
+            self._bite.clear()  # its rest would make a small claim; the next bite has it too
         if not self._bite:
             # Cleared before the read: what is announced while it is under way counts as new.
             self._scan_for = None
@@ -246,7 +264,7 @@ class Claimer:
         await self._take(trigger, ids)
 
     async def _read_bite(self, trigger: ClaimTrigger, free: int) -> None:
-        limit = min(MAX_BITE, max(BITE, BITE_PER_SLOT * free))
+        limit = MAX_BITE if self._backlog else min(MAX_BITE, max(BITE, BITE_PER_SLOT * free))
         with self._metrics.timed("scan"):
             if self._adopt:
                 self._adopt = False
@@ -254,7 +272,8 @@ class Claimer:
                 with CancelScope(shield=True):
                     await self._store.jobs.update_many(*operations.adopt(self._queues))
             found = await self._store.find(operations.candidates(self._queues, limit))
-        if len(found) == limit:
+        self._backlog = len(found) == limit
+        if self._backlog:
             self._scan_for = trigger  # there may be more behind
         if self._contended:
             # Others read the same head: whoever keeps to the order would lose every race.

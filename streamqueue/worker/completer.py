@@ -1,7 +1,7 @@
 """The writes that end an attempt, or note its progress: fenced, retried while the lease lasts.
 
-Completes are group-committed: those that gather while one delete is in flight go in the next. The
-rarer ends are written one by one.
+Completes are group-committed by one task: what finishes while one delete is in flight goes in the
+next. The rarer ends are written one by one, by whoever asks.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import random
 from typing import TYPE_CHECKING
 
 import anyio
+from anyio import CancelScope
+from anyio.lowlevel import cancel_shielded_checkpoint
 from pymongo.errors import ConnectionFailure, PyMongoError, WTimeoutError
 
 from .. import operations
 from ..clock import monotonic
 from ..errors import LeaseLost
-from ..group_commit import GroupCommit
 from ..metrics import AttemptOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from pymongo.asynchronous.client_session import AsyncClientSession
 
@@ -30,32 +31,172 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("streamqueue.completer")
 
+MAX_GROUP = 1000
+"""Jobs in one delete: enough that its round trip no longer counts."""
 CERTAIN_MARGIN = 1.0
 """Seconds a lease must still have for its complete to share a write; see ``_delete``."""
+FIRST_PAUSE = 0.05
+PAUSE_CAP = 2.0
+UNKNOWN_OUTCOME = (ConnectionFailure, WTimeoutError)
+"""Errors that do not say whether the write was applied, and are worth another try."""
 
 
 class Completer:
-    """Ends attempts. Raises LeaseLost for one that is no longer held."""
+    """Ends attempts. Raises LeaseLost for one that is no longer held.
 
-    def __init__(self, store: AsyncStore, timeout: float, metrics: Metrics) -> None:
+    Args:
+        ended: told of every attempt handed to :meth:`finish`, when its outcome is set.
+    """
+
+    def __init__(
+        self,
+        store: AsyncStore,
+        timeout: float,
+        metrics: Metrics,
+        ended: Callable[[Attempt], None],
+    ) -> None:
         self._store = store
         self._timeout = timeout
         self._metrics = metrics
-        self._completes: GroupCommit[Attempt] = GroupCommit(self._delete)
+        self._ended = ended
+        self._finished: list[Attempt] = []
+        self._wake = anyio.Event()
+        self._hurry = False
+
+    # completes
+
+    async def run(self) -> None:
+        """Write completes for ever."""
+        try:
+            while True:
+                if not self._finished:
+                    self._wake = anyio.Event()
+                    await self._wake.wait()
+                await self._complete_group()
+        finally:
+            with CancelScope(shield=True):
+                self._hurry = True
+                while self._finished:
+                    await self._complete_group()
+
+    def hurry(self) -> None:
+        """Do not try again what fails from now on: its lease will return the job."""
+        self._hurry = True
+
+    def finish(self, attempt: Attempt) -> None:
+        """Complete a job whose handler returned; the outcome is told to `ended`."""
+        attempt.ending = True
+        self._finished.append(attempt)
+        self._wake.set()
 
     async def complete(self, attempt: Attempt, session: AsyncClientSession | None = None) -> None:
-        """Remove the job from the queue."""
+        """Complete a job whose handler asks for it; return when it is removed from the queue."""
+        self._check(attempt)
         if session is not None:
             # Part of the caller's transaction: its own statement, and not final before the commit.
             wanted = operations.held(attempt.record.id, attempt.record.token)
             if not (await self._store.jobs.delete_one(wanted, session=session)).deleted_count:
                 raise LeaseLost(attempt.record.id)
             return
+        attempt.settled = anyio.Event()
+        self.finish(attempt)
+        with CancelScope(shield=True):  # it is on its way: the caller should learn how it ends
+            await attempt.settled.wait()
+        if attempt.outcome is not AttemptOutcome.COMPLETED:
+            raise LeaseLost(attempt.record.id)
 
-        async def send() -> None:
-            await self._completes.submit(attempt)
+    async def _complete_group(self) -> None:
+        # One turn of the event loop, so that handlers that end in the same turn share the write.
+        await cancel_shielded_checkpoint()
+        group, self._finished = self._finished[:MAX_GROUP], self._finished[MAX_GROUP:]
+        pause = FIRST_PAUSE
+        with CancelScope(shield=True):
+            while group:
+                try:
+                    with self._metrics.timed("complete"):
+                        lost = await self._delete(group)
+                except PyMongoError as error:
+                    logger.warning(
+                        "%d completes could not be written: %s", len(group), type(error).__name__
+                    )
+                    again = isinstance(error, UNKNOWN_OUTCOME) and not self._hurry
+                    group = self._give_up_overdue(group, pause if again else float("inf"))
+                    if group:
+                        await anyio.sleep(pause * random.uniform(0.5, 1.0))
+                    pause = min(2 * pause, PAUSE_CAP)
+                else:
+                    for attempt in group:
+                        self._settle(attempt, lost=attempt in lost)
+                    return
 
-        await self._end(attempt, AttemptOutcome.COMPLETED, send)
+    def _give_up_overdue(self, group: Sequence[Attempt], pause: float) -> list[Attempt]:
+        """Settle the attempts whose lease does not last that long; return the others."""
+        until = monotonic() + pause
+        left = []
+        for attempt in group:
+            if attempt.lost or attempt.deadline < until:
+                self._settle(attempt, lost=True)
+            else:
+                left.append(attempt)
+        return left
+
+    def _settle(self, attempt: Attempt, *, lost: bool) -> None:
+        attempt.ending = False
+        if not lost:
+            attempt.outcome = AttemptOutcome.COMPLETED
+        if attempt.settled is not None:
+            attempt.settled.set()
+        else:
+            self._ended(attempt)
+
+    async def _delete(self, attempts: Sequence[Attempt]) -> set[Attempt]:
+        """Delete the jobs of a group; return the attempts that no longer held theirs.
+
+        Sharing one delete, a job that is gone afterwards was removed by it, or by an operator: the
+        lease was certainly ours. So those whose lease may have ended are asked for one by one,
+        where the answer is exact.
+        """
+        certain_until = monotonic() + min(CERTAIN_MARGIN, self._timeout / 4)
+        shared, single, lost = [], [], set()
+        for attempt in attempts:
+            if attempt.lost:
+                lost.add(attempt)
+            elif attempt.deadline > certain_until:
+                shared.append(attempt)
+            else:
+                single.append(attempt)
+        if len(shared) == 1:
+            single.append(shared.pop())
+        if shared:
+            lost |= await self._delete_shared(shared)
+        for attempt in single:
+            wanted = operations.held(attempt.record.id, attempt.record.token)
+            if not (await self._store.jobs.delete_one(wanted)).deleted_count:
+                if attempt.deadline > certain_until:
+                    lost |= await self._still_there([attempt])
+                else:
+                    lost.add(attempt)
+        return lost
+
+    async def _delete_shared(self, attempts: Sequence[Attempt]) -> set[Attempt]:
+        ids = [attempt.record.id for attempt in attempts]
+        wanted = operations.held_any(ids, {attempt.record.token for attempt in attempts})
+        result = await self._store.jobs.delete_many(wanted)
+        if result.deleted_count == len(ids):
+            return set()
+        return await self._still_there(attempts)
+
+    async def _still_there(self, attempts: Sequence[Attempt]) -> set[Attempt]:
+        """Return those whose job is somebody else's by now.
+
+        The others are gone: by a first try whose reply was lost, which is as good.
+        """
+        ids = [attempt.record.id for attempt in attempts]
+        left = await self._store.find(operations.Find({"_id": {"$in": ids}}, {"_id": 1}))
+        still_there = {document["_id"] for document in left}
+        return {attempt for attempt in attempts if attempt.record.id in still_there}
+
+    # the other ends
 
     async def error(self, attempt: Attempt, message: str | None, delay: float | None) -> None:
         """Return the job after a delay (None: the handler's backoff), or bury it."""
@@ -64,24 +205,24 @@ class Completer:
         dead = record.attempts >= record.max_attempts
         command = operations.error(record.id, record.token, message, wait, record.max_attempts)
         outcome = AttemptOutcome.DEAD if dead else AttemptOutcome.RETRIED
-        await self._update(attempt, outcome, "error", command)
+        await self._end(attempt, outcome, "error", command)
 
     async def discard(self, attempt: Attempt, message: str) -> None:
         """Bury the job."""
         command = operations.discard(attempt.record.id, attempt.record.token, message)
-        await self._update(attempt, AttemptOutcome.DEAD, "error", command)
+        await self._end(attempt, AttemptOutcome.DEAD, "error", command)
 
     async def release(self, attempt: Attempt, delay: float | None = None) -> None:
         """Give the job back as it was before the claim."""
         command = operations.release(attempt.record.id, attempt.record.token, delay)
-        await self._update(attempt, AttemptOutcome.RELEASED, "release", command)
+        await self._end(attempt, AttemptOutcome.RELEASED, "release", command)
 
     async def progress(self, attempt: Attempt, count: int | None) -> None:
         """Note progress and renew the lease."""
         self._check(attempt)
         wanted = operations.held(attempt.record.id, attempt.record.token)
         sent = monotonic()
-        with self._metrics.timed("renew"), anyio.CancelScope(shield=True):
+        with self._metrics.timed("renew"), CancelScope(shield=True):
             result = await self._store.jobs.update_one(
                 *operations.renew(wanted, self._timeout, count)
             )
@@ -90,45 +231,29 @@ class Completer:
         attempt.extend(sent, self._timeout)
 
     def _check(self, attempt: Attempt) -> None:
-        if attempt.lost or attempt.outcome is not None:
+        if attempt.lost or attempt.ending or attempt.outcome is not None:
             raise LeaseLost(attempt.record.id)
 
-    async def _update(
+    async def _end(
         self,
         attempt: Attempt,
         outcome: AttemptOutcome,
         operation: Operation,
         command: operations.Update,
     ) -> None:
-        unknown = False
-
-        async def send() -> None:
-            nonlocal unknown
-            try:
-                with self._metrics.timed(operation), anyio.CancelScope(shield=True):
-                    result = await self._store.jobs.update_one(*command)
-            except PyMongoError:
-                unknown = True
-                raise
-            # Not matched after a try with an unknown outcome: that one was applied.
-            if not result.matched_count and not unknown:
-                raise LeaseLost(attempt.record.id)
-
-        await self._end(attempt, outcome, send)
-
-    async def _end(
-        self, attempt: Attempt, outcome: AttemptOutcome, send: Callable[[], Awaitable[None]]
-    ) -> None:
         """Send a final write until its outcome is known or the lease has run out."""
         self._check(attempt)
         attempt.ending = True
-        pause = 0.05
+        pause, unknown = FIRST_PAUSE, False
         try:
             while True:
                 try:
-                    await send()
-                except (ConnectionFailure, WTimeoutError) as error:
-                    if attempt.lost or monotonic() + pause > attempt.deadline:
+                    with self._metrics.timed(operation), CancelScope(shield=True):
+                        result = await self._store.jobs.update_one(*command)
+                except UNKNOWN_OUTCOME as error:
+                    unknown = True
+                    overdue = monotonic() + pause > attempt.deadline
+                    if self._hurry or attempt.lost or overdue:
                         raise
                     logger.warning(
                         "The end of job %s could not be written yet: %s",
@@ -136,49 +261,12 @@ class Completer:
                         type(error).__name__,
                     )
                     await anyio.sleep(pause * random.uniform(0.5, 1.0))
-                    pause = min(2 * pause, 2.0)
+                    pause = min(2 * pause, PAUSE_CAP)
                 else:
+                    # Not matched after a try with an unknown outcome: that one was applied.
+                    if not result.matched_count and not unknown:
+                        raise LeaseLost(attempt.record.id)
                     attempt.outcome = outcome
                     return
         finally:
             attempt.ending = False
-
-    async def _delete(self, attempts: Sequence[Attempt]) -> list[BaseException | None]:
-        """Complete a group; return None or LeaseLost for each.
-
-        Sharing one delete, a job that is gone afterwards was removed by it, or by an operator: the
-        lease was certainly ours. So those whose lease may have ended are asked for one by one,
-        where the answer is exact.
-        """
-        lost = [LeaseLost(attempt.record.id) if attempt.lost else None for attempt in attempts]
-        certain_until = monotonic() + min(CERTAIN_MARGIN, self._timeout / 4)
-        shared = [a for a in attempts if not a.lost and a.deadline > certain_until]
-        gone_elsewhere: set[Attempt] = set()
-        with self._metrics.timed("complete"):
-            if shared:
-                gone_elsewhere |= await self._delete_shared(shared)
-            for attempt in attempts:
-                if not attempt.lost and attempt.deadline <= certain_until:
-                    wanted = operations.held(attempt.record.id, attempt.record.token)
-                    if not (await self._store.jobs.delete_one(wanted)).deleted_count:
-                        gone_elsewhere.add(attempt)
-        return [
-            LeaseLost(attempt.record.id) if attempt in gone_elsewhere else error
-            for attempt, error in zip(attempts, lost, strict=True)
-        ]
-
-    async def _delete_shared(self, attempts: Sequence[Attempt]) -> set[Attempt]:
-        """Delete in one command; return those that are somebody else's by now."""
-        ids = [attempt.record.id for attempt in attempts]
-        if len(ids) == 1:
-            wanted = operations.held(ids[0], attempts[0].record.token)
-            deleted = (await self._store.jobs.delete_one(wanted)).deleted_count
-        else:
-            wanted = operations.held_any(ids, {attempt.record.token for attempt in attempts})
-            deleted = (await self._store.jobs.delete_many(wanted)).deleted_count
-        if deleted == len(ids):
-            return set()
-        # Fewer: after a retry they may be gone by the first try, and that is as good.
-        left = await self._store.find(operations.Find({"_id": {"$in": ids}}, {"_id": 1}))
-        still_there = {document["_id"] for document in left}
-        return {attempt for attempt in attempts if attempt.record.id in still_there}

@@ -1,22 +1,30 @@
-"""Running one attempt: the handler, and what its end means for the job."""
+"""Running attempts: the handlers, and what their end means for the job.
+
+Runners are tasks that take attempts from a list until it is empty. One is woken per batch of claims
+and wakes the next before it calls a handler that may wait, so that a thousand quick handlers cost
+one task and twenty slow ones have twenty.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import CancelScope, from_thread, get_cancelled_exc_class, to_thread
+from anyio.lowlevel import checkpoint
 from pymongo.errors import PyMongoError
 
 from ..clock import monotonic
 from ..durations import seconds
 from ..errors import ConfigurationError, Discard, LeaseLost, Retry, Snooze
 from ..job import describe
-from ..metrics import AttemptOutcome
 from ..queue import Job
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
     from ..async_store import AsyncStore
     from ..document import JobRecord
     from .completer import Completer
@@ -25,47 +33,109 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("streamqueue.execution")
 
+TURN_SECONDS = 0.002
+"""How long a runner may go from handler to handler before others get a turn of the event loop."""
+
 
 class Interrupted(Exception):
     """The handler was stopped from outside: the job is given back without blame."""
 
 
 class Execution:
-    """Runs attempts, each in a task of its own."""
+    """Runs attempts.
 
-    def __init__(
-        self, store: AsyncStore, leases: Leases, completer: Completer, slots: Slots
-    ) -> None:
+    Attributes:
+        completer: where finished attempts go; set before the first start.
+    """
+
+    completer: Completer
+
+    def __init__(self, store: AsyncStore, leases: Leases, slots: Slots) -> None:
         self._store = store
         self._leases = leases
-        self._completer = completer
         self._slots = slots
         self._threads = anyio.CapacityLimiter(slots.concurrency)
+        self._ready: deque[Attempt] = deque()
+        self._idle: list[anyio.Event] = []
+        self._waking = False
+        self._closed = False
+        self._runners: TaskGroup | None = None
 
-    async def run(self, attempt: Attempt) -> None:
-        """Run the handler and write the outcome. Raises nothing but cancellation."""
-        metrics = attempt.registered.metrics
-        record = attempt.record
-        cancelled: BaseException | None = None
+    def open(self, runners: TaskGroup) -> None:
+        """Run attempts in tasks of this group from now on."""
+        self._runners = runners
+
+    def start(self, attempt: Attempt) -> None:
+        """Run a claimed job as soon as the event loop gets to it."""
+        self._slots.take()
+        self._leases.add(attempt)
+        self._ready.append(attempt)
+        self._wake_one()
+
+    def close(self) -> None:
+        """Let the runners end when they have nothing to do."""
+        self._closed = True
+        for sleeper in self._idle:
+            sleeper.set()
+
+    def ended(self, attempt: Attempt) -> None:
+        """Note that an attempt had its final write, or never will."""
+        attempt.registered.metrics.outcome[attempt.result()].inc()
+        self._leases.remove(attempt)
+        self._slots.ended()
+
+    def _wake_one(self) -> None:
+        """Have one more runner look at the list, unless one is about to."""
+        if self._waking:
+            return
+        self._waking = True
+        if self._idle:
+            self._idle.pop().set()
+        elif self._runners is not None:
+            self._runners.start_soon(self._run)
+
+    async def _run(self) -> None:
+        turn = monotonic()
+        while True:
+            self._waking = False
+            while self._ready:
+                attempt = self._ready.popleft()
+                if self._ready:
+                    self._wake_one()
+                await self._run_one(attempt)
+                if monotonic() - turn > TURN_SECONDS:
+                    await checkpoint()
+                    turn = monotonic()
+            if self._closed:
+                return
+            sleeper = anyio.Event()
+            self._idle.append(sleeper)
+            await sleeper.wait()
+            turn = monotonic()
+
+    async def _run_one(self, attempt: Attempt) -> None:
+        metrics, record = attempt.registered.metrics, attempt.record
         started = monotonic()
         if record.run_at is not None:
             waited = (self._store.clock.now() - record.run_at).total_seconds()
             metrics.wait.observe(max(0.0, waited))
         metrics.running.inc()
+        cancelled: BaseException | None = None
         try:
+            error = await self._call(attempt)
+        except get_cancelled_exc_class() as exception:
+            cancelled, error = exception, Interrupted()
+        metrics.running.dec()
+        metrics.duration.observe(monotonic() - started)
+        self._slots.handler_over()
+        if error is None and attempt.outcome is None and not attempt.lost:
+            self.completer.finish(attempt)
+            return
+        with CancelScope(shield=True):
             try:
-                error = await self._call(attempt)
-            except get_cancelled_exc_class() as exception:
-                cancelled, error = exception, Interrupted()
-            metrics.running.dec()
-            metrics.duration.observe(monotonic() - started)
-            self._slots.handler_over()
-            with CancelScope(shield=True):
-                outcome = await self._finish(attempt, error)
-            metrics.outcome[outcome].inc()
-        finally:
-            self._leases.remove(attempt)
-            self._slots.ended()
+                await self._finish(attempt, error)
+            finally:
+                self.ended(attempt)
         if cancelled is not None:
             raise cancelled
 
@@ -89,6 +159,8 @@ class Execution:
             except BaseException as error:
                 # Also SystemExit: a handler must not be able to end the process for all others.
                 return error
+            finally:
+                attempt.scope = attempt.abandon = None
             return None
         return Interrupted()  # the scope was cancelled, and took the cancellation in
 
@@ -104,50 +176,44 @@ class Execution:
             limiter=self._threads,
         )
 
-    async def _finish(self, attempt: Attempt, error: BaseException | None) -> AttemptOutcome:
-        if attempt.outcome is not None:  # the handler ended it by itself
-            if error is not None:
+    async def _finish(self, attempt: Attempt, error: BaseException | None) -> None:
+        """Write what the end of the handler means, unless the handler has done so itself."""
+        if attempt.outcome is not None or attempt.lost:
+            if error is not None and attempt.outcome is not None:
                 _log_failure(attempt, error)
-            return attempt.outcome
-        if attempt.lost:
-            return AttemptOutcome.LEASE_LOST
+            return
         try:
             await self._write(attempt, error)
         except LeaseLost:
             self._leases.lose(attempt)
-        except ConfigurationError as problem:  # Retry(delay="soon")
-            logger.error("Job %s: %s", attempt.record.id, problem)
-            await self._write_quietly(attempt, problem)
         except PyMongoError as problem:
             logger.error(
                 "The end of job %s could not be written, its lease will return it: %s",
                 attempt.record.id,
                 type(problem).__name__,
             )
-        return attempt.result()
-
-    async def _write_quietly(self, attempt: Attempt, error: BaseException) -> None:
-        try:
-            await self._completer.error(attempt, describe(error), None)
-        except (LeaseLost, PyMongoError):
-            self._leases.lose(attempt)
 
     async def _write(self, attempt: Attempt, error: BaseException | None) -> None:
-        match error:
-            case None:
-                await self._completer.complete(attempt)
-            case Interrupted():
-                await self._completer.release(attempt)
-            case Snooze(delay=delay):
-                await self._completer.release(attempt, seconds(delay, "Snooze(delay=)"))
-            case Retry(delay=delay):
-                wait = None if delay is None else seconds(delay, "Retry(delay=)")
-                await self._completer.error(attempt, describe(error), wait)
-            case Discard(reason=reason):
-                await self._completer.discard(attempt, reason)
-            case _:
-                _log_failure(attempt, error)
-                await self._completer.error(attempt, describe(error), None)
+        completer = self.completer
+        try:
+            match error:
+                case None:
+                    await completer.complete(attempt)
+                case Interrupted():
+                    await completer.release(attempt)
+                case Snooze(delay=delay):
+                    await completer.release(attempt, seconds(delay, "Snooze(delay=)"))
+                case Retry(delay=delay):
+                    wait = None if delay is None else seconds(delay, "Retry(delay=)")
+                    await completer.error(attempt, describe(error), wait)
+                case Discard(reason=reason):
+                    await completer.discard(attempt, str(reason))
+                case _:
+                    _log_failure(attempt, error)
+                    await completer.error(attempt, describe(error), None)
+        except ConfigurationError as problem:  # Retry(delay="soon")
+            logger.error("Job %s: %s", attempt.record.id, problem)
+            await completer.error(attempt, describe(problem), None)
 
 
 def _log_failure(attempt: Attempt, error: BaseException) -> None:

@@ -50,6 +50,7 @@ class Attempt:
         deadline: :func:`monotonic` time until which the job is ours for certain.
         scope: cancels the handler, while one runs that can be cancelled.
         abandon: leaves the thread of a blocking handler behind, at the end of the drain time.
+        settled: set when a complete that somebody waits for has its outcome.
         lost: somebody else may hold the job. Set once, by :class:`Leases`.
         ending: a final write is under way. Set by the completer.
         outcome: how it ended, once a final write was acknowledged. Set by the completer.
@@ -67,6 +68,7 @@ class Attempt:
         "registered",
         "renew_at",
         "scope",
+        "settled",
     )
 
     def __init__(
@@ -86,6 +88,7 @@ class Attempt:
         self.renew_at = sent + timeout / RENEWALS_PER_TIMEOUT
         self.scope: anyio.CancelScope | None = None
         self.abandon: anyio.CancelScope | None = None
+        self.settled: anyio.Event | None = None
         self.lost = False
         self.ending = False
         self.outcome: AttemptOutcome | None = None

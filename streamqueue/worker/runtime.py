@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import timedelta
 
-    from anyio.abc import TaskGroup, TaskStatus
+    from anyio.abc import TaskStatus
     from prometheus_client import CollectorRegistry
     from pymongo.asynchronous.collection import AsyncCollection
 
@@ -227,8 +227,9 @@ class _Run:
             registered.metrics.limit.set(options.concurrency)
         self._slots = Slots(options.concurrency)
         self._leases = Leases(store, timeout, metrics)
-        self._completer = Completer(store, timeout, metrics)
-        self._execution = Execution(store, self._leases, self._completer, self._slots)
+        self._execution = Execution(store, self._leases, self._slots)
+        self._completer = Completer(store, timeout, metrics, self._execution.ended)
+        self._execution.completer = self._completer
         self._claimer = Claimer(
             store, self._handlers, self._completer, self._slots, options, metrics, self._start
         )
@@ -254,7 +255,6 @@ class _Run:
             metrics=metrics.stream,
             health=worker.health,
         )
-        self._running: TaskGroup | None = None
 
     async def serve(
         self,
@@ -269,9 +269,11 @@ class _Run:
             if handle_signals and threading.current_thread() is threading.main_thread():
                 await parts.start(_stop_on_signal, stop, hurry)
             parts.start_soon(self._beat)
-            async with anyio.create_task_group() as self._running:
+            async with anyio.create_task_group() as runners:
+                self._execution.open(runners)
                 await parts.start(self._watcher.run)
                 parts.start_soon(self._leases.run)
+                parts.start_soon(self._completer.run)
                 parts.start_soon(self._timers.run)
                 parts.start_soon(self._reaper.run)
                 if self._sweep is not None:
@@ -298,22 +300,25 @@ class _Run:
                 patience.cancel_scope.cancel()
 
             patience.start_soon(give_up)
-            while self._slots.held:
-                await self._slots.wait_for_change()
+            await self._until_nothing_is_held()
             patience.cancel_scope.cancel()
+        self._completer.hurry()
         for attempt in self._leases.held():
             for scope in (attempt.scope, attempt.abandon):
                 if scope is not None:
                     scope.cancel()
+        with CancelScope(shield=True):
+            await self._until_nothing_is_held()
+        self._execution.close()
+
+    async def _until_nothing_is_held(self) -> None:
+        while self._slots.held:
+            await self._slots.wait_for_change()
 
     def _start(self, attempt: Attempt) -> None:
-        """Run a claimed job in a task of its own."""
-        if self._running is None:
-            raise RuntimeError("a job was claimed before the worker was ready")
-        self._slots.take()
-        self._leases.add(attempt)
+        """Run a claimed job."""
         self._reaper.activity()
-        self._running.start_soon(self._execution.run, attempt)
+        self._execution.start(attempt)
 
     async def _beat(self) -> None:
         """Note that the event loop turns, and how late it is."""
@@ -330,6 +335,13 @@ class _Run:
         self._claimer.scan(adopt=True)
         self._timers.look()
         self._reaper.look()
+
+    @property
+    def loaded(self) -> bool:
+        return self._claimer.loaded
+
+    async def until_unloaded(self) -> None:
+        await self._claimer.until_unloaded()
 
     def event(self, event: Mapping[str, Any]) -> None:
         document = event.get("fullDocument")
