@@ -96,10 +96,21 @@ class AsyncStore:
         command = operations.claim(ids, consumer, token, timeout)
         with CancelScope(shield=True):
             try:
-                documents = await self._claim(command, ids, token)
+                return await self._claim(command, ids, token)
+            except OperationFailure as error:
+                await self.untake(ids, token)
+                if error.code not in operations.DOCUMENT_ERRORS:
+                    raise
+                if len(ids) == 1:
+                    await self.quarantine(ids[0], error)
+                    return []
             except BaseException:
                 await self.untake(ids, token)
                 raise
+            # One document spoils it for all that are in the same command: one by one, then.
+            documents = []
+            for job in ids:
+                documents += await self.take([job], consumer, token, timeout)
         return documents
 
     async def _claim(
@@ -112,6 +123,14 @@ class AsyncStore:
         if not (await self.jobs.update_many(*command)).modified_count:
             return []
         return await self.find(operations.claimed(ids, token))
+
+    async def quarantine(self, job_id: Any, error: OperationFailure) -> None:
+        """Bury a ready job whose document cannot be claimed, so that it stops nobody else."""
+        logger.error("Buried job %s, which cannot be claimed: error %s", job_id, error.code)
+        try:
+            await self.jobs.update_one(*operations.bury(job_id, f"cannot be claimed: {error}"))
+        except OperationFailure:
+            await self.jobs.update_one(*operations.quarantine(job_id))
 
     async def untake(self, ids: Sequence[ObjectId], token: bytes) -> None:
         """Give back what a claim may have taken; its token finds it. Never raises."""
@@ -149,5 +168,7 @@ class AsyncStore:
         """Return the time until the first of what the looks find; infinity for nothing."""
         waits = [math.inf]
         for look in looks:
-            waits += [max(0, document["due_in"]) / 1000 for document in await self.find(look)]
+            for document in await self.find(look):
+                if document["due_in"] is not None:
+                    waits.append(max(0, document["due_in"]) / 1000)
         return min(waits) + 0.001  # the server compares whole milliseconds

@@ -127,6 +127,30 @@ def claim(
     )
 
 
+DOCUMENT_ERRORS = {
+    2: "BadValue",
+    14: "TypeMismatch",
+    121: "DocumentValidationFailure",
+    10334: "BSONObjectTooLarge",
+    17280: "KeyTooLong",
+    17419: "resulting document is too large",
+}
+"""Errors of an update that are one document's fault, not the server's."""
+
+
+def bury(job_id: Any, message: str) -> Update:
+    """Make a ready job dead that nobody could run."""
+    return Update({"_id": {"$eq": job_id}, "state": "ready"}, _fail(message, 0, True))
+
+
+def quarantine(job_id: Any) -> Update:
+    """The same for one that no claim can change, with a write that does not make it larger.
+
+    A document near 16 MB takes no new fields (error 17419), so there is no room to say why.
+    """
+    return Update({"_id": {"$eq": job_id}, "state": "ready"}, [{"$set": {"state": "dead"}}])
+
+
 def claimed(ids: Sequence[ObjectId], token: bytes) -> Find:
     """The jobs that a claim took, as they are now."""
     return Find({"_id": _in(ids), "lease": token}, None, CLAIM_ORDER)
@@ -299,9 +323,14 @@ def _of(queues: Sequence[str] | None) -> Document:
 
 
 def _milliseconds_until(field: str) -> Document:
-    """An expression; a damaged date is due at once, so that its job cannot hide those behind it."""
+    """An expression; null for never.
+
+    What is no date and sorts before dates counts as past, here as in the comparison that promotes
+    or reaps. What sorts after them (a timestamp, say) never comes, and must not look due either.
+    """
     is_date = {"$eq": [{"$type": f"${field}"}, "date"]}
-    return {"$cond": [is_date, {"$subtract": [f"${field}", "$$NOW"]}, 0]}
+    otherwise = {"$cond": [{"$lt": [f"${field}", "$$NOW"]}, 0, None]}
+    return {"$cond": [is_date, {"$subtract": [f"${field}", "$$NOW"]}, otherwise]}
 
 
 def reap(ids: Sequence[ObjectId], max_attempts: int) -> Update:

@@ -84,9 +84,18 @@ class Store:
         command = operations.claim(ids, consumer, token, timeout)
         try:
             return self._claim(command, ids, token)
+        except OperationFailure as error:
+            self.untake(ids, token)
+            if error.code not in operations.DOCUMENT_ERRORS:
+                raise
+            if len(ids) == 1:
+                self.quarantine(ids[0], error)
+                return []
         except BaseException:
             self.untake(ids, token)
             raise
+        # One document spoils it for all that are in the same command: one by one, then.
+        return [document for job in ids for document in self.take([job], consumer, token, timeout)]
 
     def _claim(
         self, command: operations.Update, ids: Sequence[ObjectId], token: bytes
@@ -98,6 +107,14 @@ class Store:
         if not self.jobs.update_many(*command).modified_count:
             return []
         return self.find(operations.claimed(ids, token))
+
+    def quarantine(self, job_id: Any, error: OperationFailure) -> None:
+        """Bury a ready job whose document cannot be claimed, so that it stops nobody else."""
+        logger.error("Buried job %s, which cannot be claimed: error %s", job_id, error.code)
+        try:
+            self.jobs.update_one(*operations.bury(job_id, f"cannot be claimed: {error}"))
+        except OperationFailure:
+            self.jobs.update_one(*operations.quarantine(job_id))
 
     def untake(self, ids: Sequence[ObjectId], token: bytes) -> None:
         """Give back what a claim may have taken; its token finds it. Never raises."""
@@ -130,5 +147,7 @@ class Store:
         """Return the time until the first of what the looks find; infinity for nothing."""
         waits = [math.inf]
         for look in looks:
-            waits += [max(0, document["due_in"]) / 1000 for document in self.find(look)]
+            for document in self.find(look):
+                if document["due_in"] is not None:
+                    waits.append(max(0, document["due_in"]) / 1000)
         return min(waits) + 0.001  # the server compares whole milliseconds

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -29,7 +30,7 @@ from ..metrics import AttemptOutcome, ClaimTrigger
 from .lease import Attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from bson import ObjectId
 
@@ -126,9 +127,15 @@ class Claimer:
     def announce(self, job: Mapping[str, Any], *, inserted: bool) -> None:
         """Note a ready job as its change event carried it."""
         job_id = job["_id"]
+        if self._oddness(job) is not None:
+            self.scan("stream")
+            return
         if inserted and job_id in self._recent:
             return
         unplaced = job.get("priority") is None
+        if self._bite and _priority(job) > _priority(self._bite[0]):
+            self._bite.clear()  # it comes first: read the head again
+            self._scan_for = self._scan_for or "stream"
         if self._scan_for is not None or self._slots.free < 1:
             self._scan_for = self._scan_for or "stream"
             self._adopt = self._adopt or unplaced
@@ -174,16 +181,12 @@ class Claimer:
 
     async def _claim(self, free: int) -> None:
         try:
-            # What was announced is newer than a bite, so it comes first only if it is more urgent;
-            # mostly there is just one of the two.
             if self._bite and monotonic() - self._bite_read_at > BITE_SECONDS:
                 self._bite.clear()
                 self._scan_for = self._scan_for or "scan"
             if self._announced and not self._bite:
+                # (With a bite, what was announced is newer and not more urgent: it waits.)
                 await self._claim_announced(free)
-            elif self._announced and self._more_urgent_announced():
-                self._bite.clear()
-                self._forget_announced()
             else:
                 await self._claim_waiting(free)
             self._failures = 0
@@ -197,14 +200,10 @@ class Claimer:
                     await self._wake.wait()
                     self._wake = anyio.Event()
 
-    def _more_urgent_announced(self) -> bool:
-        head = _priority(self._bite[0])
-        return any(_priority(job) > head for job in self._announced.values())
-
     async def _claim_announced(self, free: int) -> None:
         jobs = list(self._announced.values())
         if len(jobs) > free:
-            jobs.sort(key=_urgency)
+            jobs.sort(key=_urgency)  # stable: first announced, first out
             jobs = jobs[:free]
         for job in jobs:
             del self._announced[job["_id"]]
@@ -275,6 +274,7 @@ class Claimer:
         self._backlog = len(found) == limit
         if self._backlog:
             self._scan_for = trigger  # there may be more behind
+        found = [job for job in found if not await self._bury_if_odd(job)]
         if self._contended:
             # Others read the same head: whoever keeps to the order would lose every race.
             random.shuffle(found)
@@ -283,6 +283,22 @@ class Claimer:
         if not found:
             for registered in self._handlers.values():
                 registered.metrics.claims[trigger, "empty"].inc()
+
+    def _oddness(self, job: Mapping[str, Any]) -> str | None:
+        """Say what makes a document impossible to run here, whatever else is in it."""
+        if isinstance(job["_id"], (Mapping, list)):
+            return "its _id is not a plain value"
+        if not isinstance(job.get("queue"), str):  # a list with the name in it matches the name
+            return "its queue is not a name"
+        return None
+
+    async def _bury_if_odd(self, job: Mapping[str, Any]) -> bool:
+        oddness = self._oddness(job)
+        if oddness is not None:
+            logger.error("Buried a job: %s", oddness)
+            with CancelScope(shield=True):
+                await self._store.jobs.update_one(*operations.bury(job["_id"], oddness))
+        return oddness is not None
 
     async def _take(self, trigger: ClaimTrigger, ids: list[ObjectId]) -> None:
         token = operations.new_token()
@@ -337,6 +353,5 @@ def _priority(job: Mapping[str, Any]) -> float:
     return priority if isinstance(priority, (int, float)) else 0
 
 
-def _urgency(job: Mapping[str, Any]) -> tuple[float, bytes]:
-    # Among what was announced while slots were free the id's order is near enough to the put's.
-    return -_priority(job), job["_id"].binary
+def _urgency(job: Mapping[str, Any]) -> float:
+    return -_priority(job)
