@@ -10,6 +10,7 @@ import logging
 import math
 import os
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope
@@ -26,7 +27,7 @@ from .server import UNAUTHORIZED, check_hello, jobs_collection
 from .store import TIME_BATCH
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from bson import ObjectId
 
@@ -130,7 +131,10 @@ class AsyncStore:
         try:
             await self.jobs.update_one(*operations.bury(job_id, f"cannot be claimed: {error}"))
         except OperationFailure:
-            await self.jobs.update_one(*operations.quarantine(job_id))
+            try:
+                await self.jobs.update_one(*operations.quarantine(job_id))
+            except OperationFailure as refusal:  # a validator that takes nothing
+                logger.error("Job %s cannot be buried either: error %s", job_id, refusal.code)
 
     async def untake(self, ids: Sequence[ObjectId], token: bytes) -> None:
         """Give back what a claim may have taken; its token finds it. Never raises."""
@@ -144,9 +148,11 @@ class AsyncStore:
         """Make due jobs ready; return how many."""
         total = 0
         while found := await self.find(operations.due(queues, TIME_BATCH)):
-            command = operations.promote([document["_id"] for document in found])
-            with CancelScope(shield=True):
-                total += (await self.jobs.update_many(*command)).modified_count
+            ids = [document["_id"] for document in found]
+            promoted = await self._update_each(ids, operations.promote)
+            total += promoted
+            if len(found) < TIME_BATCH or not promoted:
+                break
         return total
 
     async def reap(
@@ -157,12 +163,32 @@ class AsyncStore:
         `queues` None means all of the collection; `max_attempts` is for jobs that do not say.
         """
         reaped: Counter[tuple[str, str]] = Counter()
+        command = partial(operations.reap, max_attempts=max_attempts)
         while found := await self.find(operations.expired(queues, TIME_BATCH)):
+            before = reaped.total()
             for group, ids in operations.group_expired(found, max_attempts).items():
-                command = operations.reap(ids, max_attempts)
-                with CancelScope(shield=True):
-                    reaped[group] += (await self.jobs.update_many(*command)).modified_count
+                reaped[group] += await self._update_each(ids, command)
+            if len(found) < TIME_BATCH or reaped.total() == before:
+                break
         return reaped
+
+    async def _update_each(
+        self,
+        ids: Sequence[ObjectId],
+        command: Callable[[Sequence[ObjectId]], operations.Update],
+    ) -> int:
+        """Send one update for all, or, when a document spoils it, one for each; count changes."""
+        try:
+            with CancelScope(shield=True):
+                result = await self.jobs.update_many(*command(ids))
+            return result.modified_count
+        except OperationFailure as error:
+            if error.code not in operations.DOCUMENT_ERRORS:
+                raise
+            if len(ids) == 1:
+                logger.error("Job %s cannot be changed: error %s", ids[0], error.code)
+                return 0
+        return sum([await self._update_each([job], command) for job in ids])
 
     async def seconds_to_next(self, *looks: operations.Find) -> float:
         """Return the time until the first of what the looks find; infinity for nothing."""

@@ -31,6 +31,7 @@ from .lease import Attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from bson import ObjectId
 
@@ -93,7 +94,7 @@ class Claimer:
         self._backlog = False
         self._scan_for: ClaimTrigger | None = "scan"
         self._adopt = True
-        self._recent: dict[ObjectId, None] = {}
+        self._recent: dict[ObjectId, datetime] = {}
         self._contended = False
         self._failures = 0
 
@@ -130,7 +131,7 @@ class Claimer:
         if self._oddness(job) is not None:
             self.scan("stream")
             return
-        if inserted and job_id in self._recent:
+        if inserted and job_id in self._recent and self._recent[job_id] == job.get("run_at"):
             return
         unplaced = job.get("priority") is None
         if self._bite and _priority(job) > _priority(self._bite[0]):
@@ -330,7 +331,8 @@ class Claimer:
             registered = self._handlers[document["queue"]]
             record = JobRecord.from_document(document, max_attempts=registered.handler.max_attempts)
             registered.metrics.claims[trigger, "won"].inc()
-            self._remember(record.id)
+            if record.run_at is not None:
+                self._remember(record.id, record.run_at)
             if record.damage is None:
                 self._start(
                     Attempt(record, registered, self._completer, sent=sent, timeout=self._timeout)
@@ -342,8 +344,8 @@ class Claimer:
                     await self._store.jobs.update_one(*command)
                 registered.metrics.outcome[AttemptOutcome.DEAD].inc()
 
-    def _remember(self, job_id: ObjectId) -> None:
-        self._recent[job_id] = None
+    def _remember(self, job_id: ObjectId, run_at: datetime) -> None:
+        self._recent[job_id] = run_at  # put again under the same id, it has another
         if len(self._recent) > RECENT:
             del self._recent[next(iter(self._recent))]
 

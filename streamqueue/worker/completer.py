@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio import CancelScope
 from anyio.lowlevel import cancel_shielded_checkpoint
-from pymongo.errors import ConnectionFailure, PyMongoError, WTimeoutError
+from pymongo.errors import PyMongoError
 
 from .. import operations
 from ..clock import monotonic
@@ -37,8 +37,6 @@ CERTAIN_MARGIN = 1.0
 """Seconds a lease must still have for its complete to share a write; see ``_delete``."""
 FIRST_PAUSE = 0.05
 PAUSE_CAP = 2.0
-UNKNOWN_OUTCOME = (ConnectionFailure, WTimeoutError)
-"""Errors that do not say whether the write was applied, and are worth another try."""
 
 
 class Completer:
@@ -119,8 +117,7 @@ class Completer:
                     logger.warning(
                         "%d completes could not be written: %s", len(group), type(error).__name__
                     )
-                    again = isinstance(error, UNKNOWN_OUTCOME) and not self._hurry
-                    group = self._give_up_overdue(group, pause if again else float("inf"))
+                    group = self._give_up_overdue(group, float("inf") if self._hurry else pause)
                     if group:
                         await anyio.sleep(pause * random.uniform(0.5, 1.0))
                     pause = min(2 * pause, PAUSE_CAP)
@@ -250,7 +247,7 @@ class Completer:
                 try:
                     with self._metrics.timed(operation), CancelScope(shield=True):
                         result = await self._store.jobs.update_one(*command)
-                except UNKNOWN_OUTCOME as error:
+                except PyMongoError as error:
                     unknown = True
                     overdue = monotonic() + pause > attempt.deadline
                     if self._hurry or attempt.lost or overdue:

@@ -7,6 +7,7 @@ one task and twenty slow ones have twenty.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,8 @@ class Execution:
 
     def ended(self, attempt: Attempt) -> None:
         """Note that an attempt had its final write, or never will."""
+        if attempt.outcome is None:
+            self._leases.lose(attempt)
         attempt.registered.metrics.outcome[attempt.result()].inc()
         self._leases.remove(attempt)
         self._slots.ended()
@@ -151,7 +154,9 @@ class Execution:
                     attempt.scope = scope
                     await handler.function(attempt.job)
                 else:
-                    await self._call_in_thread(attempt, scope)
+                    result = await self._call_in_thread(attempt, scope)
+                    if inspect.isawaitable(result):
+                        return _never_awaited(result, handler.task)
             except get_cancelled_exc_class() as error:
                 if scope.cancel_called or anyio.current_effective_deadline() == -float("inf"):
                     raise
@@ -164,12 +169,12 @@ class Execution:
             return None
         return Interrupted()  # the scope was cancelled, and took the cancellation in
 
-    async def _call_in_thread(self, attempt: Attempt, scope: CancelScope) -> None:
+    async def _call_in_thread(self, attempt: Attempt, scope: CancelScope) -> object:
         # A thread cannot be cancelled. When the lease is lost it keeps its slot until it returns
         # (or the threads would pile up); only the end of the drain time leaves it behind.
         attempt.abandon = scope
         job = Job(attempt.record, _FromThread(attempt))
-        await to_thread.run_sync(
+        return await to_thread.run_sync(
             attempt.registered.handler.function,
             job,
             abandon_on_cancel=True,
@@ -227,6 +232,13 @@ def _log_failure(attempt: Attempt, error: BaseException) -> None:
         record.queue,
         type(error).__name__,
     )
+
+
+def _never_awaited(result: object, task: str) -> TypeError:
+    """A ``def`` that returns a coroutine has done nothing yet: not to be taken for a success."""
+    if inspect.iscoroutine(result):
+        result.close()
+    return TypeError(f"handler {task} returned something to await: make it an async def")
 
 
 class _FromThread:

@@ -1,8 +1,8 @@
 """What this process holds: attempts, their local deadlines, and the renewal of their leases.
 
 An attempt is ours for certain until its deadline: the reading of the clock *before* the claim (or
-the last acknowledged renewal) was sent, plus the timeout. The server counts from later, so it never
-gives the job away before that moment.
+the last acknowledged renewal) was sent, plus the timeout, less a margin in which to stop the
+handler. The server counts from later, so it never gives the job away before that moment.
 
 There is at most one live attempt per job in a process: when a job is claimed again that an old
 attempt still believes in, the old one is lost. So one update may match many jobs and many tokens.
@@ -24,7 +24,7 @@ from ..clock import monotonic
 from ..metrics import AttemptOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from bson import ObjectId
     from pymongo.asynchronous.client_session import AsyncClientSession
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("streamqueue.lease")
 
 RENEWALS_PER_TIMEOUT = 3
+MARGIN_SHARE, MARGIN_CAP = 20, 1.0
+"""The margin is a twentieth of the timeout, at most a second."""
 RETRY_SHARE = 10
 """A failed renewal is tried again after a tenth of the timeout, at most a second."""
 
@@ -84,8 +86,7 @@ class Attempt:
         self.registered = registered
         self._completer = completer
         self.job = AsyncJob(record, self)
-        self.deadline = sent + timeout
-        self.renew_at = sent + timeout / RENEWALS_PER_TIMEOUT
+        self.extend(sent, timeout)
         self.scope: anyio.CancelScope | None = None
         self.abandon: anyio.CancelScope | None = None
         self.settled: anyio.Event | None = None
@@ -94,8 +95,8 @@ class Attempt:
         self.outcome: AttemptOutcome | None = None
 
     def extend(self, sent: float, timeout: float) -> None:
-        """Move the deadline: a renewal sent at that time was acknowledged."""
-        self.deadline = sent + timeout
+        """Set the deadline: the claim, or a renewal, sent at that time was acknowledged."""
+        self.deadline = sent + timeout - min(timeout / MARGIN_SHARE, MARGIN_CAP)
         self.renew_at = sent + timeout / RENEWALS_PER_TIMEOUT
 
     def result(self) -> AttemptOutcome:
@@ -159,7 +160,7 @@ class Leases:
         self.remove(attempt)
         attempt.registered.metrics.leases_lost.inc()
         logger.warning(
-            "Lost the lease of job %s (attempt %d); its handler is being stopped",
+            "Lost the lease of job %s (attempt %d)",
             attempt.record.id,
             attempt.record.attempts,
         )
@@ -168,25 +169,33 @@ class Leases:
 
     async def run(self) -> None:
         """Renew what runs long, for ever. Sends nothing while nothing does."""
+        async with anyio.create_task_group() as both:
+            # Apart, because a renewal that gets no answer must not hold up the deadline.
+            both.start_soon(self._keep_deadlines)
+            both.start_soon(self._keep_renewing)
+
+    async def _keep_deadlines(self) -> None:
         while True:
-            self._lose_overdue()
-            wait = self._seconds_to_work()
-            if wait > 0:
-                self._changed = anyio.Event()
-                with anyio.move_on_after(wait if math.isfinite(wait) else None):
-                    await self._changed.wait()
-                continue
+            now = monotonic()
+            for attempt in self.held():
+                if attempt.deadline <= now:
+                    self.lose(attempt)
+            await self._wait_until(attempt.deadline for attempt in self._held.values())
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            await self._wait_until(attempt.renew_at for attempt in self._held.values())
             await self._renew()
 
-    def _seconds_to_work(self) -> float:
-        times = [min(attempt.renew_at, attempt.deadline) for attempt in self._held.values()]
-        return min(times, default=math.inf) - monotonic()
-
-    def _lose_overdue(self) -> None:
-        now = monotonic()
-        for attempt in self.held():
-            if attempt.deadline <= now:
-                self.lose(attempt)
+    async def _wait_until(self, times: Iterable[float]) -> None:
+        """Return at the first of these times; with none, when a job is held."""
+        left = min(times, default=math.inf) - monotonic()
+        if math.isfinite(left):
+            await anyio.sleep(max(0.0, left))
+        else:
+            if self._changed.is_set():
+                self._changed = anyio.Event()
+            await self._changed.wait()
 
     async def _renew(self) -> None:
         """Extend, in one update, every lease that is due or nearly so."""

@@ -186,6 +186,7 @@ class Worker:
         if self._stop is not None:
             raise ConfigurationError("this worker is running already")
         self._stop, self._hurry = anyio.Event(), anyio.Event()
+        self.health.clear("draining")
         try:
             await self._store.prepare()
             metrics = Metrics.of(self._registry)
