@@ -18,7 +18,7 @@ from pymongo.errors import PyMongoError
 from . import operations
 from .clock import monotonic
 from .doorbell import MAX_AWAIT, REOPEN_CAP
-from .stream import INVALIDATED, WAIT_MARGIN, buffered, classify, client_settings
+from .stream import INVALIDATED, READ_ERRORS, WAIT_MARGIN, buffered, classify, client_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,7 +117,7 @@ class AsyncDoorbell:
                 event = await stream.try_next()
                 while event is not None and buffered(stream):
                     await stream.try_next()
-        except PyMongoError as error:
+        except READ_ERRORS as error:
             verdict = classify(error)
             logger.warning("Change stream broke (%s): %s", verdict.reason, error)
             self._failures += 1

@@ -11,7 +11,7 @@ import math
 import random
 from typing import TYPE_CHECKING, Any, Self
 
-from anyio import CancelScope
+from anyio import CancelScope, create_task_group
 from anyio.lowlevel import checkpoint_if_cancelled
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
@@ -23,6 +23,7 @@ from .clock import monotonic
 from .document import JobRecord
 from .durations import seconds
 from .errors import (
+    ConfigurationError,
     Discard,
     DuplicateJob,
     JobNotFound,
@@ -151,8 +152,10 @@ class AsyncMongoQueue:
             else:
                 await self._jobs.insert_one(document, session=session)
         except DuplicateKeyError as error:
+            if operations.is_duplicate_job(error.details):
+                raise DuplicateJob(str(put.key), await self._holder_of(put.key)) from error
             if not operations.is_repeated_put(error.details):
-                raise DuplicateJob(put.key or "", await self._holder_of(put.key)) from error
+                raise
         return put.id
 
     async def put_many(
@@ -231,11 +234,14 @@ class AsyncMongoQueue:
         await self._store.prepare()
         if job_id is None:
             return await self._requeue_all()
-        command = operations.requeue(self._name, object_id(job_id))
+        job_id = object_id(job_id)
+        command = operations.requeue(self._name, job_id)
         try:
             if not (await self._jobs.update_one(*command)).modified_count:
                 raise JobNotFound(job_id, "dead")
         except DuplicateKeyError as error:
+            if not operations.is_duplicate_job(error.details):
+                raise
             key = (await self._jobs.find_one({"_id": job_id}, {"key": 1}) or {}).get("key")
             raise DuplicateJob(str(key), await self._holder_of(key)) from error
         return 1
@@ -295,9 +301,21 @@ class AsyncMongoQueue:
         return [None] * len(documents)
 
     async def _claim(self, limit: int) -> list[AsyncJob]:
-        with CancelScope(shield=True):
-            jobs = await self._claim_to_the_end(limit)
+        jobs: list[AsyncJob] = []
+        failures: list[Exception] = []
+
+        async def claim() -> None:
+            with CancelScope(shield=True):
+                try:
+                    jobs.extend(await self._claim_to_the_end(limit))
+                except Exception as error:
+                    failures.append(error)
+
         try:
+            # In a task of its own, because a shield does not stop asyncio's own cancellation (such
+            # as wait_for's), and a claim that is given up half-way may yet be applied.
+            async with create_task_group() as group:
+                group.start_soon(claim)
             await checkpoint_if_cancelled()
         except BaseException:
             # Nobody will receive these: they go back at once instead of when their lease runs out.
@@ -305,6 +323,8 @@ class AsyncMongoQueue:
                 for job in jobs:
                     await self._store.untake([job.id], job._record.token)
             raise
+        if failures:
+            raise failures[0]
         return jobs
 
     async def _claim_to_the_end(self, limit: int) -> list[AsyncJob]:
@@ -355,8 +375,12 @@ class AsyncMongoQueue:
             await self._doorbell.wait(heard, min(remaining, timer))
 
     async def _pass_time(self) -> bool:
-        """Promote due jobs and reap expired leases; return whether there were any."""
+        """Promote due jobs and reap expired leases; return whether there were any.
+
+        Also gives jobs that other programs inserted without a priority their place.
+        """
         self._passed_time = monotonic()
+        await self._jobs.update_many(*operations.adopt([self._name]))
         promoted = await self._store.promote([self._name])
         return bool(await self.repair()) or bool(promoted)
 
@@ -378,6 +402,7 @@ class AsyncMongoQueue:
     # the held job; every one of these matches the claim's token
 
     async def _complete(self, record: JobRecord, session: AsyncClientSession | None) -> None:
+        self._store.check_place()
         wanted = operations.held(record.id, record.token)
         with CancelScope(shield=True):
             result = await self._jobs.delete_one(wanted, session=session)
@@ -402,6 +427,7 @@ class AsyncMongoQueue:
         await self._end(record, operations.release(record.id, record.token, delay))
 
     async def _end(self, record: JobRecord, command: operations.Update) -> None:
+        self._store.check_place()
         with CancelScope(shield=True):
             result = await self._jobs.update_one(*command)
         if not result.matched_count:
@@ -431,7 +457,8 @@ class AsyncJob(JobView):
             LeaseLost: it is no longer held; nothing was changed.
         """
         await self._holder._complete(self._record, session)
-        self._ended = session is None
+        self._ended = True
+        self._session = session
 
     async def error(
         self, message: str | None = None, *, delay: float | timedelta | None = None
@@ -484,7 +511,7 @@ class AsyncJob(JobView):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._ended:
+        if self._ended and not self._was_aborted(error):
             return
         try:
             if error is None:
@@ -500,13 +527,19 @@ class AsyncJob(JobView):
             logger.exception("The error of job %s could not be stored", self.id)
 
     async def _fail(self, error: BaseException) -> None:
+        try:
+            await self._end_as(error)
+        except ConfigurationError as problem:  # Retry(delay="soon")
+            await self.error(describe(problem))
+
+    async def _end_as(self, error: BaseException) -> None:
         match outcome_of(error):
             case Retry(delay=delay):
                 await self.error(describe(error), delay=delay)
             case Snooze(delay=delay):
                 await self.release(delay=delay)
             case Discard(reason=reason):
-                await self._holder._discard(self._record, reason)
+                await self._holder._discard(self._record, str(reason))
                 self._ended = True
             case _:
                 await self.error(describe(error))

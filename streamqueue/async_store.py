@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope
 from anyio.lowlevel import current_token
+from bson.errors import BSONError
 from pymongo import ReturnDocument
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import OperationFailure, PyMongoError
@@ -49,6 +50,16 @@ class AsyncStore:
         self._loop: object = None
         self._indexed = False
 
+    def check_place(self) -> None:
+        """Raise if this is not the process and event loop whose connections these are."""
+        if os.getpid() != self._pid:
+            raise ForkedProcess
+        loop = current_token()
+        if loop != self._loop:
+            if self._loop is not None:
+                raise ForeignLoop
+            self._loop = loop
+
     async def prepare(self) -> None:
         """Check what must hold before anything is sent; nearly free after the first time.
 
@@ -57,18 +68,13 @@ class AsyncStore:
             ForkedProcess: made before a fork.
             ForeignLoop: used in another event loop before.
         """
-        if os.getpid() != self._pid:
-            raise ForkedProcess
-        loop = current_token()
-        if loop != self._loop:
-            if self._loop is not None:
-                raise ForeignLoop
-            self._loop = loop
+        self.check_place()
         if self.clock.stale:
             sent = monotonic()
             hello = await self.jobs.database.client.admin.command("hello", codec_options=CODEC)
-            self.clock.observe(hello["localTime"], sent, monotonic())
+            received = monotonic()
             check_hello(hello)
+            self.clock.observe(hello["localTime"], sent, received)
         if not self._indexed:
             try:
                 await self.jobs.create_indexes(INDEXES)
@@ -103,7 +109,12 @@ class AsyncStore:
                 if error.code not in operations.DOCUMENT_ERRORS:
                     raise
                 if len(ids) == 1:
-                    await self.quarantine(ids[0], error)
+                    await self.quarantine(ids[0], f"error {error.code}")
+                    return []
+            except BSONError as error:  # claimed, but what another program stored cannot be decoded
+                await self.untake(ids, token)
+                if len(ids) == 1:
+                    await self.quarantine(ids[0], type(error).__name__)
                     return []
             except BaseException:
                 await self.untake(ids, token)
@@ -125,11 +136,11 @@ class AsyncStore:
             return []
         return await self.find(operations.claimed(ids, token))
 
-    async def quarantine(self, job_id: Any, error: OperationFailure) -> None:
+    async def quarantine(self, job_id: Any, reason: str) -> None:
         """Bury a ready job whose document cannot be claimed, so that it stops nobody else."""
-        logger.error("Buried job %s, which cannot be claimed: error %s", job_id, error.code)
+        logger.error("Buried job %s, which cannot be claimed: %s", job_id, reason)
         try:
-            await self.jobs.update_one(*operations.bury(job_id, f"cannot be claimed: {error}"))
+            await self.jobs.update_one(*operations.bury(job_id, f"cannot be claimed: {reason}"))
         except OperationFailure:
             try:
                 await self.jobs.update_one(*operations.quarantine(job_id))

@@ -41,6 +41,7 @@ class Backoff:
         object.__setattr__(self, "maximum", seconds(self.maximum, "Backoff(maximum=)"))
         if not _is_number(self.factor) or not 1 <= self.factor <= 1000:
             raise ConfigurationError(f"Backoff(factor=) must be 1 to 1000, not {self.factor!r}")
+        object.__setattr__(self, "factor", float(self.factor))  # a huge int power never ends
         if not _is_number(self.jitter) or not 0 <= self.jitter <= 1:
             raise ConfigurationError(f"Backoff(jitter=) must be 0 to 1, not {self.jitter!r}")
 
@@ -50,7 +51,7 @@ class Backoff:
         try:
             wait = min(maximum, initial * self.factor ** max(0, attempt - 1))
         except OverflowError:
-            wait = maximum
+            wait = maximum if initial else 0.0
         return wait * (1 - self.jitter * random.random())
 
 

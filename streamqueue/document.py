@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import Any
 
 import bson
-from bson import ObjectId, Timestamp
+from bson import Code, ObjectId, Timestamp
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
@@ -134,11 +134,15 @@ def encode_payload(payload: object) -> RawBSONDocument:
         raise PayloadError(
             f"a payload must be a mapping such as a dict, not {type(payload).__name__}"
         )
-    _check_values(payload)
     try:
-        encoded = bson.encode(payload, codec_options=CODEC)
-    except (BSONError, OverflowError, UnicodeError, ValueError, TypeError, RecursionError) as error:
-        raise PayloadError(f"this payload cannot be stored as BSON: {_one_line(error)}") from error
+        _check_values(payload)
+        # Not at the top, where BSON would put a key named _id before the others.
+        encoded = bson.encode({"p": payload}, codec_options=CODEC)[7:-1]
+        bson.decode(encoded, CODEC)  # what is stored must be readable: a UUID of 3 bytes is not
+    except PayloadError:
+        raise
+    except _ENCODING_ERRORS as error:
+        raise PayloadError(f"this payload cannot be stored as BSON: {_culprit(payload)}") from error
     if len(encoded) > MAX_PAYLOAD_BYTES:
         raise PayloadError(
             f"this payload has {len(encoded):,} bytes as BSON; the limit is {MAX_PAYLOAD_BYTES:,}. "
@@ -148,6 +152,39 @@ def encode_payload(payload: object) -> RawBSONDocument:
 
 
 _RAW_CODEC: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+
+
+_ENCODING_ERRORS = (
+    *(BSONError, OverflowError, UnicodeError, ValueError, TypeError, RecursionError),
+    *(AttributeError, KeyError, IndexError),  # from a mapping that is not quite one
+)
+
+
+def _culprit(payload: Mapping[Any, Any]) -> str:
+    """Say which kind of value is to blame, without showing what is in the payload."""
+    pending: list[Any] = [payload]
+    while pending:
+        value = pending.pop()
+        try:
+            if isinstance(value, Mapping):
+                if any(not isinstance(key, str) for key in value):
+                    return "it has a key that is not a string"
+                bson.encode(dict.fromkeys(value), codec_options=CODEC)  # NUL or broken text in keys
+                pending += value.values()
+            elif isinstance(value, (list, tuple)):
+                pending += value
+            else:
+                bson.decode(bson.encode({"v": value}, codec_options=CODEC), CODEC)
+        except OverflowError:
+            return "it holds an int beyond 64 bits"
+        except UnicodeError:
+            return "it holds text that is not valid Unicode"
+        except _ENCODING_ERRORS:
+            kind = type(value)
+            if isinstance(value, Mapping):
+                return "it has a key that is not valid in BSON"
+            return f"it holds a {kind.__module__}.{kind.__qualname__}"[:200]
+    return "a value in it has no BSON form"
 
 
 def _check_values(payload: Mapping[Any, Any]) -> None:
@@ -171,6 +208,8 @@ def _check_values(payload: Mapping[Any, Any]) -> None:
         for child in children:
             if isinstance(child, (Mapping, list, tuple)):
                 pending.append((child, depth + 1))
+            elif isinstance(child, Code) and child.scope:
+                pending.append((child.scope, depth + 1))
             elif isinstance(child, Timestamp) and child.time == 0 and child.inc == 0:
                 raise PayloadError("Timestamp(0, 0) would be replaced by the server's clock")
 
@@ -259,15 +298,15 @@ class JobRecord:
         token = get("lease")
         return cls(
             id=document["_id"],
-            queue=get("queue", ""),
+            queue=_text(get("queue")) or "",
             data=Payload(payload) if isinstance(payload, dict) else Payload(),
             priority=_whole(get("priority"), 0),
-            attempts=_whole(get("attempts"), 0),
-            max_attempts=_whole(get("max_attempts"), max_attempts),
-            locked_by=get("locked_by"),
+            attempts=max(0, _whole(get("attempts"), 0)),
+            max_attempts=max(0, _whole(get("max_attempts"), max_attempts)),
+            locked_by=_text(get("locked_by")),
             locked_at=_date(get("locked_at")),
-            last_error=get("last_error"),
-            key=get("key"),
+            last_error=_text(get("last_error")),
+            key=_text(get("key")),
             run_at=_date(get("run_at")),
             token=token if isinstance(token, bytes) else b"",
             damage=None if isinstance(payload, dict) else "its payload is not a mapping",
@@ -280,6 +319,10 @@ def _whole(value: object, default: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else default
 
 
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
 def _date(value: object) -> datetime | None:
     return value if isinstance(value, datetime) and value.tzinfo is not None else None
 
@@ -290,8 +333,3 @@ def cut_error(message: str) -> str:
     if len(message) <= MAX_ERROR_CHARACTERS:
         return message
     return "…" + message[1 - MAX_ERROR_CHARACTERS :]
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:199] + "…"

@@ -29,9 +29,18 @@ def seconds(value: float | timedelta, name: str, *, minimum: float = 0.0) -> flo
         number = math.inf
     if not minimum <= number <= LONGEST:  # also false for NaN
         raise ConfigurationError(
-            f"{name} must be from {minimum:g} seconds to ten years, not {value!r}"
+            f"{name} must be from {minimum:g} seconds to ten years, not {shown(value)}"
         )
     return number
+
+
+def shown(value: object) -> str:
+    """Return what a message shows of a bad argument: short, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # an int of 5000 digits has none, and neither have some objects
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def milliseconds(value: float) -> int:
@@ -48,4 +57,7 @@ def point_in_time(value: datetime, name: str) -> datetime:
             f"{name} must have a time zone: a naive datetime means another moment on each machine "
             "(use datetime.now(UTC) + timedelta(...))"
         )
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ConfigurationError(f"{name} is outside the years 1 to 9999 in UTC") from None

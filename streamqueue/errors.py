@@ -24,7 +24,7 @@ timeout or a lost connection means the outcome is *unknown*: the write may have 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -33,7 +33,18 @@ if TYPE_CHECKING:
 
 
 class StreamQueueError(Exception):
-    """The root of everything this package raises by itself."""
+    """The root of everything this package raises by itself. Can be pickled, as errors should."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> Exception:
+    # Not by calling it: some take data and make the message of it.
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigurationError(StreamQueueError, ValueError):

@@ -35,7 +35,7 @@ class GroupCommit(Generic[Item]):
 
     Args:
         write: sends a group and returns, for each item, None or the exception to raise for it. An
-            exception of its own is raised for every item.
+            exception of its own is raised for every item. It must be safe to write an item twice.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class GroupCommit(Generic[Item]):
                 with anyio.CancelScope(shield=True):
                     await entry.turn.wait()
                 if not entry.answered:  # its turn came at the same moment
-                    await self._lead()
+                    await self._lead(entry)
                 raise
         if not entry.answered:
-            await self._lead()
+            await self._lead(entry)
         if entry.error is not None:
             raise entry.error
 
@@ -75,7 +75,7 @@ class GroupCommit(Generic[Item]):
             return True
         return False
 
-    async def _lead(self) -> None:
+    async def _lead(self, leader: _Entry[Item]) -> None:
         """Write what has gathered, answer it, and give the next group its leader."""
         self._writing = True
         group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
@@ -84,6 +84,12 @@ class GroupCommit(Generic[Item]):
                 errors = await self._write([entry.item for entry in group])
             for entry, error in zip(group, errors, strict=True):
                 entry.error = error
+        except anyio.get_cancelled_exc_class():
+            # The leader alone was cancelled, past the shield, by asyncio's own means. The others
+            # have not asked for that: they write again, which their items allow.
+            self._waiting[:0] = [entry for entry in group if entry is not leader]
+            group = [leader]
+            raise
         except BaseException as error:
             for entry in group:
                 entry.error = error

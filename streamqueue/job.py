@@ -18,13 +18,20 @@ if TYPE_CHECKING:
 class JobView:
     """A held job as it was when it was claimed. Reading it sends nothing."""
 
-    __slots__ = ("_ended", "_record")
+    __slots__ = ("_ended", "_record", "_session")
 
     def __init__(self, record: JobRecord) -> None:
         self._record = record
-        # Written by the shell's own calls only. A call inside a transaction does not set it: the
-        # transaction may yet be aborted, and the job is then still held.
+        # Written by the shell's own calls only.
         self._ended = False
+        self._session: Any = None  # of the transaction it was completed in
+
+    def _was_aborted(self, error: BaseException | None) -> bool:
+        """Whether an exception has ended the transaction that would have completed the job.
+
+        While the transaction is open its write must be left alone: another would wait for it.
+        """
+        return error is not None and self._session is not None and not self._session.in_transaction
 
     @property
     def id(self) -> ObjectId:

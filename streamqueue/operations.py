@@ -42,6 +42,7 @@ Document = dict[str, Any]
 Pipeline = list[dict[str, Any]]
 
 DUPLICATE_KEY = 11000
+MAX_COUNT = 2**31
 
 EVENT_DOCUMENT_BYTES = 16 * 1024
 """Jobs up to this size travel in their event, so an idle consumer needs no read to run them."""
@@ -77,8 +78,13 @@ def _in(values: Sequence[Any]) -> Document:
 
 
 def _count(field: str, default: int) -> Document:
-    """An expression: the field where it is a number, else its default."""
-    return {"$cond": [{"$isNumber": f"${field}"}, f"${field}", default]}
+    """An expression: the field where it is a count, else its default.
+
+    NaN sorts before all numbers, so it is no count either.
+    """
+    value = f"${field}"
+    is_count = {"$and": [{"$isNumber": value}, {"$gte": [value, 0]}, {"$lt": [value, MAX_COUNT]}]}
+    return {"$cond": [is_count, value, default]}
 
 
 def _later(delay: float) -> Document:
@@ -257,7 +263,7 @@ def due(queues: Sequence[str], limit: int) -> Find:
         {
             "queue": _in(queues),
             "state": "scheduled",
-            "$expr": {"$lte": ["$run_at", "$$NOW"]},
+            **_past("run_at"),
         },
         {"_id": 1},
         [("run_at", 1)],
@@ -268,7 +274,7 @@ def due(queues: Sequence[str], limit: int) -> Find:
 def promote(ids: Sequence[ObjectId]) -> Update:
     """Make due jobs ready; the change event of it is what wakes consumers."""
     return Update(
-        {"_id": _in(ids), "state": "scheduled", "$expr": {"$lte": ["$run_at", "$$NOW"]}},
+        {"_id": _in(ids), "state": "scheduled", **_past("run_at")},
         [{"$set": {"state": "ready"}}],
     )
 
@@ -296,7 +302,7 @@ def next_expiry(queues: Sequence[str] | None) -> Find:
 def expired(queues: Sequence[str] | None, limit: int) -> Find:
     """Running jobs whose lease has ended, of these queues or of all in the collection."""
     return Find(
-        {"state": "running", **_of(queues), **_EXPIRED},
+        {"state": "running", **_of(queues), **_past("locked_until")},
         {"_id": 1, "queue": 1, "attempts": 1, "max_attempts": 1},
         [("locked_until", 1)],
         limit,
@@ -315,22 +321,24 @@ def group_expired(
     return groups
 
 
-_EXPIRED: Document = {"$expr": {"$lt": ["$locked_until", "$$NOW"]}}
-
-
 def _of(queues: Sequence[str] | None) -> Document:
     return {} if queues is None else {"queue": _in(queues)}
 
 
 def _milliseconds_until(field: str) -> Document:
-    """An expression; null for never.
-
-    What is no date and sorts before dates counts as past, here as in the comparison that promotes
-    or reaps. What sorts after them (a timestamp, say) never comes, and must not look due either.
-    """
+    """An expression; what is no date is due at once, so that its job hides none behind it."""
     is_date = {"$eq": [{"$type": f"${field}"}, "date"]}
-    otherwise = {"$cond": [{"$lt": [f"${field}", "$$NOW"]}, 0, None]}
-    return {"$cond": [is_date, {"$subtract": [f"${field}", "$$NOW"]}, otherwise]}
+    return {"$cond": [is_date, {"$subtract": [f"${field}", "$$NOW"]}, 0]}
+
+
+def _past(field: str) -> Document:
+    """A filter: the moment has come, or is none.
+
+    The comparison takes in all that sorts before dates, such as a missing field; the types that
+    sort after them are named. Both branches are ranges of the index.
+    """
+    no_moment = {"$type": ["timestamp", "regex", "maxKey"]}
+    return {"$or": [{"$expr": {"$lte": [f"${field}", "$$NOW"]}}, {field: no_moment}]}
 
 
 def reap(ids: Sequence[ObjectId], max_attempts: int) -> Update:
@@ -339,7 +347,7 @@ def reap(ids: Sequence[ObjectId], max_attempts: int) -> Update:
     by = {"$cond": [{"$eq": [{"$type": "$locked_by"}, "string"]}, "$locked_by", "?"]}
     note = _note({"$concat": ["lease ran out: consumer ", by, " was lost"]})
     return Update(
-        {"_id": _in(ids), "state": "running", **_EXPIRED},
+        {"_id": _in(ids), "state": "running", **_past("locked_until")},
         [
             {
                 "$set": {
@@ -471,7 +479,12 @@ def stream_pipeline(queues: Sequence[str]) -> Pipeline:
 
 def is_repeated_put(details: Mapping[str, Any] | None) -> bool:
     """Whether a duplicate-key error only says that this very job is stored already."""
-    return bool(details) and "_id" in (details or {}).get("keyPattern", {})
+    return list((details or {}).get("keyPattern", ())) == ["_id"]
+
+
+def is_duplicate_job(details: Mapping[str, Any] | None) -> bool:
+    """Whether it says that a live job has the key; a user's own index may have been meant."""
+    return list((details or {}).get("keyPattern", ())) == ["queue", "key"]
 
 
 def errors_of_each(error: BulkWriteError, count: int) -> list[Exception | None]:

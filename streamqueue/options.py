@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .backoff import Backoff
-from .durations import seconds
+from .durations import seconds, shown
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def queue_name(value: object) -> str:
     if not isinstance(value, str) or not _QUEUE_NAME.fullmatch(value):
         raise ConfigurationError(
             f"a queue name is 1 to 64 letters, digits, '_', '.' or '-', beginning with a letter or "
-            f"digit, not {value!r}"
+            f"digit, not {shown(value)}"
         )
     return str(value)
 
@@ -41,7 +41,7 @@ def whole_number(value: object, name: str, minimum: int, maximum: int) -> int:
     """Return an int in the range, or raise ConfigurationError naming the argument and the range."""
     if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
         raise ConfigurationError(
-            f"{name} must be a whole number from {minimum} to {maximum}, not {value!r}"
+            f"{name} must be a whole number from {minimum} to {maximum}, not {shown(value)}"
         )
     return int(value)
 
@@ -58,15 +58,21 @@ def consumer_name(value: object) -> str:
     """Return a consumer's name; None makes one that no other process has, restarts included."""
     if value is None:
         return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-    if not isinstance(value, str) or not 1 <= len(value) <= 256:
-        raise ConfigurationError("consumer_id must be a string of 1 to 256 characters")
-    return value
+    return _text(value, "consumer_id", 256)
 
 
 def key_name(value: object) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= 512:
-        raise ConfigurationError("key must be a string of 1 to 512 characters")
-    return value
+    return _text(value, "key", 512)
+
+
+def _text(value: object, name: str, longest: int) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= longest:
+        raise ConfigurationError(f"{name} must be a string of 1 to {longest} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{name} must be valid Unicode, to be stored as UTF-8") from None
+    return str(value)
 
 
 @dataclass(frozen=True, slots=True)

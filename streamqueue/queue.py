@@ -19,7 +19,15 @@ from .clock import monotonic
 from .document import JobRecord
 from .doorbell import Doorbell
 from .durations import seconds
-from .errors import Discard, DuplicateJob, JobNotFound, LeaseLost, Retry, Snooze
+from .errors import (
+    ConfigurationError,
+    Discard,
+    DuplicateJob,
+    JobNotFound,
+    LeaseLost,
+    Retry,
+    Snooze,
+)
 from .job import JobView, describe, outcome_of
 from .options import MAX_BATCH, QueueOptions, whole_number
 from .put import check_put, check_puts
@@ -141,8 +149,10 @@ class MongoQueue:
         try:
             self._jobs.insert_one(document, session=session)
         except DuplicateKeyError as error:
+            if operations.is_duplicate_job(error.details):
+                raise DuplicateJob(str(put.key), self._holder_of(put.key)) from error
             if not operations.is_repeated_put(error.details):
-                raise DuplicateJob(put.key or "", self._holder_of(put.key)) from error
+                raise
         return put.id
 
     def put_many(
@@ -217,11 +227,14 @@ class MongoQueue:
         self._store.prepare()
         if job_id is None:
             return self._requeue_all()
-        command = operations.requeue(self._name, object_id(job_id))
+        job_id = object_id(job_id)
+        command = operations.requeue(self._name, job_id)
         try:
             if not self._jobs.update_one(*command).modified_count:
                 raise JobNotFound(job_id, "dead")
         except DuplicateKeyError as error:
+            if not operations.is_duplicate_job(error.details):
+                raise
             key = (self._jobs.find_one({"_id": job_id}, {"key": 1}) or {}).get("key")
             raise DuplicateJob(str(key), self._holder_of(key)) from error
         return 1
@@ -315,8 +328,12 @@ class MongoQueue:
             self._doorbell.wait(heard, min(remaining, timer))
 
     def _pass_time(self) -> bool:
-        """Promote due jobs and reap expired leases; return whether there were any."""
+        """Promote due jobs and reap expired leases; return whether there were any.
+
+        Also gives jobs that other programs inserted without a priority their place.
+        """
         self._passed_time = monotonic()
+        self._jobs.update_many(*operations.adopt([self._name]))
         promoted = self._store.promote([self._name])
         return bool(self.repair()) or bool(promoted)
 
@@ -337,6 +354,7 @@ class MongoQueue:
     # the held job; every one of these matches the claim's token
 
     def _complete(self, record: JobRecord, session: ClientSession | None) -> None:
+        self._store.check_place()
         wanted = operations.held(record.id, record.token)
         if not self._jobs.delete_one(wanted, session=session).deleted_count:
             raise LeaseLost(record.id)
@@ -359,6 +377,7 @@ class MongoQueue:
         self._end(record, operations.release(record.id, record.token, delay))
 
     def _end(self, record: JobRecord, command: operations.Update) -> None:
+        self._store.check_place()
         if not self._jobs.update_one(*command).matched_count:
             raise LeaseLost(record.id)
 
@@ -386,7 +405,8 @@ class Job(JobView):
             LeaseLost: it is no longer held; nothing was changed.
         """
         self._holder._complete(self._record, session)
-        self._ended = session is None
+        self._ended = True
+        self._session = session
 
     def error(self, message: str | None = None, *, delay: float | timedelta | None = None) -> None:
         """Say this attempt failed: the job comes back later, or is dead with no attempts left.
@@ -437,7 +457,7 @@ class Job(JobView):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._ended:
+        if self._ended and not self._was_aborted(error):
             return
         try:
             if error is None:
@@ -453,13 +473,19 @@ class Job(JobView):
             logger.exception("The error of job %s could not be stored", self.id)
 
     def _fail(self, error: BaseException) -> None:
+        try:
+            self._end_as(error)
+        except ConfigurationError as problem:  # Retry(delay="soon")
+            self.error(describe(problem))
+
+    def _end_as(self, error: BaseException) -> None:
         match outcome_of(error):
             case Retry(delay=delay):
                 self.error(describe(error), delay=delay)
             case Snooze(delay=delay):
                 self.release(delay=delay)
             case Discard(reason=reason):
-                self._holder._discard(self._record, reason)
+                self._holder._discard(self._record, str(reason))
                 self._ended = True
             case _:
                 self.error(describe(error))

@@ -17,6 +17,7 @@ from pymongo.synchronous.database import Database
 from pymongo.write_concern import WriteConcern
 
 from .document import CODEC
+from .durations import shown
 from .errors import ConfigurationError, ReplicaSetRequired
 
 if TYPE_CHECKING:
@@ -84,5 +85,5 @@ def object_id(value: object) -> ObjectId:
     if isinstance(value, str) and ObjectId.is_valid(value):
         return ObjectId(value)
     if not isinstance(value, ObjectId):
-        raise ConfigurationError(f"a job id is an ObjectId, not {value!r}")
+        raise ConfigurationError(f"a job id is an ObjectId, not {shown(value)}")
     return value

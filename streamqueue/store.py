@@ -12,6 +12,7 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bson.errors import BSONError
 from pymongo import ReturnDocument
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.synchronous.collection import Collection
@@ -47,6 +48,11 @@ class Store:
         self._pid = os.getpid()
         self._indexed = False
 
+    def check_place(self) -> None:
+        """Raise if this is not the process whose connections these are."""
+        if os.getpid() != self._pid:
+            raise ForkedProcess
+
     def prepare(self) -> None:
         """Check what must hold before anything is sent; nearly free after the first time.
 
@@ -54,13 +60,13 @@ class Store:
             ReplicaSetRequired: a standalone server.
             ForkedProcess: made before a fork.
         """
-        if os.getpid() != self._pid:
-            raise ForkedProcess
+        self.check_place()
         if self.clock.stale:
             sent = monotonic()
             hello = self.jobs.database.client.admin.command("hello", codec_options=CODEC)
-            self.clock.observe(hello["localTime"], sent, monotonic())
+            received = monotonic()
             check_hello(hello)
+            self.clock.observe(hello["localTime"], sent, received)
         if not self._indexed:
             try:
                 self.jobs.create_indexes(INDEXES)
@@ -90,7 +96,12 @@ class Store:
             if error.code not in operations.DOCUMENT_ERRORS:
                 raise
             if len(ids) == 1:
-                self.quarantine(ids[0], error)
+                self.quarantine(ids[0], f"error {error.code}")
+                return []
+        except BSONError as error:  # claimed, but what another program stored cannot be decoded
+            self.untake(ids, token)
+            if len(ids) == 1:
+                self.quarantine(ids[0], type(error).__name__)
                 return []
         except BaseException:
             self.untake(ids, token)
@@ -109,11 +120,11 @@ class Store:
             return []
         return self.find(operations.claimed(ids, token))
 
-    def quarantine(self, job_id: Any, error: OperationFailure) -> None:
+    def quarantine(self, job_id: Any, reason: str) -> None:
         """Bury a ready job whose document cannot be claimed, so that it stops nobody else."""
-        logger.error("Buried job %s, which cannot be claimed: error %s", job_id, error.code)
+        logger.error("Buried job %s, which cannot be claimed: %s", job_id, reason)
         try:
-            self.jobs.update_one(*operations.bury(job_id, f"cannot be claimed: {error}"))
+            self.jobs.update_one(*operations.bury(job_id, f"cannot be claimed: {reason}"))
         except OperationFailure:
             try:
                 self.jobs.update_one(*operations.quarantine(job_id))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from bson.errors import BSONError
 from pymongo.errors import (
     ConnectionFailure,
     NotPrimaryError,
@@ -87,8 +88,17 @@ INVALIDATED = Verdict("invalidate", resume=False)
 """Iteration that just ends: the collection was dropped or renamed, or a read was cancelled."""
 
 
-def classify(error: PyMongoError) -> Verdict:
-    """Say what a stream's error means. An unknown one counts as a lost place: drop the token."""
+READ_ERRORS = (PyMongoError, BSONError)
+"""What reading a stream may raise; the latter for a document that cannot be decoded."""
+
+
+def classify(error: PyMongoError | BSONError) -> Verdict:
+    """Say what a stream's error means. An unknown one counts as a lost place: drop the token.
+
+    So does an event that cannot be decoded: with the token it would come again.
+    """
+    if isinstance(error, BSONError):
+        return Verdict("unknown", resume=False)
     if isinstance(error, NotPrimaryError):
         return Verdict("election", resume=True)
     if isinstance(error, (ConnectionFailure, ServerSelectionTimeoutError)) or error.timeout:

@@ -31,6 +31,7 @@ from pymongo.errors import PyMongoError
 from . import operations
 from .stream import (
     INVALIDATED,
+    READ_ERRORS,
     WAIT_MARGIN,
     Verdict,
     buffered,
@@ -156,7 +157,7 @@ class Watcher:
                 try:
                     with CancelScope(shield=True):
                         await self._read(stream)
-                except PyMongoError as error:
+                except READ_ERRORS as error:
                     await self._recover(classify(error), error)
                     return
                 if not stream.alive:
@@ -210,7 +211,7 @@ class Watcher:
             logger.exception("Could not use a change event")
             self._listener.opened()
 
-    async def _recover(self, verdict: Verdict, error: PyMongoError | None) -> None:
+    async def _recover(self, verdict: Verdict, error: Exception | None) -> None:
         """Say what happened, drop the token if it is no good, and pause unless this is the first
         failure in a row."""
         self._metrics.connected.set(0)

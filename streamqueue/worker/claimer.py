@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import CancelScope
+from bson.errors import BSONError
 from pymongo.errors import PyMongoError
 
 from .. import operations
@@ -191,7 +192,7 @@ class Claimer:
             else:
                 await self._claim_waiting(free)
             self._failures = 0
-        except PyMongoError as error:
+        except (PyMongoError, BSONError) as error:
             self._scan_for = self._scan_for or "scan"
             self._failures += 1
             logger.warning("Claiming failed, trying again: %s", type(error).__name__)
