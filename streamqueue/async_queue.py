@@ -263,7 +263,7 @@ class AsyncMongoQueue:
         """Return every stale lock now: jobs whose lease ran out are ready again, or dead when their
         attempts are used up. Returns how many. Consumers that wait do this by themselves."""
         await self._store.prepare()
-        reaped = await self._store.reap([self._name], self._options.max_attempts)
+        reaped = await self._store.reap([self._name], lambda _: self._options.max_attempts)
         return reaped.total()
 
     async def clear(self) -> int:

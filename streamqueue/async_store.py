@@ -167,17 +167,18 @@ class AsyncStore:
         return total
 
     async def reap(
-        self, queues: Sequence[str] | None, max_attempts: int
+        self, queues: Sequence[str] | None, limit_of: Callable[[str], int]
     ) -> Counter[tuple[str, str]]:
         """Return or bury jobs whose lease ran out; count them by queue and result.
 
-        `queues` None means all of the collection; `max_attempts` is for jobs that do not say.
+        `queues` None means all of the collection; `limit_of` says, for a queue, how many attempts
+        a job has that does not say.
         """
         reaped: Counter[tuple[str, str]] = Counter()
-        command = partial(operations.reap, max_attempts=max_attempts)
         while found := await self.find(operations.expired(queues, TIME_BATCH)):
             before = reaped.total()
-            for group, ids in operations.group_expired(found, max_attempts).items():
+            for group, ids in operations.group_expired(found, limit_of).items():
+                command = partial(operations.reap, max_attempts=limit_of(group[0]))
                 reaped[group] += await self._update_each(ids, command)
             if len(found) < TIME_BATCH or reaped.total() == before:
                 break

@@ -29,6 +29,7 @@ from . import __version__, operations
 from .diagnosis import explain, hide_password
 from .document import INDEXES, VALIDATOR
 from .errors import ConfigurationError, ReplicaSetRequired, StreamQueueError
+from .options import QueueOptions
 from .queue import MongoQueue
 from .server import DEFAULT_COLLECTION, check_hello, object_id
 from .store import Store
@@ -102,6 +103,16 @@ def _parser() -> argparse.ArgumentParser:
     server = command("server", _server, "Run a local one-node replica set, for trying things out.")
     _setting(server, "--port", type=_whole, help="default: any free port")
     _setting(server, "--data-dir", metavar="DIR", help="keep the data here; default: a new folder")
+
+    bench = command("bench", _bench, "Measure the queue against what this server permits.")
+    bench.add_argument("parts", nargs="*", metavar="PART", help="default: all, the quick version")
+    _setting(bench, "--uri", metavar="URI", help="a replica set to use instead of a local one")
+    _setting(bench, "--rounds", type=_whole, help="default 3, with --full 5")
+    _setting(bench, "--jobs", type=_whole, help="jobs in one measurement; default: by part")
+    _setting(bench, "--big", type=_whole, help="a deep queue; default 100000, with --full 1000000")
+    _setting(bench, "--max-processes", type=_whole, default=16, help="consumers; default 16")
+    _setting(bench, "--full", action="store_true", help="the long version")
+    _setting(bench, "--json", action="store_true", help="print JSON, for scripts")
 
     init = command("init", _init, "Create the indexes and check the server.", where)
     _setting(
@@ -266,6 +277,21 @@ def _server(options: argparse.Namespace) -> None:
         stop.wait()
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from .bench import run  # it brings what only it needs
+
+    return run(
+        options.uri,
+        options.parts,
+        rounds=options.rounds,
+        jobs=options.jobs,
+        big=options.big,
+        processes=options.max_processes,
+        full=options.full,
+        as_json=options.json,
+    )
+
+
 def _init(options: argparse.Namespace) -> None:
     with _database(options) as database:
         check_hello(database.client.admin.command("hello"))
@@ -287,12 +313,6 @@ def _worker(options: argparse.Namespace) -> int:
     # must not do it.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     anyio.run(worker.run, backend_options={"use_uvloop": _has_uvloop()})
-    if any(thread.name == "AnyIO worker thread" for thread in threading.enumerate()):
-        # A blocking handler outlived the drain time. Its job is released; waiting for the thread,
-        # as the interpreter would, could take for ever.
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(FINE)
     return FINE
 
 
@@ -374,7 +394,7 @@ def _reap(options: argparse.Namespace) -> None:
     with _database(options) as database:
         store = Store(database[options.collection])
         store.prepare()
-        reaped = store.reap(None, max_attempts=3)
+        reaped = store.reap(None, lambda _: QueueOptions().max_attempts)
     content = [
         {"queue": queue, "result": result, "jobs": count}
         for (queue, result), count in sorted(reaped.items())

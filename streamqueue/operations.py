@@ -33,7 +33,7 @@ from .document import CLAIM_ORDER, MAX_ERRORS, JobRecord, State, cut_error
 from .durations import milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from bson import ObjectId
@@ -310,13 +310,14 @@ def expired(queues: Sequence[str] | None, limit: int) -> Find:
 
 
 def group_expired(
-    found: Iterable[Mapping[str, Any]], max_attempts: int
+    found: Iterable[Mapping[str, Any]], limit_of: Callable[[str], int]
 ) -> dict[tuple[str, str], list[ObjectId]]:
     """Sort expired jobs by queue and by what reaping will make of them, for the metrics."""
     groups: dict[tuple[str, str], list[ObjectId]] = {}
     for document in found:
-        record = JobRecord.from_document(document, max_attempts=max_attempts)
-        result = "dead" if record.attempts >= record.max_attempts else "requeued"
+        record = JobRecord.from_document(document, max_attempts=0)
+        limit = record.max_attempts or limit_of(record.queue)
+        result = "dead" if record.attempts >= limit else "requeued"
         groups.setdefault((record.queue, result), []).append(record.id)
     return groups
 

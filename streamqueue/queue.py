@@ -255,7 +255,7 @@ class MongoQueue:
         """Return every stale lock now: jobs whose lease ran out are ready again, or dead when their
         attempts are used up. Returns how many. Consumers that wait do this by themselves."""
         self._store.prepare()
-        reaped = self._store.reap([self._name], self._options.max_attempts)
+        reaped = self._store.reap([self._name], lambda _: self._options.max_attempts)
         return reaped.total()
 
     def clear(self) -> int:

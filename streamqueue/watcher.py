@@ -6,7 +6,7 @@ States of the stream, and what leads out of each::
        ▲                   │
        │                   ├── error: classified ───────▶ opening   with or without the token
        │                   └── iteration just ended ────▶ opening   without the token
-       └── pause: none at first, then 0.1 s, 0.2 s … 5 s, with jitter
+       └── pause: none if it was open for a while; while it cannot be opened 0.2 s … 5 s, jittered
 
 Every (re)opening is told to the listener, which then looks at the documents: the stream is open
 first, so whatever the look misses becomes an event.
@@ -19,6 +19,7 @@ the ordinary case and by ``pymongo.timeout`` when a connection is wedged.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,6 +30,7 @@ from anyio import TASK_STATUS_IGNORED, CancelScope
 from pymongo.errors import PyMongoError
 
 from . import operations
+from .clock import monotonic
 from .stream import (
     INVALIDATED,
     READ_ERRORS,
@@ -54,6 +56,9 @@ logger = logging.getLogger("streamqueue.watcher")
 
 PAUSE_CAP = 5.0
 LOADED_PAUSE = 0.1
+REOPEN_EVERY = 0.7
+"""Seconds from one opening to the next at the least. A few good reads prove little: some errors
+come back with every second one, and must not make a tight loop."""
 PATIENT_PAUSE = 30.0
 """Seconds between two tries when rights are missing: somebody has to give them back."""
 
@@ -104,6 +109,7 @@ class Watcher:
         self._stopped = anyio.Event()
         self._token: Mapping[str, Any] | None = None
         self._failures = 0
+        self._opened_at = -math.inf
 
     def stop(self) -> None:
         """Make :meth:`run` return after the read under way, within ``max_await``."""
@@ -146,6 +152,8 @@ class Watcher:
                 resume_after=self._token,
                 max_await_time_ms=int(self._max_await * 1000),
             )
+        self._failures = 0
+        self._opened_at = monotonic()
         self._metrics.connected.set(1)
         self._health.clear("stream")
         self._listener.opened()
@@ -163,7 +171,6 @@ class Watcher:
                 if not stream.alive:
                     await self._recover(INVALIDATED, None)
                     return
-                self._failures = 0
                 self._token = stream.resume_token
                 self._metrics.last_event.set(time.time())
                 await anyio.lowlevel.checkpoint_if_cancelled()
@@ -225,11 +232,11 @@ class Watcher:
                 verdict.reason,
                 error if error is not None else "it ended",
             )
-        pause = 0.0 if self._failures == 0 else min(PAUSE_CAP, 0.1 * 2**self._failures)
+        pause = 0.0
         if verdict.patient:
             pause = PATIENT_PAUSE
-        elif verdict.reason in ("unknown", "invalidate"):
-            pause = max(1.0, pause)  # what is not understood is not retried in a tight loop
+        elif self._failures:  # it cannot even be opened
+            pause = min(PAUSE_CAP, 0.1 * 2**self._failures) * random.uniform(0.5, 1.0)
         self._failures += 1
-        with anyio.move_on_after(pause * random.uniform(0.5, 1.0)):
+        with anyio.move_on_after(max(pause, self._opened_at + REOPEN_EVERY - monotonic())):
             await self._stopped.wait()

@@ -10,11 +10,12 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio import CancelScope, from_thread, get_cancelled_exc_class, to_thread
-from anyio.lowlevel import checkpoint
+from anyio import CancelScope, from_thread, get_cancelled_exc_class
+from anyio.lowlevel import checkpoint, current_token
 from pymongo.errors import PyMongoError
 
 from ..clock import monotonic
@@ -22,9 +23,11 @@ from ..durations import seconds
 from ..errors import ConfigurationError, Discard, LeaseLost, Retry, Snooze
 from ..job import describe
 from ..queue import Job
+from .threads import Threads
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
+    from anyio.lowlevel import EventLoopToken
 
     from ..async_store import AsyncStore
     from ..document import JobRecord
@@ -55,7 +58,7 @@ class Execution:
         self._store = store
         self._leases = leases
         self._slots = slots
-        self._threads = anyio.CapacityLimiter(slots.concurrency)
+        self._threads = Threads()
         self._ready: deque[Attempt] = deque()
         self._idle: list[anyio.Event] = []
         self._waking = False
@@ -76,6 +79,7 @@ class Execution:
     def close(self) -> None:
         """Let the runners end when they have nothing to do."""
         self._closed = True
+        self._threads.close()
         for sleeper in self._idle:
             sleeper.set()
 
@@ -173,13 +177,8 @@ class Execution:
         # A thread cannot be cancelled. When the lease is lost it keeps its slot until it returns
         # (or the threads would pile up); only the end of the drain time leaves it behind.
         attempt.abandon = scope
-        job = Job(attempt.record, _FromThread(attempt))
-        return await to_thread.run_sync(
-            attempt.registered.handler.function,
-            job,
-            abandon_on_cancel=True,
-            limiter=self._threads,
-        )
+        job = Job(attempt.record, _FromThread(attempt, current_token()))
+        return await self._threads.run(attempt.registered.handler.function, job)
 
     async def _finish(self, attempt: Attempt, error: BaseException | None) -> None:
         """Write what the end of the handler means, unless the handler has done so itself."""
@@ -244,8 +243,9 @@ def _never_awaited(result: object, task: str) -> TypeError:
 class _FromThread:
     """What a blocking handler's Job asks for: the attempt's calls, made in the event loop."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, loop: EventLoopToken) -> None:
         self._attempt = attempt
+        self._run = partial(from_thread.run, token=loop)
 
     def _complete(self, record: JobRecord, session: Any) -> None:
         if session is not None:
@@ -253,16 +253,16 @@ class _FromThread:
                 "complete(session=) in a worker needs an async handler: the worker's client is "
                 "async, and a session belongs to one client"
             )
-        from_thread.run(self._attempt._complete, record, None)
+        self._run(self._attempt._complete, record, None)
 
     def _error(self, record: JobRecord, message: str | None, delay: float | None) -> None:
-        from_thread.run(self._attempt._error, record, message, delay)
+        self._run(self._attempt._error, record, message, delay)
 
     def _discard(self, record: JobRecord, message: str) -> None:
-        from_thread.run(self._attempt._discard, record, message)
+        self._run(self._attempt._discard, record, message)
 
     def _progress(self, record: JobRecord, count: int | None) -> None:
-        from_thread.run(self._attempt._progress, record, count)
+        self._run(self._attempt._progress, record, count)
 
     def _release(self, record: JobRecord, delay: float | None) -> None:
-        from_thread.run(self._attempt._release, record, delay)
+        self._run(self._attempt._release, record, delay)

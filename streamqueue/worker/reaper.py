@@ -69,6 +69,11 @@ class Reaper:
             if math.isfinite(left):
                 self._alarm.ring_at(monotonic() + left + random.uniform(0, SPREAD))
 
+    def _limit_of(self, queue: str) -> int:
+        """Return the attempts of a job that does not say."""
+        registered = self._handlers.get(queue)
+        return self._max_attempts if registered is None else registered.handler.max_attempts
+
     async def run_once(self) -> float:
         """Return expired leases; return the seconds until the next one ends."""
         look = operations.next_expiry(None)
@@ -77,7 +82,7 @@ class Reaper:
             left = await self._store.seconds_to_next(look)
             if left > 0.001:
                 return left
-            reaped = await self._store.reap(None, self._max_attempts)
+            reaped = await self._store.reap(None, self._limit_of)
             for (queue, result), count in reaped.items():
                 if count:
                     logger.warning("Reaped %d jobs of queue %s: %s", count, queue, result)

@@ -187,6 +187,7 @@ class Worker:
             raise ConfigurationError("this worker is running already")
         self._stop, self._hurry = anyio.Event(), anyio.Event()
         self.health.clear("draining")
+        self.health.not_ready("stream", "the change stream is not open yet")
         try:
             await self._store.prepare()
             metrics = Metrics.of(self._registry)
@@ -246,7 +247,12 @@ class _Run:
         if options.sweep_interval is not None:
             interval = float(options.sweep_interval)  # type: ignore[arg-type]
             self._sweep = Sweep(
-                store, self._handlers, self._claimer, self._timers, interval, metrics
+                store,
+                self._handlers,
+                self._claimer,
+                [self._timers, self._reaper],
+                interval,
+                metrics,
             )
         self._watcher = Watcher(
             store.jobs,
@@ -265,7 +271,6 @@ class _Run:
         handle_signals: bool,
         task_status: TaskStatus[None],
     ) -> None:
-        self._health.not_ready("stream", "the change stream is not open yet")
         async with anyio.create_task_group() as parts:
             if handle_signals and threading.current_thread() is threading.main_thread():
                 await parts.start(_stop_on_signal, stop, hurry)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 from pymongo.errors import PyMongoError
@@ -101,6 +101,11 @@ class Timers:
                 self._alarm.ring_at(monotonic() + left + random.uniform(0, SPREAD))
 
 
+class Look(Protocol):
+    def look(self) -> None:
+        """Look at the documents now."""
+
+
 class Sweep:
     """Counts jobs that the stream failed to announce, and wakes the claimer for them.
 
@@ -112,14 +117,14 @@ class Sweep:
         store: AsyncStore,
         handlers: Mapping[str, RegisteredHandler],
         claimer: Claimer,
-        timers: Timers,
+        clocks: Sequence[Look],
         interval: float,
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._handlers = handlers
         self._claimer = claimer
-        self._timers = timers
+        self._clocks = clocks
         self._interval = interval
         self._metrics = metrics
 
@@ -127,6 +132,9 @@ class Sweep:
         """Sweep for ever, at intervals jittered by half."""
         while True:
             await anyio.sleep(self._interval * random.uniform(0.5, 1.5))
+            # The stream shows nothing of other queues, whose last consumer may be dead.
+            for clock in self._clocks:
+                clock.look()
             try:
                 await self.run_once()
             except PyMongoError as error:
@@ -150,6 +158,5 @@ class Sweep:
             self._handlers[job["queue"]].metrics.missed_wakeups.inc()
         if left:
             logger.error("The change stream failed to announce %d ready jobs", len(left))
-            self._timers.look()
             self._claimer.scan("sweep")
         return len(left)
