@@ -96,6 +96,7 @@ class AsyncMongoQueue:
         self._name = self._options.name
         self._timeout = float(self._options.timeout)  # type: ignore[arg-type]
         self._passed_time = -math.inf
+        self._closings = 0  # calls of close: what waits when it grows stops waiting
         self._doorbell = AsyncDoorbell(self._jobs, [self._name])
         self._puts = GroupCommit(self._insert)
 
@@ -154,7 +155,8 @@ class AsyncMongoQueue:
         except DuplicateKeyError as error:
             if operations.is_duplicate_job(error.details):
                 raise DuplicateJob(str(put.key), await self._holder_of(put.key)) from error
-            if not operations.is_repeated_put(error.details):
+            repeated = operations.is_repeated_put(error.details)
+            if not repeated or not await self._store.find(operations.find_job(self._name, put.id)):
                 raise
         return put.id
 
@@ -216,9 +218,10 @@ class AsyncMongoQueue:
         )
 
     async def __aiter__(self) -> AsyncIterator[AsyncJob]:
-        """Yield jobs for ever, blocking on the change stream while there is none."""
+        """Yield jobs until the queue is closed, blocking on its stream while there is none."""
         await self._store.prepare()
-        while True:
+        closings = self._closings
+        while self._closings == closings:
             for job in await self._claim(1) or await self._wait_and_claim(1, math.inf):
                 yield job
 
@@ -278,7 +281,11 @@ class AsyncMongoQueue:
         return (await self._jobs.delete_many(dead)).deleted_count
 
     async def close(self) -> None:
-        """Close the change stream, if one was opened. The collection's client stays open."""
+        """Close the change stream, if one was opened, and end the waits and iterations under way.
+
+        The collection's client stays open, and the queue can be used again.
+        """
+        self._closings += 1
         await self._doorbell.close()
 
     async def __aenter__(self) -> Self:
@@ -361,7 +368,8 @@ class AsyncMongoQueue:
 
     async def _wait_and_claim(self, limit: int, patience: float) -> list[AsyncJob]:
         deadline = monotonic() + patience
-        while True:
+        closings = self._closings
+        while self._closings == closings:
             # Listen first, then look: a job put in between rings.
             heard = await self._doorbell.listen()
             jobs = await self._claim(limit)
@@ -373,6 +381,7 @@ class AsyncMongoQueue:
                 operations.next_due(queues), operations.next_expiry(queues)
             )
             await self._doorbell.wait(heard, min(remaining, timer))
+        return []
 
     async def _pass_time(self) -> bool:
         """Promote due jobs and reap expired leases; return whether there were any.

@@ -33,6 +33,7 @@ VERSION = 1
 MAX_PAYLOAD_BYTES = 15 * 1024 * 1024
 """A document may have 16 MiB; the rest is room for what claims and errors add (a job that cannot
 take them could never be claimed: error 17419)."""
+SMALLEST_ELEMENT_BYTES = 3  # a type, a one-letter or index key and its end; null has no more
 MAX_PAYLOAD_DEPTH = 100
 """The server stores 180 levels (error 15), and its change events add some of their own."""
 MAX_ERRORS = 5
@@ -190,8 +191,13 @@ def _culprit(payload: Mapping[Any, Any]) -> str:
 def _check_values(payload: Mapping[Any, Any]) -> None:
     """Refuse what BSON would accept and change, and nesting that would exhaust the stack."""
     pending: list[tuple[Any, int]] = [(payload, 1)]
+    elements = 0
     while pending:
         value, depth = pending.pop()
+        elements += len(value)
+        if elements > MAX_PAYLOAD_BYTES // SMALLEST_ELEMENT_BYTES:
+            # Before encoding: a list that holds one list twice, and so on, doubles at each level.
+            raise PayloadError(f"this payload has more than {MAX_PAYLOAD_BYTES:,} bytes as BSON")
         if depth > MAX_PAYLOAD_DEPTH:
             raise PayloadError(
                 f"this payload is nested more than {MAX_PAYLOAD_DEPTH} levels deep "

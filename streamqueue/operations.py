@@ -408,6 +408,11 @@ COUNTED_STATES: Mapping[str, str] = {
 """What ``stats()`` calls a state: mongoqueue's words."""
 
 
+def find_job(queue: str, job_id: ObjectId) -> Find:
+    """Whether this queue has a job with this id."""
+    return Find({"_id": {"$eq": job_id}, "queue": {"$eq": queue}}, {"_id": 1}, None, 1)
+
+
 def live_with_key(queue: str, key: str | None) -> Find:
     """The live job that has a key."""
     wanted = {"queue": {"$eq": queue}, "key": {"$eq": key}, "state": {"$gte": "ready"}}

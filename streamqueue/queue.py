@@ -97,6 +97,7 @@ class MongoQueue:
         self._name = self._options.name
         self._timeout = float(self._options.timeout)  # type: ignore[arg-type]
         self._passed_time = -math.inf
+        self._closings = 0  # calls of close: what waits when it grows stops waiting
         self._doorbell = Doorbell(self._jobs, [self._name])
 
     @property
@@ -151,7 +152,8 @@ class MongoQueue:
         except DuplicateKeyError as error:
             if operations.is_duplicate_job(error.details):
                 raise DuplicateJob(str(put.key), self._holder_of(put.key)) from error
-            if not operations.is_repeated_put(error.details):
+            repeated = operations.is_repeated_put(error.details)
+            if not repeated or not self._store.find(operations.find_job(self._name, put.id)):
                 raise
         return put.id
 
@@ -210,9 +212,10 @@ class MongoQueue:
         return self._claim(limit) or (self._wait_and_claim(limit, patience) if patience else [])
 
     def __iter__(self) -> Iterator[Job]:
-        """Yield jobs for ever, blocking on the change stream while there is none."""
+        """Yield jobs until the queue is closed, blocking on its stream while there is none."""
         self._store.prepare()
-        while True:
+        closings = self._closings
+        while self._closings == closings:
             yield from self._claim(1) or self._wait_and_claim(1, math.inf)
 
     def requeue(self, job_id: ObjectId | None = None) -> int:
@@ -269,7 +272,11 @@ class MongoQueue:
         return self._jobs.delete_many(operations.of_queue(self._name, "dead")).deleted_count
 
     def close(self) -> None:
-        """Close the change stream, if one was opened. The collection's client stays open."""
+        """Close the change stream, if one was opened, and end the waits and iterations under way.
+
+        The collection's client stays open, and the queue can be used again.
+        """
+        self._closings += 1
         self._doorbell.close()
 
     def __enter__(self) -> Self:
@@ -314,7 +321,8 @@ class MongoQueue:
 
     def _wait_and_claim(self, limit: int, patience: float) -> list[Job]:
         deadline = monotonic() + patience
-        while True:
+        closings = self._closings
+        while self._closings == closings:
             # Listen first, then look: a job put in between rings.
             heard = self._doorbell.listen()
             jobs = self._claim(limit)
@@ -326,6 +334,7 @@ class MongoQueue:
                 operations.next_due(queues), operations.next_expiry(queues)
             )
             self._doorbell.wait(heard, min(remaining, timer))
+        return []
 
     def _pass_time(self) -> bool:
         """Promote due jobs and reap expired leases; return whether there were any.
