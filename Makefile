@@ -13,7 +13,7 @@ demo: $(VENV)/demo system ## Put jobs, wake consumers, kill one with -9, account
 	@$(BIN)/streamqueue demo
 
 test: $(VENV)/dev system prometheus ## Run the tests against a real replica set.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/dev ## Lint, formatting, types, import order.
 	$(BIN)/ruff check

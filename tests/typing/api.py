@@ -1,0 +1,206 @@
+"""What a type checker says of code that uses the package. Checked by mypy, never run.
+
+An expected error carries an ignore; ignores that are not needed are errors, so each one is proved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_type
+
+from bson import ObjectId
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.synchronous.client_session import ClientSession
+from pymongo.synchronous.collection import Collection
+
+from streamqueue import (
+    AsyncJob,
+    AsyncMongoQueue,
+    Backoff,
+    Discard,
+    DuplicateJob,
+    Job,
+    JobNotFound,
+    LeaseLost,
+    MongoQueue,
+    Retry,
+    Snooze,
+    StreamQueueError,
+    Worker,
+)
+
+Document = dict[str, Any]
+
+
+# The right collection for each shell.
+
+
+def make_blocking(jobs: Collection[Document], wrong: AsyncCollection[Document]) -> None:
+    MongoQueue(jobs)
+    MongoQueue(jobs, "consumer-1", 300, 3)
+    MongoQueue(jobs, timeout=timedelta(minutes=5), name="emails", backoff=Backoff(initial=2))
+    MongoQueue(wrong)  # type: ignore[arg-type]
+    MongoQueue("jobs")  # type: ignore[arg-type]
+    MongoQueue(jobs, timeout="300")  # type: ignore[arg-type]
+    MongoQueue(jobs, None, 300, 3, "emails")  # type: ignore[call-arg]
+
+
+def make_async(jobs: AsyncCollection[Document], wrong: Collection[Document]) -> None:
+    AsyncMongoQueue(jobs)
+    AsyncMongoQueue(jobs, "consumer-1", timedelta(minutes=5), 3, name="emails")
+    AsyncMongoQueue(wrong)  # type: ignore[arg-type]
+    AsyncMongoQueue(jobs, max_attempts="3")  # type: ignore[arg-type]
+
+
+def make_from_clients() -> None:
+    MongoQueue(MongoClient[Document]().app.jobs)
+    AsyncMongoQueue(AsyncMongoClient[Document]().app.jobs)
+    MongoQueue(AsyncMongoClient[Document]().app.jobs)  # type: ignore[arg-type]
+    AsyncMongoQueue(MongoClient[Document]().app.jobs)  # type: ignore[arg-type]
+
+
+# The blocking shell.
+
+
+def use_blocking(queue: MongoQueue, session: ClientSession) -> None:
+    assert_type(queue.name, str)
+    assert_type(queue.put({"a": 1}), ObjectId)
+    assert_type(queue.put({"a": 1}, priority=1, delay=1.5, key="k", session=session), ObjectId)
+    assert_type(queue.put({"a": 1}, delay=timedelta(hours=1)), ObjectId)
+    assert_type(queue.put({"a": 1}, run_at=datetime.now(UTC), job_id=ObjectId()), ObjectId)
+    assert_type(queue.put_many([{"a": 1}, {"b": 2}]), list[ObjectId])
+    assert_type(queue.put_many(({"n": n} for n in range(3)), delay=5), list[ObjectId])
+    assert_type(queue.next(), Job | None)
+    assert_type(queue.next(wait=30), Job | None)
+    assert_type(queue.next(timedelta(seconds=30)), Job | None)
+    assert_type(queue.claim(10), list[Job])
+    assert_type(queue.claim(10, wait=1), list[Job])
+    assert_type(iter(queue), Iterator[Job])
+    assert_type(queue.requeue(), int)
+    assert_type(queue.requeue(ObjectId()), int)
+    assert_type(queue.size(), int)
+    assert_type(queue.stats(), dict[str, int])
+    assert_type(queue.repair(), int)
+    assert_type(queue.clear(), int)
+    assert_type(queue.drop_max_attempts(), int)
+    with queue as same:
+        assert_type(same, MongoQueue)
+    for job in queue:
+        assert_type(job, Job)
+
+
+def misuse_blocking(queue: MongoQueue, session: AsyncClientSession) -> None:
+    queue.put("text")  # type: ignore[arg-type]
+    queue.put({"a": 1}, 5)  # type: ignore[call-arg]
+    queue.put({"a": 1}, priority="high")  # type: ignore[arg-type]
+    queue.put({"a": 1}, run_at=5)  # type: ignore[arg-type]
+    queue.put({"a": 1}, session=session)  # type: ignore[arg-type]
+    queue.put_many([{"a": 1}], key="k")  # type: ignore[call-arg]
+    queue.claim()  # type: ignore[call-arg]
+    queue.next().complete()  # type: ignore[union-attr]
+
+
+def hold_blocking(job: Job, session: ClientSession) -> None:
+    assert_type(job.id, ObjectId)
+    assert_type(job.queue, str)
+    assert_type(job.data, dict[str, Any])
+    assert_type(job.payload, dict[str, Any])
+    assert_type(job.priority, int)
+    assert_type(job.attempts, int)
+    assert_type(job.max_attempts, int)
+    assert_type(job.locked_by, str | None)
+    assert_type(job.locked_at, datetime | None)
+    assert_type(job.last_error, str | None)
+    assert_type(job.key, str | None)
+    with job as data:
+        assert_type(data, dict[str, Any])
+    job.complete()
+    job.complete(session=session)
+    job.error()
+    job.error("oops", delay=timedelta(minutes=1))
+    job.progress()
+    job.progress(5)
+    job.release()
+    job.release(delay=5)
+    job.progress("5")  # type: ignore[arg-type]
+    job.release(5)  # type: ignore[call-arg]
+    job.attempts = 0  # type: ignore[misc]
+
+
+# The async shell.
+
+
+async def use_async(queue: AsyncMongoQueue, session: AsyncClientSession) -> None:
+    assert_type(queue.name, str)
+    assert_type(await queue.put({"a": 1}), ObjectId)
+    assert_type(await queue.put({"a": 1}, priority=1, delay=1.5, session=session), ObjectId)
+    assert_type(await queue.put_many([{"a": 1}, {"b": 2}]), list[ObjectId])
+    assert_type(await queue.next(), AsyncJob | None)
+    assert_type(await queue.next(wait=30), AsyncJob | None)
+    assert_type(await queue.claim(10), list[AsyncJob])
+    assert_type(aiter(queue), AsyncIterator[AsyncJob])
+    assert_type(await queue.requeue(), int)
+    assert_type(await queue.size(), int)
+    assert_type(await queue.stats(), dict[str, int])
+    assert_type(await queue.repair(), int)
+    assert_type(await queue.clear(), int)
+    assert_type(await queue.drop_max_attempts(), int)
+    async with queue as same:
+        assert_type(same, AsyncMongoQueue)
+    async for job in queue:
+        assert_type(job, AsyncJob)
+
+
+async def misuse_async(queue: AsyncMongoQueue, session: ClientSession) -> None:
+    await queue.put(["text"])  # type: ignore[arg-type]
+    await queue.put({"a": 1}, session=session)  # type: ignore[arg-type]
+    queue.next().data  # type: ignore[attr-defined]  # noqa: B018
+    for _ in queue:  # type: ignore[attr-defined]
+        pass
+    with queue:  # type: ignore[attr-defined]
+        pass
+
+
+async def hold_async(job: AsyncJob, session: AsyncClientSession) -> None:
+    assert_type(job.id, ObjectId)
+    assert_type(job.data, dict[str, Any])
+    async with job as data:
+        assert_type(data, dict[str, Any])
+    await job.complete()
+    await job.complete(session=session)
+    await job.error("oops", delay=0)
+    await job.progress(5)
+    await job.release(delay=5)
+
+
+# Workers, outcomes and errors.
+
+
+def serve(jobs: AsyncCollection[Document], wrong: Collection[Document]) -> None:
+    worker = Worker(jobs, concurrency=5, timeout=timedelta(seconds=30))
+    Worker(wrong)  # type: ignore[arg-type]
+
+    @worker.handler("emails")
+    async def send(job: AsyncJob) -> None:
+        raise Retry(delay=timedelta(minutes=1))
+
+    @worker.handler("reports")
+    def report(job: Job) -> None:
+        raise Snooze(5) if job.attempts else Discard("why")
+
+    Snooze()  # type: ignore[call-arg]
+
+
+def catch(queue: MongoQueue) -> None:
+    try:
+        queue.put({}, key="k")
+    except DuplicateJob as error:
+        assert_type(error.key, str)
+        assert_type(error.job_id, ObjectId | None)
+    except (LeaseLost, JobNotFound) as error:
+        assert_type(error.job_id, ObjectId)
+    except StreamQueueError:
+        pass

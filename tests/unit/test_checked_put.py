@@ -1,0 +1,97 @@
+"""A put, checked before anything is sent."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from streamqueue import ConfigurationError
+from streamqueue.put import check_put, check_puts
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def put(payload: object = None, **settings: Any) -> Any:
+    settings = {
+        "priority": None,
+        "delay": None,
+        "run_at": None,
+        "key": None,
+        "max_attempts": 3,
+    } | settings
+    return check_put({} if payload is None else payload, **settings)
+
+
+def test_an_explicit_priority_leaves_the_payload_as_it_is() -> None:
+    checked = put({"priority": 1}, priority=5)
+
+    assert checked.priority == 5
+    assert dict(checked.payload) == {"priority": 1}
+
+
+def test_a_priority_in_the_payload_obeys_the_same_range() -> None:
+    with pytest.raises(ConfigurationError, match="priority must be"):
+        put({"priority": 2**40})
+
+
+def test_a_job_has_priority_0_unless_told_otherwise() -> None:
+    assert put({"n": 1}).priority == 0
+
+
+def test_delay_and_run_at_together_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="delay or run_at, not both"):
+        put(delay=5, run_at=NOW)
+
+
+@pytest.mark.parametrize(
+    ("settings", "run_at"),
+    [
+        ({"delay": 5}, NOW + timedelta(seconds=5)),
+        ({"delay": timedelta(hours=1)}, NOW + timedelta(hours=1)),
+        ({"run_at": NOW + timedelta(days=1)}, NOW + timedelta(days=1)),
+    ],
+)
+def test_a_later_job_is_due_by_the_servers_time(settings: Any, run_at: datetime) -> None:
+    document = put(**settings).document("default", NOW)
+
+    assert (document["state"], document["run_at"]) == ("scheduled", run_at)
+
+
+@pytest.mark.parametrize("settings", [{}, {"delay": 0}, {"delay": None}, {"run_at": NOW}])
+def test_a_job_without_a_later_time_is_ready(settings: Any) -> None:
+    assert put(**settings).document("default", NOW)["state"] == "ready"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"priority": 1.5},
+        {"priority": "high"},
+        {"delay": -1},
+        {"delay": float("nan")},
+        {"run_at": datetime(2030, 1, 1)},
+        {"run_at": "tomorrow"},
+        {"key": ""},
+        {"key": {"$ne": None}},
+        {"max_attempts": 0},
+        {"max_attempts": 2.0},
+    ],
+    ids=str,
+)
+def test_a_bad_argument_of_a_put_is_refused(settings: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        put(**settings)
+
+
+def test_the_id_of_a_put_is_known_before_it_is_sent() -> None:
+    checked = put()
+
+    assert checked.document("default", NOW)["_id"] == checked.id
+
+
+@pytest.mark.parametrize("payloads", [{"n": 1}, "text", b"bytes"])
+def test_one_payload_is_not_taken_for_many(payloads: Any) -> None:
+    with pytest.raises(ConfigurationError, match="for one payload use put"):
+        check_puts(payloads)

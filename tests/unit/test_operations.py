@@ -1,0 +1,487 @@
+"""The commands, by value: what they match, what they write, and whose values are evaluated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from hypothesis import given
+from hypothesis import strategies as st
+from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
+
+from streamqueue import operations
+from streamqueue.document import CLAIM_ORDER, MAX_ERRORS, State
+from streamqueue.operations import Find, Update
+
+ID, OTHER = ObjectId(), ObjectId()
+TOKEN, OTHER_TOKEN = b"token", b"other token"
+QUEUE = "emails"
+
+HELD: dict[str, Callable[[], Update]] = {
+    "error": lambda: operations.error(ID, TOKEN, "oops", 1, 3),
+    "error without a message": lambda: operations.error(ID, TOKEN, None, 0, 3),
+    "discard": lambda: operations.discard(ID, TOKEN, "oops"),
+    "release": lambda: operations.release(ID, TOKEN),
+    "release for later": lambda: operations.release(ID, TOKEN, 5),
+    "renew": lambda: operations.renew(operations.held(ID, TOKEN), 30),
+    "progress": lambda: operations.renew(operations.held(ID, TOKEN), 30, 5),
+}
+HELD_TOGETHER: dict[str, Callable[[], Update]] = {
+    "release many": lambda: operations.release_many([ID, OTHER], [TOKEN, OTHER_TOKEN]),
+    "renew many": lambda: operations.renew(
+        operations.held_any([ID, OTHER], [TOKEN, OTHER_TOKEN]), 30
+    ),
+}
+OTHERS: dict[str, Callable[[], Update]] = {
+    "claim": lambda: operations.claim([ID], "consumer-1", TOKEN, 30),
+    "claim fresh": lambda: operations.claim([ID, OTHER], "consumer-1", TOKEN, 30, fresh=True),
+    "unclaim": lambda: operations.unclaim([ID, OTHER], TOKEN),
+    "promote": lambda: operations.promote([ID]),
+    "reap": lambda: operations.reap([ID], 3),
+    "adopt": lambda: operations.adopt([QUEUE]),
+    "requeue": lambda: operations.requeue(QUEUE),
+    "requeue one": lambda: operations.requeue(QUEUE, ID),
+}
+UPDATES = HELD | HELD_TOGETHER | OTHERS
+FINDS: dict[str, Callable[[], Find]] = {
+    "candidates": lambda: operations.candidates([QUEUE], 5),
+    "claimed": lambda: operations.claimed([ID], TOKEN),
+    "due": lambda: operations.due([QUEUE], 5),
+    "next due": lambda: operations.next_due([QUEUE]),
+    "next expiry": lambda: operations.next_expiry([QUEUE]),
+    "next expiry anywhere": lambda: operations.next_expiry(None),
+    "expired": lambda: operations.expired([QUEUE], 5),
+    "live with key": lambda: operations.live_with_key(QUEUE, "k"),
+}
+COMMANDS: dict[str, Callable[[], object]] = {
+    **UPDATES,
+    **FINDS,
+    "stats": lambda: operations.stats(QUEUE, "jobs"),
+    "stream": lambda: operations.stream_pipeline([QUEUE]),
+    "of queue": lambda: operations.of_queue(QUEUE, "dead"),
+}
+
+
+def each(cases: dict[str, Any]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("make", cases.values(), ids=cases)
+
+
+def leaves(
+    value: object, path: tuple[object, ...] = ()
+) -> Iterator[tuple[tuple[object, ...], Any]]:
+    """Every value in a command that contains no others, with the way to it."""
+    match value:
+        case dict():
+            for key, inner in value.items():
+                yield from leaves(inner, (*path, key))
+        case list() | tuple():
+            for index, inner in enumerate(value):
+                yield from leaves(inner, (*path, index))
+        case _:
+            yield path, value
+
+
+def keys(value: object) -> Iterator[str]:
+    """Every key in a command."""
+    match value:
+        case dict():
+            for key, inner in value.items():
+                yield key
+                yield from keys(inner)
+        case list() | tuple():
+            for inner in value:
+                yield from keys(inner)
+
+
+def fields(update: Update) -> dict[str, Any]:
+    """What an update sets."""
+    [stage] = update.update
+    return stage["$set"]
+
+
+# Who may write.
+
+
+@each(HELD)
+def test_a_write_to_a_held_job_matches_its_id_and_token_and_nothing_else(
+    make: Callable[[], Update],
+) -> None:
+    assert make().filter == {"_id": ID, "lease": TOKEN}
+
+
+@each(HELD_TOGETHER)
+def test_a_write_to_several_held_jobs_matches_their_ids_and_tokens(
+    make: Callable[[], Update],
+) -> None:
+    assert make().filter == {
+        "_id": {"$in": [ID, OTHER]},
+        "lease": {"$in": [TOKEN, OTHER_TOKEN]},
+    }
+
+
+def test_an_unclaim_matches_only_what_its_own_claim_took() -> None:
+    update = operations.unclaim([ID, OTHER], TOKEN)
+
+    assert update.filter == {"_id": {"$in": [ID, OTHER]}, "lease": TOKEN}
+
+
+def test_a_claim_takes_only_what_is_ready() -> None:
+    update = operations.claim([ID], "consumer-1", TOKEN, 30)
+
+    assert update.filter == {"_id": {"$eq": ID}, "state": "ready"}
+
+
+def test_a_fresh_claim_takes_only_what_was_never_attempted() -> None:
+    update = operations.claim([ID], "consumer-1", TOKEN, 30, fresh=True)
+
+    assert update.filter["attempts"] == {"$in": [0, None]}
+
+
+def test_a_claim_writes_the_token_that_later_writes_match() -> None:
+    assert fields(operations.claim([ID], "consumer-1", TOKEN, 30))["lease"] == TOKEN
+
+
+def test_tokens_are_never_used_twice() -> None:
+    tokens = {operations.new_token() for _ in range(10_000)}
+
+    assert len(tokens) == 10_000
+    assert {len(token) for token in tokens} == {16}
+
+
+@pytest.mark.parametrize("name", ["promote", "reap"])
+def test_what_time_does_to_a_job_is_checked_again_in_the_update(name: str) -> None:
+    wanted = UPDATES[name]().filter
+
+    assert wanted["state"] == {"promote": "scheduled", "reap": "running"}[name]
+    assert "$$NOW" in [value for _, value in leaves(wanted)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("error", "error without a message", "discard", "release", "release for later"),
+        *("release many", "unclaim", "reap"),
+    ],
+)
+def test_what_ends_an_attempt_removes_the_whole_lock(name: str) -> None:
+    written = fields(UPDATES[name]())
+
+    lock = {field: written.get(field) for field in ("lease", "locked_by", "locked_at")}
+    assert lock == dict.fromkeys(lock, "$$REMOVE")
+    assert written["locked_until"] == "$$REMOVE"
+
+
+@pytest.mark.parametrize("name", ["renew", "progress", "renew many"])
+def test_a_renewal_touches_neither_the_token_nor_the_state(name: str) -> None:
+    assert fields(UPDATES[name]()).keys() <= {"locked_until", "progress"}
+
+
+# Values of users are data.
+
+
+def parents(value: object, wanted: object, key: object = None) -> Iterator[object]:
+    """The keys under which a value stands in a command."""
+    if value == wanted:
+        yield key
+    elif isinstance(value, dict):
+        for inner, content in value.items():
+            yield from parents(content, wanted, inner)
+    elif isinstance(value, list):
+        for content in value:
+            yield from parents(content, wanted, key)
+
+
+TAKES_A_TEXT: dict[str, Callable[[str], Update]] = {
+    "claim": lambda text: operations.claim([ID], text, TOKEN, 30),
+    "error": lambda text: operations.error(ID, TOKEN, text, 0, 3),
+    "discard": lambda text: operations.discard(ID, TOKEN, text),
+}
+
+
+@each(TAKES_A_TEXT)
+@pytest.mark.parametrize("text", ["$$ROOT", "$payload", "$$NOT_A_VARIABLE", ""])
+def test_a_text_of_a_user_is_never_evaluated(make: Callable[[str], Update], text: str) -> None:
+    assert set(parents(make(text).update, text)) == {"$literal"}
+
+
+@pytest.mark.parametrize("count", [5, "$$ROOT", {"$set": {"state": "dead"}}])
+def test_a_progress_count_is_never_evaluated(count: Any) -> None:
+    command = operations.renew(operations.held(ID, TOKEN), 30, count)
+
+    assert set(parents(command.update, count)) == {"$literal"}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda name: operations.candidates([name], 5).filter,
+        lambda name: operations.due([name], 5).filter,
+        lambda name: operations.next_due([name]).filter,
+        lambda name: operations.next_expiry([name]).filter,
+        lambda name: operations.expired([name], 5).filter,
+        lambda name: operations.adopt([name]).filter,
+        lambda name: operations.requeue(name).filter,
+        lambda name: operations.of_queue(name),
+        lambda name: operations.live_with_key(name, "k").filter,
+    ],
+)
+def test_a_queue_name_is_only_ever_compared(make: Callable[[Any], dict[str, Any]]) -> None:
+    name = {"$ne": None}  # what the checks of options.py would have to let through
+
+    assert make(name)["queue"] == {"$eq": name}
+
+
+def test_several_queues_are_compared_one_by_one() -> None:
+    assert operations.candidates(["a", "b"], 5).filter["queue"] == {"$in": ["a", "b"]}
+
+
+def test_a_key_is_only_ever_compared() -> None:
+    assert operations.live_with_key(QUEUE, "$k").filter["key"] == {"$eq": "$k"}
+
+
+def test_a_job_id_is_only_ever_compared() -> None:
+    assert operations.requeue(QUEUE, ID).filter["_id"] == {"$eq": ID}
+
+
+@each(COMMANDS)
+def test_no_command_runs_code_on_the_server(make: Callable[[], object]) -> None:
+    assert not {"$where", "$function", "$accumulator"} & set(keys(make()))
+
+
+# Time is the server's.
+
+
+@each(COMMANDS)
+def test_no_command_carries_a_time_of_this_machine(
+    make: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = make()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+
+    assert make() == before
+    assert not [path for path, value in leaves(before) if isinstance(value, datetime)]
+
+
+WRITES_TIMES = {
+    "claim": {"locked_at", "locked_until"},
+    "renew": {"locked_until"},
+    "error": {"run_at", "finished_at", "errors"},
+    "release for later": {"run_at"},
+    "reap": {"finished_at", "errors"},
+    "adopt": {"run_at"},
+    "requeue": {"run_at"},
+}
+
+
+@pytest.mark.parametrize(("name", "times"), WRITES_TIMES.items())
+def test_a_time_that_is_stored_is_the_servers(name: str, times: set[str]) -> None:
+    written = fields(UPDATES[name]())
+
+    stamped = {
+        field
+        for field, expression in written.items()
+        if "$$NOW" in [value for _, value in leaves(expression)]
+    }
+    assert stamped == times
+
+
+@pytest.mark.parametrize(
+    ("timeout", "milliseconds"), [(30, 30_000), (0.5, 500), (0.0001, 1), (1.0005, 1001)]
+)
+def test_a_lease_is_never_shorter_than_asked_for(timeout: float, milliseconds: int) -> None:
+    command = operations.renew(operations.held(ID, TOKEN), timeout)
+
+    assert fields(command)["locked_until"] == {"$add": ["$$NOW", milliseconds]}
+
+
+# What becomes of a job.
+
+
+@pytest.mark.parametrize(("delay", "state"), [(0, "ready"), (0.001, "scheduled")])
+def test_a_failed_attempt_waits_only_if_there_is_a_delay(delay: float, state: str) -> None:
+    [_, dead, again] = fields(operations.error(ID, TOKEN, None, delay, 3))["state"]["$cond"]
+
+    assert (dead, again) == ("dead", state)
+
+
+@pytest.mark.parametrize("delay", [None, 0, 0.0])
+def test_a_release_without_a_delay_is_ready_and_keeps_its_place(delay: float | None) -> None:
+    written = fields(operations.release(ID, TOKEN, delay))
+
+    assert written["state"] == "ready"
+    assert "run_at" not in written
+
+
+def test_a_failed_attempt_without_a_message_keeps_the_last_one() -> None:
+    written = fields(operations.error(ID, TOKEN, None, 0, 3))
+
+    assert not {"last_error", "errors"} & written.keys()
+
+
+def test_an_error_list_is_cut_to_its_end() -> None:
+    written = fields(operations.error(ID, TOKEN, "oops", 0, 3))
+
+    assert written["errors"]["$slice"][1] == -MAX_ERRORS
+
+
+def test_a_long_message_is_cut() -> None:
+    written = fields(operations.error(ID, TOKEN, "x" * 100_000, 0, 3))
+
+    assert len(written["last_error"]["$literal"]) == 4096
+
+
+def test_a_requeued_job_has_all_its_attempts() -> None:
+    assert fields(operations.requeue(QUEUE))["attempts"] == 0
+
+
+# Reads.
+
+
+@pytest.mark.parametrize("name", ["candidates", "claimed"])
+def test_jobs_are_read_in_the_order_of_claims(name: str) -> None:
+    assert FINDS[name]().sort == CLAIM_ORDER
+
+
+def test_the_claim_order_is_priority_then_first_in_first_out() -> None:
+    assert CLAIM_ORDER == [("priority", -1), ("run_at", 1), ("_id", 1)]
+
+
+@pytest.mark.parametrize("name", ["candidates", "due", "next due", "next expiry", "expired"])
+def test_no_payload_is_read_where_it_is_not_needed(name: str) -> None:
+    projection = FINDS[name]().projection
+
+    assert projection is not None
+    assert "payload" not in projection
+
+
+def test_states_without_jobs_count_nothing() -> None:
+    counts = operations.read_stats([{"_id": "total", "count": 5}, {"_id": "errors", "count": 2}])
+
+    assert counts == {"available": 0, "scheduled": 0, "locked": 0, "errors": 2, "total": 5}
+
+
+def test_every_counted_state_is_one_a_job_can_be_in() -> None:
+    assert set(operations.COUNTED_STATES.values()) <= set(State)
+
+
+def test_expired_jobs_are_sorted_by_queue_and_what_becomes_of_them() -> None:
+    found = [
+        {"_id": 1, "queue": "a", "attempts": 1},
+        {"_id": 2, "queue": "a", "attempts": 3},
+        {"_id": 3, "queue": "b", "attempts": 3},
+        {"_id": 4, "queue": "b", "attempts": 3, "max_attempts": 3},
+        {"_id": 5, "queue": "a", "attempts": 2},
+    ]
+
+    groups = operations.group_expired(found, {"a": 3, "b": 4}.__getitem__)
+
+    assert groups == {
+        ("a", "requeued"): [1, 5],
+        ("a", "dead"): [2],
+        ("b", "requeued"): [3],
+        ("b", "dead"): [4],
+    }
+
+
+@pytest.mark.parametrize("queue", [["a"], {"a": 1}, None, 5])
+def test_an_expired_job_with_a_damaged_queue_is_sorted_too(queue: Any) -> None:
+    found = [{"_id": 1, "queue": queue, "attempts": 1}, {"_id": 2, "queue": "a", "attempts": 1}]
+
+    groups = operations.group_expired(found, lambda _: 3)
+
+    assert sorted(id_ for ids in groups.values() for id_ in ids) == [1, 2]
+
+
+# The stream.
+
+
+def test_an_event_can_be_resumed_after() -> None:
+    [_, project] = operations.stream_pipeline([QUEUE])
+
+    assert project["$project"].get("_id", 1) == 1
+
+
+def test_an_event_passes_only_for_our_queues_or_if_it_does_not_say() -> None:
+    [match, _] = operations.stream_pipeline(["a", "b"])
+
+    whole, partial = match["$match"]["$or"]
+    assert whole["fullDocument.queue"] == {"$in": ["a", "b"]}
+    assert partial["operationType"] == "update"
+
+
+def test_a_large_job_travels_without_its_payload() -> None:
+    [_, project] = operations.stream_pipeline([QUEUE])
+
+    [_, whole, head] = project["$project"]["fullDocument"]["$cond"]
+    assert whole == "$fullDocument"
+    assert "payload" not in head
+
+
+# Errors of groups.
+
+
+@pytest.mark.parametrize(
+    ("details", "expected"),
+    [
+        ({"keyPattern": {"_id": 1}}, True),
+        ({"keyPattern": {"queue": 1, "key": 1}}, False),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_only_a_clash_of_ids_says_that_a_put_was_repeated(details: Any, expected: bool) -> None:
+    assert operations.is_repeated_put(details) is expected
+
+
+@pytest.mark.parametrize(
+    ("details", "expected"),
+    [
+        ({"keyPattern": {"queue": 1, "key": 1}}, True),
+        ({"keyPattern": {"_id": 1}}, False),
+        ({"keyPattern": {"payload.order": 1}}, False),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_only_a_clash_of_keys_says_that_a_job_is_a_duplicate(details: Any, expected: bool) -> None:
+    assert operations.is_duplicate_job(details) is expected
+
+
+def problem(index: int, code: int = 11000) -> dict[str, Any]:
+    return {"index": index, "code": code, "errmsg": "oops", "keyPattern": {"_id": 1}}
+
+
+def test_each_job_of_a_group_gets_its_own_error() -> None:
+    error = BulkWriteError({"writeErrors": [problem(2), problem(0, code=121)]})
+
+    first, second, third = operations.errors_of_each(error, 3)
+
+    assert type(first) is WriteError
+    assert second is None
+    assert type(third) is DuplicateKeyError
+
+
+def test_the_error_of_one_job_keeps_what_the_server_said() -> None:
+    [error] = operations.errors_of_each(BulkWriteError({"writeErrors": [problem(0)]}), 1)
+
+    assert isinstance(error, DuplicateKeyError)
+    assert (error.code, error.details) == (11000, problem(0))
+
+
+def test_when_the_majority_did_not_answer_no_job_of_the_group_is_safe() -> None:
+    error = BulkWriteError({"writeErrors": [], "writeConcernErrors": [{"code": 64}]})
+
+    assert operations.errors_of_each(error, 3) == [error] * 3
+
+
+@given(st.sets(st.integers(0, 49)))
+def test_exactly_the_jobs_that_failed_have_an_error(failed: set[int]) -> None:
+    error = BulkWriteError({"writeErrors": [problem(index) for index in failed]})
+
+    errors = operations.errors_of_each(error, 50)
+
+    assert {index for index, found in enumerate(errors) if found is not None} == failed
