@@ -1,0 +1,115 @@
+"""``streamqueue bench``: the queue, measured against what the server itself permits.
+
+Each part measures ours and the *bare floor* in the same run: the least that plain pymongo can do
+for the same promise (majority writes, a compare-and-set with a token). Rounds of ours and of the
+floor are interleaved, so that a busy machine is busy for both; what is reported is the median over
+the rounds, with the lowest and the highest. Ratios are made within a round, before the median.
+
+Consumers are real processes (``consumer.py``, ``process.py``). Everything is written to a database
+of its own, which is dropped at the end.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from .ground import Ground
+    from .report import Table
+    from .scale import Scale
+
+PARTS = ("latency", "drain", "put", "depth", "idle", "fanout", "soak", "import")
+
+
+class Part(Protocol):
+    """A module that measures one thing."""
+
+    def steps(self, scale: Scale, /) -> int:
+        """Return how often :meth:`measure` will say that it has come further."""
+
+    def measure(self, ground: Ground, /) -> Table:
+        """Measure and return the rows."""
+
+
+def run(
+    uri: str | None,
+    parts: Sequence[str],
+    *,
+    rounds: int | None,
+    jobs: int | None,
+    big: int | None,
+    processes: int,
+    full: bool,
+    as_json: bool,
+) -> int:
+    """Measure the parts (none named: all) and print what was found; return 0.
+
+    Args:
+        uri: a replica set; None starts a local one.
+        parts: names out of :data:`PARTS`.
+        rounds: how often everything is repeated; None is 3, with `full` 5.
+        jobs: jobs in one measurement; None is each part's own number.
+        big: waiting jobs that count as many (``depth``); None is 100,000, with `full` 1,000,000.
+        processes: no more consumer processes than this at a time.
+        full: the long version, with a million jobs where that is the question.
+        as_json: print one JSON document instead of tables.
+
+    Raises:
+        ConfigurationError: no such part, or a number outside its range.
+        StreamQueueError: a process died or nothing moved any more.
+    """
+    unknown = [name for name in parts if name not in PARTS]
+    if unknown:
+        raise ConfigurationError(
+            f"there is no bench part {unknown[0]!r}: choose from {', '.join(PARTS)}"
+        )
+    # Here, so that the consumers, which are modules of this package too, load only what they use.
+    from . import depth, drain, environment, fanout, idle, imports, latency, puts, report, soak
+    from .ground import open_ground
+    from .scale import Scale
+
+    modules: dict[str, Part] = {
+        "latency": latency,
+        "drain": drain,
+        "put": puts,
+        "depth": depth,
+        "idle": idle,
+        "fanout": fanout,
+        "soak": soak,
+        "import": imports,
+    }
+    chosen = {name: modules[name] for name in PARTS if not parts or name in parts}
+    scale = Scale.choose(rounds=rounds, jobs=jobs, big=big, processes=processes, full=full)
+    with ExitStack() as stack:
+        stack.enter_context(_terminated_like_interrupted())
+        progress = stack.enter_context(
+            report.Progress(sum(p.steps(scale) for p in chosen.values()))
+        )
+        ground = stack.enter_context(open_ground(uri, scale, progress))
+        surroundings = environment.describe(ground.client, scale)
+        tables = {}
+        for name, part in chosen.items():
+            progress.part = name
+            tables[name] = part.measure(ground)
+    report.show(surroundings, tables, as_json=as_json)
+    return 0
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Clean up after SIGTERM as after Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,154 @@
+"""One consumer process of the benchmark: a worker like any other, and a clerk who counts.
+
+``python -m streamqueue.bench.consumer SETTINGS``, with the address in ``STREAMQUEUE_URI``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from prometheus_client import CollectorRegistry, disable_created_metrics
+from pymongo import AsyncMongoClient, monitoring
+
+from ..worker import Worker
+from .channel import obey, say, wait_for_go
+from .environment import has_uvloop
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..async_queue import AsyncJob
+
+QUEUE = "bench"
+WRITES = {"insert", "update", "delete", "findAndModify", "bulkWrite"}
+COUNTED = ("streamqueue_attempts_total", "streamqueue_claims_total")
+
+
+class Clerk(monitoring.CommandListener, monitoring.ServerHeartbeatListener):
+    """Counts what the driver sends, by all clients of this process.
+
+    Only the driver's threads and the event loop write here; reports may be a command late.
+    """
+
+    def __init__(self) -> None:
+        self.commands: Counter[str] = Counter()
+        self.microseconds: Counter[str] = Counter()
+        self.last_write_at: float | None = None
+
+    def started(self, event: Any) -> None:
+        """Count nothing yet: a command or heartbeat has begun."""
+
+    def succeeded(self, event: Any) -> None:
+        """Count a command or a heartbeat; note when a write has changed something."""
+        if isinstance(event, monitoring.ServerHeartbeatSucceededEvent):
+            self.commands["heartbeat"] += 1
+            return
+        name = event.command_name
+        self.commands[name] += 1
+        self.microseconds[name] += event.duration_micros
+        if name in WRITES and event.reply.get("n", 1):
+            self.last_write_at = time.monotonic()
+
+    def failed(self, event: Any) -> None:
+        """Count a command that failed under its own name too: it was a round trip."""
+        if not isinstance(event, monitoring.ServerHeartbeatFailedEvent):
+            self.commands[event.command_name] += 1
+
+
+class Consumer:
+    """A worker with a handler that does nothing.
+
+    Args:
+        settings: ``database`` and ``collection`` to work on, ``concurrency``, and whether to
+            ``announce`` every job that is started (for lone jobs only: it costs).
+    """
+
+    def __init__(self, uri: str, settings: Mapping[str, Any]) -> None:
+        self._clerk = Clerk()
+        monitoring.register(self._clerk)  # the worker makes a client of its own for its stream
+        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(uri)
+        self._registry = CollectorRegistry()
+        self._worker = Worker(
+            client[settings["database"]][settings["collection"]],
+            concurrency=settings["concurrency"],
+            registry=self._registry,
+        )
+        self._first_started_at: float | None = None
+        self._worker.handler(QUEUE)(self._announce if settings["announce"] else self._pass)
+
+    async def _pass(self, _: AsyncJob) -> None:
+        if self._first_started_at is None:
+            self._first_started_at = time.monotonic()
+
+    async def _announce(self, job: AsyncJob) -> None:
+        at = time.monotonic()
+        say({"what": "started", "number": job.data["number"], "at": at})
+
+    def report(self) -> dict[str, Any]:
+        """Return the account so far; times are of the monotonic clock, which processes share."""
+        sums: Counter[str] = Counter()
+        # The named ones only: collecting everything would take a millisecond from the worker.
+        for family in self._registry.restricted_registry(list(COUNTED)).collect():
+            for sample in family.samples:
+                sums[sample.labels.get("outcome") or sample.labels["result"]] += int(sample.value)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "at": time.monotonic(),
+            "completed": sums["completed"],
+            "won": sums["won"],
+            "lost": sums["lost"],
+            "commands": dict(self._clerk.commands),
+            "command_seconds": {
+                name: total / 1e6 for name, total in self._clerk.microseconds.items()
+            },
+            "first_started_at": self._first_started_at,
+            "last_write_at": self._clerk.last_write_at,
+            "cpu_seconds": usage.ru_utime + usage.ru_stime,
+            "rss_bytes": _resident_bytes(),
+        }
+
+    async def run(self) -> None:
+        """Work until SIGTERM."""
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._worker.run)
+            say({"what": "ready"})
+
+
+def _resident_bytes() -> int | None:
+    """Return the memory in use now; None where the system does not say (not Linux)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * resource.getpagesize()
+
+
+def main() -> int:
+    """Run one consumer; say why in one line if it cannot."""
+    logging.basicConfig(level=logging.ERROR)
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # as the worker command does
+    consumer = Consumer(os.environ["STREAMQUEUE_URI"], json.loads(sys.argv[1]))
+    wait_for_go()
+    obey(consumer.report)
+    try:
+        anyio.run(consumer.run, backend_options={"use_uvloop": has_uvloop()})
+    except Exception as error:
+        cause: BaseException = error
+        while isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        sys.stderr.write(f"{type(cause).__name__}: {cause}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

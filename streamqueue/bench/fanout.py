@@ -1,0 +1,106 @@
+"""What idle processes cost the server while others write: every open stream reads the whole oplog.
+
+300 writes a second (w:1) go to another collection while 0, 1, 4 and 16 idle workers exist. The
+processor time of mongod is read from ``/proc``, so only for the local replica set on Linux.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pymongo import WriteConcern
+
+from .process import pause
+from .report import Row, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .ground import Ground
+    from .scale import Scale
+
+PROCESSES = (0, 1, 4, 16)
+WRITES_PER_SECOND = 300
+SETTLE_SECONDS = 0.5
+USER_TIME = 11
+"""Where it stands in /proc/PID/stat after the program's name, with the system's time next to it."""
+
+
+def steps(scale: Scale) -> int:
+    return scale.few_rounds * len(_counts(scale))
+
+
+def _counts(scale: Scale) -> list[int]:
+    return [count for count in PROCESSES if count <= scale.processes]
+
+
+def measure(ground: Ground) -> Table:
+    """Return per cent of one processor: mongod's, and a consumer's."""
+    table = Table()
+    if ground.server is None or not Path("/proc/self/stat").exists():
+        ground.progress.step("skipped")
+        table.notes.append("skipped: mongod's processor time is read from /proc of a local server")
+        return table
+    counts = _counts(ground.scale)
+    used: dict[int, list[Mapping[str, float]]] = {count: [] for count in counts}
+    for _ in range(ground.scale.few_rounds):
+        for count in counts:
+            ground.progress.step(f"{count} idle processes")
+            used[count].append(_measure(ground, ground.server.pid, count))
+    base = [figures["mongod"] for figures in used[0]]
+    for count in counts:
+        mongod = [figures["mongod"] for figures in used[count]]
+        name = f"mongod, idle processes: {count}"
+        table.rows.append(
+            Row.against(name, "% of one", mongod, base, "none")
+            if count
+            else Row.alone(name, "% of one", mongod)
+        )
+        if count:
+            each = [figures["consumer"] for figures in used[count]]
+            table.rows.append(Row.alone("  each process", "% of one", each))
+    rates = [figures["writes"] for rounds in used.values() for figures in rounds]
+    table.rows.append(Row.alone("writes to another collection", "1/s", rates))
+    return table
+
+
+def _measure(ground: Ground, pid: int, count: int) -> dict[str, float]:
+    with ground.jobs() as jobs, ground.consumers(count, jobs) as team:
+        team.go()
+        pause(SETTLE_SECONDS)
+        before, server_before, begun = team.reports(), _processor_seconds(pid), time.monotonic()
+        written = _write(ground, ground.scale.load_seconds)
+        elapsed = time.monotonic() - begun
+        server, after = _processor_seconds(pid) - server_before, team.reports()
+    clients = sum(
+        last.cpu_seconds - first.cpu_seconds for first, last in zip(before, after, strict=True)
+    )
+    return {
+        "mongod": 100 * server / elapsed,
+        "consumer": 100 * clients / elapsed / max(1, count),
+        "writes": written / elapsed,
+    }
+
+
+def _write(ground: Ground, length: float) -> int:
+    """Write at a steady pace for this many seconds; return how often."""
+    other: Any = ground.database.get_collection("other", write_concern=WriteConcern(1))
+    begun = time.monotonic()
+    written = 0
+    while (now := time.monotonic() - begun) < length:
+        if written < now * WRITES_PER_SECOND:
+            other.insert_one({"number": written, "text": "x" * 200})
+            written += 1
+        else:
+            pause(1 / WRITES_PER_SECOND)
+    return written
+
+
+def _processor_seconds(pid: int) -> float:
+    text = Path(f"/proc/{pid}/stat").read_text()
+    fields = text.rpartition(")")[2].split()
+    ticks = int(fields[USER_TIME]) + int(fields[USER_TIME + 1])
+    return ticks / os.sysconf("SC_CLK_TCK")

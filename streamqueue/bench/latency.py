@@ -1,0 +1,111 @@
+"""Idle pick-up: how long after a put its handler starts, when everybody is asleep.
+
+Lone jobs at random moments, each put after the one before has started. Ours: from before ``put``
+(blocking, in another process) to the first line of the handler. Floor: from before a bare
+``insert_one`` to the reply to one compare-and-set by ``_id``, made by one process at the event of
+a raw change stream. Two unrecorded jobs come first.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from ..queue import MongoQueue
+from . import floor
+from .process import pause
+from .report import Row, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .ground import Ground
+    from .process import Team
+    from .scale import Scale
+
+PROCESSES = (1, 4, 16)
+WARM_UP = 5
+QUANTILES = {"p50": 0.50, "p99": 0.99}
+
+
+def steps(scale: Scale) -> int:
+    return scale.rounds * (1 + len(_counts(scale)))
+
+
+def _counts(scale: Scale) -> list[int]:
+    return [count for count in PROCESSES if count <= scale.processes]
+
+
+def measure(ground: Ground) -> Table:
+    """Return p50 and p99 in milliseconds."""
+    counts = _counts(ground.scale)
+    floors: list[dict[str, float]] = []
+    events: list[dict[str, float]] = []
+    ours: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
+    for _ in range(ground.scale.rounds):
+        ground.progress.step("the floor")
+        started, seen = _floor(ground)
+        floors.append(started)
+        events.append(seen)
+        for count in counts:
+            ground.progress.step(f"{count} idle processes")
+            ours[count].append(_ours(ground, count))
+    table = Table()
+    for count in counts:
+        for quantile in QUANTILES:
+            mine = [waits[quantile] for waits in ours[count]]
+            bare = [waits[quantile] for waits in floors]
+            table.rows.append(
+                Row.against(f"idle pick-up, processes: {count}, {quantile}", "ms", mine, bare)
+            )
+    for quantile in QUANTILES:
+        # Not ours, but what the floor is made of.
+        bare = [waits[quantile] for waits in events]
+        table.rows.append(Row.floor_alone(f"bare insert to its event, {quantile}", "ms", bare))
+    table.notes.append(
+        f"{ground.scale.lone_jobs} lone jobs a round; the floor is one process in every line"
+    )
+    return table
+
+
+def _ours(ground: Ground, count: int) -> dict[str, float]:
+    with ground.jobs() as jobs, ground.consumers(count, jobs, announce=True) as team:
+        team.go()
+        queue = MongoQueue(jobs, name=floor.QUEUE)
+        lines = _lone_jobs(ground, team, lambda number: queue.put({"number": number}))
+        return _quantiles([line["at"] - line["put_at"] for line in lines])
+
+
+def _floor(ground: Ground) -> tuple[dict[str, float], dict[str, float]]:
+    with ground.jobs() as jobs, ground.listener(jobs) as team:
+        team.go()
+
+        def put(number: int) -> None:
+            jobs.insert_one(floor.document({"number": number}))
+
+        lines = _lone_jobs(ground, team, put)
+        return (
+            _quantiles([line["at"] - line["put_at"] for line in lines]),
+            _quantiles([line["seen_at"] - line["put_at"] for line in lines]),
+        )
+
+
+def _lone_jobs(ground: Ground, team: Team, put: Callable[[int], object]) -> list[dict[str, Any]]:
+    lines = []
+    for number in range(WARM_UP + ground.scale.lone_jobs):
+        pause(random.uniform(0.005, 0.03))
+        put_at = time.monotonic()
+        put(number)
+        line = team.wait_for_start(number)
+        if number >= WARM_UP:
+            lines.append({**line, "put_at": put_at})
+    return lines
+
+
+def _quantiles(waits: list[float]) -> dict[str, float]:
+    waits.sort()
+    last = len(waits) - 1
+    return {
+        name: 1000 * waits[min(last, int(share * len(waits)))] for name, share in QUANTILES.items()
+    }

@@ -1,0 +1,239 @@
+"""The benchmark's end of the pipes: a team of child processes, started together and always ended.
+
+Each child is in a session of its own, so Ctrl-C in the terminal reaches the benchmark alone; it
+ends by itself when its pipe is closed, so none stays behind even if the benchmark is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from ..errors import StreamQueueError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+PATIENCE_SECONDS = 60.0
+"""Without any movement for this long, something is broken."""
+STOP_SECONDS = 15.0
+LOOK_SECONDS = 0.05
+"""Between two reports while a backlog is drained; the times that count are the consumers' own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The account of one consumer, from its start until ``at`` (monotonic seconds)."""
+
+    at: float
+    completed: int
+    won: int
+    lost: int
+    commands: dict[str, int]
+    command_seconds: dict[str, float]
+    first_started_at: float | None
+    last_write_at: float | None
+    cpu_seconds: float
+    rss_bytes: int | None
+
+
+class Child:
+    """One child process; its `module` of this package speaks the lines of ``channel.py``."""
+
+    def __init__(
+        self,
+        module: str,
+        number: int,
+        uri: str,
+        settings: Mapping[str, Any],
+        started: queue.SimpleQueue[dict[str, Any]],
+    ) -> None:
+        self._name = f"{module} process {number}"
+        self._started = started
+        self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
+        self._process = subprocess.Popen(  # noqa: S603 (our own program)
+            [sys.executable, "-m", f"{__package__}.{module}", json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, "STREAMQUEUE_URI": uri},
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for text in self._process.stdout or ():
+            line = json.loads(text)
+            (self._started if line["what"] == "started" else self._answers).put(line)
+
+    def order(self, word: str) -> None:
+        """Send an order.
+
+        Raises:
+            StreamQueueError: it is gone.
+        """
+        if self._process.stdin is not None:
+            try:
+                self._process.stdin.write(word.encode() + b"\n")
+                self._process.stdin.flush()
+            except OSError:
+                self.check()
+
+    def expect(self, what: str) -> dict[str, Any]:
+        """Wait for its next answer.
+
+        Raises:
+            StreamQueueError: it is gone, or says nothing.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                answer = self._answers.get(timeout=0.5)
+            except queue.Empty:
+                self.check()
+                continue
+            if answer["what"] == what:
+                return answer
+        raise StreamQueueError(f"{self._name} did not say {what!r} in {PATIENCE_SECONDS:.0f} s")
+
+    def check(self) -> None:
+        """Raise StreamQueueError, with what it said last, if it has ended."""
+        code = self._process.poll()
+        if code is not None:
+            self._errors.seek(0)
+            lines = self._errors.read().decode(errors="replace").strip().splitlines()
+            said = lines[-1] if lines else "it said nothing"
+            raise StreamQueueError(f"{self._name} ended with exit code {code}: {said}")
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        if self._process.poll() is None:
+            self._process.terminate()
+
+    def close(self) -> None:
+        """Wait for its end, and see to it."""
+        try:
+            self._process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except OSError:
+                    pass  # an order that it did not read
+        self._errors.close()
+
+
+class Team:
+    """Some children of one kind, in a ``with`` block that ends them."""
+
+    def __init__(self, module: str, count: int, uri: str, settings: Mapping[str, Any]) -> None:
+        self._module, self._count, self._uri, self._settings = module, count, uri, settings
+        self._children: list[Child] = []
+        self._started: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def __enter__(self) -> Self:
+        try:
+            for number in range(1, self._count + 1):
+                self._children.append(
+                    Child(self._module, number, self._uri, self._settings, self._started)
+                )
+            for child in self._children:
+                child.expect("loaded")
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        for child in self._children:
+            child.terminate()
+        for child in self._children:
+            child.close()
+
+    def go(self) -> None:
+        """Let them all begin, and return when they listen."""
+        for child in self._children:
+            child.order("go")
+        for child in self._children:
+            child.expect("ready")
+
+    def wait_for_start(self, number: int) -> dict[str, Any]:
+        """Return what was said when the job with this number was started."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                line = self._started.get(timeout=0.5)
+            except queue.Empty:
+                for child in self._children:
+                    child.check()
+                continue
+            if line["number"] == number:
+                return line
+        raise StreamQueueError(
+            f"job {number} was not started within {PATIENCE_SECONDS:.0f} s of its put"
+        )
+
+    def reports(self) -> list[Report]:
+        """Ask them all."""
+        for child in self._children:
+            child.order("report")
+        answers = [child.expect("report") for child in self._children]
+        return [
+            Report(**{key: value for key, value in answer.items() if key != "what"})
+            for answer in answers
+        ]
+
+    def wait_until_completed(
+        self, jobs: int, meanwhile: Callable[[int], None] | None = None
+    ) -> list[Report]:
+        """Return the reports once this many jobs are complete.
+
+        Args:
+            meanwhile: called with how many are, between two looks.
+
+        Raises:
+            StreamQueueError: one of them died, or none has completed a job for a minute.
+        """
+        most, moved_at = -1, time.monotonic()
+        while True:
+            reports = self.reports()
+            completed = completed_by(reports)
+            if completed >= jobs:
+                return reports
+            if completed > most:
+                most, moved_at = completed, time.monotonic()
+            elif time.monotonic() - moved_at > PATIENCE_SECONDS:
+                raise StreamQueueError(
+                    f"{completed} of {jobs} jobs were completed, and then no more for "
+                    f"{PATIENCE_SECONDS:.0f} s"
+                )
+            if meanwhile is not None:
+                meanwhile(completed)
+            pause(LOOK_SECONDS)
+
+
+def completed_by(reports: Sequence[Report]) -> int:
+    """Return how many jobs they have completed together."""
+    return sum(report.completed for report in reports)
+
+
+def pause(length: float) -> None:
+    """Wait this many seconds."""
+    threading.Event().wait(length)
