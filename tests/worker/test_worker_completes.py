@@ -1,0 +1,122 @@
+"""Final writes: committed in groups, and never doubted when only their answer was lost (law 7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+from pymongo import MongoClient
+from pymongo.synchronous.collection import Collection
+
+from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, Discard, Snooze
+from tests.waiting import wait_until_async
+from tests.worker.faults import REPLICATION_TIMED_OUT, WRITE_FAULTS, failing
+from tests.worker.started import WorkerStarter
+
+
+class Together:
+    """A handler whose jobs all return at the same moment."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.go = anyio.Event()
+
+    async def __call__(self, job: AsyncJob) -> None:
+        self.running += 1
+        await self.go.wait()
+
+
+async def test_handlers_that_finish_together_share_their_deletes(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    together = Together()
+    worker = await start(together, concurrency=100)
+    await queue.put_many([{"n": n} for n in range(100)])
+    await wait_until_async(lambda: together.running == 100, "all run")
+
+    together.go.set()
+    await worker.until_outcomes(completed=100)
+
+    assert len(worker.commands.named("delete")) <= 10
+    assert jobs.count_documents({}) == 0
+
+
+@pytest.mark.parametrize("fault", WRITE_FAULTS.values(), ids=WRITE_FAULTS)
+@pytest.mark.parametrize("count", [1, 10])
+async def test_completes_whose_first_tries_fail_are_reported_completed_once(
+    start: WorkerStarter,
+    queue: AsyncMongoQueue,
+    jobs: Collection[Any],
+    client: MongoClient[Any],
+    count: int,
+    fault: dict[str, Any],
+) -> None:
+    together = Together()
+    worker = await start(together)
+    await queue.put_many([{"n": n} for n in range(count)])
+    await wait_until_async(lambda: together.running == count, "all run")
+
+    with failing(client, "delete", app=worker.app, times=3, **fault) as hits:
+        together.go.set()
+        await worker.until_outcomes(completed=count)
+        assert hits.hits() > 0
+
+    assert jobs.count_documents({}) == 0
+    assert together.running == count
+
+
+@pytest.mark.parametrize(
+    ("raised", "outcome", "state", "fault"),
+    [
+        *(
+            pytest.param(ValueError, "retried", "scheduled", fault, id=f"error, {name}")
+            for name, fault in WRITE_FAULTS.items()
+        ),
+        pytest.param(Snooze(60), "released", "scheduled", REPLICATION_TIMED_OUT, id="release"),
+        pytest.param(Discard, "dead", "dead", REPLICATION_TIMED_OUT, id="discard"),
+    ],
+)
+async def test_other_ends_whose_first_tries_fail_are_written_once(
+    start: WorkerStarter,
+    queue: AsyncMongoQueue,
+    jobs: Collection[Any],
+    client: MongoClient[Any],
+    raised: Any,
+    outcome: str,
+    state: str,
+    fault: dict[str, Any],
+) -> None:
+    go = anyio.Event()
+
+    async def handler(job: AsyncJob) -> None:
+        await go.wait()
+        raise raised
+
+    worker = await start(handler, backoff=Backoff(initial=60, jitter=0))
+    await queue.put({"n": 1})
+    await wait_until_async(lambda: worker.metric("streamqueue_jobs_running") == 1, "it runs")
+
+    with failing(client, "update", app=worker.app, times=3, **fault) as hits:
+        go.set()
+        await worker.until_outcomes(**{outcome: 1})
+        assert hits.hits() > 0
+
+    [left] = jobs.find()
+    assert left["state"] == state
+    assert len(left.get("errors", [])) == (0 if outcome == "released" else 1)
+
+
+async def test_a_job_that_was_lost_is_not_completed_with_the_others_of_its_group(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    together = Together()
+    worker = await start(together)
+    ids = await queue.put_many([{"n": n} for n in range(10)])
+    await wait_until_async(lambda: together.running == 10, "all run")
+
+    jobs.update_one({"_id": ids[3]}, {"$set": {"lease": b"an operator's"}})
+    together.go.set()
+
+    await worker.until_outcomes(completed=9, lease_lost=1)
+    assert [job["_id"] for job in jobs.find()] == [ids[3]]

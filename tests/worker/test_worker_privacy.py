@@ -1,0 +1,121 @@
+"""Payloads and what exceptions say of them are in no log, metric or repr (law 14)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import anyio
+import pytest
+from prometheus_client import generate_latest
+from pymongo.synchronous.collection import Collection
+
+from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, Discard, Job, Retry
+from tests.waiting import wait_until_async
+from tests.worker.started import WorkerStarter
+
+CANARY = "4111-1111-1111-1111"
+
+
+def everything_logged(caplog: pytest.LogCaptureFixture) -> str:
+    """Return all records as a handler with a formatter would write them, and their arguments."""
+    formatter = logging.Formatter()
+    return "\n".join(f"{formatter.format(record)} {record.__dict__}" for record in caplog.records)
+
+
+async def failing_in_every_way(job: AsyncJob) -> None:
+    match job.data["how"]:
+        case "raises":
+            raise ValueError(job.data["card"])
+        case "raises a chain":
+            try:
+                raise KeyError(job.data["card"])
+            except KeyError as error:
+                raise RuntimeError(f"card {job.data['card']}") from error
+        case "discards":
+            raise Discard(job.data["card"])
+        case "retries":
+            raise Retry(delay=60)
+        case "retries badly":
+            raise Retry(delay=job.data["card"])
+        case "ends itself and raises":
+            await job.complete()
+            raise ValueError(job.data["card"])
+        case "errors":
+            await job.error(job.data["card"])
+        case "is a block":
+            async with job as data:
+                raise ValueError(data["card"])
+        case "waits":
+            await anyio.sleep_forever()
+
+
+HOWS = [
+    *("returns", "raises", "raises a chain", "discards", "retries", "retries badly"),
+    *("ends itself and raises", "errors", "is a block", "waits"),
+]
+
+
+async def test_no_payload_and_no_exception_text_is_logged_or_measured_or_printed(
+    start: WorkerStarter,
+    queue: AsyncMongoQueue,
+    jobs: Collection[Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "streamqueue")
+    printed: list[str] = []
+
+    async def handler(job: AsyncJob) -> None:
+        printed.append(repr(job) + str(job))
+        await failing_in_every_way(job)
+
+    def second(job: Job) -> None:
+        printed.append(repr(job) + str(job))
+        raise ValueError(job.data["card"])
+
+    worker = await start(
+        handler, second, drain_timeout=0.1, backoff=Backoff(initial=60), reap_interval=0.1
+    )
+    await queue.put_many([{"how": how, "card": CANARY} for how in HOWS])
+    await AsyncMongoQueue(queue._jobs, name="second").put({"card": CANARY})
+    jobs.insert_many(
+        [
+            {"queue": "default", "state": "ready", "payload": CANARY},
+            {
+                "queue": "default",
+                "state": "ready",
+                "payload": {"card": CANARY, "how": ""},
+                "_id": 1,
+            },
+            {"queue": "default", "state": "scheduled", "payload": {"card": CANARY}, "run_at": "x"},
+        ]
+    )
+    await wait_until_async(lambda: sum(worker.outcomes().values()) >= len(HOWS), "all but one")
+    await worker.stop()
+
+    assert len(printed) >= len(HOWS)
+    assert CANARY not in everything_logged(caplog)
+    assert CANARY not in generate_latest(worker.registry).decode()
+    assert CANARY not in "".join(printed)
+    assert CANARY not in repr(worker.worker) + repr(worker.worker.options)
+
+
+async def test_a_lost_lease_logs_no_payload(
+    start: WorkerStarter,
+    queue: AsyncMongoQueue,
+    jobs: Collection[Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "streamqueue")
+
+    async def handler(job: AsyncJob) -> None:
+        jobs.update_one({"_id": job.id}, {"$set": {"lease": b"another's"}})
+        async with job as data:
+            raise ValueError(data["card"])
+
+    worker = await start(handler)
+    await queue.put({"card": CANARY})
+    await worker.until_outcomes(lease_lost=1)
+
+    assert caplog.records
+    assert CANARY not in everything_logged(caplog)

@@ -1,0 +1,161 @@
+"""Jobs for later start when they are due, by a timer and not by asking (law 6)."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from pymongo.synchronous.collection import Collection
+
+from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, Retry, Snooze
+from tests.waiting import wait_until_async
+from tests.worker.faults import failing
+from tests.worker.started import WorkerStarter
+
+
+class Starts:
+    """A handler that notes when each job started, and how late that was."""
+
+    def __init__(self) -> None:
+        self.lateness: list[float] = []
+        self.seen: list[Any] = []
+        self.first_at = 0.0
+
+    async def __call__(self, job: AsyncJob) -> None:
+        self.first_at = self.first_at or time.monotonic()
+        self.seen.append(job.data["n"])
+        if "due" in job.data:
+            self.lateness.append((datetime.now(UTC) - job.data["due"]).total_seconds())
+
+    async def until_seen(self, count: int, within: float = 10) -> None:
+        await wait_until_async(lambda: len(self.seen) >= count, f"{count} jobs came", within)
+
+
+async def test_delayed_jobs_start_when_they_are_due_and_not_before(
+    start: WorkerStarter, queue: AsyncMongoQueue
+) -> None:
+    starts = Starts()
+    await start(starts, sweep_interval=None)
+
+    for n in range(9):
+        due = datetime.now(UTC) + timedelta(seconds=0.3 + n / 10)
+        await queue.put({"n": n, "due": due}, run_at=due)
+    await starts.until_seen(9)
+
+    assert min(starts.lateness) > -0.005
+    assert statistics.median(starts.lateness) < 0.2
+    assert max(starts.lateness) < 1
+
+
+async def test_nothing_is_sent_until_a_delayed_job_is_due(
+    start: WorkerStarter, queue: AsyncMongoQueue
+) -> None:
+    starts = Starts()
+    worker = await start(starts)
+    await worker.until_idle()
+    worker.commands.forget()
+
+    put_at = time.monotonic()
+    await queue.put({"n": 1}, delay=1.5)
+    await starts.until_seen(1)
+
+    sent_early = [
+        sent.name for sent in worker.commands.besides("getMore") if sent.at < put_at + 1.45
+    ]
+    assert sent_early == []
+
+
+async def test_a_job_scheduled_later_but_due_earlier_moves_the_timer(
+    start: WorkerStarter, queue: AsyncMongoQueue
+) -> None:
+    starts = Starts()
+    worker = await start(starts, sweep_interval=None)
+    await queue.put({"n": "later"}, delay=60)
+    await worker.until_idle()
+
+    await queue.put({"n": "sooner"}, delay=0.3)
+
+    await starts.until_seen(1, within=1.5)
+    assert starts.seen == ["sooner"]
+
+
+async def test_jobs_scheduled_before_the_worker_started_are_run_when_due(
+    start: WorkerStarter, queue: AsyncMongoQueue
+) -> None:
+    starts = Starts()
+    await queue.put({"n": "due"}, delay=0.05)
+    await queue.put({"n": "not yet"}, delay=1)
+
+    await start(starts, sweep_interval=None)
+
+    await starts.until_seen(2, within=3)
+    assert starts.seen == ["due", "not yet"]
+
+
+@pytest.mark.parametrize("run_at", [{}, {"run_at": datetime(2020, 1, 1, tzinfo=UTC)}])
+async def test_a_foreign_scheduled_job_that_is_due_already_is_run(
+    start: WorkerStarter, jobs: Collection[Any], run_at: dict[str, Any]
+) -> None:
+    starts = Starts()
+    worker = await start(starts, sweep_interval=None)
+    await worker.until_idle()
+
+    jobs.insert_one({"queue": "default", "state": "scheduled", "payload": {"n": 1}, **run_at})
+
+    await starts.until_seen(1, within=2)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "attempts"),
+    [(ValueError(), [1, 2]), (Retry(delay=0.3), [1, 2]), (Snooze(0.3), [1, 1])],
+    ids=["the backoff", "retry", "snooze"],
+)
+async def test_a_job_that_waits_for_its_next_attempt_comes_back_by_itself(
+    start: WorkerStarter, queue: AsyncMongoQueue, outcome: Exception, attempts: list[int]
+) -> None:
+    runs: list[tuple[int, float]] = []
+
+    async def handler(job: AsyncJob) -> None:
+        runs.append((job.attempts, time.monotonic()))
+        if len(runs) == 1:
+            raise outcome
+
+    await start(handler, backoff=Backoff(initial=0.3, jitter=0), sweep_interval=None)
+    await queue.put({"n": 1})
+    await wait_until_async(lambda: len(runs) == 2, "it came back", 3)
+
+    assert [attempt for attempt, _ in runs] == attempts
+    assert 0.29 < runs[1][1] - runs[0][1] < 1.3
+
+
+async def test_a_thousand_jobs_due_together_are_all_run_once(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    starts = Starts()
+    worker = await start(starts, concurrency=50, sweep_interval=None)
+    due = datetime.now(UTC) + timedelta(seconds=1)
+    await queue.put_many([{"n": n} for n in range(1000)], run_at=due)
+
+    await worker.until_outcomes(completed=1000, within=15)
+
+    assert Counter(starts.seen) == Counter(range(1000))
+    assert jobs.count_documents({}) == 0
+
+
+async def test_a_promotion_that_failed_is_tried_again(
+    start: WorkerStarter, queue: AsyncMongoQueue, client: MongoClient[Any]
+) -> None:
+    starts = Starts()
+    worker = await start(starts, sweep_interval=None)
+    await worker.until_idle()
+
+    with failing(client, "update", app=worker.app, times=2, errorCode=262) as hits:
+        await queue.put({"n": 1}, delay=0.1)
+        await wait_until_async(lambda: hits.hits() >= 2, "the promotion failed")
+
+    await starts.until_seen(1, within=4)
