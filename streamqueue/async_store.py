@@ -153,7 +153,9 @@ class AsyncStore:
             with CancelScope(shield=True):
                 await self.jobs.update_many(*operations.unclaim(ids, token))
         except PyMongoError as error:
-            logger.warning("A claim with an unknown outcome is left to its lease: %s", error)
+            # The class only: the text of a refusal may quote the document.
+            name = type(error).__name__
+            logger.warning("A claim with an unknown outcome is left to its lease: %s", name)
 
     async def promote(self, queues: Sequence[str]) -> int:
         """Make due jobs ready; return how many."""

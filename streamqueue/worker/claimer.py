@@ -55,6 +55,8 @@ BITE_PER_SLOT = 4
 MAX_BITE = 1000
 BITE_SECONDS = 1.0
 """How long the ids of a scan are worth trying: other processes claim from the same head."""
+COLLISION_SHARE = 0.1
+"""The share of a claim lost to others from which on the order is left to chance."""
 FAILURE_PAUSE_CAP = 5.0
 
 
@@ -307,9 +309,11 @@ class Claimer:
         sent = monotonic()
         with self._metrics.timed("claim"):
             documents = await self._store.take(ids, self._consumer, token, self._timeout)
-        self._contended = 2 * len(documents) < len(ids) or (
-            self._contended and len(documents) < len(ids)
-        )
+        self._contended = len(ids) - len(documents) > COLLISION_SHARE * len(ids)
+        if self._contended and self._bite:
+            # Others claim from the same head, so what is left of the bite is mostly theirs by now.
+            self._bite.clear()
+            self._scan_for = self._scan_for or trigger
         await self._hand_over(trigger, documents, ids, sent, token)
 
     async def _hand_over(
@@ -328,6 +332,7 @@ class Claimer:
             with CancelScope(shield=True):
                 await self._store.untake([document["_id"] for document in documents], token)
             return
+        damaged: list[JobRecord] = []
         for document in documents:
             registered = self._handlers[document["queue"]]
             record = JobRecord.from_document(document, max_attempts=registered.handler.max_attempts)
@@ -339,11 +344,21 @@ class Claimer:
                     Attempt(record, registered, self._completer, sent=sent, timeout=self._timeout)
                 )
             else:
-                logger.error("Buried job %s: %s", record.id, record.damage)
-                command = operations.discard(record.id, token, record.damage)
-                with CancelScope(shield=True):
-                    await self._store.jobs.update_one(*command)
-                registered.metrics.outcome[AttemptOutcome.DEAD].inc()
+                damaged.append(record)
+        for record in damaged:  # after the others are running
+            await self._discard(record, token)
+
+    async def _discard(self, record: JobRecord, token: bytes) -> None:
+        """Bury a claimed job that cannot be run; if that fails, its lease will return it."""
+        reason = str(record.damage)
+        logger.error("Buried job %s: %s", record.id, reason)
+        try:
+            with CancelScope(shield=True):
+                await self._store.jobs.update_one(*operations.discard(record.id, token, reason))
+        except PyMongoError as error:
+            logger.warning("Job %s could not be buried: %s", record.id, type(error).__name__)
+        else:
+            self._handlers[record.queue].metrics.outcome[AttemptOutcome.DEAD].inc()
 
     def _remember(self, job_id: ObjectId, run_at: datetime) -> None:
         self._recent[job_id] = run_at  # put again under the same id, it has another

@@ -8,15 +8,11 @@ moment. When nothing is running it is not armed.
 from __future__ import annotations
 
 import logging
-import math
-import random
 from typing import TYPE_CHECKING
-
-from pymongo.errors import PyMongoError
 
 from .. import operations
 from ..clock import monotonic
-from .timers import RETRY_PAUSE, Alarm
+from .timers import Alarm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,15 +55,7 @@ class Reaper:
 
     async def run(self) -> None:
         """Reap for ever."""
-        while True:
-            await self._alarm.wait()
-            try:
-                left = await self.run_once()
-            except PyMongoError as error:
-                logger.warning("Reaping failed: %s", type(error).__name__)
-                left = RETRY_PAUSE
-            if math.isfinite(left):
-                self._alarm.ring_at(monotonic() + left + random.uniform(0, SPREAD))
+        await self._alarm.keep(self.run_once, "Reaping", SPREAD)
 
     def _limit_of(self, queue: str) -> int:
         """Return the attempts of a job that does not say."""

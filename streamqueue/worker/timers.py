@@ -18,7 +18,7 @@ from .. import operations
 from ..clock import monotonic
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from datetime import datetime
 
     from ..async_store import AsyncStore
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("streamqueue.timers")
 
 SPREAD = 0.003
-"""Seconds of jitter, so that not every process promotes in the same millisecond."""
+"""Seconds of jitter for promotions."""
 RETRY_PAUSE = 1.0
 CONFIRM_AFTER = 1.0
 """Seconds a job must stay unannounced before it counts as missed: its event may be on its way."""
@@ -49,9 +49,20 @@ class Alarm:
             self._due = due
             self._moved.set()
 
-    def disarm(self) -> None:
-        """Do not ring until set again."""
-        self._due = math.inf
+    async def keep(self, once: Callable[[], Awaitable[float]], what: str, spread: float) -> None:
+        """Do something each time it rings, for ever; it returns the seconds to the next time.
+
+        `spread` is jitter in seconds, so that not every process wakes in the same millisecond.
+        """
+        while True:
+            await self.wait()
+            try:
+                left = await once()
+            except PyMongoError as error:
+                logger.warning("%s failed: %s", what, type(error).__name__)
+                left = RETRY_PAUSE
+            if math.isfinite(left):
+                self.ring_at(monotonic() + left + random.uniform(0, spread))
 
     async def wait(self) -> None:
         """Return when it rings; it is disarmed by that. Rings at once the first time."""
@@ -85,20 +96,17 @@ class Timers:
 
     async def run(self) -> None:
         """Promote for ever."""
-        while True:
-            await self._alarm.wait()
-            try:
-                with self._metrics.timed("promote"):
-                    await self._store.prepare()  # the server's time, for the next note
-                    left = await self._store.seconds_to_next(operations.next_due(self._queues))
-                    if left <= SPREAD:
-                        await self._store.promote(self._queues)
-                        left = await self._store.seconds_to_next(operations.next_due(self._queues))
-            except PyMongoError as error:
-                logger.warning("Promoting due jobs failed: %s", type(error).__name__)
-                left = RETRY_PAUSE
-            if math.isfinite(left):
-                self._alarm.ring_at(monotonic() + left + random.uniform(0, SPREAD))
+        await self._alarm.keep(self.run_once, "Promoting due jobs", SPREAD)
+
+    async def run_once(self) -> float:
+        """Promote what is due; return the seconds until the next job is."""
+        with self._metrics.timed("promote"):
+            await self._store.prepare()  # the server's time, for the next note
+            left = await self._store.seconds_to_next(operations.next_due(self._queues))
+            if left > SPREAD:
+                return left
+            await self._store.promote(self._queues)
+            return await self._store.seconds_to_next(operations.next_due(self._queues))
 
 
 class Look(Protocol):

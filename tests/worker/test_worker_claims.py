@@ -217,11 +217,11 @@ async def test_a_damaged_job_that_cannot_be_buried_strands_no_other(
 ) -> None:
     """The batch is claimed, and then the write fails that buries the first job of it."""
     order = Order()
-    jobs.insert_one({**READY, "payload": "damaged"})
+    jobs.insert_one({**READY, "payload": "damaged", "priority": 5})
     await queue.put_many([{"n": n} for n in range(3)])
     worker = start.prepare(order, concurrency=4)
 
-    # The first two give the foreign job its priority and claim the batch.
+    # The first two give foreign jobs their priority and claim the batch.
     with failing(client, "update", app=worker.app, skip=2, errorCode=262) as hits:
         await start.begin(worker)
         await wait_until_async(lambda: hits.hits() >= 1, "the burial failed")

@@ -11,7 +11,7 @@ from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, Discard, Snooze
 from tests.waiting import wait_until_async
-from tests.worker.faults import REPLICATION_TIMED_OUT, WRITE_FAULTS, failing
+from tests.worker.faults import CONNECTION_CUT, REPLICATION_TIMED_OUT, WRITE_FAULTS, failing
 from tests.worker.started import WorkerStarter
 
 
@@ -42,8 +42,14 @@ async def test_handlers_that_finish_together_share_their_deletes(
     assert jobs.count_documents({}) == 0
 
 
-@pytest.mark.parametrize("fault", WRITE_FAULTS.values(), ids=WRITE_FAULTS)
-@pytest.mark.parametrize("count", [1, 10])
+@pytest.mark.parametrize(
+    ("count", "fault"),
+    [
+        *(pytest.param(10, fault, id=f"ten, {name}") for name, fault in WRITE_FAULTS.items()),
+        pytest.param(1, CONNECTION_CUT, id="one, the connection is cut"),
+        pytest.param(1, REPLICATION_TIMED_OUT, id="one, replication times out"),
+    ],
+)
 async def test_completes_whose_first_tries_fail_are_reported_completed_once(
     start: WorkerStarter,
     queue: AsyncMongoQueue,
