@@ -136,10 +136,11 @@ def encode_payload(payload: object) -> RawBSONDocument:
             f"a payload must be a mapping such as a dict, not {type(payload).__name__}"
         )
     try:
-        _check_values(payload)
+        plain = _check_values(payload)
         # Not at the top, where BSON would put a key named _id before the others.
         encoded = bson.encode({"p": payload}, codec_options=CODEC)[7:-1]
-        bson.decode(encoded, CODEC)  # what is stored must be readable: a UUID of 3 bytes is not
+        if not plain:
+            bson.decode(encoded, CODEC)  # what is stored must be readable: a UUID of 3 bytes is not
     except PayloadError:
         raise
     except _ENCODING_ERRORS as error:
@@ -188,8 +189,16 @@ def _culprit(payload: Mapping[Any, Any]) -> str:
     return "a value in it has no BSON form"
 
 
-def _check_values(payload: Mapping[Any, Any]) -> None:
-    """Refuse what BSON would accept and change, and nesting that would exhaust the stack."""
+_PLAIN_VALUES = frozenset({str, int, float, bool, type(None), bytes, datetime, ObjectId})
+_PLAIN_CONTAINERS = frozenset({dict, list, tuple})
+
+
+def _check_values(payload: Mapping[Any, Any]) -> bool:
+    """Refuse what BSON would accept and change, and nesting that would exhaust the stack.
+
+    Returns whether it holds nothing but values that are read as they are written.
+    """
+    plain = type(payload) is dict
     pending: list[tuple[Any, int]] = [(payload, 1)]
     elements = 0
     while pending:
@@ -212,12 +221,20 @@ def _check_values(payload: Mapping[Any, Any]) -> None:
         else:
             children = value
         for child in children:
+            kind = type(child)
+            if kind in _PLAIN_VALUES:
+                continue
+            if kind in _PLAIN_CONTAINERS:
+                pending.append((child, depth + 1))
+                continue
+            plain = False
             if isinstance(child, (Mapping, list, tuple)):
                 pending.append((child, depth + 1))
             elif isinstance(child, Code) and child.scope:
                 pending.append((child.scope, depth + 1))
             elif isinstance(child, Timestamp) and child.time == 0 and child.inc == 0:
                 raise PayloadError("Timestamp(0, 0) would be replaced by the server's clock")
+    return plain
 
 
 def split_priority(payload: object) -> tuple[object, int | None]:

@@ -77,4 +77,26 @@ def check_puts(payloads: Iterable[object], **settings: Any) -> list[Put]:
     """Return all the puts, or raise for the first bad one: then nothing is put."""
     if isinstance(payloads, (str, bytes, dict)):
         raise ConfigurationError("put_many takes a list of payloads; for one payload use put")
-    return [check_put(payload, **settings) for payload in payloads]
+    puts: list[Put] = []
+    for payload in payloads:
+        if not puts:
+            puts.append(check_put(payload, **settings))
+            continue
+        # The settings are the same for all and were checked with the first: in a thousand puts
+        # their checks would cost as much as the encoding.
+        first, priority = puts[0], settings["priority"]
+        if priority is None:
+            payload, priority = split_priority(payload)
+            priority = 0 if priority is None else options.priority(priority)
+        puts.append(
+            Put(
+                id=ObjectId(),
+                payload=encode_payload(payload),
+                priority=priority,
+                delay=first.delay,
+                run_at=first.run_at,
+                key=first.key,
+                max_attempts=first.max_attempts,
+            )
+        )
+    return puts
