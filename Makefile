@@ -46,7 +46,7 @@ $(VENV)/dev: pyproject.toml | $(VENV)/bin/pip
 APT = $(if $(filter 0,$(shell id -u)),,sudo) apt-get
 
 system:
-	@ldconfig -p | grep -q 'libcurl\.so\.4' || { $(APT) update -qq && $(APT) install -y -qq libcurl4; }
+	@PATH="$$PATH:/usr/sbin:/sbin" ldconfig -p | grep -q 'libcurl\.so\.4' || { $(APT) update -qq && $(APT) install -y -qq libcurl4; }
 
 prometheus:
 	@command -v promtool >/dev/null || { $(APT) update -qq && \
