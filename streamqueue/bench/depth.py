@@ -78,16 +78,21 @@ def _drain_head(ground: Ground, jobs: Collection[dict[str, Any]], depth: int) ->
     head = ground.scale.head
     waiting = jobs.count_documents({"state": "ready"})
     # Twice the head: there must be something left while the last report is on its way.
-    fill(jobs, max(0, depth + 2 * head - waiting))
+    total = max(waiting, depth + 2 * head)
+    fill(jobs, total - waiting)
     with ground.consumers(1, jobs, concurrency=CONCURRENCY) as team:
         team.go()
-        return _watch(team, head)
+        return _watch(team, head, total)
 
 
-def _watch(team: Team, head: int) -> Head:
+def _watch(team: Team, head: int, total: int) -> Head:
     """Measure from the first quarter on: a worker's first commands are about other things."""
     (first,) = team.wait_until_completed(head // 4)
-    (last,) = team.wait_until_completed(first.completed + head)
+    (last,) = team.wait_until_completed(min(total, first.completed + head))
+    if first.completed == total:  # done before the first report, so that is all there is
+        seconds = (last.last_write_at or last.at) - (last.first_started_at or 0.0)
+        spent = sum(last.command_seconds.get(name, 0) for name in CLAIMING)
+        return Head(claim=1000 * spent / max(1, last.won), rate=total / seconds)
     spent = sum(
         last.command_seconds.get(name, 0) - first.command_seconds.get(name, 0) for name in CLAIMING
     )
