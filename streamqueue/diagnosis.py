@@ -16,8 +16,10 @@ from pymongo.errors import (
 )
 from pymongo.uri_parser import parse_uri
 
+from .server import UNAUTHORIZED
+
 _PASSWORD = re.compile(r"(mongodb(?:\+srv)?://[^:@/\s]*):[^@/\s]*@")
-UNAUTHORIZED, AUTHENTICATION_FAILED = 13, 18
+AUTHENTICATION_FAILED = 18
 
 
 def hide_password(text: str) -> str:

@@ -34,7 +34,6 @@ from .durations import milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from datetime import datetime
 
     from bson import ObjectId
 
@@ -58,14 +57,6 @@ class Find(NamedTuple):
     projection: Document | None = None
     sort: Sequence[tuple[str, int]] | None = None
     limit: int = 0
-
-
-class Position(NamedTuple):
-    """A place in the claim order: where a scan ended."""
-
-    priority: int
-    run_at: datetime | None
-    id: ObjectId
 
 
 def new_token() -> bytes:
