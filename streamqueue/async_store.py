@@ -76,14 +76,16 @@ class AsyncStore:
             check_hello(hello)
             self.clock.observe(hello["localTime"], sent, received)
         if not self._indexed:
+            self._indexed = True  # before the wait: several parts prepare at the same time
             try:
                 await self.jobs.create_indexes(INDEXES)
-            except OperationFailure as error:
+            except BaseException as error:
                 # A consumer's role need not include createIndex: `streamqueue init` is run by
                 # somebody whose role does.
-                if error.code != UNAUTHORIZED:
-                    raise
-            self._indexed = True
+                if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
+                    return
+                self._indexed = False
+                raise
 
     def recheck_indexes(self) -> None:
         """Make the next :meth:`prepare` create the indexes again: the collection may be new."""
