@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("streamqueue.watcher")
 
 PAUSE_CAP = 5.0
-LOADED_PAUSE = 0.1
 REOPEN_EVERY = 0.7
 """Seconds from one opening to the next at the least. A few good reads prove little: some errors
 come back with every second one, and must not make a tight loop."""
@@ -74,10 +73,14 @@ class Listener(Protocol):
 
     @property
     def loaded(self) -> bool:
-        """Whether there is so much to do that events can wait a moment."""
+        """Whether it knows of so much to do that an event would tell it nothing new."""
+
+    @property
+    def leisure(self) -> float:
+        """How many seconds the next event may wait."""
 
     async def until_unloaded(self) -> None:
-        """Return when they cannot."""
+        """Return when the next event may not wait."""
 
 
 class Watcher:
@@ -162,6 +165,7 @@ class Watcher:
     async def _read_until_broken(self, stream: AsyncChangeStream[Any]) -> None:
         try:
             while not self._stopped.is_set():
+                await self._pace(stream)
                 try:
                     with CancelScope(shield=True):
                         await self._read(stream)
@@ -174,7 +178,6 @@ class Watcher:
                 self._token = stream.resume_token
                 self._metrics.last_event.set(time.time())
                 await anyio.lowlevel.checkpoint_if_cancelled()
-                await self._pace(stream)
         finally:
             with CancelScope(shield=True):
                 try:
@@ -190,19 +193,23 @@ class Watcher:
         of no-op jobs was drained that cost it about 130 us of CPU per job, and next to nothing when
         reading every 100 ms (6.0.5, two cores). Then no read waits: each takes what is there.
         """
-        loaded = self._listener.loaded
-        set_max_await(stream, 0.001 if loaded else self._max_await)
-        if loaded:
-            with anyio.move_on_after(LOADED_PAUSE):
+        set_max_await(stream, 0.001 if self._listener.loaded else self._max_await)
+        leisure = self._listener.leisure
+        if leisure:
+            with anyio.move_on_after(leisure):
                 await self._listener.until_unloaded()
 
     async def _read(self, stream: AsyncChangeStream[Any]) -> None:
         """Wait for an event, then tell it and those that came in the same reply."""
         with pymongo.timeout(self._max_await + WAIT_MARGIN):
             event = await stream.try_next()
+            told = event is not None
             while event is not None:
                 self._tell(event)
                 event = await stream.try_next() if buffered(stream) else None
+        if told:
+            # Whoever was woken goes first: preparing the next read takes as long as a claim.
+            await anyio.lowlevel.checkpoint()
 
     def _tell(self, event: Mapping[str, Any]) -> None:
         counter = self._metrics.events.get(event["operationType"])

@@ -3,9 +3,10 @@
 Two sources, and never a sorted find-and-modify:
 
 * *Announced* jobs: the change event carried the whole job, so with a slot free it is claimed by
-  ``_id`` with no read before or after.
-* *Waiting* jobs: a backlog is read in large bites, ids only, from the index; claims take from the
-  bite until it is used up, old, or something more urgent is announced.
+  ``_id`` with no read before or after. With other consumers about, only those whose turn is ours
+  (``peers``); the rest is looked for after a moment, in case nobody has come for it.
+* *Waiting* jobs: a backlog is read in bites (``backlog``), and claims take from the bite until it
+  is used up, old, or something more urgent is announced.
 
 An event is kept only while there is a free slot to claim it into. Otherwise it is enough to know
 that there is something to scan for once a slot is free.
@@ -14,24 +15,27 @@ that there is something to scan for once a slot is free.
 from __future__ import annotations
 
 import logging
+import math
 import random
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import CancelScope
+from anyio.lowlevel import checkpoint
 from bson.errors import BSONError
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from .. import operations
 from ..clock import monotonic
 from ..document import JobRecord
 from ..metrics import AttemptOutcome, ClaimTrigger
+from .backlog import Backlog, oddness_of, priority_of
 from .lease import Attempt
+from .peers import LONGEST_TURN, MOST_TRUST, TURN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from bson import ObjectId
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from ..options import WorkerOptions
     from .completer import Completer
     from .handler import RegisteredHandler
+    from .peers import Peers
     from .slots import Slots
 
 logger = logging.getLogger("streamqueue.claimer")
@@ -50,13 +55,8 @@ MAX_ANNOUNCED = 1000
 RECENT = 10_000
 """Claimed ids remembered, so that an insert event that comes after its job was found by a scan is
 not claimed again in vain."""
-BITE = 64
-BITE_PER_SLOT = 4
-MAX_BITE = 1000
-BITE_SECONDS = 1.0
-"""How long the ids of a scan are worth trying: other processes claim from the same head."""
-COLLISION_SHARE = 0.1
-"""The share of a claim lost to others from which on the order is left to chance."""
+LOADED_LEISURE = 0.25
+"""Seconds events may wait while a backlog is known: a more urgent one is noticed by then."""
 FAILURE_PAUSE_CAP = 5.0
 
 
@@ -73,6 +73,7 @@ class Claimer:
         handlers: Mapping[str, RegisteredHandler],
         completer: Completer,
         slots: Slots,
+        peers: Peers,
         options: WorkerOptions,
         metrics: Metrics,
         start: Callable[[Attempt], None],
@@ -82,6 +83,7 @@ class Claimer:
         self._queues = list(handlers)
         self._completer = completer
         self._slots = slots
+        self._peers = peers
         self._consumer = str(options.consumer_id)
         self._timeout = float(options.timeout)  # type: ignore[arg-type]
         self._metrics = metrics
@@ -92,31 +94,45 @@ class Claimer:
         self.stopped = anyio.Event()
         # What is known to be claimable. Only `run` claims; events and timers only add.
         self._announced: dict[ObjectId, Mapping[str, Any]] = {}
-        self._bite: deque[Mapping[str, Any]] = deque()
-        self._bite_read_at = 0.0
-        self._backlog = False
+        self._backlog = Backlog(store, self._queues, peers)
         self._scan_for: ClaimTrigger | None = "scan"
+        self._turn_at = math.inf  # when to look for what was left to others
+        self._trust = 1.0
+        self._left_last = False
         self._adopt = True
         self._recent: dict[ObjectId, datetime] = {}
-        self._contended = False
         self._failures = 0
 
     @property
     def idle(self) -> bool:
         """Whether it has a free slot and knows of nothing to claim into it."""
-        known = self._announced or self._bite or self._scan_for
-        return not known and self._slots.free > 0 and not self._stopping
+        waits = math.isfinite(self._turn_at)
+        return not (self._knows or waits or self._stopping) and self._slots.free > 0
 
     @property
     def loaded(self) -> bool:
         """Whether it knows of waiting jobs, so that an event would tell it nothing new."""
-        return bool(self._bite or self._scan_for) and not self._stopping
+        return bool(self._backlog or self._scan_for) and not self._stopping
+
+    @property
+    def _knows(self) -> bool:
+        return bool(self._announced or self._backlog or self._scan_for)
+
+    @property
+    def leisure(self) -> float:
+        """How many seconds the next event may wait.
+
+        Whoever has just left a job to another keeps out of the way of that one's claim: with many
+        processes on a machine their next reads would cost as much as the claim, all at once.
+        """
+        if self.loaded:
+            return LOADED_LEISURE
+        return self._peers.courtesy() if self._left_last else 0.0
 
     async def until_unloaded(self) -> None:
-        """Return when an event would be of use again."""
-        if self.loaded:
-            self._unloaded = anyio.Event()
-            await self._unloaded.wait()
+        """Return when an event would be of use again; with no backlog known, not at all."""
+        self._unloaded = anyio.Event()
+        await self._unloaded.wait()
 
     def scan(self, trigger: ClaimTrigger = "scan", *, adopt: bool = False) -> None:
         """Look at the documents once there is a free slot.
@@ -131,24 +147,39 @@ class Claimer:
     def announce(self, job: Mapping[str, Any], *, inserted: bool) -> None:
         """Note a ready job as its change event carried it."""
         job_id = job["_id"]
-        if self._oddness(job) is not None:
+        if oddness_of(job) is not None:
             self.scan("stream")
             return
         if inserted and job_id in self._recent and self._recent[job_id] == job.get("run_at"):
             return
         unplaced = job.get("priority") is None
-        if self._bite and _priority(job) > _priority(self._bite[0]):
-            self._bite.clear()  # it comes first: read the head again
+        self._peers.job_came()
+        turn = self._peers.turn(job)
+        self._left_last = turn > 0
+        if self._backlog.yields_to(job):
+            self._backlog.drop()  # it comes first: read the head again
             self._scan_for = self._scan_for or "stream"
         if self._scan_for is not None or self._slots.free < 1:
             self._scan_for = self._scan_for or "stream"
             self._adopt = self._adopt or unplaced
+        elif turn:
+            self._adopt = self._adopt or unplaced
+            self._wait_for_turn(turn)
+            return
         elif len(self._announced) >= MAX_ANNOUNCED:
             self._forget_announced()
             self._adopt = self._adopt or unplaced
         else:
             self._announced[job_id] = job
         self._wake.set()
+
+    def _wait_for_turn(self, turn: int) -> None:
+        """Look for what was left to others when so many of them have had their chance."""
+        wait = min(LONGEST_TURN, TURN * turn * self._trust)
+        at = monotonic() + wait * random.uniform(1.0, 1.2)
+        if at < self._turn_at:
+            self._turn_at = at
+            self._wake.set()
 
     def stop(self) -> None:
         """Claim nothing more; :attr:`stopped` is set when nothing is under way."""
@@ -159,21 +190,36 @@ class Claimer:
 
     async def run(self) -> None:
         """Claim until stopped."""
+        if self._peers.count() > 1:
+            self._backlog.contend()
         try:
             while not self._stopping:
                 free = self._slots.free
                 if free < 1:
                     self._forget_announced()
                     await self._slots.wait_for_change()
-                elif self._announced or self._bite or self._scan_for:
+                elif self._slots.unstarted:
+                    # Handlers that return at once leave more slots in a moment: one claim for all.
+                    await checkpoint()
+                elif self._knows:
                     await self._claim(free)
                 else:
                     self._unloaded.set()
-                    await self._wake.wait()
-                    self._wake = anyio.Event()
+                    await self._wait()
         finally:
             self._unloaded.set()
             self.stopped.set()
+
+    async def _wait(self) -> None:
+        """Wait until there is something to claim, or our turn at what was left to others."""
+        left = self._turn_at - monotonic()
+        with anyio.move_on_after(left if math.isfinite(left) else None):
+            await self._wake.wait()
+            self._wake = anyio.Event()
+        if self._turn_at <= monotonic():
+            self._turn_at = math.inf
+            self._backlog.stealing = True
+            self._scan_for = self._scan_for or "stream"
 
     def _forget_announced(self) -> None:
         """Events that wait for a slot grow stale; the documents do not."""
@@ -185,10 +231,10 @@ class Claimer:
 
     async def _claim(self, free: int) -> None:
         try:
-            if self._bite and monotonic() - self._bite_read_at > BITE_SECONDS:
-                self._bite.clear()
+            if self._backlog.stale:
+                self._backlog.drop()
                 self._scan_for = self._scan_for or "scan"
-            if self._announced and not self._bite:
+            if self._announced and not self._backlog:
                 # (With a bite, what was announced is newer and not more urgent: it waits.)
                 await self._claim_announced(free)
             else:
@@ -211,15 +257,49 @@ class Claimer:
             jobs = jobs[:free]
         for job in jobs:
             del self._announced[job["_id"]]
-        # Only an untouched job is still as its event carried it, and a large one was not carried.
-        fresh = [job for job in jobs if "payload" in job and not job.get("attempts")]
-        others = [job["_id"] for job in jobs if "payload" not in job or job.get("attempts")]
-        if fresh:
-            await self._take_carried(fresh)
-        if others:
-            await self._take("stream", others)
+        await self._take("stream", jobs)
 
-    async def _take_carried(self, jobs: Sequence[Mapping[str, Any]]) -> None:
+    async def _claim_waiting(self, free: int) -> None:
+        trigger = self._scan_for or "scan"
+        if len(self._backlog) < free and self._scan_for is not None:
+            self._backlog.drop()  # its rest would make a small claim; the next bite has it too
+        if not self._backlog:
+            # Cleared before the read: what is announced while it is under way counts as new.
+            self._scan_for = None
+            with self._metrics.timed("scan"):
+                await self._place_unplaced()
+                await self._backlog.read(free)
+            self._trust = 1.0 if self._backlog else min(MOST_TRUST, 1.5 * self._trust)
+            if not self._backlog:
+                if self._backlog.left:
+                    self._wait_for_turn(1)
+                for registered in self._handlers.values():
+                    registered.metrics.claims[trigger, "empty"].inc()
+                return
+            if self._backlog.deep or self._backlog.left:
+                self._scan_for = trigger  # there may be more behind
+        jobs = self._backlog.take(free)
+        for job in jobs:
+            self._announced.pop(job["_id"], None)
+        await self._take(trigger, jobs)
+
+    async def _place_unplaced(self) -> None:
+        if self._adopt:
+            self._adopt = False
+            await self._store.prepare()
+            with CancelScope(shield=True):
+                await self._store.jobs.update_many(*operations.adopt(self._queues))
+
+    async def _take(self, trigger: ClaimTrigger, jobs: Sequence[Mapping[str, Any]]) -> None:
+        # Only an untouched job is still as it was carried, and a large one was not carried.
+        fresh = [job for job in jobs if "payload" in job and not job.get("attempts")]
+        if fresh:
+            await self._take_carried(trigger, fresh)
+        if len(fresh) < len(jobs):
+            others = [job["_id"] for job in jobs if "payload" not in job or job.get("attempts")]
+            await self._take_by_id(trigger, others)
+
+    async def _take_carried(self, trigger: ClaimTrigger, jobs: Sequence[Mapping[str, Any]]) -> None:
         """Claim jobs whose content is here already: one round trip if nobody was faster."""
         ids = [job["_id"] for job in jobs]
         token = operations.new_token()
@@ -238,105 +318,57 @@ class Claimer:
                     )
                     mine_ids = {document["_id"] for document in mine}
                     jobs = [job for job in jobs if job["_id"] in mine_ids]
-            except BaseException:
+            except BaseException as error:
                 await self._store.untake(ids, token)
-                raise
+                code = error.code if isinstance(error, OperationFailure) else None
+                if code not in operations.DOCUMENT_ERRORS:
+                    raise
+                spoiled = True
+            else:
+                spoiled = False
+        if spoiled:
+            await self._take_by_id(trigger, ids)  # finds out which document is to blame
+            return
         if not won:
             jobs = []
         now = self._store.clock.now()
-        claimed = [
-            {**job, "attempts": 1, "lease": token, "locked_by": self._consumer, "locked_at": now}
-            for job in jobs
-        ]
-        await self._hand_over("stream", claimed, ids, sent, token)
+        ours = {"attempts": 1, "lease": token, "locked_by": self._consumer, "locked_at": now}
+        await self._hand_over(trigger, [{**job, **ours} for job in jobs], len(ids), sent, token)
 
-    async def _claim_waiting(self, free: int) -> None:
-        trigger = self._scan_for or "scan"
-        if len(self._bite) < free and self._scan_for is not None:
-            self._bite.clear()  # its rest would make a small claim; the next bite has it too
-        if not self._bite:
-            # Cleared before the read: what is announced while it is under way counts as new.
-            self._scan_for = None
-            await self._read_bite(trigger, free)
-            if not self._bite:
-                return
-        count = min(free, len(self._bite))
-        ids = [self._bite.popleft()["_id"] for _ in range(count)]
-        for job_id in ids:
-            self._announced.pop(job_id, None)
-        await self._take(trigger, ids)
-
-    async def _read_bite(self, trigger: ClaimTrigger, free: int) -> None:
-        limit = MAX_BITE if self._backlog else min(MAX_BITE, max(BITE, BITE_PER_SLOT * free))
-        with self._metrics.timed("scan"):
-            if self._adopt:
-                self._adopt = False
-                await self._store.prepare()
-                with CancelScope(shield=True):
-                    await self._store.jobs.update_many(*operations.adopt(self._queues))
-            found = await self._store.find(operations.candidates(self._queues, limit))
-        self._backlog = len(found) == limit
-        if self._backlog:
-            self._scan_for = trigger  # there may be more behind
-        found = [job for job in found if not await self._bury_if_odd(job)]
-        if self._contended:
-            # Others read the same head: whoever keeps to the order would lose every race.
-            random.shuffle(found)
-        self._bite.extend(found)
-        self._bite_read_at = monotonic()
-        if not found:
-            for registered in self._handlers.values():
-                registered.metrics.claims[trigger, "empty"].inc()
-
-    def _oddness(self, job: Mapping[str, Any]) -> str | None:
-        """Say what makes a document impossible to run here, whatever else is in it."""
-        if isinstance(job["_id"], (Mapping, list)):
-            return "its _id is not a plain value"
-        if not isinstance(job.get("queue"), str):  # a list with the name in it matches the name
-            return "its queue is not a name"
-        return None
-
-    async def _bury_if_odd(self, job: Mapping[str, Any]) -> bool:
-        oddness = self._oddness(job)
-        if oddness is not None:
-            logger.error("Buried a job: %s", oddness)
-            with CancelScope(shield=True):
-                await self._store.jobs.update_one(*operations.bury(job["_id"], oddness))
-        return oddness is not None
-
-    async def _take(self, trigger: ClaimTrigger, ids: list[ObjectId]) -> None:
+    async def _take_by_id(self, trigger: ClaimTrigger, ids: list[ObjectId]) -> None:
+        """Claim jobs and read them as they are then."""
         token = operations.new_token()
         sent = monotonic()
         with self._metrics.timed("claim"):
             documents = await self._store.take(ids, self._consumer, token, self._timeout)
-        self._contended = len(ids) - len(documents) > COLLISION_SHARE * len(ids)
-        if self._contended and self._bite:
-            # Others claim from the same head, so what is left of the bite is mostly theirs by now.
-            self._bite.clear()
-            self._scan_for = self._scan_for or trigger
-        await self._hand_over(trigger, documents, ids, sent, token)
+        await self._hand_over(trigger, documents, len(ids), sent, token)
 
     async def _hand_over(
         self,
         trigger: ClaimTrigger,
         documents: Sequence[Mapping[str, Any]],
-        ids: Sequence[ObjectId],
+        wanted: int,
         sent: float,
         token: bytes,
     ) -> None:
-        lost = len(ids) - len(documents)
+        lost = wanted - len(documents)
         if lost:
             # The queue of a lost job is not known; with several queues the first one stands for it.
             self._handlers[self._queues[0]].metrics.claims[trigger, "lost"].inc(lost)
+            self._peers.look()
+            if self._backlog.claimed(wanted, len(documents)):
+                self._scan_for = self._scan_for or trigger
         if self._stopping and documents:
             with CancelScope(shield=True):
                 await self._store.untake([document["_id"] for document in documents], token)
             return
         damaged: list[JobRecord] = []
+        won: Counter[str] = Counter()
         for document in documents:
-            registered = self._handlers[document["queue"]]
+            queue = document["queue"]
+            registered = self._handlers[queue]
             record = JobRecord.from_document(document, max_attempts=registered.handler.max_attempts)
-            registered.metrics.claims[trigger, "won"].inc()
+            won[queue] += 1
             if record.run_at is not None:
                 self._remember(record.id, record.run_at)
             if record.damage is None:
@@ -345,6 +377,8 @@ class Claimer:
                 )
             else:
                 damaged.append(record)
+        for queue, count in won.items():
+            self._handlers[queue].metrics.claims[trigger, "won"].inc(count)
         for record in damaged:  # after the others are running
             await self._discard(record, token)
 
@@ -366,10 +400,5 @@ class Claimer:
             del self._recent[next(iter(self._recent))]
 
 
-def _priority(job: Mapping[str, Any]) -> float:
-    priority = job.get("priority")
-    return priority if isinstance(priority, (int, float)) else 0
-
-
 def _urgency(job: Mapping[str, Any]) -> float:
-    return -_priority(job)
+    return -priority_of(job)

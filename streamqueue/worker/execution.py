@@ -122,6 +122,7 @@ class Execution:
 
     async def _run_one(self, attempt: Attempt) -> None:
         metrics, record = attempt.registered.metrics, attempt.record
+        self._slots.handler_starts()
         started = monotonic()
         if record.run_at is not None:
             waited = (self._store.clock.now() - record.run_at).total_seconds()

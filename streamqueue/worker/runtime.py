@@ -29,6 +29,7 @@ from .completer import Completer
 from .execution import Execution
 from .handler import Handler, RegisteredHandler, is_async
 from .lease import Attempt, Leases
+from .peers import Peers
 from .reaper import Reaper
 from .slots import Slots
 from .timers import Sweep, Timers
@@ -221,6 +222,7 @@ class _Run:
         self._store = store
         self._health = worker.health
         self._metrics = metrics
+        self._opened_before = False
         self._handlers: Mapping[str, RegisteredHandler] = {
             queue: RegisteredHandler(handler, metrics.consumer(queue, handler.task))
             for queue, handler in worker._handlers.items()
@@ -232,8 +234,16 @@ class _Run:
         self._execution = Execution(store, self._leases, self._slots)
         self._completer = Completer(store, timeout, metrics, self._execution.ended)
         self._execution.completer = self._completer
+        self._peers = Peers(store, str(options.consumer_id), worker.queues, options.concurrency)
         self._claimer = Claimer(
-            store, self._handlers, self._completer, self._slots, options, metrics, self._start
+            store,
+            self._handlers,
+            self._completer,
+            self._slots,
+            self._peers,
+            options,
+            metrics,
+            self._start,
         )
         self._timers = Timers(store, worker.queues, metrics)
         self._reaper = Reaper(
@@ -278,6 +288,8 @@ class _Run:
             async with anyio.create_task_group() as runners:
                 self._execution.open(runners)
                 await parts.start(self._watcher.run)
+                await self._peers.join()
+                parts.start_soon(self._peers.run)
                 parts.start_soon(self._leases.run)
                 parts.start_soon(self._completer.run)
                 parts.start_soon(self._timers.run)
@@ -298,6 +310,7 @@ class _Run:
         self._watcher.stop()
         with CancelScope(shield=True):
             await self._claimer.stopped.wait()
+        await self._peers.leave()
         async with anyio.create_task_group() as patience:
 
             async def give_up() -> None:
@@ -337,7 +350,9 @@ class _Run:
     # the watcher's listener
 
     def opened(self) -> None:
-        self._store.recheck_indexes()  # a stream also breaks because its collection was dropped
+        if self._opened_before:
+            self._store.recheck_indexes()  # a stream may break because its collection was dropped
+        self._opened_before = True
         self._claimer.scan(adopt=True)
         self._timers.look()
         self._reaper.look()
@@ -345,6 +360,10 @@ class _Run:
     @property
     def loaded(self) -> bool:
         return self._claimer.loaded
+
+    @property
+    def leisure(self) -> float:
+        return self._claimer.leisure
 
     async def until_unloaded(self) -> None:
         await self._claimer.until_unloaded()

@@ -16,6 +16,7 @@ class Slots:
         self.concurrency = concurrency
         self._running = 0
         self._held = 0
+        self._unstarted = 0
         self._changed = anyio.Event()
 
     @property
@@ -24,14 +25,24 @@ class Slots:
         return min(self.concurrency - self._running, 2 * self.concurrency - self._held)
 
     @property
+    def unstarted(self) -> int:
+        """How many of the claimed jobs wait for their handler to be called."""
+        return self._unstarted
+
+    @property
     def held(self) -> int:
         """How many jobs have not had their final write yet."""
         return self._held
 
     def take(self) -> None:
-        """A handler starts."""
+        """A job is claimed: its handler is about to start."""
         self._running += 1
         self._held += 1
+        self._unstarted += 1
+
+    def handler_starts(self) -> None:
+        """Its handler is called."""
+        self._unstarted -= 1
 
     def handler_over(self) -> None:
         """Its handler is over: another may start."""

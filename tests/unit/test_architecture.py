@@ -39,6 +39,8 @@ ORDER = [
     "async_queue",
     "watcher",
     "worker.slots",
+    "worker.peers",
+    "worker.backlog",
     "worker.handler",
     "worker.lease",
     "worker.completer",
@@ -66,7 +68,7 @@ completer ends attempts."""
 
 TALKS_TO_MONGODB = {
     *("store", "async_store", "doorbell", "async_doorbell", "queue", "async_queue", "watcher"),
-    *("worker.claimer", "worker.completer", "worker.lease"),
+    *("worker.peers", "worker.backlog", "worker.claimer", "worker.completer", "worker.lease"),
     *("embedded", "diagnosis", "exporter", "demo", "bench", "cli"),
 }
 COMMANDS = {

@@ -1,0 +1,218 @@
+"""The other live consumers, and whose turn a job is.
+
+Every process sees every event and reads the same head of a backlog. If all of them went for all of
+it, most claims would be lost, and each costs the server a write. So each job is one consumer's turn
+first: the ids are dealt out among those who live, round after round, like cards. The others wait
+their turn, a few milliseconds each, and take what is still there by then.
+
+That is a courtesy, not a rule: a claim is decided by the document alone, and nothing depends on the
+list of consumers being right. It is kept in a collection beside the jobs, where each process notes
+every ``HEARTBEAT`` seconds that it lives; where the user may not write there, everybody races as if
+alone. A newcomer is noticed at the next heartbeat, or as soon as a claim is lost to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import zlib
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+import pymongo
+from anyio import CancelScope
+from bson import ObjectId
+from pymongo import WriteConcern
+from pymongo.errors import OperationFailure, PyMongoError
+
+from .. import operations
+from ..clock import monotonic
+from ..server import UNAUTHORIZED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pymongo.asynchronous.collection import AsyncCollection
+
+    from ..async_store import AsyncStore
+
+logger = logging.getLogger("streamqueue.peers")
+
+Job = TypeVar("Job", bound="Mapping[str, Any]")
+ALONE = (0, 1)
+
+HEARTBEAT = 30.0
+"""Seconds between two signs of life. An idle process sends nothing else, and every write wakes
+every stream of the server (about 50 us each); what a late one costs is small, see ``TURN``."""
+SILENT_AFTER = 75.0
+"""Seconds until a consumer that says nothing counts as gone: two heartbeats may be missed."""
+FORGOTTEN_AFTER = 3600.0
+LOOK_PAUSE = 0.2
+"""Seconds between two looks at the list, however many claims are lost."""
+STALE_SHARE = 4
+"""Once the list has not been read for a quarter of the time since this consumer joined, the next
+job makes it look: consumers tend to be started together."""
+TURN = 0.01
+"""Seconds until it is the next one's turn: a claim takes about 3 ms, twice that under load. This
+is what a job waits longer whose first consumer is full, or has died without a word."""
+LONGEST_TURN = 1.0
+MOST_TRUST = 8.0
+"""How many times longer it may take, as long as those whose turn it was have always come."""
+COURTESY, LONGEST_COURTESY = 0.0015, 0.006
+"""Seconds per consumer in which who is not meant by an event leaves the server alone."""
+PATIENCE = 1.0
+"""Seconds that keeping the list may take: no start and no drain hangs on it."""
+
+
+class Peers:
+    """The consumers of a collection, this one among them.
+
+    Args:
+        consumer: the name of this one.
+        queues: what it handles.
+        concurrency: how many jobs it runs at a time; for people to read.
+    """
+
+    def __init__(
+        self, store: AsyncStore, consumer: str, queues: Sequence[str], concurrency: int
+    ) -> None:
+        jobs = store.jobs
+        # Advisory, so not worth waiting for a majority.
+        self._consumers: AsyncCollection[Any] = jobs.database.get_collection(
+            f"{jobs.name}.consumers",
+            codec_options=jobs.codec_options,
+            write_concern=WriteConcern(1),
+        )
+        self._store = store
+        self._consumer = consumer
+        self._queues = list(queues)
+        self._concurrency = concurrency
+        self._refused = False
+        self._joined_at = self._read_at = -math.inf
+        self._look_at = math.inf
+        self._moved = anyio.Event()
+        # By queue: which of how many we are, in the order of their names.
+        self._places: dict[str, tuple[int, int]] = {}
+
+    def count(self) -> int:
+        """Return how many consumers share the queue that has most of them; 1 is this one alone."""
+        return max((count for _, count in self._places.values()), default=1)
+
+    def courtesy(self) -> float:
+        """Return the seconds to leave to those whose turn it is."""
+        return min(LONGEST_COURTESY, COURTESY * self.count())
+
+    def turn(self, job: Mapping[str, Any]) -> int:
+        """Return how many others come first for this job: 0 if it is ours to take."""
+        place, count = self._places.get(job["queue"], ALONE)
+        return (place - _number(job["_id"])) % count
+
+    def deal(self, jobs: Iterable[Job]) -> tuple[list[Job], list[Job]]:
+        """Return the jobs that are ours to take, and the others, each in their order."""
+        own: list[Job] = []
+        others: list[Job] = []
+        places = self._places
+        for job in jobs:  # thousands: as turn(), without the call
+            place, count = places.get(job["queue"], ALONE)
+            (others if (place - _number(job["_id"])) % count else own).append(job)
+        return own, others
+
+    def look(self) -> None:
+        """Look who is there, now: a claim was lost, perhaps to somebody new."""
+        # Spread, so that those who collided do not look in step.
+        self._look_by(max(monotonic(), self._read_at + LOOK_PAUSE) + random.uniform(0, 0.01))
+
+    def job_came(self) -> None:
+        """Look who is there, soon, if that was long ago."""
+        now = monotonic()
+        age = now - self._read_at
+        if age > LOOK_PAUSE and age > (now - self._joined_at) / STALE_SHARE:
+            self._look_by(now + LOOK_PAUSE * random.uniform(1.0, 2.0))
+
+    def _look_by(self, moment: float) -> None:
+        if moment < self._look_at and not self._refused:
+            self._look_at = moment
+            self._moved.set()
+
+    async def join(self) -> None:
+        """Say that this consumer lives, and look who else does. Never raises for a server's no."""
+        if self._refused:
+            return
+        if self._joined_at < 0:
+            self._joined_at = monotonic()
+        command = operations.register(self._consumer, self._queues, self._concurrency)
+        try:
+            with CancelScope(shield=True), pymongo.timeout(PATIENCE):
+                await self._consumers.update_one(*command, upsert=True)
+                await self._read()
+        except PyMongoError as error:
+            if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
+                self._refused = True
+                self._places = {}
+                logger.info(
+                    "Claiming without regard for other consumers: no right to write to %s",
+                    self._consumers.name,
+                )
+            else:
+                logger.info("The list of consumers is out of reach: %s", type(error).__name__)
+
+    async def leave(self) -> None:
+        """Take this consumer off the list, so that nobody leaves jobs to it."""
+        if self._refused:
+            return
+        try:
+            with CancelScope(shield=True), pymongo.timeout(PATIENCE):
+                await self._consumers.delete_one(operations.deregister(self._consumer))
+        except PyMongoError:
+            pass  # its silence will tell
+
+    async def run(self) -> None:
+        """Keep saying so for ever, and look when there is reason to."""
+        beat_at = monotonic() + HEARTBEAT
+        while True:
+            while (left := min(beat_at, self._look_at) - monotonic()) > 0:
+                self._moved = anyio.Event()
+                with anyio.move_on_after(left):
+                    await self._moved.wait()
+            self._look_at = math.inf
+            if monotonic() >= beat_at:
+                beat_at = monotonic() + HEARTBEAT * random.uniform(0.9, 1.1)
+                await self.join()
+            else:
+                try:
+                    with CancelScope(shield=True), pymongo.timeout(PATIENCE):
+                        await self._read()
+                except PyMongoError as error:
+                    logger.info("The list of consumers is out of reach: %s", type(error).__name__)
+
+    async def _read(self) -> None:
+        self._read_at = monotonic()
+        names: dict[str, list[str]] = {queue: [] for queue in self._queues}
+        forgotten = []
+        async with self._consumers.find(*operations.registered()[:2]) as cursor:
+            for found in await cursor.to_list():
+                silent = found.get("silent")
+                if not isinstance(silent, int) or silent > FORGOTTEN_AFTER * 1000:
+                    forgotten.append(found["_id"])
+                elif silent < SILENT_AFTER * 1000:
+                    queues = found.get("queues")
+                    for queue in queues if isinstance(queues, list) else ():
+                        if isinstance(queue, str) and queue in names:
+                            names[queue].append(str(found["_id"]))
+        for queue, there in names.items():
+            there = sorted({*there, self._consumer})
+            self._places[queue] = there.index(self._consumer), len(there)
+        if forgotten:
+            await self._consumers.delete_many(operations.deregister(*forgotten))
+
+
+def _number(job_id: object) -> int:
+    """Return a number that every process gives this id.
+
+    The last bytes of an ObjectId count up, so jobs put one after the other are dealt out in turn.
+    """
+    if type(job_id) is ObjectId:
+        binary = job_id.binary
+        return binary[10] << 8 | binary[11]
+    return zlib.crc32(repr(job_id).encode("utf-8", "backslashreplace"))
