@@ -377,8 +377,10 @@ async def _stop_on_signal(
 ) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
+        again = False  # not whether it is stopping: it may have been told by something else
         async for received in signals:
             logger.info("Received %s", signal.Signals(received).name)
-            if stop.is_set():
+            if again:
                 hurry.set()
             stop.set()
+            again = True
