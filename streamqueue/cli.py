@@ -29,9 +29,11 @@ FINE, FAILED, WRONG_USAGE = 0, 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     options = _parser().parse_args(arguments)
+    supervised = getattr(options, "supervised", None)
+    which = "" if supervised is None else f"process {supervised[0]} "
     logging.basicConfig(
         level=getattr(options, "log_level", "WARNING"),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        format=f"%(asctime)s %(levelname)s {which}%(name)s: %(message)s",
         stream=sys.stderr,
     )
     # What pymongo logs of a lost server repeats what we say in one sentence.
@@ -122,6 +124,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     _setting(
         worker,
+        "--processes",
+        type=_at_least_one,
+        default=1,
+        help="consumer processes under one supervisor; default 1, without one",
+    )
+    _setting(
+        worker,
+        "--port-offset",
+        type=_whole,
+        default=1,
+        help="process i, from 0, serves on the metrics port + i times this; default 1",
+    )
+    # Which process it is, and its end of the supervisor's socket pair.
+    worker.add_argument("--supervised", type=int, nargs=2, help=argparse.SUPPRESS)
+    _setting(
+        worker,
         "--log-level",
         default="INFO",
         choices=["DEBUG", "INFO", "WARNING", "ERROR"],
@@ -205,4 +223,11 @@ def _whole(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError("must not be negative")
+    return number
+
+
+def _at_least_one(text: str) -> int:
+    number = _whole(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError("must be at least 1")
     return number

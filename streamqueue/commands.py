@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 import json
 import signal
+import socket
 import sys
 import threading
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ from .queue import MongoQueue
 from .server import check_hello, object_id
 from .store import Store
 from .worker import Worker
+from .worker.processes import Processes, run_supervised
 
 if TYPE_CHECKING:
     import argparse
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from pymongo.synchronous.database import Database
 
 PUT_BATCH = 1000
+ANY_PORT, LAST_PORT = 0, 65535
 
 
 # the connection
@@ -129,14 +133,63 @@ def init(options: argparse.Namespace) -> None:
             print("validator installed: the server refuses documents that are not jobs")
 
 
-def worker(options: argparse.Namespace) -> None:
+def worker(options: argparse.Namespace) -> int | None:
+    if options.processes > 1:
+        return _worker_processes(options)
+    number, channel = 0, None
+    if options.supervised is not None:
+        number, descriptor = options.supervised
+        channel = socket.socket(fileno=descriptor)
+        channel.set_inheritable(False)  # before the module has a chance to start anything
     worker = _load_worker(options.worker)
     if options.metrics_port is not None:
         worker.metrics_address = (options.metrics_host, options.metrics_port)
+    if worker.metrics_address is not None:
+        host, port = worker.metrics_address
+        if port != ANY_PORT:
+            worker.metrics_address = (host, port + number * options.port_offset)
     # Half of every counter's lines, and nobody asks for them. Process-wide, so the library itself
     # must not do it.
     disable_created_metrics()  # type: ignore[no-untyped-call]
-    anyio.run(worker.run, backend_options={"use_uvloop": _has_uvloop()})
+    run = worker.run if channel is None else partial(run_supervised, worker, channel)
+    anyio.run(run, backend_options={"use_uvloop": _has_uvloop()})
+    return None
+
+
+def _worker_processes(options: argparse.Namespace) -> int:
+    arguments = [
+        # Everything by name: what is a variable here is one in each process too, and
+        # STREAMQUEUE_PROCESSES must not be.
+        *(sys.executable, "-m", "streamqueue", "worker", options.worker),
+        *("--processes", "1"),
+        *("--port-offset", str(options.port_offset)),
+        *("--metrics-host", options.metrics_host),
+        *("--log-level", options.log_level),
+    ]
+    if options.metrics_port is not None:
+        _check_ports(options.metrics_port, options.processes, options.port_offset)
+        arguments += ["--metrics-port", str(options.metrics_port)]
+
+    def command(number: int, descriptor: int) -> list[str]:
+        return [*arguments, "--supervised", str(number), str(descriptor)]
+
+    return anyio.run(Processes(command, options.processes).run)
+
+
+def _check_ports(first: int, processes: int, offset: int) -> None:
+    if first == ANY_PORT:
+        return
+    if offset == 0:
+        raise ConfigurationError(
+            f"with --port-offset 0 all {processes} processes would serve on port {first}: give 1 "
+            "or more"
+        )
+    last = first + (processes - 1) * offset
+    if last > LAST_PORT:
+        raise ConfigurationError(
+            f"{processes} processes from --metrics-port {first} on, {offset} apart, need ports up "
+            f"to {last}; there are none above {LAST_PORT}"
+        )
 
 
 def _load_worker(name: str) -> Worker:

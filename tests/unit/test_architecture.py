@@ -48,6 +48,7 @@ ORDER = [
     "worker.timers",
     "worker.reaper",
     "worker.runtime",
+    "worker.processes",
     "worker",
     "__init__",
     "testing",
