@@ -158,6 +158,11 @@ class Worker:
         """The queues that have a handler."""
         return list(self._handlers)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it runs and was told to stop."""
+        return self._stop is not None and self._stop.is_set()
+
     def stop(self) -> None:
         """Stop gracefully: :meth:`run` returns once handlers have finished, or were released when
         the drain time was over. A second call ends the drain time now. Call it in the event loop.
@@ -201,7 +206,7 @@ class Worker:
             )
         except BaseExceptionGroup as group:
             # A missing privilege, found by the first stream: nobody should have to unwrap it.
-            raise _only_one(group) from None
+            raise only_one(group) from None
         finally:
             self._stop = self._hurry = None
             if self.server is not None:
@@ -383,7 +388,7 @@ class _Run:
                 self._claimer.announce(document, inserted=inserted)
 
 
-def _only_one(group: BaseExceptionGroup[Any]) -> BaseException:
+def only_one(group: BaseExceptionGroup[Any]) -> BaseException:
     """Return the one exception in a group of one, however deep; else the group."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
@@ -396,8 +401,10 @@ async def _stop_on_signal(
 ) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
+        again = False  # not whether it is stopping: it may have been told by something else
         async for received in signals:
             logger.info("Received %s", signal.Signals(received).name)
-            if stop.is_set():
+            if again:
                 hurry.set()
             stop.set()
+            again = True

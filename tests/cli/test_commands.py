@@ -35,11 +35,6 @@ not_a_worker = 3
 
 
 @pytest.fixture
-def address(uri: str, jobs: Collection[Any]) -> str:
-    return uri.replace("/?", f"/{jobs.database.name}?")
-
-
-@pytest.fixture
 def run(address: str, tmp_path: Path) -> Run:
     """Run a command with STREAMQUEUE_URI set; its output is text."""
 

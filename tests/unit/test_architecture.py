@@ -50,12 +50,14 @@ ORDER = [
     "worker.timers",
     "worker.reaper",
     "worker.runtime",
+    "worker.processes",
     "worker",
     "__init__",
     "testing",
     "exporter",
     "demo",
     "bench",
+    "commands",
     "cli",
     "__main__",
 ]
@@ -69,7 +71,7 @@ completer ends attempts."""
 TALKS_TO_MONGODB = {
     *("store", "async_store", "doorbell", "async_doorbell", "queue", "async_queue", "watcher"),
     *("worker.peers", "worker.backlog", "worker.claimer", "worker.completer", "worker.lease"),
-    *("embedded", "diagnosis", "exporter", "demo", "bench", "cli"),
+    *("embedded", "diagnosis", "exporter", "demo", "bench", "commands"),
 }
 COMMANDS = {
     "aggregate",
@@ -270,4 +272,4 @@ def test_no_module_prints_but_the_command_line() -> None:
         and node.func.id == "print"
     }
 
-    assert printers <= {"cli", "demo", "bench", "_supervisor"}
+    assert printers <= {"cli", "commands", "demo", "bench", "_supervisor"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import AsyncJob, AsyncMongoQueue
+from streamqueue import AsyncJob, AsyncMongoQueue, MongoQueue
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing
+from tests.worker.processes import WorkerProcess
 from tests.worker.started import WorkerStarter
 
 
@@ -56,6 +58,22 @@ async def test_handlers_longer_than_the_lease_keep_their_jobs(
     )
     assert len(gate.running) == 20
     assert not gate.cancelled
+
+
+def test_handlers_that_compute_in_threads_for_longer_than_the_lease_keep_their_jobs(
+    spawn: Callable[..., WorkerProcess], jobs: Collection[Any]
+) -> None:
+    """Four of them hold the interpreter's lock nearly all the time; renewals get their turn."""
+    MongoQueue(jobs).put_many([{"seconds": 5}] * 4)
+    busy = spawn(handler="computes", concurrency=4, timeout=2)
+    busy.until_said("started", times=4)
+    other = spawn(handler="waits", timeout=2, reap_interval=0.1)  # would take over what ran out
+
+    busy.until_said("finished", times=4, within=30)
+
+    busy.stop()
+    assert busy.outcomes() == {"completed": 4}
+    assert not other.said("started")
 
 
 async def test_one_update_renews_every_lease_of_the_process(

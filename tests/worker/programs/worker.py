@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import threading
+import time
 from functools import partial
 from typing import Any
 
@@ -62,10 +63,18 @@ def blocks(job: Job) -> None:
     say("finished", job=str(job.id))
 
 
+def computes(job: Job) -> None:
+    say("started", job=str(job.id), attempt=job.attempts)
+    end = time.monotonic() + job.data["seconds"]
+    while time.monotonic() < end:
+        sum(number * number for number in range(1000))
+    say("finished", job=str(job.id))
+
+
 async def main(uri: str, database: str, collection: str, handler: str, **settings: Any) -> None:
     async with AsyncMongoClient(uri) as client:
         worker = Worker(client[database][collection], registry=registry, **settings)
-        worker.handler("default")({"waits": waits, "blocks": blocks}[handler])
+        worker.handler("default")({"waits": waits, "blocks": blocks, "computes": computes}[handler])
         async with anyio.create_task_group() as tasks:
             await tasks.start(worker.run)
             say("ready")

@@ -1,0 +1,320 @@
+"""What each command of ``streamqueue`` does, given its parsed options.
+
+A command prints its result on standard output and returns None, or an exit code of its own. Errors
+are raised: the command line makes one sentence of each.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import socket
+import sys
+import threading
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pymongo.errors
+from prometheus_client import disable_created_metrics
+from pymongo import MongoClient
+
+from . import operations
+from .document import INDEXES, VALIDATOR
+from .errors import ConfigurationError
+from .options import QueueOptions
+from .queue import MongoQueue
+from .server import check_hello, object_id
+from .store import Store
+from .worker import Worker
+from .worker.processes import Processes, run_supervised
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Iterator
+
+    from bson import ObjectId
+    from pymongo.synchronous.database import Database
+
+PUT_BATCH = 1000
+ANY_PORT, LAST_PORT = 0, 65535
+
+
+# the connection
+
+
+@contextmanager
+def _database(options: argparse.Namespace) -> Iterator[Database[Any]]:
+    if not options.uri:
+        raise ConfigurationError(
+            "which MongoDB? give --uri mongodb://host/database?replicaSet=name, or set "
+            "STREAMQUEUE_URI (for a local one, run `streamqueue server`)"
+        )
+    settings: dict[str, Any] = {"appname": "streamqueue-cli", "tz_aware": True}
+    if "serverselectiontimeoutms" not in options.uri.lower():
+        settings["serverSelectionTimeoutMS"] = 5000  # a person waits; pymongo's default is 30 s
+    with MongoClient[dict[str, Any]](options.uri, **settings) as client:
+        try:
+            database = client.get_default_database()
+        except pymongo.errors.ConfigurationError:
+            raise ConfigurationError(
+                "the URI names no database: put it in the path, as in mongodb://host/shop"
+            ) from None
+        yield database
+
+
+@contextmanager
+def _queue(options: argparse.Namespace) -> Iterator[MongoQueue]:
+    with _database(options) as database:
+        yield MongoQueue(database[options.collection], name=options.queue)
+
+
+def _show(options: argparse.Namespace, content: Any, lines: Iterable[str]) -> None:
+    if options.json:
+        print(json.dumps(content, default=str))
+    else:
+        for line in lines:
+            print(line)
+
+
+# the commands
+
+
+def demo(options: argparse.Namespace) -> int:
+    from .demo import run  # it brings what only it needs
+
+    return run(options.uri, jobs=options.jobs, as_json=options.json)
+
+
+def server(options: argparse.Namespace) -> None:
+    from .embedded import EmbeddedServer
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    data_dir = None if options.data_dir is None else Path(options.data_dir)
+    with EmbeddedServer(data_dir, port=options.port) as server:
+        print(f"MongoDB is running: {server.uri}")
+        print("In another terminal:")
+        print(f"  export STREAMQUEUE_URI='{server.uri.replace('/?', '/test?')}'")
+        print('  streamqueue put \'{"hello": "world"}\' && streamqueue stats')
+        print("Ctrl-C stops it.", flush=True)
+        stop.wait()
+
+
+def bench(options: argparse.Namespace) -> int:
+    from .bench import run  # it brings what only it needs
+
+    return run(
+        options.uri,
+        options.parts,
+        rounds=options.rounds,
+        jobs=options.jobs,
+        big=options.big,
+        processes=options.max_processes,
+        full=options.full,
+        as_json=options.json,
+    )
+
+
+def init(options: argparse.Namespace) -> None:
+    with _database(options) as database:
+        check_hello(database.client.admin.command("hello"))
+        jobs = database[options.collection]
+        before = jobs.index_information()
+        names = jobs.create_indexes(INDEXES)
+        new = [name for name in names if name not in before]
+        print(f"{database.name}.{options.collection}: {len(names)} indexes, {len(new)} new")
+        if options.validator:
+            database.command("collMod", options.collection, validator=VALIDATOR)
+            print("validator installed: the server refuses documents that are not jobs")
+
+
+def worker(options: argparse.Namespace) -> int | None:
+    if options.processes > 1:
+        return _worker_processes(options)
+    number, channel = 0, None
+    if options.supervised is not None:
+        number, descriptor = options.supervised
+        channel = socket.socket(fileno=descriptor)
+        channel.set_inheritable(False)  # before the module has a chance to start anything
+    worker = _load_worker(options.worker)
+    if options.metrics_port is not None:
+        worker.metrics_address = (options.metrics_host, options.metrics_port)
+    if worker.metrics_address is not None:
+        host, port = worker.metrics_address
+        if port != ANY_PORT:
+            worker.metrics_address = (host, port + number * options.port_offset)
+    # Half of every counter's lines, and nobody asks for them. Process-wide, so the library itself
+    # must not do it.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    run = worker.run if channel is None else partial(run_supervised, worker, channel)
+    anyio.run(run, backend_options={"use_uvloop": _has_uvloop()})
+    return None
+
+
+def _worker_processes(options: argparse.Namespace) -> int:
+    arguments = [
+        # Everything by name: what is a variable here is one in each process too, and
+        # STREAMQUEUE_PROCESSES must not be.
+        *(sys.executable, "-m", "streamqueue", "worker", options.worker),
+        *("--processes", "1"),
+        *("--port-offset", str(options.port_offset)),
+        *("--metrics-host", options.metrics_host),
+        *("--log-level", options.log_level),
+    ]
+    if options.metrics_port is not None:
+        _check_ports(options.metrics_port, options.processes, options.port_offset)
+        arguments += ["--metrics-port", str(options.metrics_port)]
+
+    def command(number: int, descriptor: int) -> list[str]:
+        return [*arguments, "--supervised", str(number), str(descriptor)]
+
+    return anyio.run(Processes(command, options.processes).run)
+
+
+def _check_ports(first: int, processes: int, offset: int) -> None:
+    if first == ANY_PORT:
+        return
+    if offset == 0:
+        raise ConfigurationError(
+            f"with --port-offset 0 all {processes} processes would serve on port {first}: give 1 "
+            "or more"
+        )
+    last = first + (processes - 1) * offset
+    if last > LAST_PORT:
+        raise ConfigurationError(
+            f"{processes} processes from --metrics-port {first} on, {offset} apart, need ports up "
+            f"to {last}; there are none above {LAST_PORT}"
+        )
+
+
+def _load_worker(name: str) -> Worker:
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise ConfigurationError(
+            f"name the worker as MODULE:WORKER, such as tasks:worker, not {name!r}"
+        )
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise ConfigurationError(
+                f"{module_name} needs a module that is missing: {error}"
+            ) from error
+        raise ConfigurationError(
+            f"there is no module {module_name!r} here; run this in the folder that holds it"
+        ) from error
+    found = getattr(module, attribute, None)
+    if found is None:
+        raise ConfigurationError(f"module {module_name!r} has no {attribute!r}")
+    worker = found() if callable(found) and not isinstance(found, Worker) else found
+    if not isinstance(worker, Worker):
+        raise ConfigurationError(f"{name} is not a streamqueue Worker but {type(worker).__name__}")
+    return worker
+
+
+def _has_uvloop() -> bool:
+    try:
+        importlib.import_module("uvloop")
+    except ImportError:
+        return False
+    return True
+
+
+def put(options: argparse.Namespace) -> None:
+    settings = {
+        "priority": options.priority,
+        "delay": options.delay,
+        "max_attempts": options.max_attempts,
+    }
+    from_stdin = options.payload in ([], ["-"])
+    lines = sys.stdin if from_stdin else options.payload
+    payloads = [_parse(line, number) for number, line in enumerate(lines, 1) if line.strip()]
+    if options.key is not None and len(payloads) != 1:
+        raise ConfigurationError("--key goes with one job: no two live jobs have the same")
+    ids: list[ObjectId] = []
+    with _queue(options) as queue:
+        if len(payloads) == 1:
+            ids.append(queue.put(payloads[0], key=options.key, **settings))
+        for start in range(0, len(payloads) if len(payloads) > 1 else 0, PUT_BATCH):
+            ids += queue.put_many(payloads[start : start + PUT_BATCH], **settings)
+            if sys.stderr.isatty() and len(payloads) > PUT_BATCH:
+                print(f"\rput {len(ids):,} of {len(payloads):,}", end="", file=sys.stderr)
+    if sys.stderr.isatty() and len(payloads) > PUT_BATCH:
+        print(file=sys.stderr)
+    texts = [str(job_id) for job_id in ids]
+    _show(options, texts, texts if len(texts) <= PUT_BATCH else [f"put {len(texts):,} jobs"])
+
+
+def _parse(text: str, number: int) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"payload {number} is not JSON ({error}); nothing was put"
+        ) from error
+
+
+def stats(options: argparse.Namespace) -> None:
+    with _queue(options) as queue:
+        stats = queue.stats()
+    _show(options, stats, (f"{name:<10} {count:>10,}" for name, count in stats.items()))
+
+
+def reap(options: argparse.Namespace) -> None:
+    with _database(options) as database:
+        store = Store(database[options.collection])
+        store.prepare()
+        reaped = store.reap(None, lambda _: QueueOptions().max_attempts)
+    content = [
+        {"queue": queue, "result": result, "jobs": count}
+        for (queue, result), count in sorted(reaped.items())
+    ]
+    lines = [f"{row['queue']}: {row['jobs']} {row['result']}" for row in content]
+    _show(options, content, lines or ["nothing to reap"])
+
+
+def dead_list(options: argparse.Namespace) -> None:
+    with _database(options) as database:
+        store = Store(database[options.collection])
+        queue = MongoQueue(store.jobs, name=options.queue)
+        store.prepare()
+        found = store.find(operations.dead(queue.name, options.limit))
+    content = [
+        {
+            "id": str(job["_id"]),
+            "attempts": job.get("attempts"),
+            "finished_at": job.get("finished_at"),
+            "last_error": job.get("last_error"),
+        }
+        for job in found
+    ]
+    lines = (f"{row['id']}  {_when(row['finished_at'])}  {_last_line(row)}" for row in content)
+    _show(options, content, lines if content else ["no dead jobs"])
+
+
+def _when(moment: Any) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}" if hasattr(moment, "strftime") else "?"
+
+
+def _last_line(row: dict[str, Any]) -> str:
+    lines = str(row["last_error"] or "no error stored").strip().splitlines()
+    return f"{row['attempts']} attempts: {lines[-1][:100]}"
+
+
+def dead_requeue(options: argparse.Namespace) -> None:
+    job_id = None if options.job_id is None else object_id(options.job_id)
+    with _queue(options) as queue:
+        count = queue.requeue(job_id)
+    _show(options, {"requeued": count}, [f"{count} requeued"])
+
+
+def dead_purge(options: argparse.Namespace) -> None:
+    with _queue(options) as queue:
+        count = queue.drop_max_attempts()
+    _show(options, {"purged": count}, [f"{count} purged"])

@@ -1,0 +1,287 @@
+"""Several consumer processes of one worker, kept running: one Python process is one core.
+
+The process that was started, their supervisor, runs no handler and talks to no server. Each of the
+others is a fresh interpreter, because by then the supervisor has imported pymongo and started
+threads, and a fork takes over locks that nobody will release; in a session of its own, so that
+Ctrl-C in the terminal reaches the supervisor alone.
+
+A socket pair joins the supervisor to each. The process says when it is ready. The supervisor says
+to stop, and to hurry, here and not with a signal: service managers send theirs to every process of
+a service, and one passed on as well would count as the second. When the supervisor is gone, killed
+even, its end is closed, and that is an order to stop.
+
+Who is started again:
+
+- A process that dies, with any exit code or by any signal, once it has been ready: after a pause
+  that grows while it keeps dying soon, at once when it had run for a while.
+- Nobody who ends by itself before it was ever ready: the worker is named wrongly, or there is no
+  server. All are stopped, and the supervisor ends with that exit code. The first process is started
+  alone, so that such an error is said once.
+- Nobody who was told to stop and ended in order (exit code 0), by whomever it was told.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from ..backoff import Backoff
+from .runtime import only_one
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anyio.abc import Process, TaskStatus
+
+    from .runtime import Worker
+
+logger = logging.getLogger("streamqueue.worker")
+
+READY, STOP, HURRY = b"r", b"s", b"h"
+FINE, FAILED = 0, 1
+
+PAUSES = Backoff(initial=1, maximum=30, jitter=0.25)
+A_WHILE = 30.0
+"""Seconds of being ready after which a death says nothing about the next start."""
+
+
+class Processes:
+    """A number of consumer processes, from the first start to the last end.
+
+    Args:
+        command: takes the number of a process, from 0, and the descriptor of its end of the socket
+            pair; returns the program and its arguments. The program calls :func:`run_supervised`.
+        count: how many.
+        pauses: before a process that died soon is started again: after the first such death in a
+            row, the second, and so on.
+        a_while: seconds a process must have been ready for its death not to be a soon one.
+    """
+
+    def __init__(
+        self,
+        command: Callable[[int, int], Sequence[str]],
+        count: int,
+        *,
+        pauses: Backoff = PAUSES,
+        a_while: float = A_WHILE,
+    ) -> None:
+        self._command = command
+        self._count = count
+        self._pauses = pauses
+        self._a_while = a_while
+        self._running: dict[int, _Running] = {}
+        self._one_is_ready = anyio.Event()
+        self._stop = anyio.Event()
+        self._exit_code = FINE
+
+    async def run(self) -> int:
+        """Keep them running until SIGTERM or SIGINT, and wait for all to end.
+
+        A second signal ends the drain time of them all.
+
+        Returns:
+            The exit code: 0 when all ended in order, that of the process that could not start, or
+            1 when one died while it was draining.
+        """
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._obey_signals)
+            async with anyio.create_task_group() as places:
+                places.start_soon(self._keep, 0)
+                await self._one_is_ready.wait()
+                for number in range(1, self._count):
+                    places.start_soon(self._keep, number)
+            tasks.cancel_scope.cancel()
+        return self._exit_code
+
+    async def _obey_signals(self, *, task_status: TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            order = STOP
+            async for received in signals:
+                logger.info(
+                    "Received %s: %d processes %s",
+                    signal.Signals(received).name,
+                    len(self._running),
+                    "drain" if order == STOP else "hurry",
+                )
+                self._tell(order)
+                order = HURRY
+
+    def _tell(self, order: bytes) -> None:
+        self._stop.set()
+        self._one_is_ready.set()  # or nobody starts the others, to find that they need not
+        for running in self._running.values():
+            running.tell(order)
+
+    async def _keep(self, number: int) -> None:
+        """Have a process with this number, and after its death another one, until the stop."""
+        was_ready, deaths = False, 0
+        while not self._stop.is_set():
+            end = await self._run_one(number)
+            was_ready = was_ready or end.ready_for is not None
+            if self._stop.is_set():
+                # One that was not ready yet was ended with a signal: it held nothing.
+                if end.ready_for is not None and end.code != FINE:
+                    logger.warning("%s while it was draining", end.account)
+                    self._exit_code = self._exit_code or FAILED
+            elif not was_ready and end.code >= 0:
+                if self._running or not end.ran:  # else it has said all there is to say
+                    logger.error("%s and was never ready: all are stopped", end.account)
+                self._exit_code = end.code
+                self._tell(STOP)
+            elif end.code == FINE:
+                logger.info(
+                    "%s: somebody else told it to stop; it is not started again", end.account
+                )
+                return
+            else:
+                soon = end.ready_for is None or end.ready_for < self._a_while
+                deaths = deaths + 1 if soon else 0
+                pause = self._pauses.delay(deaths) if soon else 0.0
+                when = f"in {pause:.1f} s" if soon else "at once"
+                logger.warning("%s; it is started again %s", end.account, when)
+                with anyio.move_on_after(pause):
+                    await self._stop.wait()
+
+    async def _run_one(self, number: int) -> _End:
+        """Start a process and attend to it until its end."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                descriptor = theirs.fileno()
+                try:
+                    process = await anyio.open_process(
+                        self._command(number, descriptor),
+                        stdin=subprocess.DEVNULL,
+                        stdout=None,
+                        stderr=None,
+                        pass_fds=(descriptor,),
+                        start_new_session=True,
+                    )
+                except OSError as error:
+                    account = f"Process {number} could not be made ({error})"
+                    return _End(account, FAILED, None, ran=False)
+            running = self._running[number] = _Running(process, ours)
+            if self._stop.is_set():  # since we began to start it
+                running.tell(STOP)
+            async with anyio.create_task_group() as attention:
+
+                async def note_ready() -> None:
+                    await anyio.wait_readable(ours)
+                    running.listen()
+                    if running.ready_at is not None:
+                        logger.info("Process %d (pid %d) is ready", number, process.pid)
+                        self._one_is_ready.set()
+
+                attention.start_soon(note_ready)
+                code = await process.wait()
+                attention.cancel_scope.cancel()
+            del self._running[number]
+            running.listen()  # it may have said so just before its end
+        ready_for = None
+        if running.ready_at is not None:
+            ready_for = anyio.current_time() - running.ready_at
+        return _End(f"Process {number} (pid {process.pid}) {_how(code)}", code, ready_for)
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a process ended.
+
+    Attributes:
+        account: which one, and what happened: the beginning of a sentence.
+        code: its exit code, or the negative number of the signal that killed it.
+        ready_for: seconds, or None when it never was.
+        ran: whether there was a process at all.
+    """
+
+    account: str
+    code: int
+    ready_for: float | None
+    ran: bool = True
+
+
+class _Running:
+    """A process that runs, and the supervisor's end of its socket pair."""
+
+    def __init__(self, process: Process, channel: socket.socket) -> None:
+        self._process = process
+        self._channel = channel
+        self._channel.setblocking(False)
+        self.ready_at: float | None = None
+
+    def listen(self) -> None:
+        """Note whether it has said that it is ready. It never says anything else."""
+        try:
+            said = self._channel.recv(1)
+        except OSError:
+            return
+        if said == READY:
+            self.ready_at = anyio.current_time()
+
+    def tell(self, order: bytes) -> None:
+        """Send an order. One that is not ready obeys no order yet and holds no job: it is ended."""
+        try:
+            self._channel.send(order)
+            if self.ready_at is None:
+                self._process.terminate()
+        except OSError:
+            pass  # it has just ended
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal
+        return f"was killed by signal {-code}"
+
+
+async def run_supervised(worker: Worker, channel: socket.socket) -> None:
+    """Run a worker as one of several processes, until it, or its supervisor, is told to stop.
+
+    Args:
+        channel: this process's end of the socket pair. It stays open.
+
+    Raises:
+        Whatever :meth:`Worker.run` raises.
+    """
+    channel.setblocking(False)
+    try:
+        async with anyio.create_task_group() as tasks:
+
+            async def run(*, task_status: TaskStatus[None]) -> None:
+                await worker.run(task_status=task_status)
+                tasks.cancel_scope.cancel()
+
+            await tasks.start(run)
+            await _obey(worker, channel)
+    except BaseExceptionGroup as group:
+        raise only_one(group) from None
+
+
+async def _obey(worker: Worker, channel: socket.socket) -> None:
+    try:
+        channel.send(READY)
+    except OSError:
+        pass  # the supervisor is gone, as the next read will say
+    orders = READY
+    while orders:
+        await anyio.wait_readable(channel)
+        try:
+            orders = channel.recv(16)
+        except OSError:
+            orders = b""
+        if not orders:
+            logger.warning("The supervisor is gone")
+        if not worker.stopping:  # it may have had a signal of its own
+            worker.stop()
+        if HURRY in orders:
+            worker.stop()
