@@ -183,13 +183,13 @@ class AsyncMongoQueue:
             key=None,
             max_attempts=self._options.max_attempts if max_attempts is None else max_attempts,
         )
-        if puts:
-            await self._store.prepare()
-            now = self._store.clock.now()
-            documents = [put.document(self._name, now) for put in puts]
-            with CancelScope(shield=True):
-                await self._jobs.insert_many(documents, session=session)
-        return [put.id for put in puts]
+        if puts is None:
+            return []
+        await self._store.prepare()
+        documents = puts.documents(self._name, self._store.clock.now())
+        with CancelScope(shield=True):
+            await self._jobs.insert_many(documents, session=session)
+        return puts.ids
 
     async def next(self, wait: float | timedelta | None = None) -> AsyncJob | None:
         """Take the most urgent ready job, or return None when there is none.
@@ -296,7 +296,7 @@ class AsyncMongoQueue:
 
     # internals
 
-    async def _insert(self, documents: Sequence[dict[str, Any]]) -> list[Exception | None]:
+    async def _insert(self, documents: Sequence[Mapping[str, Any]]) -> list[Exception | None]:
         """Write a group of puts; return what went wrong for each."""
         if len(documents) == 1:
             await self._jobs.insert_one(documents[0])

@@ -12,6 +12,7 @@ default, so any program may insert ``{queue, state: "ready", payload}`` and noth
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -124,19 +125,23 @@ VALIDATOR: dict[str, Any] = {
 }
 
 
-def encode_payload(payload: object) -> RawBSONDocument:
+def encode_payload(payload: object) -> bytes:
     """Return the payload as it will be stored, or raise PayloadError saying what is wrong with it.
 
     Checked before any I/O: a mapping with string keys and BSON values, at most 100 levels deep and
     15 MiB large, that reads back as it was written. As in all of BSON, tuples come back as lists,
     datetimes as aware UTC with milliseconds, and subclasses as their base types.
     """
-    if not isinstance(payload, Mapping):
+    flat = False
+    if type(payload) is dict:
+        # Most are flat: for those the one test replaces a walk that costs as much as all else.
+        flat = _PLAIN_VALUES.issuperset(map(type, payload.values()))
+    elif not isinstance(payload, Mapping):
         raise PayloadError(
             f"a payload must be a mapping such as a dict, not {type(payload).__name__}"
         )
     try:
-        plain = _check_values(payload)
+        plain = (flat and "$ref" not in payload) or _check_values(payload)
         # Not at the top, where BSON would put a key named _id before the others.
         encoded = bson.encode({"p": payload}, codec_options=CODEC)[7:-1]
         if not plain:
@@ -150,10 +155,7 @@ def encode_payload(payload: object) -> RawBSONDocument:
             f"this payload has {len(encoded):,} bytes as BSON; the limit is {MAX_PAYLOAD_BYTES:,}. "
             "Put large data elsewhere (GridFS, an object store) and its address in the job"
         )
-    return RawBSONDocument(encoded, codec_options=_RAW_CODEC)
-
-
-_RAW_CODEC: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+    return encoded
 
 
 _ENCODING_ERRORS = (
@@ -243,7 +245,7 @@ def split_priority(payload: object) -> tuple[object, int | None]:
     Returns the payload without it (a copy; the caller's is not changed) and the priority, or the
     payload itself and None when it has no integer ``priority``.
     """
-    if isinstance(payload, Mapping):
+    if type(payload) is dict or isinstance(payload, Mapping):
         value = payload.get("priority")
         if isinstance(value, int) and not isinstance(value, bool):
             return {key: item for key, item in payload.items() if key != "priority"}, value
@@ -263,7 +265,7 @@ class Payload(dict[str, Any]):
 
 
 def new_document(
-    payload: RawBSONDocument,
+    payload: bytes,
     *,
     queue: str,
     now: datetime,
@@ -272,11 +274,23 @@ def new_document(
     run_at: datetime | None = None,
     key: str | None = None,
     job_id: ObjectId | None = None,
-) -> dict[str, Any]:
+) -> RawBSONDocument:
     """Return a job as it is inserted: scheduled if it is to run later than now, else ready."""
+    fields = encode_fields(queue, now, priority, max_attempts, run_at, key)
+    return join_document(job_id or ObjectId(), fields, payload)
+
+
+def encode_fields(
+    queue: str,
+    now: datetime,
+    priority: int,
+    max_attempts: int,
+    run_at: datetime | None = None,
+    key: str | None = None,
+) -> bytes:
+    """Return what stands between the id and the payload, which is the same for many jobs."""
     later = run_at is not None and run_at > now
-    document: dict[str, Any] = {
-        "_id": job_id or ObjectId(),
+    fields: dict[str, Any] = {
         "v": VERSION,
         "queue": queue,
         "state": "scheduled" if later else "ready",
@@ -285,11 +299,27 @@ def new_document(
         "created_at": now,
         "attempts": 0,
         "max_attempts": max_attempts,
-        "payload": payload,
     }
     if key is not None:
-        document["key"] = key
-    return document
+        fields["key"] = key
+    return bson.encode(fields, codec_options=CODEC)[4:-1]
+
+
+def join_document(job_id: ObjectId, fields: bytes, payload: bytes) -> RawBSONDocument:
+    """Return a document made of encoded parts.
+
+    A BSON document is its length, its elements one after the other, and a zero byte; an element is
+    its type, its name and its value. Joined, a thousand jobs are ready to be sent in half the time
+    that encoding their fields again and again would take.
+    """
+    length = _LENGTH(len(fields) + len(payload) + _FIXED_BYTES)
+    parts = (length, b"\x07_id\x00", job_id.binary, fields, b"\x03payload\x00", payload, b"\x00")
+    return RawBSONDocument(b"".join(parts), _RAW_CODEC)
+
+
+_LENGTH = struct.Struct("<i").pack
+_FIXED_BYTES = 4 + 5 + 12 + 9 + 1  # the length, two types with names, the id, the end
+_RAW_CODEC: CodecOptions[RawBSONDocument] = CODEC.with_options(document_class=RawBSONDocument)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 from . import options
-from .document import encode_payload, new_document, split_priority
+from .document import (
+    encode_fields,
+    encode_payload,
+    join_document,
+    new_document,
+    split_priority,
+)
 from .durations import point_in_time, seconds
 from .errors import ConfigurationError
 
@@ -25,26 +31,57 @@ class Put:
     """One job to be put, valid."""
 
     id: ObjectId
-    payload: RawBSONDocument
+    payload: bytes
     priority: int
     delay: float | None
     run_at: datetime | None
     key: str | None
     max_attempts: int
 
-    def document(self, queue: str, now: datetime) -> dict[str, Any]:
+    def due(self, now: datetime) -> datetime | None:
+        """Return when it is to run; None for now."""
+        return now + timedelta(seconds=self.delay) if self.delay else self.run_at
+
+    def document(self, queue: str, now: datetime) -> RawBSONDocument:
         """Return what is inserted; `now` is the server's time."""
-        run_at = now + timedelta(seconds=self.delay) if self.delay else self.run_at
         return new_document(
             self.payload,
             queue=queue,
             now=now,
             priority=self.priority,
             max_attempts=self.max_attempts,
-            run_at=run_at,
+            run_at=self.due(now),
             key=self.key,
             job_id=self.id,
         )
+
+
+@dataclass(slots=True)
+class Puts:
+    """Many jobs to be put, valid, with the same settings but for the priority.
+
+    Attributes:
+        first: the first of them, whose settings are everybody's.
+    """
+
+    first: Put
+    ids: list[ObjectId]
+    payloads: list[bytes]
+    priorities: list[int]
+
+    def documents(self, queue: str, now: datetime) -> list[RawBSONDocument]:
+        """Return what is inserted; `now` is the server's time."""
+        due, limit = self.first.due(now), self.first.max_attempts
+        fields = {
+            priority: encode_fields(queue, now, priority, limit, due)
+            for priority in set(self.priorities)
+        }
+        return [
+            join_document(job_id, fields[priority], payload)
+            for job_id, priority, payload in zip(
+                self.ids, self.priorities, self.payloads, strict=True
+            )
+        ]
 
 
 def check_put(
@@ -73,30 +110,25 @@ def check_put(
     )
 
 
-def check_puts(payloads: Iterable[object], **settings: Any) -> list[Put]:
-    """Return all the puts, or raise for the first bad one: then nothing is put."""
+def check_puts(
+    payloads: Iterable[object], *, priority: int | None = None, **settings: Any
+) -> Puts | None:
+    """Return all the puts, None for none, or raise for the first bad one: then nothing is put."""
     if isinstance(payloads, (str, bytes, dict)):
         raise ConfigurationError("put_many takes a list of payloads; for one payload use put")
-    puts: list[Put] = []
+    puts: Puts | None = None
     for payload in payloads:
-        if not puts:
-            puts.append(check_put(payload, **settings))
+        if puts is None:
+            # The settings are the same for all and are checked with the first: in a thousand puts
+            # their checks would cost as much as the encoding.
+            first = check_put(payload, priority=priority, **settings)
+            puts = Puts(first, [first.id], [first.payload], [first.priority])
             continue
-        # The settings are the same for all and were checked with the first: in a thousand puts
-        # their checks would cost as much as the encoding.
-        first, priority = puts[0], settings["priority"]
-        if priority is None:
-            payload, priority = split_priority(payload)
-            priority = 0 if priority is None else options.priority(priority)
-        puts.append(
-            Put(
-                id=ObjectId(),
-                payload=encode_payload(payload),
-                priority=priority,
-                delay=first.delay,
-                run_at=first.run_at,
-                key=first.key,
-                max_attempts=first.max_attempts,
-            )
-        )
+        number = priority
+        if number is None:
+            payload, number = split_priority(payload)
+            number = 0 if number is None else options.priority(number)
+        puts.payloads.append(encode_payload(payload))
+        puts.priorities.append(number)
+        puts.ids.append(ObjectId())
     return puts

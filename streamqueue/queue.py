@@ -180,12 +180,12 @@ class MongoQueue:
             key=None,
             max_attempts=self._options.max_attempts if max_attempts is None else max_attempts,
         )
-        if puts:
-            self._store.prepare()
-            now = self._store.clock.now()
-            documents = [put.document(self._name, now) for put in puts]
-            self._jobs.insert_many(documents, session=session)
-        return [put.id for put in puts]
+        if puts is None:
+            return []
+        self._store.prepare()
+        documents = puts.documents(self._name, self._store.clock.now())
+        self._jobs.insert_many(documents, session=session)
+        return puts.ids
 
     def next(self, wait: float | timedelta | None = None) -> Job | None:
         """Take the most urgent ready job, or return None when there is none.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import bson
 import pytest
 
 from streamqueue import ConfigurationError
@@ -28,7 +29,7 @@ def test_an_explicit_priority_leaves_the_payload_as_it_is() -> None:
     checked = put({"priority": 1}, priority=5)
 
     assert checked.priority == 5
-    assert dict(checked.payload) == {"priority": 1}
+    assert bson.decode(checked.payload) == {"priority": 1}
 
 
 def test_a_priority_in_the_payload_obeys_the_same_range() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_a_key_that_is_not_there_is_not_invented() -> None:
 # New documents.
 
 
-def document(**settings: Any) -> dict[str, Any]:
+def document(**settings: Any) -> Mapping[str, Any]:
     given = {
         "queue": "default",
         "now": NOW,
@@ -337,7 +338,7 @@ def validated(jobs: Collection[Any]) -> Collection[Any]:
 
 @pytest.mark.parametrize("state", State)
 def test_the_validator_accepts_every_job_of_ours(validated: Collection[Any], state: State) -> None:
-    job = document(key="k", priority=-MAX_PRIORITY) | {"state": state}
+    job = {**document(key="k", priority=-MAX_PRIORITY), "state": state}
 
     validated.insert_one(job)
 
