@@ -1,24 +1,28 @@
 """A job queue on MongoDB: consumers wake on a change stream, claim atomically, nothing is lost."""
 
-from .async_queue import AsyncJob, AsyncMongoQueue
-from .backoff import Backoff
-from .errors import (
-    ConfigurationError,
-    Discard,
-    DuplicateJob,
-    EmbeddedServerError,
-    ForeignLoop,
-    ForkedProcess,
-    JobNotFound,
-    LeaseLost,
-    PayloadError,
-    ReplicaSetRequired,
-    Retry,
-    Snooze,
-    StreamQueueError,
-)
-from .queue import Job, MongoQueue
-from .worker import Worker
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .async_queue import AsyncJob, AsyncMongoQueue
+    from .backoff import Backoff
+    from .errors import (
+        ConfigurationError,
+        Discard,
+        DuplicateJob,
+        EmbeddedServerError,
+        ForeignLoop,
+        ForkedProcess,
+        JobNotFound,
+        LeaseLost,
+        PayloadError,
+        ReplicaSetRequired,
+        Retry,
+        Snooze,
+        StreamQueueError,
+    )
+    from .queue import Job, MongoQueue
+    from .worker import Worker
 
 __version__ = "0.1.0"
 
@@ -44,3 +48,26 @@ __all__ = [
     "Worker",
     "__version__",
 ]
+
+_HOMES = {
+    "AsyncJob": "async_queue",
+    "AsyncMongoQueue": "async_queue",
+    "Backoff": "backoff",
+    "Job": "queue",
+    "MongoQueue": "queue",
+    "Worker": "worker",
+}
+"""Where a name lives, if not in ``errors``."""
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first asked for: who only puts jobs loads no worker."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | set(__all__))
