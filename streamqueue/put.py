@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -116,19 +117,39 @@ def check_puts(
     """Return all the puts, None for none, or raise for the first bad one: then nothing is put."""
     if isinstance(payloads, (str, bytes, dict)):
         raise ConfigurationError("put_many takes a list of payloads; for one payload use put")
-    puts: Puts | None = None
+    first: Put | None = None
+    encoded: list[bytes] = []
+    priorities: list[int] = []
     for payload in payloads:
-        if puts is None:
+        if first is None:
             # The settings are the same for all and are checked with the first: in a thousand puts
             # their checks would cost as much as the encoding.
             first = check_put(payload, priority=priority, **settings)
-            puts = Puts(first, [first.id], [first.payload], [first.priority])
+            encoded.append(first.payload)
+            priorities.append(first.priority)
             continue
         number = priority
         if number is None:
             payload, number = split_priority(payload)
             number = 0 if number is None else options.priority(number)
-        puts.payloads.append(encode_payload(payload))
-        puts.priorities.append(number)
-        puts.ids.append(ObjectId())
-    return puts
+        encoded.append(encode_payload(payload))
+        priorities.append(number)
+    if first is None:
+        return None
+    return Puts(first, _ids_after(first.id, len(encoded)), encoded, priorities)
+
+
+def _ids_after(first: ObjectId, count: int) -> list[ObjectId]:
+    """Return `count` new ids that sort as they stand.
+
+    Each is what ``ObjectId()`` makes, the second, a random value and a counter, but made together,
+    which costs a third: this second, 40 random bits of their own, and a counter from 0 on. (It has
+    24 bits; what does not fit in goes on with other random bits.)
+    """
+    ids: list[ObjectId] = []
+    second = first.binary[:4]
+    while len(ids) < count:
+        same = second + os.urandom(5)
+        numbers = range(min(count - len(ids), 2**24))
+        ids += [ObjectId(same + number.to_bytes(3, "big")) for number in numbers]
+    return ids

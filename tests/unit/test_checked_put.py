@@ -14,6 +14,9 @@ from streamqueue.put import check_put, check_puts
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
+COMMON: dict[str, Any] = {"delay": None, "run_at": None, "key": None, "max_attempts": 3}
+
+
 def put(payload: object = None, **settings: Any) -> Any:
     settings = {
         "priority": None,
@@ -96,3 +99,35 @@ def test_the_id_of_a_put_is_known_before_it_is_sent() -> None:
 def test_one_payload_is_not_taken_for_many(payloads: Any) -> None:
     with pytest.raises(ConfigurationError, match="for one payload use put"):
         check_puts(payloads)
+
+
+def test_the_ids_of_many_puts_differ_and_sort_as_they_were_given() -> None:
+    puts = [check_puts([{"n": n} for n in range(1000)], **COMMON) for _ in range(3)]
+    ids = [job_id for many in puts if many for job_id in many.ids]
+
+    assert len(set(ids)) == 3000
+    assert all(many is not None and many.ids == sorted(many.ids) for many in puts)
+    assert abs((ids[0].generation_time - datetime.now(UTC)).total_seconds()) < 60
+
+
+def test_each_of_many_puts_has_its_payload_and_priority_in_its_document() -> None:
+    puts = check_puts([{"n": 0}, {"n": 1, "priority": 5}, {"n": [2]}], **COMMON)
+    assert puts is not None
+
+    documents = [bson.decode(found.raw) for found in puts.documents("default", NOW)]
+
+    assert [found["_id"] for found in documents] == puts.ids
+    assert [found["payload"] for found in documents] == [{"n": 0}, {"n": 1}, {"n": [2]}]
+    assert [found["priority"] for found in documents] == [0, 5, 0]
+
+
+def test_the_documents_of_many_puts_are_those_of_single_ones() -> None:
+    for payload in ({}, {"a": {"b": [1, "x", None]}}, {"text": "x" * 1000}):
+        many = check_puts([payload], **COMMON)
+        single = put(payload)
+        assert many is not None
+
+        [document] = many.documents("default", NOW)
+
+        expected = bson.decode(single.document("default", NOW).raw)
+        assert bson.decode(document.raw) == {**expected, "_id": many.ids[0]}
