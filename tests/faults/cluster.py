@@ -43,6 +43,15 @@ HOST = "127.0.0.1"
 SET_NAME = "rs0"
 USER, PASSWORD = "root", "drill"
 
+SMALL_OPLOG = (
+    *("--oplogSize", "1", "--syncdelay", "1"),
+    *("--setParameter", "minSnapshotHistoryWindowInSeconds=0"),
+)
+"""Options with which an oplog rolls over after tens of MB.
+
+It is cut after checkpoints, once a minute by default, and keeps what snapshots may still ask for:
+without the last two an oplog of 1 MB grew to 70 (6.0.5)."""
+
 _SUPERVISOR = Path(streamqueue.__file__).with_name("_supervisor.py")
 _READY = {"PRIMARY", "SECONDARY"}
 
@@ -69,9 +78,10 @@ class Member:
         self._runs = 0
         self._pid: int | None = None
         self._frozen = False
+        self._ending = False
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
-        user = {"username": USER, "password": PASSWORD} if auth else {}
+        user: dict[str, Any] = {"username": USER, "password": PASSWORD} if auth else {}
         self.client: MongoClient[dict[str, Any]] = MongoClient(
             HOST,
             port,
@@ -101,9 +111,14 @@ class Member:
         return self._pid is not None
 
     @property
+    def ending(self) -> bool:
+        """Whether its shutdown has begun and not been waited for."""
+        return self._ending
+
+    @property
     def answers(self) -> bool:
         """Whether it can be asked anything."""
-        return self.running and not self._frozen
+        return self.running and not self._frozen and not self._ending
 
     def start(self, within: float = 60) -> None:
         """Start mongod; return once it listens."""
@@ -171,6 +186,7 @@ class Member:
     def begin_shutdown(self) -> None:
         """Send SIGTERM, as an init system does; :meth:`wait_until_gone` waits for the end."""
         self._signal(signal.SIGTERM)
+        self._ending = True
 
     def shut_down(self, within: float = 60) -> None:
         """End it in order, and wait."""
@@ -203,7 +219,7 @@ class Member:
         if self._supervisor is not None:
             self._supervisor.wait(30)
         self._line = self._supervisor = self._pid = None
-        self._frozen = False
+        self._frozen = self._ending = False
 
     def end(self) -> None:
         """Kill it if it lives."""
@@ -332,7 +348,8 @@ class ReplicaSet:
             },
         }
         first = self.members[0]
-        with MongoClient(HOST, first.port, directConnection=True) as client:
+        direct: MongoClient[dict[str, Any]] = MongoClient(HOST, first.port, directConnection=True)
+        with direct as client:
             client.admin.command("replSetInitiate", config)
             if self._auth:
                 wait_until(lambda: client.admin.command("hello")["isWritablePrimary"], "a primary")
@@ -400,7 +417,9 @@ class ReplicaSet:
             member = self._find_primary()
             return None if member is besides else member
 
-        return wait_until(another, f"a primary besides {besides}", within)
+        found = wait_until(another, f"a primary besides {besides}", within)
+        assert found is not None
+        return found
 
     def wait_until_healthy(self, within: float = 90) -> None:
         """Wait until every member is up and has everything."""
@@ -432,6 +451,30 @@ class ReplicaSet:
             pass  # servers before 4.2 close their connections as they step down
         return old
 
+    def roll_oplog(self, within: float = 60) -> int:
+        """Write until the primary has forgotten all that was written before; return how many MB.
+
+        Needs servers with ``SMALL_OPLOG``.
+        """
+        client = self.primary().client
+        oplog = client.local["oplog.rs"]
+        noise = client.get_database("drill", write_concern=WriteConcern(1)).noise
+        [newest] = oplog.find({}, {"ts": 1}).sort("$natural", -1).limit(1)
+        piece, written = {"piece": os.urandom(1 << 20)}, 0
+
+        def forgotten() -> bool:
+            nonlocal written
+            noise.insert_one(dict(piece))
+            written += 1
+            if written % 16 == 0:
+                noise.delete_many({})
+            [oldest] = oplog.find({}, {"ts": 1}).sort("$natural", 1).limit(1)
+            return bool(oldest["ts"] > newest["ts"])
+
+        wait_until(forgotten, "the oplog rolled over", within)
+        noise.drop()
+        return written
+
     @contextmanager
     def isolated_primary(self) -> Iterator[Member]:
         """While this lasts the primary stays one, takes writes, and nobody replicates them."""
@@ -441,12 +484,7 @@ class ReplicaSet:
             member.command("configureFailPoint", "stopReplProducer", mode="alwaysOn")
         # A fetch that is under way still brings what is written before it returns.
         for member in others:
-            wait_until(
-                lambda member=member: member.command(
-                    "waitForFailPoint", "stopReplProducer", timesEntered=1, maxTimeMS=30_000
-                ),
-                f"{member} stopped to replicate",
-            )
+            member.command("waitForFailPoint", "stopReplProducer", timesEntered=1, maxTimeMS=30_000)
         try:
             yield primary
         finally:

@@ -167,14 +167,14 @@ class Proxies:
 
     def cut(self, *, app: str | None = None, target: int | None = None) -> int:
         """Cut every connection, or those of an application or to a port; return how many."""
-        return self._call(self._cut, app, target)
+        return int(self._call(self._cut, app, target))
 
     def wedge(self, *, app: str | None = None, last: str | None = None) -> int:
         """Leave these open and pass nothing any more; later ones are fine. Return how many.
 
         `last` is the command last sent: ``getMore`` tells a stream from its client's monitors.
         """
-        return self._call(self._wedge, app, last)
+        return int(self._call(self._wedge, app, last))
 
     def black_hole(self, app: str | None = None) -> None:
         """Wedge these, and every later one as soon as it says who it is (None: all of all)."""
