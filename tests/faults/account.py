@@ -93,6 +93,10 @@ class Attempt:
     def completes(self) -> list[Call]:
         return [call for call in self.calls if call.what == "complete"]
 
+    def cut_short(self) -> bool:
+        """Whether its process died before the handler came to an end."""
+        return math.isinf(self.cancelled) and not any(call.what in ENDS for call in self.calls)
+
     def maybe_uncounted(self) -> bool:
         """Whether it may have been given back without counting."""
         if not math.isinf(self.cancelled):
@@ -156,6 +160,7 @@ class Account:
             counts["revived by a late put"] += job.revived
             counts["dead"] += job.document is not None and job.document.get("state") == "dead"
             for attempt in job.attempts:
+                counts["attempts cut short"] += attempt.cut_short()
                 for call in attempt.calls:
                     if not call.by_return:
                         counts[f"{call.what} {call.outcome}"] += 1
