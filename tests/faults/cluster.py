@@ -169,15 +169,6 @@ class Member:
         """Return the end of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
-    def logged(self, message: str) -> int:
-        """Return how often its log, of all its runs, has this text in a line's message."""
-        count = 0
-        with self.log.open(errors="replace") as lines:
-            for line in lines:
-                if message in line and message in json.loads(line)["msg"]:
-                    count += 1
-        return count
-
     def kill(self) -> None:
         """kill -9."""
         self._signal(signal.SIGKILL)
@@ -245,9 +236,14 @@ class Member:
         """Return the number that changes with each rollback."""
         return int(self.command("replSetGetRBID")["rbid"])
 
-    def rolled_back_documents(self) -> int:
-        """Return how many files of removed documents its rollbacks have left."""
-        return sum(1 for _ in (self.data / "rollback").rglob("removed.*.bson"))
+    def last_rollback(self) -> dict[str, int]:
+        """Return how many commands of which name its last rollback undid; {} if it had none."""
+        counts: dict[str, int] = {}
+        with self.log.open(errors="replace") as lines:
+            for line in lines:
+                if '"msg":"Rollback summary"' in line:
+                    counts = json.loads(line)["attr"].get("rollbackCommandCounts", {})
+        return {name: int(count) for name, count in counts.items()}
 
 
 class ReplicaSet:
