@@ -8,9 +8,10 @@ handler around the fault; of it, `without_writes` is the time in which no put re
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 
 import anyio
 from anyio import to_thread
@@ -20,6 +21,7 @@ from pymongo.errors import PyMongoError
 
 from streamqueue import AsyncJob, AsyncMongoQueue, Worker
 from tests.faults.cluster import ReplicaSet
+from tests.faults.drill import Stage, drill
 from tests.waiting import wait_until_async
 
 FEED_EVERY = 0.05
@@ -37,13 +39,11 @@ class Gap:
     Attributes:
         silence: seconds between the two starts.
         without_writes: seconds between two puts that returned.
-        wake: seconds from the first put that returned after the gap to its start.
     """
 
     fault: str
     silence: float
     without_writes: float
-    wake: float
 
     @property
     def allowed(self) -> float:
@@ -52,8 +52,8 @@ class Gap:
     def __str__(self) -> str:
         verdict = "ok" if self.silence <= self.allowed else f"MORE THAN {self.allowed} s"
         return (
-            f"{self.fault:>9}: silent for {self.silence:5.2f} s (writes impossible for "
-            f"{self.without_writes:5.2f} s), then put to start {1000 * self.wake:.0f} ms   {verdict}"
+            f"{self.fault}: silent for {self.silence:.2f} s, {verdict} "
+            f"(writes were impossible for {self.without_writes:.2f} s)"
         )
 
 
@@ -80,16 +80,12 @@ class _Watched:
 
     def gap(self, fault: str, since: float) -> Gap:
         """Return the longest silence since then."""
-        starts = sorted(self.started_at.items(), key=lambda item: item[1])
-        starts = [item for item in starts if item[1] > since - 1]
-        silence, end = max(
-            (later[1] - earlier[1], later)
-            for earlier, later in zip(starts, starts[1:], strict=False)
-        )
-        puts = sorted(at for at in self.put_at.values() if at > since - 1)
-        without = max(later - earlier for earlier, later in zip(puts, puts[1:], strict=False))
-        put_at = self.put_at.get(end[0], end[1])
-        return Gap(fault, silence, without, end[1] - put_at)
+        return Gap(fault, _longest(self.started_at, since), _longest(self.put_at, since))
+
+
+def _longest(times: dict[int, float], since: float) -> float:
+    recent = sorted(at for at in times.values() if at > since - 1)
+    return max(later - earlier for earlier, later in pairwise(recent))
 
 
 async def measure(
@@ -138,43 +134,36 @@ async def measure(
     return gaps
 
 
-async def _in_thread(function: Callable[[], object]) -> None:
-    await to_thread.run_sync(function)
-
-
-def after_primary_faults(
-    times: int,
-    report: Callable[[Gap], None],
-    faults: tuple[str, ...] = ("step-down", "shutdown", "kill"),
-) -> list[Gap]:
-    """Measure the faults of a primary on three members with the server's defaults."""
+def after_primary_faults(faults: Mapping[str, int], report: Callable[[Gap], None]) -> list[Gap]:
+    """Measure faults of a primary, each so often, on three members with the server's defaults."""
     gaps = []
     with ReplicaSet(3) as servers:
 
         async def step_down() -> None:
-            await _in_thread(servers.step_down)
+            await to_thread.run_sync(servers.step_down)
 
         async def shut_down() -> None:
-            await _in_thread(servers.primary().begin_shutdown)
+            await to_thread.run_sync(servers.primary().begin_shutdown)
 
         async def kill() -> None:
-            await _in_thread(servers.primary().kill)
+            await to_thread.run_sync(servers.primary().kill)
 
         async def mend() -> None:
-            def restart() -> None:
-                for member in servers.members:
-                    if member.ending:
-                        member.wait_until_gone()
-                    if not member.running:
-                        member.start()
-                servers.wait_until_healthy()
-
-            await _in_thread(restart)
+            await to_thread.run_sync(_restart, servers)
 
         acts = {"step-down": step_down, "shutdown": shut_down, "kill": kill}
-        for fault in faults:
+        for fault, times in faults.items():
             gaps += anyio.run(measure, servers, fault, acts[fault], mend, times, report)
     return gaps
+
+
+def _restart(servers: ReplicaSet) -> None:
+    for member in servers.members:
+        if member.ending:
+            member.wait_until_gone()
+        if not member.running:
+            member.start()
+    servers.wait_until_healthy()
 
 
 def after_wedge(times: int, report: Callable[[Gap], None]) -> list[Gap]:
@@ -188,16 +177,32 @@ def after_wedge(times: int, report: Callable[[Gap], None]) -> list[Gap]:
             assert wedged, "there was no stream"
 
         async def mend() -> None:
-            await _in_thread(servers.proxies.heal)
+            await to_thread.run_sync(servers.proxies.heal)
 
         return anyio.run(measure, servers, "wedge", wedge, mend, times, report)
 
 
-if __name__ == "__main__":
-    import sys
+@drill(
+    "gaps", wedges=(1, 3, 20), step_downs=(0, 3, 20), clean_shutdowns=(0, 3, 20), kills=(0, 3, 20)
+)
+def gaps(stage: Stage) -> None:
+    """How long a worker with its defaults is silent after a fault; see ``gaps.py``."""
 
-    what, times = sys.argv[1], int(sys.argv[2])
-    if what == "wedge":
-        after_wedge(times, lambda gap: print(gap, flush=True))
-    else:
-        after_primary_faults(times, lambda gap: print(gap, flush=True), (what,))
+    def report(gap: Gap) -> None:
+        hit = {"wedge": "wedges", "kill": "kills", "shutdown": "clean shutdowns"}
+        stage.hits[hit.get(gap.fault, "step downs")] += 1
+        stage.note(str(gap))
+        stage.say(str(gap))
+        assert gap.silence <= gap.allowed, f"{gap}"
+
+    after_wedge(stage.wanted("wedges"), report)
+    times = {
+        "step-down": stage.wanted("step downs"),
+        "shutdown": stage.wanted("clean shutdowns"),
+        "kill": stage.wanted("kills"),
+    }
+    if any(times.values()):
+        after_primary_faults(times, report)
+
+
+DRILLS = [gaps]
