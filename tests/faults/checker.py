@@ -16,6 +16,8 @@ from tests.faults.account import Account, Attempt, Job, payload_digest
 
 SLACK = 0.005
 """Seconds: the server keeps whole milliseconds, and its clock may be slewed against ours."""
+DUE_SLACK = 0.25
+"""Seconds: a put knows the server's time to half a round trip, long on a machine under load."""
 LINES_SHOWN = 40
 
 Finding = tuple[Job, str]
@@ -139,6 +141,17 @@ def payload_changed(account: Account) -> Iterator[Finding]:
             yield job, "the stored payload is not the one that was put"
 
 
+def early(account: Account) -> Iterator[Finding]:
+    """A delayed job was started before it was due."""
+    for job in account.jobs.values():
+        delays = [(call.invoked, call.said.get("delay") or 0.0) for call in job.puts]
+        if not delays or not job.attempts:
+            continue
+        ahead = min(sent + delay for sent, delay in delays) - job.attempts[0].started
+        if ahead > DUE_SLACK:
+            yield job, f"it was started {ahead:.3f} s before it was due"
+
+
 def stuck(account: Account) -> Iterator[Finding]:
     """After the drain, with consumers there and time enough, nothing waits and nothing runs."""
     for job in account.jobs.values():
@@ -154,6 +167,7 @@ LAWS: tuple[Law, ...] = (
     redelivered,
     attempts_miscounted,
     payload_changed,
+    early,
     stuck,
 )
 

@@ -59,7 +59,8 @@ class Drill:
     Attributes:
         name: as the command line calls it.
         about: one line on what it does.
-        hits: how often it must hit what, at each scale.
+        hits: how often it must hit what, at each scale. What the drill does not count itself is
+            taken from the account.
         run: breaks things on a stage. What it leaves running is killed before the drain, except
             consumers, which are stopped in order.
         laws: what the account is judged by.
@@ -232,11 +233,28 @@ class Stage:
 
     # who
 
-    def consumer(self, nursery: Nursery | None = None, **settings: Any) -> Child:
-        """Start a consumer; see ``programs/consumer.py`` for the settings."""
+    def consumer(
+        self, nursery: Nursery | None = None, ends: Iterable[int] = (), **settings: Any
+    ) -> Child:
+        """Start a consumer; see ``programs/consumer.py`` for the settings.
+
+        `ends` are exit codes that are no surprise.
+        """
         child = self._fork(nursery, CONSUMER, settings)
+        child.expected.update(ends)
         self.consumers.append(child)
         return child
+
+    def keep_crowd(self, size: int, nursery: Nursery | None = None, **settings: Any) -> list[Child]:
+        """Start as many consumers as are missing, and return those that live."""
+        while len(crowd := [child for child in self.consumers if child.alive]) < size:
+            self.consumer(nursery, **settings)
+        return crowd
+
+    def feed(self, backlog: int, nursery: Nursery | None = None, **settings: Any) -> None:
+        """Have a producer put so many jobs when fewer are left and nobody is at it."""
+        if not any(child.alive for child in self.others) and self.live() < backlog:
+            self.producer(nursery, jobs=backlog, **settings)
 
     def producer(self, nursery: Nursery | None = None, **settings: Any) -> Child:
         """Start a producer; see ``programs/producer.py`` for the settings."""
@@ -258,6 +276,11 @@ class Stage:
     def history_of(self, child: Child) -> Path | None:
         """Return the file a process writes, once there is one."""
         return next(self.directory.glob(f"*-{child.pid}-*.jsonl"), None)
+
+    def is_ready(self, child: Child) -> bool:
+        """Whether a consumer has opened its stream."""
+        path = self.history_of(child)
+        return path is not None and b'"is":"ready"' in path.read_bytes()
 
     # how much
 
@@ -304,8 +327,9 @@ class Stage:
             child.kill()
         for child in self.consumers:
             child.send(signal.SIGCONT)
-        self.consumer(concurrency=20)
-        self.consumer(concurrency=20)
+        drainers = [self.consumer(concurrency=20) for _ in range(2)]
+        for child in drainers:
+            self.wait_for(lambda child=child: self.is_ready(child), "a consumer", within)
         self.wait_for(lambda: self.live() == 0, "the drain", within)
 
     def stop_all(self) -> None:
@@ -314,7 +338,8 @@ class Stage:
             child.kill()
         for child in self.consumers:
             child.send(signal.SIGCONT)
-            child.send(signal.SIGTERM)
+            # One that is about to start would die of a SIGTERM, as any process.
+            child.send(signal.SIGTERM if self.is_ready(child) else signal.SIGKILL)
         try:
             for child in [*self.consumers, *self.others]:
                 child.wait()
@@ -365,6 +390,9 @@ def _act(stage: Stage, drill: Drill, report: Report) -> None:
     stage.say("accounting")
     account = read_account(stage.directory, stage.jobs.find())
     report.counts = account.counts()
+    for hit in report.wanted:  # those that only the histories can tell
+        if hit not in stage.hits:
+            stage.hits[hit] = report.counts[hit]
     report.verdicts = check(account, drill.laws)
     stage.client.drop_database(stage.database)
 

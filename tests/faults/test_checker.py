@@ -393,6 +393,14 @@ def test_payload_changed_where_it_is_stored(one: Planted, broken: Broken) -> Non
     assert broken(document(payload={})) == {"payload_changed"}
 
 
+def test_early_a_delayed_job_before_its_time(one: Planted, broken: Broken) -> None:
+    one.put(1, delay=5)
+    one.start(4, "a")
+    one.end(4.1, "complete", "a")
+
+    assert broken() == {"early"}
+
+
 @pytest.mark.parametrize("state", ["ready", "running", "scheduled"])
 def test_stuck_at_the_end(one: Planted, broken: Broken, state: str) -> None:
     one.put(1)
