@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -79,6 +79,7 @@ class Member:
         self._pid: int | None = None
         self._frozen = False
         self._ending = False
+        self._mounted = False
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
         user: dict[str, Any] = {"username": USER, "password": PASSWORD} if auth else {}
@@ -212,10 +213,40 @@ class Member:
         self._line = self._supervisor = self._pid = None
         self._frozen = self._ending = False
 
+    def mount(self, megabytes: int) -> None:
+        """Put its data on a disk of that size."""
+        size = f"size={megabytes}m"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", str(self.data)], check=True)
+        self._mounted = True
+
+    def fill_disk(self) -> None:
+        """Leave no room on its disk."""
+        with suppress(OSError), (self.data / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(1 << 16))
+
+    def free_disk(self) -> None:
+        """Give back what was filled."""
+        (self.data / "filler").unlink()
+
+    def ended_by_itself(self) -> bool:
+        """Whether it has ended though nobody told it to; it can be started again then."""
+        assert self._line is not None
+        self._line.settimeout(0.01)
+        try:
+            report = self._line.recv(100)
+        except TimeoutError:
+            return False
+        assert report.startswith(b"exit")
+        self._gone()
+        return True
+
     def end(self) -> None:
         """Kill it if it lives."""
         if self.running:
             self.kill()
+        if self._mounted:
+            subprocess.run(["umount", str(self.data)], check=True)
         self.client.close()
 
     def command(self, name: str | dict[str, Any], value: Any = 1, **arguments: Any) -> Any:
@@ -257,6 +288,7 @@ class ReplicaSet:
         options: further arguments for every mongod.
         auth: whether clients must log in; :attr:`uri` has an administrator's name.
         settings: of the replica set configuration, besides the election timeout.
+        disk: MB of a disk of its own for the first member, in memory; only root can mount one.
 
     Attributes:
         proxies: those before the members, when it is proxied.
@@ -271,11 +303,13 @@ class ReplicaSet:
         options: Sequence[str] = (),
         auth: bool = False,
         settings: dict[str, Any] | None = None,
+        disk: int | None = None,
     ) -> None:
         self.election_timeout = election_timeout
         self._size = members
         self._auth = auth
         self._settings = settings or {}
+        self._disk = disk
         self._options = list(options)
         if not any(option.startswith("--oplogSize") for option in options):
             self._options += ["--oplogSize", "64"]
@@ -307,6 +341,8 @@ class ReplicaSet:
             hosts = self._proxies.hosts
         for index, (port, host) in enumerate(zip(self.ports, hosts, strict=True)):
             self.members.append(Member(index, self.folder, port, host, options, self._auth))
+        if self._disk is not None:
+            self.members[0].mount(self._disk)
         try:
             for member in self.members:
                 member.start()

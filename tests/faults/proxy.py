@@ -10,6 +10,7 @@ They run in a thread of their own; every method may be called from any other thr
 from __future__ import annotations
 
 import random
+import re
 import socket
 import struct
 from collections import Counter, deque
@@ -28,9 +29,15 @@ HOST = "127.0.0.1"
 Kind = Literal["put", "claim", "complete", "renew", "change"]
 KINDS: tuple[Kind, ...] = ("put", "claim", "complete", "renew", "change")
 
-_OP_REPLY, _OP_QUERY, _OP_MSG = 1, 2004, 2013
+STREAM = "streamqueue-stream"
+"""What the client of a worker's change stream calls itself."""
+
+_OP_QUERY, _OP_MSG = 2004, 2013
 _HEADER = struct.Struct("<iiii")
 _WRITES = {"insert", "update", "delete", "findAndModify"}
+_NOT_OK = b"\x01ok\0" + bytes(8)
+_CODE = re.compile(rb"\x10code\0(.{4})", re.DOTALL)
+_LONGEST_ERROR = 10_000
 _BROKEN = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
 
 
@@ -77,12 +84,14 @@ class Counts:
         ambiguous: those of them where the server had done what was asked for.
         told: those of the ambiguous ones that no second try of the driver could hide.
         wedged: connections that were left open and pass nothing any more.
+        errors: what the server answered to change streams, by its code.
     """
 
     cuts: Counter[str] = field(default_factory=Counter)
     ambiguous: Counter[str] = field(default_factory=Counter)
     told: Counter[str] = field(default_factory=Counter)
     wedged: int = 0
+    errors: Counter[int] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         return (
@@ -362,6 +371,10 @@ class _Connection:
         return False
 
     def _reply(self, message: memoryview) -> bool:
+        if self.app == STREAM and len(message) < _LONGEST_ERROR:
+            text = bytes(message)
+            if _NOT_OK in text and (code := _CODE.search(text)):
+                self._proxies.counts.errors[struct.unpack("<i", code[1])[0]] += 1
         if not self._doomed:
             return True
         _, _, response_to, opcode = _HEADER.unpack_from(message)

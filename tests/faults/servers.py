@@ -29,17 +29,17 @@ def three_members(stage: Stage, **settings: Any) -> ReplicaSet:
     return servers
 
 
-def crew(stage: Stage, consumers: int = 3, producers: int = 2, **settings: Any) -> None:
+def crew(stage: Stage, consumers: int = 3, producers: int = 2, **of_consumers: Any) -> None:
     """Start consumers, and producers that put some hundred jobs a second until they are killed.
 
     Returns once the consumers are ready: to start is the one thing they may fail at (see
     ``Worker.run``).
     """
-    started = [stage.consumer(client=CLIENT) for _ in range(consumers)]
+    started = [stage.consumer(client=CLIENT, **of_consumers) for _ in range(consumers)]
     for child in started:
         stage.wait_for(lambda child=child: stage.is_ready(child), "a consumer is ready")
     for _ in range(producers):
-        stage.producer(jobs=1_000_000, pause=0.04, client=CLIENT, **settings)
+        stage.producer(jobs=1_000_000, pause=0.04, client=CLIENT)
 
 
 def _amid_work(stage: Stage) -> None:
