@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 
 from tests.faults.drill import Arena, Drill, Scale, Screen, perform, table
 
-MODULES = ("kills", "poison", "clocks", "servers", "gaps")
+MODULES = ("kills", "poison", "clocks", "cancellations", "wakeups", "servers", "gaps")
 """Where the drills are; each module names its own in ``DRILLS``."""
 
 

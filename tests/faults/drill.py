@@ -258,7 +258,11 @@ class Stage:
 
     def producer(self, nursery: Nursery | None = None, **settings: Any) -> Child:
         """Start a producer; see ``programs/producer.py`` for the settings."""
-        child = self._fork(nursery, PRODUCER, settings)
+        return self.other(PRODUCER, nursery, **settings)
+
+    def other(self, program: str, nursery: Nursery | None = None, **settings: Any) -> Child:
+        """Start a process that the drain does not need: it is killed before."""
+        child = self._fork(nursery, program, settings)
         self.others.append(child)
         return child
 
@@ -277,10 +281,14 @@ class Stage:
         """Return the file a process writes, once there is one."""
         return next(self.directory.glob(f"*-{child.pid}-*.jsonl"), None)
 
+    def said(self, child: Child, state: str) -> int:
+        """Return how often a process has written that it is in some state."""
+        path = self.history_of(child)
+        return 0 if path is None else path.read_bytes().count(f'"is":"{state}"'.encode())
+
     def is_ready(self, child: Child) -> bool:
         """Whether a consumer has opened its stream."""
-        path = self.history_of(child)
-        return path is not None and b'"is":"ready"' in path.read_bytes()
+        return self.said(child, "ready") > 0
 
     # how much
 

@@ -30,7 +30,12 @@ from typing import Any, Self
 
 from tests.waiting import wait_until
 
-PROGRAMS = ("tests.faults.programs.consumer", "tests.faults.programs.producer")
+PROGRAMS = (
+    "tests.faults.programs.canceller",
+    "tests.faults.programs.consumer",
+    "tests.faults.programs.lone",
+    "tests.faults.programs.producer",
+)
 ROOT = Path(__file__).resolve().parents[2]
 PR_SET_PDEATHSIG = 1
 

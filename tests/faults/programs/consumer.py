@@ -94,36 +94,41 @@ class Handler:
         self._history = history
         self._lease = lease
 
-    async def handle(self, job: AsyncJob) -> None:
-        attempt = self._attempt(job)
+    def attempt(self, job: AsyncJob) -> dict[str, str]:
+        """Return what the lines of an attempt name it by."""
+        return {"job": str(job.id), "token": job._record.token.hex()}
+
+    def note_start(self, job: AsyncJob) -> None:
+        """Note that an attempt starts."""
         self._history.note(
             "attempt",
             state="started",
             number=job.attempts,
             limit=job.max_attempts,
             digest=digest_of(job.data),
-            **attempt,
+            **self.attempt(job),
         )
+
+    async def handle(self, job: AsyncJob) -> None:
+        """Run a job."""
+        self.note_start(job)
         deed = DEEDS[job.data.get("does", "complete")]
         try:
             await deed(self, job, float(job.data.get("seconds", 0)))
         except anyio.get_cancelled_exc_class():
-            self._history.note("attempt", state="cancelled", **attempt)
+            self._history.note("attempt", state="cancelled", **self.attempt(job))
             raise
-
-    def _attempt(self, job: AsyncJob) -> dict[str, str]:
-        return {"job": str(job.id), "token": job._record.token.hex()}
 
     async def _call(self, what: str, job: AsyncJob, call: Callable[[], Awaitable[None]]) -> None:
         """Make a call of the attempt and note how it went. Losing the lease is no error here."""
         try:
-            with self._history.call(what, **self._attempt(job)):
+            with self._history.call(what, **self.attempt(job)):
                 await call()
         except LeaseLost:
             pass
 
     def _leave(self, what: str, job: AsyncJob, **more: Any) -> None:
-        self._history.left_to_the_worker(what, **self._attempt(job), **more)
+        self._history.left_to_the_worker(what, **self.attempt(job), **more)
 
     def _right_now(self, job: AsyncJob) -> bool:
         return job.attempts > int(job.data.get("times", 1))
