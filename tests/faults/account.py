@@ -198,7 +198,12 @@ def account_of(lines: list[Line], documents: Iterable[Mapping[str, Any]]) -> Acc
         elif what == "renew":
             name = (process, said["renewal"])
             if state == "invoked":
-                renewals[name] = [a for token in said["tokens"] for a in held[process, token]]
+                renewals[name] = [
+                    attempt
+                    for token in said["tokens"]
+                    for attempt in held[process, token]
+                    if attempt.job in said["jobs"]
+                ]
                 renewed_at[name] = line.at
             else:
                 for attempt in renewals.pop(name, ()):

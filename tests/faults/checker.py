@@ -84,6 +84,25 @@ def overlapping(account: Account) -> Iterator[Finding]:
                 )
 
 
+def stale_write(account: Account) -> Iterator[Finding]:
+    """A call of an attempt was acknowledged although a later attempt held the job by then."""
+    for job in account.jobs.values():
+        if job.revived:
+            continue
+        for old, new in itertools.permutations(job.attempts, 2):
+            if new.claimed is None or new.claimed < old.started:
+                continue
+            for call in old.calls:
+                if call.acknowledged and call.invoked > new.started:
+                    yield (
+                        job,
+                        (
+                            f"{call.what} of attempt {old.number} was accepted although attempt "
+                            f"{new.number} had started"
+                        ),
+                    )
+
+
 def redelivered(account: Account) -> Iterator[Finding]:
     """An attempt comes from a claim that was sent after a complete was acknowledged."""
     for job in account.jobs.values():
@@ -164,6 +183,7 @@ LAWS: tuple[Law, ...] = (
     unexpected,
     completed_twice,
     overlapping,
+    stale_write,
     redelivered,
     attempts_miscounted,
     payload_changed,

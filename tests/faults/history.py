@@ -15,7 +15,8 @@ attempt                ``is`` started (``job token number limit digest``), cance
 progress complete      calls of an attempt; ``job token``. ``by``: ``call``, or ``return`` when the
 error release          handler left it to the worker, and nobody is told the outcome;
                        ``discard``: the job is dead after it
-renew                  ``is`` invoked, acknowledged; ``tokens``: the worker's own renewals
+renew                  ``is`` invoked, acknowledged; ``jobs tokens``: as it was sent. The jobs of
+                       one claim share its token
 clear                  a call: an operator removes all jobs there are
 ====================== =============================================================================
 
@@ -115,27 +116,27 @@ class Wire(CommandListener):
     def __init__(self, history: History, lease: float) -> None:
         self._history = history
         self._lease = lease
-        self._renewals: dict[int, list[str]] = {}
+        self._renewals: dict[int, int] = {}  # how many jobs, by request
 
     def started(self, event: CommandStartedEvent) -> None:
         for wanted, change in _updates(event.command_name, event.command):
             token = change.get("lease")
+            jobs = [str(job) for job in _values(wanted.get("_id"))]
             if change.get("state") == "running" and isinstance(token, bytes):
-                jobs = [str(job) for job in _values(wanted.get("_id"))]
                 self._history.note(
                     "claim", state="invoked", token=token.hex(), jobs=jobs, lease=self._lease
                 )
             elif "locked_until" in change and "state" not in change:
                 tokens = [token.hex() for token in _values(wanted.get("lease"))]
-                self._renewals[event.request_id] = tokens
+                self._renewals[event.request_id] = len(jobs)
                 self._history.note(
-                    "renew", state="invoked", renewal=event.request_id, tokens=tokens
+                    "renew", state="invoked", renewal=event.request_id, jobs=jobs, tokens=tokens
                 )
 
     def succeeded(self, event: CommandSucceededEvent) -> None:
-        tokens = self._renewals.pop(event.request_id, None)
+        jobs = self._renewals.pop(event.request_id, None)
         # When some were not renewed the reply does not say which: then none is certain.
-        certain = tokens is not None and event.reply.get("n") == len(tokens)
+        certain = jobs is not None and event.reply.get("n") == jobs
         if certain and "writeConcernError" not in event.reply:
             self._history.note("renew", state="acknowledged", renewal=event.request_id)
 

@@ -64,8 +64,8 @@ class Planted:
         """Complete, error, release or progress; the answer comes 0.1 s later."""
         self._call(what, at, outcome, job=str(job), token=token, **more)
 
-    def renew(self, at: float, token: str) -> None:
-        self._note("renew", "invoked", at, renewal=1, tokens=[token])
+    def renew(self, at: float, token: str, job: ObjectId = JOB) -> None:
+        self._note("renew", "invoked", at, renewal=1, jobs=[str(job)], tokens=[token])
         self._note("renew", "acknowledged", at + 0.1, renewal=1)
 
     def clear(self, at: float) -> None:
@@ -168,6 +168,18 @@ def test_a_lease_that_ran_out_may_be_followed_by_another_attempt(
     two.start(2 + LEASE, "b", 2)
     one.end(5, "complete", "a", "refused")
     two.end(4.5, "complete", "b")
+
+    assert broken() == set()
+
+
+def test_a_renewal_of_one_job_says_nothing_of_another_that_was_claimed_with_it(
+    one: Planted, two: Planted, broken: Broken
+) -> None:
+    one.put(1)
+    one.start(2, "a", 1)
+    one.renew(3.5, "a", job=OTHER)
+    two.start(2 + LEASE + 0.5, "b", 2)
+    two.end(5, "complete", "b")
 
     assert broken() == set()
 
@@ -277,7 +289,7 @@ def test_completed_twice(one: Planted, two: Planted, broken: Broken, outcome: st
     one.put(1, outcome)
     one.start(2, "a", 1)
     two.start(5, "b", 2)
-    one.end(6, "complete", "a")
+    one.end(4.95, "complete", "a")
     two.end(6, "complete", "b")
 
     assert broken() == {"completed_twice"}
@@ -325,6 +337,19 @@ def test_overlapping_attempts_with_one_token(one: Planted, two: Planted, broken:
     two.end(9.5, "complete", "a")
 
     assert "overlapping" in broken()
+
+
+@pytest.mark.parametrize("what", ["progress", "error", "release"])
+def test_stale_write_of_an_attempt_whose_job_was_taken(
+    one: Planted, two: Planted, broken: Broken, what: str
+) -> None:
+    one.put(1)
+    one.start(2, "a", 1)
+    two.start(5, "b", 2)
+    one.end(5.5, what, "a")
+    two.end(6, "complete", "b", "refused")
+
+    assert "stale_write" in broken(document())
 
 
 def test_redelivered_after_an_acknowledged_complete(
