@@ -11,7 +11,7 @@ PER_PROCESS = 500
 SETTLE_SECONDS = 5.0
 
 
-@drill("cancelled-calls", cancelled=(150, 2000, 20_000))
+@drill("cancelled-calls", cancelled=(80, 2000, 20_000))
 def cancelled_calls(stage: Stage) -> None:
     """calls of the queue cancelled at every await, by anyio and by asyncio"""
     _cancel(stage, "calls")

@@ -234,7 +234,7 @@ class Stage:
     # who
 
     def consumer(
-        self, nursery: Nursery | None = None, ends: Iterable[int] = (), **settings: Any
+        self, nursery: Nursery | None = None, *, ends: Iterable[int] = (), **settings: Any
     ) -> Child:
         """Start a consumer; see ``programs/consumer.py`` for the settings.
 
@@ -310,6 +310,13 @@ class Stage:
         self.notes.append(what)
 
     # what is left
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        """Yield every document of the drill's database, whichever collection it is in."""
+        database = self.jobs.database
+        for name in database.list_collection_names():
+            jobs = database.get_collection(name, read_concern=ReadConcern("majority"))
+            yield from jobs.find()
 
     def live(self) -> int:
         """Return how many jobs have not ended."""
@@ -396,7 +403,7 @@ def _act(stage: Stage, drill: Drill, report: Report) -> None:
     for nursery in stage._environments:
         report.surprises += nursery.surprises()
     stage.say("accounting")
-    account = read_account(stage.directory, stage.jobs.find())
+    account = read_account(stage.directory, stage.documents())
     report.counts = account.counts()
     for hit in report.wanted:  # those that only the histories can tell
         if hit not in stage.hits:

@@ -14,12 +14,12 @@ BACKLOG = 200
 """Jobs that wait while consumers are killed: below it, more are put."""
 
 
-@drill("consumer-kills", kills=(25, 500, 5000), attempts_cut_short=(5, 250, 2500))
+@drill("consumer-kills", kills=(25, 500, 5000), attempts_cut_short=(1, 250, 2500))
 def consumer_kills(stage: Stage) -> None:
     """kill -9 of consumers at random moments of their lives"""
     while stage.short_of("kills"):
-        stage.feed(BACKLOG)
-        crowd = stage.keep_crowd(CROWD)
+        stage.feed(BACKLOG, seconds=0.04)
+        crowd = stage.keep_crowd(CROWD, by=stage.random.choice(["worker", "queue"]))
         pause(stage.random.uniform(0, 0.12))
         stage.random.choice(crowd).kill()
         stage.hits["kills"] += 1
@@ -32,7 +32,7 @@ def producer_kills(stage: Stage) -> None:
     predecessor: str | None = None
     while stage.short_of("kills"):
         # Delayed, because a put can be repeated as long as its job is in the queue, and no longer.
-        child = stage.producer(jobs=100_000, delay=3.0, predecessor=predecessor, seconds=0.001)
+        child = stage.producer(jobs=100_000, delay=2.5, predecessor=predecessor, seconds=0.001)
         path = stage.wait_for(lambda child=child: stage.history_of(child), "a history")
         stage.wait_for(lambda path=path: b'"put"' in path.read_bytes(), "a put")
         pause(stage.random.uniform(0, 0.08))
@@ -49,11 +49,11 @@ FREEZERS = 3
 ZOMBIE_LEASE = 0.6
 
 
-@drill("zombies", zombies=(4, 60, 600), complete_refused=(1, 20, 200))
+@drill("zombies", zombies=(3, 60, 600), complete_refused=(1, 20, 200))
 def zombies(stage: Stage) -> None:
     """SIGSTOP of consumers until others have taken their jobs, then SIGCONT"""
     names = itertools.count()
-    deeds = {"stubborn": 2, "complete": 1, "progress": 1, "return": 1}
+    deeds = {"stubborn": 8, "complete": 4, "progress": 4, "return": 4, "long": 1}
     named: dict[Child, str] = {}
     while stage.short_of("zombies"):
         stage.feed(BACKLOG // 2, deeds=deeds, seconds=0.15)
@@ -61,7 +61,8 @@ def zombies(stage: Stage) -> None:
             del named[child]
         while len(named) < FREEZERS + 2:
             name = f"consumer {next(names)}"
-            named[stage.consumer(lease=ZOMBIE_LEASE, consumer_id=name)] = name
+            by = stage.random.choice(["worker", "queue"])
+            named[stage.consumer(by=by, lease=ZOMBIE_LEASE, consumer_id=name)] = name
         victims = stage.random.sample(list(named), FREEZERS)
         holding = {child: _held_by(stage, named[child]) for child in victims}
         for child in victims:
@@ -81,7 +82,7 @@ def _held_by(stage: Stage, name: str) -> int:
 BLOCKED_LEASE = 0.4
 
 
-@drill("blocked-loops", complete_refused=(2, 30, 300))
+@drill("blocked-loops", complete_refused=(1, 30, 300))
 def blocked_loops(stage: Stage) -> None:
     """handlers that block the event loop past the lease, so that nothing is renewed"""
     share = 12  # of all jobs, one in so many blocks, in its first attempt

@@ -10,7 +10,7 @@ LANES = 12
 SECONDS_PER_JOB = 0.2
 
 
-@drill("lone-jobs", lone_jobs=(120, 2000, 10_000), streams_cut=(10, 200, 1000))
+@drill("lone-jobs", lone_jobs=(100, 2000, 10_000), streams_cut=(5, 200, 1000))
 def lone_jobs(stage: Stage) -> None:
     """one job at a time around open, reopen, slot-free and due times; no safety sweep"""
     wanted = stage.wanted("lone jobs")

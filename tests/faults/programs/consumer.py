@@ -1,4 +1,8 @@
-"""A consumer process: a ``Worker`` whose handler does what the payload says, and writes it down.
+"""A consumer process: it does what the payload of a job says, and writes it down.
+
+By ``worker`` it is a ``Worker``, which renews its leases and cancels a handler that has lost its
+own; by ``queue`` it is some tasks that iterate over an ``AsyncMongoQueue``, where nothing but the
+token keeps a late call from changing another's job.
 
 ``does`` in the payload says what; ``seconds`` how long it takes; ``times`` in how many attempts it
 goes wrong before it goes right. See ``DEEDS``.
@@ -12,6 +16,7 @@ import resource
 import signal
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +24,18 @@ from typing import Any
 import anyio
 from prometheus_client import CollectorRegistry
 from pymongo import AsyncMongoClient
+from pymongo.errors import PyMongoError
 
-from streamqueue import AsyncJob, Backoff, Discard, LeaseLost, Retry, Snooze, Worker
+from streamqueue import (
+    AsyncJob,
+    AsyncMongoQueue,
+    Backoff,
+    Discard,
+    LeaseLost,
+    Retry,
+    Snooze,
+    Worker,
+)
 from tests.faults.history import History, Wire, digest_of
 
 QUEUE = "drill"
@@ -28,6 +43,7 @@ QUICK: dict[str, Any] = {"drain_timeout": 2, "max_await": 0.2, "reap_interval": 
 """What is patient by default, for drills that have less time. There is no safety sweep: what the
 stream fails to announce stays there, for the checker to find."""
 LEASE = 1.5
+PAUSE = 0.1
 CONCURRENCY = 4
 MEGABYTE = 2**20
 
@@ -37,6 +53,7 @@ def run(
     uri: str,
     database: str,
     directory: Path,
+    by: str = "worker",
     collection: str = "jobs",
     queue: str = QUEUE,
     lease: float = LEASE,
@@ -50,32 +67,65 @@ def run(
     Args:
         client: further settings of its MongoClient.
         memory: megabytes of address space it may have more than now.
-        settings: further ones of the worker.
+        by: ``worker`` or ``queue``.
+        settings: further ones of the worker or queue.
     """
     if memory is not None:
         limit = _address_space() + memory * MEGABYTE
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     history = History(directory, "consumer")
-    settings = {
-        "sweep_interval": None,
-        "backoff": Backoff(initial=0.05, maximum=0.2),
-        **QUICK,
-        **settings,
-        "timeout": lease,
-        "concurrency": concurrency,
-    }
+    backoff = Backoff(initial=0.05, maximum=0.2)
 
     async def main() -> None:
         wire = Wire(history, lease)
         async with AsyncMongoClient(uri, event_listeners=[wire], **(client or {})) as own:
-            worker = Worker(own[database][collection], registry=CollectorRegistry(), **settings)
-            worker.handler(queue)(Handler(history, lease).handle)
+            jobs = own[database][collection]
             async with anyio.create_task_group() as tasks:
+                if by == "queue":
+                    target = AsyncMongoQueue(
+                        jobs, timeout=lease, name=queue, backoff=backoff, **settings
+                    )
+                    await target.size()
+                    history.note("process", state="ready")
+                    handler = Handler(history, lease, renews=False)
+                    await iterate(target, handler, concurrency)
+                    return
+                worker = Worker(
+                    jobs,
+                    timeout=lease,
+                    concurrency=concurrency,
+                    backoff=backoff,
+                    registry=CollectorRegistry(),
+                    **{"sweep_interval": None, **QUICK, **settings},
+                )
+                worker.handler(queue)(Handler(history, lease).handle)
                 await tasks.start(worker.run)
                 history.note("process", state="ready")
 
     anyio.run(main)
     history.close()
+
+
+async def iterate(queue: AsyncMongoQueue, handler: Handler, concurrency: int) -> None:
+    """Run the jobs of a queue, so many at a time, until SIGTERM."""
+
+    async def work() -> None:
+        while True:
+            with suppress(PyMongoError):  # no server for the moment
+                async for job in queue:
+                    with suppress(Exception):  # stored by the job's block
+                        async with job:
+                            await handler.handle(job)
+            await anyio.sleep(PAUSE)
+
+    with anyio.open_signal_receiver(signal.SIGTERM) as stop:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(concurrency):
+                tasks.start_soon(work)
+            async for _ in stop:
+                tasks.cancel_scope.cancel()
+                break
+    await queue.close()
 
 
 def _address_space() -> int:
@@ -90,9 +140,10 @@ class Handler:
     hold one job at one time have the same job id, and may have the same attempt number.
     """
 
-    def __init__(self, history: History, lease: float) -> None:
+    def __init__(self, history: History, lease: float, *, renews: bool = True) -> None:
         self._history = history
         self._lease = lease
+        self._renews = renews
 
     def attempt(self, job: AsyncJob) -> dict[str, str]:
         """Return what the lines of an attempt name it by."""
@@ -142,6 +193,15 @@ class Handler:
     async def returns(self, job: AsyncJob, seconds: float) -> None:
         await anyio.sleep(seconds)
         self._leave("complete", job)
+
+    async def long(self, job: AsyncJob, seconds: float) -> None:
+        """Take longer than the lease. Where nobody else renews it, noting progress does."""
+        for _ in range(6):
+            await anyio.sleep(self._lease / 3)
+            if not self._renews:
+                await self._call("progress", job, job.progress)
+        await anyio.sleep(seconds)
+        await self._call("complete", job, job.complete)
 
     async def progress(self, job: AsyncJob, seconds: float) -> None:
         for count in range(3):
@@ -214,21 +274,36 @@ class Handler:
         await self._call("complete", job, job.complete)
 
     async def memory(self, job: AsyncJob, seconds: float) -> None:
-        """Take all the memory there is, in small pieces."""
+        """Take all the memory there is, and give it back when there is no more."""
         await anyio.sleep(seconds)
         if not self._right_now(job):
             self._leave("error", job)
-            hoard = []
-            while True:
-                hoard.append(bytearray(MEGABYTE))
+            _take_all_memory([])
+        await self._call("complete", job, job.complete)
+
+    async def leak(self, job: AsyncJob, seconds: float) -> None:
+        """Take all the memory there is, and keep it."""
+        await anyio.sleep(seconds)
+        if not self._right_now(job):
+            self._leave("error", job)
+            _take_all_memory(LEAKED)
         await self._call("complete", job, job.complete)
 
 
 EXIT_CODE = 23
+PIECE = MEGABYTE // 16
+LEAKED: list[bytearray] = []
+
+
+def _take_all_memory(hoard: list[bytearray]) -> None:
+    while True:
+        hoard.append(bytearray(PIECE))
+
 
 DEEDS: dict[str, Callable[[Handler, AsyncJob, float], Awaitable[None]]] = {
     "complete": Handler.complete,
     "return": Handler.returns,
+    "long": Handler.long,
     "progress": Handler.progress,
     "error": Handler.error,
     "raise": Handler.raises,
@@ -241,4 +316,5 @@ DEEDS: dict[str, Callable[[Handler, AsyncJob, float], Awaitable[None]]] = {
     "kill": Handler.kills,
     "exit": Handler.exits,
     "memory": Handler.memory,
+    "leak": Handler.leak,
 }
