@@ -34,6 +34,7 @@ STREAM = "streamqueue-stream"
 
 _OP_QUERY, _OP_MSG = 2004, 2013
 _HEADER = struct.Struct("<iiii")
+_HELLO = {"hello", "ismaster"}
 _WRITES = {"insert", "update", "delete", "findAndModify"}
 _NOT_OK = b"\x01ok\0" + bytes(8)
 _CODE = re.compile(rb"\x10code\0(.{4})", re.DOTALL)
@@ -178,17 +179,18 @@ class Proxies:
         """Cut every connection, or those of an application or to a port; return how many."""
         return int(self._call(self._cut, app, target))
 
-    def wedge(self, *, app: str | None = None, last: str | None = None) -> int:
-        """Leave these open and pass nothing any more; later ones are fine. Return how many.
+    def wedge(self, *, app: str | None = None) -> int:
+        """Leave these open and pass nothing any more; return how many.
 
-        `last` is the command last sent: ``getMore`` tells a stream from its client's monitors.
+        Later connections are fine, and so are those by which drivers watch the server: they have
+        no reason to think that anything is wrong.
         """
-        return int(self._call(self._wedge, app, last))
+        return int(self._call(self._wedge, app, False))
 
     def black_hole(self, app: str | None = None) -> None:
         """Wedge these, and every later one as soon as it says who it is (None: all of all)."""
         self._black_holes.append(app)
-        self._call(self._wedge, app, None)
+        self._call(self._wedge, app, True)
 
     def heal(self) -> None:
         """Break nothing more. Wedged connections are cut: what they held up would come late."""
@@ -227,11 +229,11 @@ class Proxies:
             connection.cut("all")
         return len(connections)
 
-    def _wedge(self, app: str | None, last: str | None) -> int:
+    def _wedge(self, app: str | None, monitors: bool) -> int:
         connections = [
             connection
             for connection in self._of(app, None)
-            if not connection.wedged and last in (None, connection.last)
+            if not connection.wedged and (monitors or not connection.monitors)
         ]
         for connection in connections:
             connection.wedge()
@@ -286,7 +288,7 @@ class _Connection:
     ) -> None:
         self.target = target
         self.app: str | None = None
-        self.last = ""
+        self.monitors = True
         self.wedged = False
         self._proxies = proxies
         self._client = client
@@ -354,10 +356,11 @@ class _Connection:
                 self.wedge()
         if opcode != _OP_MSG:
             return True
-        self.last = _name(message)
-        if self.last not in _WRITES or not self._proxies._plans:
+        name = _name(message)
+        self.monitors = self.monitors and name.lower() in _HELLO
+        if name not in _WRITES or not self._proxies._plans:
             return True
-        command = _write(self.last, message)
+        command = _write(name, message)
         if command.kind is None:
             return True
         plan = self._proxies.plan_for(command)
@@ -433,7 +436,7 @@ def _application(message: memoryview, opcode: int) -> str | None:
     if opcode == _OP_QUERY:
         end = bytes(message[20:]).index(0) + 21
         hello = bson.decode(bytes(message[end + 8 :]))
-    elif opcode == _OP_MSG and _name(message).lower() in ("hello", "ismaster"):
+    elif opcode == _OP_MSG and _name(message).lower() in _HELLO:
         hello, _ = _sections(message)
     else:
         return None

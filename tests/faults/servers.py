@@ -35,7 +35,7 @@ def crew(stage: Stage, consumers: int = 3, producers: int = 2, **of_consumers: A
     Returns once the consumers are ready: to start is the one thing they may fail at (see
     ``Worker.run``).
     """
-    started = [stage.consumer(client=CLIENT, **of_consumers) for _ in range(consumers)]
+    started = [stage.consumer(**{"client": CLIENT, **of_consumers}) for _ in range(consumers)]
     for child in started:
         stage.wait_for(lambda child=child: stage.is_ready(child), "a consumer is ready")
     for _ in range(producers):
@@ -161,6 +161,19 @@ def _mark(member: Member) -> None:
     member.client.get_database("drill", write_concern=here).marks.insert_one({"by": member.host})
 
 
+@drill("failovers", step_downs=(1, 5, 50), primary_kills=(1, 5, 50))
+def failovers(stage: Stage) -> None:
+    """A step-down, and kill -9 of the one elected after it: one fault before the last is over."""
+    servers = three_members(stage)
+    crew(stage)
+    while stage.short_of("primary kills"):
+        _amid_work(stage)
+        old = servers.step_down(seconds=5)
+        stage.hits["step downs"] += 1
+        servers.wait_for_primary(besides=old)
+        kill_primary(stage, servers)
+
+
 @drill("no-majority", times_without_majority=(1, 3, 30))
 def no_majority(stage: Stage) -> None:
     """Two of three members down for a while, or all of them; puts must not succeed falsely."""
@@ -192,5 +205,6 @@ DRILLS = [
     step_downs,
     primary_freezes,
     rollbacks,
+    failovers,
     no_majority,
 ]

@@ -7,7 +7,7 @@ from typing import Any
 from tests.faults.cluster import ReplicaSet
 from tests.faults.drill import Stage, drill, pause
 from tests.faults.proxy import STREAM, Kind, Proxies
-from tests.faults.servers import crew
+from tests.faults.servers import CLIENT, crew
 
 
 def behind_proxies(stage: Stage, members: int = 1, **settings: Any) -> ReplicaSet:
@@ -79,7 +79,19 @@ def wedged_streams(stage: Stage) -> None:
     crew(stage, consumers=2)
     while stage.short_of("streams wedged"):
         pause(stage.random.uniform(1, 2))
-        stage.hits["streams wedged"] += proxies.wedge(app=STREAM, last="getMore")
+        stage.hits["streams wedged"] += proxies.wedge(app=STREAM)
+        pause(3)
+    # Not healed: they must have been given up.
+
+
+@drill("wedged-workers", connections_wedged=(1, 60, 600))
+def wedged_workers(stage: Stage) -> None:
+    """The connections over which consumers claim, renew and complete stay open and pass nothing."""
+    proxies = behind_proxies(stage).proxies
+    crew(stage, consumers=2, client={**CLIENT, "appname": "consumer"})
+    while stage.short_of("connections wedged"):
+        pause(stage.random.uniform(1, 2))
+        stage.hits["connections wedged"] += proxies.wedge(app="consumer")
         pause(3)
     # Not healed: they must have been given up.
 
@@ -98,4 +110,4 @@ def black_holes(stage: Stage) -> None:
         pause(2)
 
 
-DRILLS = [cuts, slow_wires, wedged_streams, black_holes]
+DRILLS = [cuts, slow_wires, wedged_streams, wedged_workers, black_holes]
