@@ -12,7 +12,7 @@ help: ## Show this list.
 demo: $(VENV)/demo system ## Put jobs, wake consumers, kill one with -9, account for every job.
 	@$(BIN)/streamqueue demo
 
-test: $(VENV)/dev system prometheus ## Run the tests against a real replica set.
+test: $(VENV)/dev system prometheus faketime ## Run the tests against a real replica set.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 faults: $(VENV)/dev system faketime ## Break servers and processes while jobs flow; account for every job (10 minutes).
