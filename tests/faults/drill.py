@@ -298,7 +298,7 @@ class Stage:
 
     def short_of(self, hit: str) -> bool:
         """Whether it must be hit more often; also shows how far the drill is."""
-        self.say(", ".join(f"{count} {name}" for name, count in self.hits.items()))
+        self.say(", ".join(f"{n} {name}" for name, n in self.hits.items()) or "starting")
         return self.hits[hit] < self.wanted(hit)
 
     def say(self, what: str) -> None:

@@ -29,7 +29,7 @@ from tests.faults.programs.consumer import QUEUE, QUICK, Handler
 LEASE = 60.0
 """Longer than the drill: a lease that is left over is there to be seen."""
 FIRST_WAITS = 3
-"""At which wait a call of a kind is cancelled at the latest, until one is seen to wait longer."""
+"""At which wait a call of a kind is cancelled at the latest, until it is known how many it has."""
 MOST_WAITS = 30
 """The same when it waits for a job, which may be long."""
 LONGEST = 0.08
@@ -99,15 +99,17 @@ class Canceller:
 
     async def _struck(self, kind: str, call: Callable[[], Awaitable[Value]]) -> Value | None:
         """Make a call and cancel it at one of its waits; return what it returned before that."""
-        longest = self._waits.get(kind, FIRST_WAITS)
-        strike = AtWait(call, random.randint(1, longest + 1))
+        waits = self._waits.get(kind, FIRST_WAITS)
+        strike = AtWait(call, random.randint(1, waits))
         try:
-            return await self._cancel(strike)
+            answer: Value = await self._cancel(strike)
         except Cancelled:
             self.struck += 1
+            if strike.waits >= waits:  # there may be more
+                self._waits[kind] = min(MOST_WAITS, waits + 1)
             return None
-        finally:
-            self._waits[kind] = min(MOST_WAITS, max(longest, strike.waits))
+        self._waits[kind] = max(1, strike.waits)
+        return answer
 
     async def _settle(self, job: AsyncJob) -> None:
         """Give a job back, whatever a call that was cancelled has done to it."""
