@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from pymongo import WriteConcern
@@ -30,16 +31,20 @@ def three_members(stage: Stage, **settings: Any) -> ReplicaSet:
 
 
 def crew(stage: Stage, consumers: int = 3, producers: int = 2, **of_consumers: Any) -> None:
-    """Start consumers, and producers that put some hundred jobs a second until they are killed.
+    """Start consumers, and producers that put a hundred jobs a second until they are killed.
 
     Returns once the consumers are ready: to start is the one thing they may fail at (see
     ``Worker.run``).
     """
-    started = [stage.consumer(**{"client": CLIENT, **of_consumers}) for _ in range(consumers)]
+    kinds = itertools.cycle(["worker", "worker", "queue"])
+    started = [
+        stage.consumer(**{"client": CLIENT, "by": next(kinds), **of_consumers})
+        for _ in range(consumers)
+    ]
     for child in started:
         stage.wait_for(lambda child=child: stage.is_ready(child), "a consumer is ready")
     for _ in range(producers):
-        stage.producer(jobs=1_000_000, pause=0.04, client=CLIENT)
+        stage.producer(jobs=1_000_000, pause=0.08, client=CLIENT)
 
 
 def _amid_work(stage: Stage) -> None:
