@@ -117,8 +117,13 @@ class Wire(CommandListener):
         self._history = history
         self._lease = lease
         self._renewals: dict[int, int] = {}  # how many jobs, by request
+        self._latest: dict[bytes, int] = {}  # the number of a retryable write, by session
 
     def started(self, event: CommandStartedEvent) -> None:
+        if self._is_second_try(event.command):
+            # It may be answered with what the first one did: a lease that runs from then. (A
+            # claim's second try has its token, so only the first one counts already.)
+            return
         for wanted, change in _updates(event.command_name, event.command):
             token = change.get("lease")
             jobs = [str(job) for job in _values(wanted.get("_id"))]
@@ -132,6 +137,14 @@ class Wire(CommandListener):
                 self._history.note(
                     "renew", state="invoked", renewal=event.request_id, jobs=jobs, tokens=tokens
                 )
+
+    def _is_second_try(self, command: Mapping[str, Any]) -> bool:
+        number = command.get("txnNumber")
+        if number is None:
+            return False
+        session = bytes(command["lsid"]["id"])
+        before, self._latest[session] = self._latest.get(session), number
+        return before == number
 
     def succeeded(self, event: CommandSucceededEvent) -> None:
         jobs = self._renewals.pop(event.request_id, None)
