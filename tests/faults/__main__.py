@@ -15,7 +15,18 @@ from fnmatch import fnmatch
 
 from tests.faults.drill import Arena, Drill, Scale, Screen, perform, table
 
-MODULES = ("kills", "poison", "clocks", "cancellations", "wakeups", "servers", "gaps")
+MODULES = (
+    "kills",
+    "poison",
+    "clocks",
+    "cancellations",
+    "wakeups",
+    "servers",
+    "wires",
+    "streams",
+    "gaps",
+    "soak",
+)
 """Where the drills are; each module names its own in ``DRILLS``."""
 
 
