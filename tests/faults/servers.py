@@ -53,7 +53,7 @@ def _amid_work(stage: Stage) -> None:
 
 @drill("primary-kills", primary_kills=(1, 30, 300))
 def primary_kills(stage: Stage) -> None:
-    """kill -9 of the primary, back once another was elected."""
+    """kill -9 of the primary, back once another was elected"""
     servers = three_members(stage)
     crew(stage)
     while stage.short_of("primary kills"):
@@ -72,7 +72,7 @@ def kill_primary(stage: Stage, servers: ReplicaSet) -> None:
 
 @drill("primary-shutdowns", clean_shutdowns=(1, 10, 100))
 def primary_shutdowns(stage: Stage) -> None:
-    """Shutdown in order of the primary, as in a rolling upgrade."""
+    """Shutdown in order of the primary, as in a rolling upgrade"""
     servers = three_members(stage)
     crew(stage)
     while stage.short_of("clean shutdowns"):
@@ -91,7 +91,7 @@ def shut_primary_down(stage: Stage, servers: ReplicaSet) -> None:
 
 @drill("step-downs", step_downs=(1, 10, 100))
 def step_downs(stage: Stage) -> None:
-    """Step-down of the primary, which stays."""
+    """Step-down of the primary, which stays"""
     servers = three_members(stage)
     crew(stage)
     while stage.short_of("step downs"):
@@ -108,7 +108,7 @@ def step_primary_down(stage: Stage, servers: ReplicaSet) -> None:
 
 @drill("primary-freezes", primary_freezes=(1, 8, 60))
 def primary_freezes(stage: Stage) -> None:
-    """SIGSTOP of the primary until another was elected, and SIGCONT: two believe they are it."""
+    """SIGSTOP of the primary until another was elected, and SIGCONT: two believe they are it"""
     servers = three_members(stage)
     crew(stage)
     while stage.short_of("primary freezes"):
@@ -128,7 +128,7 @@ def freeze_primary(stage: Stage, servers: ReplicaSet) -> None:
 
 @drill("rollbacks", rollbacks=(1, 6, 60))
 def rollbacks(stage: Stage) -> None:
-    """A primary takes writes that nobody replicates; another is elected; what it took is undone."""
+    """A primary takes writes that nobody replicates; another is elected; what it took is undone"""
     servers = three_members(stage)
     crew(stage)
     while stage.short_of("rollbacks"):
@@ -168,7 +168,7 @@ def _mark(member: Member) -> None:
 
 @drill("failovers", step_downs=(1, 5, 50), primary_kills=(1, 5, 50))
 def failovers(stage: Stage) -> None:
-    """A step-down, and kill -9 of the one elected after it: one fault before the last is over."""
+    """A step-down, and kill -9 of the one elected after it: one fault before the last is over"""
     servers = three_members(stage)
     crew(stage)
     while stage.short_of("primary kills"):
@@ -181,7 +181,7 @@ def failovers(stage: Stage) -> None:
 
 @drill("no-majority", times_without_majority=(1, 3, 30))
 def no_majority(stage: Stage) -> None:
-    """Two of three members down for a while, or all of them; puts must not succeed falsely."""
+    """Two of three members down for a while, or all of them; puts must not succeed falsely"""
     servers = three_members(stage)
     crew(stage)
     while stage.short_of("times without majority"):

@@ -32,7 +32,7 @@ CROWD = 3
 
 @drill("soak", faults=(2, 8, 300))
 def soak(stage: Stage) -> None:
-    """Servers, connections, consumers and collections broken in random order."""
+    """Servers, connections, consumers and collections broken in random order"""
     servers = three_members(stage, proxied=True)
     witness = stage.consumer(client=CLIENT)
     crew(stage, consumers=CROWD)

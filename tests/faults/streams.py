@@ -23,7 +23,7 @@ CURSOR_FELL_OFF = 136
 
 @drill("oplog", errors_286=(1, 8, 80), errors_136=(1, 8, 80))
 def oplog(stage: Stage) -> None:
-    """The oplog rolls over: resume tokens are too old (286), open cursors fall off (136)."""
+    """The oplog rolls over: resume tokens are too old (286), open cursors fall off (136)"""
     servers = behind_proxies(stage, options=SMALL_OPLOG)
     crew(stage, consumers=2, producers=1)
     while stage.short_of("errors 286") or stage.short_of("errors 136"):
@@ -59,7 +59,7 @@ def count_errors(stage: Stage, proxies: Proxies) -> None:
 
 @drill("drops", drops=(1, 8, 80), renames=(1, 8, 80), databases_dropped=(1, 8, 80))
 def drops(stage: Stage) -> None:
-    """The collection is dropped, renamed away, and dropped with its database, under load."""
+    """The collection is dropped, renamed away, and dropped with its database, under load"""
     crew(stage)
     while stage.short_of("databases dropped"):
         for hit in ("drops", "renames", "databases dropped"):
@@ -85,7 +85,7 @@ def take_collection_away(stage: Stage, how: str) -> None:
 
 @drill("rights", revocations=(0, 2, 10))
 def rights(stage: Stage) -> None:
-    """The consumers' rights are revoked while they work, and given back."""
+    """The consumers' rights are revoked while they work, and given back"""
     stage.say("starting servers")
     servers = stage.keep(ReplicaSet(1, auth=True))
     stage.play_on(servers.uri)
@@ -122,7 +122,7 @@ def _starts(stage: Stage) -> int:
 
 @drill("full-disk", full_disks=(0, 3, 20))
 def full_disk(stage: Stage) -> None:
-    """The disk of the only member is full; the server ends; there is room again, and it is back."""
+    """The disk of the only member is full; the server ends; there is room again, and it is back"""
     stage.say("starting servers")
     servers = stage.keep(ReplicaSet(1, disk=400))
     stage.play_on(f"{servers.uri}&heartbeatFrequencyMS=1000&connectTimeoutMS=2000")

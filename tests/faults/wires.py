@@ -25,7 +25,7 @@ def behind_proxies(stage: Stage, members: int = 1, **settings: Any) -> ReplicaSe
     ambiguous_completes=(1, 50, 500),
 )
 def cuts(stage: Stage) -> None:
-    """Connections are cut: any, and at puts, claims and completes that nobody learns were done."""
+    """Connections are cut: any, and at puts, claims and completes that nobody learns were done"""
     proxies = behind_proxies(stage).proxies
     # Many, because a client that lost a connection takes up to half a second to come back.
     crew(stage, consumers=4, producers=4)
@@ -61,7 +61,7 @@ def break_for_a_while(stage: Stage, proxies: Proxies, *kinds: Kind) -> None:
 
 @drill("slow-wires", slow_times=(1, 4, 40))
 def slow_wires(stage: Stage) -> None:
-    """Every message is held up for a while, up to half the lease."""
+    """Every message is held up for a while, up to half the lease"""
     proxies = behind_proxies(stage).proxies
     crew(stage)
     while stage.short_of("slow times"):
@@ -74,7 +74,7 @@ def slow_wires(stage: Stage) -> None:
 
 @drill("wedged-streams", streams_wedged=(1, 12, 200))
 def wedged_streams(stage: Stage) -> None:
-    """The connection of a change stream stays open and passes nothing; its monitors are well."""
+    """The connection of a change stream stays open and passes nothing; its monitors are well"""
     proxies = behind_proxies(stage).proxies
     crew(stage, consumers=2)
     while stage.short_of("streams wedged"):
@@ -86,7 +86,7 @@ def wedged_streams(stage: Stage) -> None:
 
 @drill("wedged-workers", connections_wedged=(1, 60, 600))
 def wedged_workers(stage: Stage) -> None:
-    """The connections over which consumers claim, renew and complete stay open and pass nothing."""
+    """The connections over which consumers claim, renew and complete stay open and pass nothing"""
     proxies = behind_proxies(stage).proxies
     crew(stage, consumers=2, client={**CLIENT, "appname": "consumer"})
     while stage.short_of("connections wedged"):
@@ -98,7 +98,7 @@ def wedged_workers(stage: Stage) -> None:
 
 @drill("black-holes", black_holes=(1, 5, 60))
 def black_holes(stage: Stage) -> None:
-    """All connections are swallowed for seconds, longer than a lease; then they are cut."""
+    """All connections are swallowed for seconds, longer than a lease; then they are cut"""
     proxies = behind_proxies(stage).proxies
     crew(stage)
     while stage.short_of("black holes"):
