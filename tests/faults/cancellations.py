@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 from tests.faults.drill import Stage, drill
+from tests.faults.programs.canceller import APP
 
 PROGRAM = "tests.faults.programs.canceller"
 PER_PROCESS = 500
@@ -45,9 +46,15 @@ def _cancel(stage: Stage, what: str) -> None:
 
 
 def left_over(stage: Stage) -> tuple[int, int]:
-    """Return how many cursors and connections the server has open."""
-    status = stage.client.admin.command("serverStatus")
-    return status["metrics"]["cursor"]["open"]["total"], status["connections"]["current"]
+    """Return how many cursors the server has open, and how many connections to such programs.
+
+    Only to those: our own client opens one more when it likes.
+    """
+    admin = stage.client.admin
+    cursors = admin.command("serverStatus")["metrics"]["cursor"]["open"]["total"]
+    theirs = {"appName": {"$regex": f"^({APP}|streamqueue-)"}}
+    look = {"$currentOp": {"allUsers": True, "idleConnections": True}}
+    return cursors, len(list(admin.aggregate([look, {"$match": theirs}])))
 
 
 DRILLS = [cancelled_calls, cancelled_workers]

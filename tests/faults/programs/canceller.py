@@ -26,6 +26,7 @@ from streamqueue import AsyncJob, AsyncMongoQueue, LeaseLost, Worker
 from tests.faults.history import History, Wire, digest_of
 from tests.faults.programs.consumer import QUEUE, QUICK, Handler
 
+APP = "drill-canceller"
 LEASE = 60.0
 """Longer than the drill: a lease that is left over is there to be seen."""
 FIRST_WAITS = 3
@@ -54,7 +55,7 @@ def run(
     async def main() -> None:
         with anyio.open_signal_receiver(signal.SIGTERM) as stop:
             wire = Wire(history, LEASE)
-            async with AsyncMongoClient(uri, event_listeners=[wire]) as client:
+            async with AsyncMongoClient(uri, appname=APP, event_listeners=[wire]) as client:
                 target = AsyncMongoQueue(client[database][collection], name=queue, timeout=LEASE)
                 canceller = Canceller(history, target, client[database][collection])
                 await canceller.work(rounds, ROUNDS[what])
