@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check fix system prometheus clean
+.PHONY: help demo test faults check fix system prometheus faketime clean
 
 help: ## Show this list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -12,8 +12,11 @@ help: ## Show this list.
 demo: $(VENV)/demo system ## Put jobs, wake consumers, kill one with -9, account for every job.
 	@$(BIN)/streamqueue demo
 
-test: $(VENV)/dev system prometheus ## Run the tests against a real replica set.
+test: $(VENV)/dev system prometheus faketime ## Run the tests against a real replica set.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+faults: $(VENV)/dev system faketime ## Break servers and processes while jobs flow; account for every job (10 minutes).
+	$(BIN)/python -m tests.faults $(DRILLS)
 
 check: $(VENV)/dev ## Lint, formatting, types, import order.
 	$(BIN)/ruff check
@@ -51,3 +54,7 @@ system:
 prometheus:
 	@command -v promtool >/dev/null || { $(APT) update -qq && \
 	  $(APT) install -y -qq --no-install-recommends prometheus; }
+
+# For client clocks that are an hour off.
+faketime:
+	@command -v faketime >/dev/null || { $(APT) update -qq && $(APT) install -y -qq faketime; }

@@ -35,7 +35,7 @@ from .group_commit import GroupCommit
 from .job import JobView, describe, outcome_of
 from .options import MAX_BATCH, QueueOptions, whole_number
 from .put import check_put, check_puts
-from .queue import CONTENDED_WINDOW, PROMOTE_EVERY
+from .queue import CONTENDED_WINDOW, LATE_CLAIM, PROMOTE_EVERY
 from .server import object_id
 
 if TYPE_CHECKING:
@@ -356,8 +356,14 @@ class AsyncMongoQueue:
     async def _take(self, ids: list[ObjectId]) -> list[AsyncJob]:
         token = operations.new_token()
         consumer = str(self._options.consumer_id)
+        sent = monotonic()
+        documents = await self._store.take(ids, consumer, token, self._timeout)
+        if documents and monotonic() - sent > max(self._timeout, LATE_CLAIM):
+            # As after an election: the lease is over, and the jobs may be somebody else's by now.
+            await self._store.untake(ids, token)
+            return []
         jobs = []
-        for document in await self._store.take(ids, consumer, token, self._timeout):
+        for document in documents:
             record = JobRecord.from_document(document, max_attempts=self._options.max_attempts)
             if record.damage is None:
                 jobs.append(AsyncJob(record, self))

@@ -50,6 +50,9 @@ PROMOTE_EVERY = 1.0
 With none, every claim looks."""
 CONTENDED_WINDOW = 16
 """Candidates read beyond those wanted, to step aside into when another consumer was faster."""
+LATE_CLAIM = 1.0
+"""Seconds a claim may take whatever the lease: one that is shorter yet is over before its jobs can
+be looked at, and to claim them anew would change nothing."""
 
 
 class MongoQueue:
@@ -309,8 +312,14 @@ class MongoQueue:
     def _take(self, ids: list[ObjectId]) -> list[Job]:
         token = operations.new_token()
         consumer = str(self._options.consumer_id)
+        sent = monotonic()
+        documents = self._store.take(ids, consumer, token, self._timeout)
+        if documents and monotonic() - sent > max(self._timeout, LATE_CLAIM):
+            # As after an election: the lease is over, and the jobs may be somebody else's by now.
+            self._store.untake(ids, token)
+            return []
         jobs = []
-        for document in self._store.take(ids, consumer, token, self._timeout):
+        for document in documents:
             record = JobRecord.from_document(document, max_attempts=self._options.max_attempts)
             if record.damage is None:
                 jobs.append(Job(record, self))

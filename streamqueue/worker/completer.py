@@ -11,6 +11,7 @@ import random
 from typing import TYPE_CHECKING
 
 import anyio
+import pymongo
 from anyio import CancelScope
 from anyio.lowlevel import cancel_shielded_checkpoint
 from pymongo.errors import PyMongoError
@@ -35,12 +36,18 @@ MAX_GROUP = 1000
 """Jobs in one delete: enough that its round trip no longer counts."""
 CERTAIN_MARGIN = 1.0
 """Seconds a lease must still have for its complete to share a write; see ``_delete``."""
+LEAST_TIME = 0.05
+"""Seconds a final write is given at the least, however little of its lease is left."""
 FIRST_PAUSE = 0.05
 PAUSE_CAP = 2.0
 
 
 class Completer:
     """Ends attempts. Raises LeaseLost for one that is no longer held.
+
+    When the lease has run out over a write that may have been applied, nobody can tell any more: a
+    job that is gone may have been completed by its next holder. Then the error of that write is
+    raised, as for every write whose outcome is unknown.
 
     Args:
         ended: told of every attempt handed to :meth:`finish`, when its outcome is set.
@@ -100,8 +107,9 @@ class Completer:
         self.finish(attempt)
         with CancelScope(shield=True):  # it is on its way: the caller should learn how it ends
             await attempt.settled.wait()
+        attempt.settled = None  # a handler that ignores the error is completed as any other
         if attempt.outcome is not AttemptOutcome.COMPLETED:
-            raise LeaseLost(attempt.record.id)
+            raise attempt.unknown or LeaseLost(attempt.record.id)
 
     async def _complete_group(self) -> None:
         # One turn of the event loop, so that handlers that end in the same turn share the write.
@@ -114,6 +122,8 @@ class Completer:
                     with self._metrics.timed("complete"):
                         lost = await self._delete(group)
                 except PyMongoError as error:
+                    for attempt in group:
+                        attempt.unknown = error
                     logger.warning(
                         "%d completes could not be written: %s", len(group), type(error).__name__
                     )
@@ -149,9 +159,9 @@ class Completer:
     async def _delete(self, attempts: Sequence[Attempt]) -> set[Attempt]:
         """Delete the jobs of a group; return the attempts that no longer held theirs.
 
-        Sharing one delete, a job that is gone afterwards was removed by it, or by an operator: the
-        lease was certainly ours. So those whose lease may have ended are asked for one by one,
-        where the answer is exact.
+        Sharing one delete, a job that is gone afterwards was removed by it, or by an operator, as
+        long as the lease is certainly ours. So those whose lease may end are asked for one by one,
+        where the answer is exact, and no answer is waited for longer than the lease.
         """
         certain_until = monotonic() + min(CERTAIN_MARGIN, self._timeout / 4)
         shared, single, lost = [], [], set()
@@ -168,30 +178,41 @@ class Completer:
             lost |= await self._delete_shared(shared)
         for attempt in single:
             wanted = operations.held(attempt.record.id, attempt.record.token)
-            if not (await self._store.jobs.delete_one(wanted)).deleted_count:
-                if attempt.deadline > certain_until:
-                    lost |= await self._still_there([attempt])
-                else:
+            with pymongo.timeout(_left(attempt)):
+                deleted = (await self._store.jobs.delete_one(wanted)).deleted_count
+                if not deleted and attempt.deadline > certain_until:
+                    lost |= await self._not_ours([attempt])
+                elif not deleted:
                     lost.add(attempt)
         return lost
 
     async def _delete_shared(self, attempts: Sequence[Attempt]) -> set[Attempt]:
         ids = [attempt.record.id for attempt in attempts]
         wanted = operations.held_any(ids, {attempt.record.token for attempt in attempts})
-        result = await self._store.jobs.delete_many(wanted)
-        if result.deleted_count == len(ids):
-            return set()
-        return await self._still_there(attempts)
+        with pymongo.timeout(_left(*attempts)):
+            result = await self._store.jobs.delete_many(wanted)
+            if result.deleted_count == len(ids):
+                return set()
+            return await self._not_ours(attempts)
 
-    async def _still_there(self, attempts: Sequence[Attempt]) -> set[Attempt]:
-        """Return those whose job is somebody else's by now.
+    async def _not_ours(self, attempts: Sequence[Attempt]) -> set[Attempt]:
+        """Return those whose job is somebody else's by now, or was when it went.
 
-        The others are gone: by a first try whose reply was lost, which is as good.
+        The others are gone by a first try whose reply was lost, which is as good: their lease,
+        ours to this moment, kept everybody else away.
         """
         ids = [attempt.record.id for attempt in attempts]
         left = await self._store.find(operations.Find({"_id": {"$in": ids}}, {"_id": 1}))
         still_there = {document["_id"] for document in left}
-        return {attempt for attempt in attempts if attempt.record.id in still_there}
+        now = monotonic()
+        lost = set()
+        for attempt in attempts:
+            if attempt.record.id in still_there:
+                attempt.unknown = None  # no try has removed it
+                lost.add(attempt)
+            elif attempt.deadline <= now:
+                lost.add(attempt)
+        return lost
 
     # the other ends
 
@@ -219,7 +240,8 @@ class Completer:
         self._check(attempt)
         wanted = operations.held(attempt.record.id, attempt.record.token)
         sent = monotonic()
-        with self._metrics.timed("renew"), CancelScope(shield=True):
+        limit = pymongo.timeout(_left(attempt))
+        with self._metrics.timed("renew"), CancelScope(shield=True), limit:
             result = await self._store.jobs.update_one(
                 *operations.renew(wanted, self._timeout, count)
             )
@@ -241,14 +263,16 @@ class Completer:
         """Send a final write until its outcome is known or the lease has run out."""
         self._check(attempt)
         attempt.ending = True
-        pause, unknown = FIRST_PAUSE, False
+        pause = FIRST_PAUSE
+        unknown: PyMongoError | None = None
         try:
             while True:
+                limit = pymongo.timeout(_left(attempt))
                 try:
-                    with self._metrics.timed(operation), CancelScope(shield=True):
+                    with self._metrics.timed(operation), CancelScope(shield=True), limit:
                         result = await self._store.jobs.update_one(*command)
                 except PyMongoError as error:
-                    unknown = True
+                    unknown = error
                     overdue = monotonic() + pause > attempt.deadline
                     if self._hurry or attempt.lost or overdue:
                         raise
@@ -260,10 +284,17 @@ class Completer:
                     await anyio.sleep(pause * random.uniform(0.5, 1.0))
                     pause = min(2 * pause, PAUSE_CAP)
                 else:
-                    # Not matched after a try with an unknown outcome: that one was applied.
-                    if not result.matched_count and not unknown:
-                        raise LeaseLost(attempt.record.id)
+                    # Not matched after a try with an unknown outcome, while the lease keeps
+                    # everybody else away: that one was applied.
+                    applied = unknown is not None and attempt.deadline > monotonic()
+                    if not result.matched_count and not applied:
+                        raise unknown or LeaseLost(attempt.record.id)
                     attempt.outcome = outcome
                     return
         finally:
             attempt.ending = False
+
+
+def _left(*attempts: Attempt) -> float:
+    """Return the seconds until the first of their leases ends, for a write that needs it."""
+    return max(LEAST_TIME, min(attempt.deadline for attempt in attempts) - monotonic())

@@ -56,6 +56,8 @@ class Attempt:
         lost: somebody else may hold the job. Set once, by :class:`Leases`.
         ending: a final write is under way. Set by the completer.
         outcome: how it ended, once a final write was acknowledged. Set by the completer.
+        unknown: the error of a complete that may have been applied all the same, or None. Set by
+            the completer.
     """
 
     __slots__ = (
@@ -71,6 +73,7 @@ class Attempt:
         "renew_at",
         "scope",
         "settled",
+        "unknown",
     )
 
     def __init__(
@@ -93,6 +96,7 @@ class Attempt:
         self.lost = False
         self.ending = False
         self.outcome: AttemptOutcome | None = None
+        self.unknown: PyMongoError | None = None
 
     def extend(self, sent: float, timeout: float) -> None:
         """Set the deadline: the claim, or a renewal, sent at that time was acknowledged."""

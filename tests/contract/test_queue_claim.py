@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from anyio import create_task_group
 from bson import ObjectId
+from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import ConfigurationError
@@ -270,3 +271,23 @@ async def test_a_batch_shares_one_claim(queue: Any, jobs: Collection[Any]) -> No
     stored = list(jobs.with_options(codec_options=CODEC).find())
     assert len({job["lease"] for job in stored}) == 1
     assert {job["attempts"] for job in stored} == {1}
+
+
+async def test_a_claim_that_was_answered_after_its_lease_is_made_anew(
+    shell: Shell, jobs: Collection[Any], client: MongoClient[Any]
+) -> None:
+    queue = shell.queue(timeout=1)
+    assert await queue.next() is None  # what is due and expired was looked for
+    await queue.put_many([{}, {}])
+
+    # The two reads of a claim: what there is, and what was won.
+    slow = {"failCommands": ["find"], "blockConnection": True, "blockTimeMS": 1200}
+    client.admin.command("configureFailPoint", "failCommand", mode={"times": 2}, data=slow)
+    try:
+        claimed = await queue.claim(2)
+    finally:
+        client.admin.command("configureFailPoint", "failCommand", mode="off")
+
+    assert [job.attempts for job in claimed] == [1, 1]
+    for job in claimed:
+        assert document(jobs, job.id)["locked_until"] > server_time(jobs)

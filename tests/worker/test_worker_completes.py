@@ -7,11 +7,18 @@ from typing import Any
 import anyio
 import pytest
 from pymongo import MongoClient
+from pymongo.errors import PyMongoError
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, Discard, Snooze
 from tests.waiting import wait_until_async
-from tests.worker.faults import CONNECTION_CUT, REPLICATION_TIMED_OUT, WRITE_FAULTS, failing
+from tests.worker.faults import (
+    CONNECTION_CUT,
+    REPLICATION_TIMED_OUT,
+    TIME_LIMIT,
+    WRITE_FAULTS,
+    failing,
+)
 from tests.worker.started import WorkerStarter
 
 
@@ -126,3 +133,62 @@ async def test_a_job_that_was_lost_is_not_completed_with_the_others_of_its_group
 
     await worker.until_outcomes(completed=9, lease_lost=1)
     assert [job["_id"] for job in jobs.find()] == [ids[3]]
+
+
+async def test_a_complete_that_arrives_after_the_lease_is_not_taken_for_that_of_the_next_holder(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any], client: MongoClient[Any]
+) -> None:
+    go, over, told = anyio.Event(), anyio.Event(), []
+
+    async def slow(job: AsyncJob) -> None:
+        await go.wait()
+        try:
+            told.append(await job.complete())
+        except Exception as error:
+            told.append(error)
+        with anyio.CancelScope(shield=True):  # with its one slot, or it would be the next holder
+            await over.wait()
+
+    async def quick(job: AsyncJob) -> None:
+        pass
+
+    held_up = await start(slow, concurrency=1, timeout=0.5)
+    await queue.put({"n": 1})
+    await wait_until_async(lambda: held_up.metric("streamqueue_jobs_running") == 1, "it runs")
+
+    held = {"blockConnection": True, "blockTimeMS": 2500}
+    with failing(client, "delete", "update", app=held_up.app, **held):
+        next_holder = await start(quick, reap_interval=0.1)
+        go.set()
+        await next_holder.until_outcomes(completed=1)
+        await wait_until_async(lambda: told, "it is told how its complete went")
+    over.set()
+
+    await held_up.until_outcomes(lease_lost=1)
+    assert isinstance(told[0], PyMongoError)
+    assert jobs.count_documents({}) == 0
+
+
+async def test_a_handler_that_ignores_that_its_complete_failed_gives_its_slot_back(
+    start: WorkerStarter, queue: AsyncMongoQueue, client: MongoClient[Any]
+) -> None:
+    go, ignored = anyio.Event(), []
+
+    async def ignores(job: AsyncJob) -> None:
+        await go.wait()
+        try:
+            await job.complete()
+        except Exception as error:
+            ignored.append(error)
+
+    worker = await start(ignores, concurrency=1, timeout=0.5, reap_interval=0.1)
+    await queue.put({"n": 1}, max_attempts=100)
+    await wait_until_async(lambda: worker.metric("streamqueue_jobs_running") == 1, "it runs")
+
+    with failing(client, "delete", "update", app=worker.app, **TIME_LIMIT):
+        go.set()
+        await wait_until_async(lambda: ignored, "it failed")
+        await worker.until_outcomes(lease_lost=1)
+
+    await worker.until_outcomes(lease_lost=1, completed=1)
+    await worker.stop(within=2)
