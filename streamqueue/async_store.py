@@ -10,15 +10,17 @@ import logging
 import math
 import os
 from collections import Counter
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pymongo
 from anyio import CancelScope
 from anyio.lowlevel import current_token
 from bson.errors import BSONError
 from pymongo import ReturnDocument
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError, WriteConcernError
 
 from . import operations
 from .clock import ServerClock, monotonic
@@ -29,6 +31,7 @@ from .store import TIME_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from bson import ObjectId
 
@@ -38,12 +41,17 @@ logger = logging.getLogger("streamqueue.store")
 class AsyncStore:
     """The collection and the server's clock.
 
+    Args:
+        patience: seconds a command may take. A connection can be wedged, alive and silent for ever:
+            without a limit so is whoever waits. None leaves it to the client's settings.
+
     Attributes:
         jobs: the collection, with majority writes and local reads on the primary.
         clock: the server's time; known once :meth:`prepare` has returned.
     """
 
-    def __init__(self, collection: object) -> None:
+    def __init__(self, collection: object, *, patience: float | None = None) -> None:
+        self._patience = patience
         self.jobs: AsyncCollection[Any] = jobs_collection(collection, AsyncCollection)
         self.clock = ServerClock()
         self._pid = os.getpid()
@@ -60,6 +68,10 @@ class AsyncStore:
                 raise ForeignLoop
             self._loop = loop
 
+    def limit(self) -> AbstractContextManager[object]:
+        """Return a context in which no command waits for ever."""
+        return nullcontext() if self._patience is None else pymongo.timeout(self._patience)
+
     async def prepare(self) -> None:
         """Check what must hold before anything is sent; nearly free after the first time.
 
@@ -71,7 +83,9 @@ class AsyncStore:
         self.check_place()
         if self.clock.stale:
             sent = monotonic()
-            hello = await self.jobs.database.client.admin.command("hello", codec_options=CODEC)
+            # The first time it may have to sit out an election.
+            with self.limit() if self.clock.known else nullcontext():
+                hello = await self.jobs.database.client.admin.command("hello", codec_options=CODEC)
             received = monotonic()
             check_hello(hello)
             self.clock.observe(hello["localTime"], sent, received)
@@ -84,6 +98,8 @@ class AsyncStore:
                 # somebody whose role does.
                 if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
                     return
+                if isinstance(error, WriteConcernError):
+                    return  # a step-down came between; they are there, and a majority will follow
                 self._indexed = False
                 raise
 
@@ -93,10 +109,11 @@ class AsyncStore:
 
     async def find(self, command: operations.Find) -> list[dict[str, Any]]:
         """Send a read and return all of its answer."""
-        async with self.jobs.find(
-            command.filter, command.projection, sort=command.sort, limit=command.limit
-        ) as cursor:
-            return await cursor.to_list()
+        with self.limit():
+            async with self.jobs.find(
+                command.filter, command.projection, sort=command.sort, limit=command.limit
+            ) as cursor:
+                return await cursor.to_list()
 
     async def take(
         self, ids: Sequence[ObjectId], consumer: str, token: bytes, timeout: float
@@ -105,7 +122,8 @@ class AsyncStore:
         command = operations.claim(ids, consumer, token, timeout)
         with CancelScope(shield=True):
             try:
-                return await self._claim(command, ids, token)
+                with self.limit():
+                    return await self._claim(command, ids, token)
             except OperationFailure as error:
                 await self.untake(ids, token)
                 if error.code not in operations.DOCUMENT_ERRORS:
@@ -152,7 +170,7 @@ class AsyncStore:
     async def untake(self, ids: Sequence[ObjectId], token: bytes) -> None:
         """Give back what a claim may have taken; its token finds it. Never raises."""
         try:
-            with CancelScope(shield=True):
+            with CancelScope(shield=True), self.limit():
                 await self.jobs.update_many(*operations.unclaim(ids, token))
         except PyMongoError as error:
             # The class only: the text of a refusal may quote the document.
@@ -195,7 +213,7 @@ class AsyncStore:
     ) -> int:
         """Send one update for all, or, when a document spoils it, one for each; count changes."""
         try:
-            with CancelScope(shield=True):
+            with CancelScope(shield=True), self.limit():
                 result = await self.jobs.update_many(*command(ids))
             return result.modified_count
         except OperationFailure as error:

@@ -38,6 +38,11 @@ class ServerClock:
         self._observed_at = (sent + received) / 2
 
     @property
+    def known(self) -> bool:
+        """Whether the server was ever asked."""
+        return self._server_time is not None
+
+    @property
     def stale(self) -> bool:
         """Whether the server should be asked again."""
         return self._server_time is None or monotonic() - self._observed_at > STALE_AFTER

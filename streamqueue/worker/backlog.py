@@ -161,7 +161,7 @@ class Backlog:
         oddness = oddness_of(job)
         if oddness is not None:
             logger.error("Buried a job: %s", oddness)
-            with CancelScope(shield=True):
+            with CancelScope(shield=True), self._store.limit():
                 await self._store.jobs.update_one(*operations.bury(job["_id"], oddness))
         return oddness is not None
 

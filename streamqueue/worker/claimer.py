@@ -287,7 +287,7 @@ class Claimer:
         if self._adopt:
             self._adopt = False
             await self._store.prepare()
-            with CancelScope(shield=True):
+            with CancelScope(shield=True), self._store.limit():
                 await self._store.jobs.update_many(*operations.adopt(self._queues))
 
     async def _take(self, trigger: ClaimTrigger, jobs: Sequence[Mapping[str, Any]]) -> None:
@@ -307,7 +307,7 @@ class Claimer:
         sent = monotonic()
         with CancelScope(shield=True):
             try:
-                with self._metrics.timed("claim"):
+                with self._metrics.timed("claim"), self._store.limit():
                     if len(ids) == 1:
                         won = (await self._store.jobs.update_one(*command)).modified_count
                     else:
@@ -387,7 +387,7 @@ class Claimer:
         reason = str(record.damage)
         logger.error("Buried job %s: %s", record.id, reason)
         try:
-            with CancelScope(shield=True):
+            with CancelScope(shield=True), self._store.limit():
                 await self._store.jobs.update_one(*operations.discard(record.id, token, reason))
         except PyMongoError as error:
             logger.warning("Job %s could not be buried: %s", record.id, type(error).__name__)

@@ -156,6 +156,19 @@ class Leases:
         if self._held.get(attempt.record.id) is attempt:
             del self._held[attempt.record.id]
 
+    async def give_back(self) -> None:
+        """Release what was claimed and never came to its end: a run that was cancelled."""
+        left = [attempt for attempt in self.held() if attempt.outcome is None]
+        if not left:
+            return
+        ids = [attempt.record.id for attempt in left]
+        command = operations.release_many(ids, {attempt.record.token for attempt in left})
+        try:
+            with anyio.CancelScope(shield=True), self._store.limit():
+                await self._store.jobs.update_many(*command)
+        except PyMongoError as error:
+            logger.warning("Leases are left to run out: %s", type(error).__name__)
+
     def lose(self, attempt: Attempt) -> None:
         """Note that the job may be somebody else's: cancel its handler, void its final write."""
         if attempt.lost or attempt.outcome is not None:

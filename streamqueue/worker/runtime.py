@@ -46,6 +46,9 @@ logger = logging.getLogger("streamqueue.worker")
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
+PATIENCE = 10.0
+"""Seconds a command of the worker may take before its connection counts as wedged. What fails is
+tried again, so an election that takes longer costs nothing but a line in the log."""
 LOOP_TICK = 0.5
 """Seconds between two beats of the event loop, for its lag and ``/healthz``."""
 
@@ -106,7 +109,7 @@ class Worker:
             )
         except TypeError as error:
             raise ConfigurationError(f"Worker() does not know that setting: {error}") from error
-        self._store = AsyncStore(collection)
+        self._store = AsyncStore(collection, patience=PATIENCE)
         self._registry = registry
         self.metrics_address = None if metrics_port is None else (metrics_host, metrics_port)
         self._handlers: dict[str, Handler] = {}
@@ -286,6 +289,18 @@ class _Run:
         handle_signals: bool,
         task_status: TaskStatus[None],
     ) -> None:
+        try:
+            await self._serve(stop, hurry, handle_signals, task_status)
+        finally:
+            await self._leases.give_back()
+
+    async def _serve(
+        self,
+        stop: anyio.Event,
+        hurry: anyio.Event,
+        handle_signals: bool,
+        task_status: TaskStatus[None],
+    ) -> None:
         async with anyio.create_task_group() as parts:
             if handle_signals and threading.current_thread() is threading.main_thread():
                 await parts.start(_stop_on_signal, stop, hurry)
@@ -304,7 +319,12 @@ class _Run:
                 parts.start_soon(self._claimer.run)
                 logger.info("Working on queues: %s", ", ".join(self._handlers))
                 task_status.started()
-                await stop.wait()
+                try:
+                    await stop.wait()
+                finally:
+                    # Also when this task was cancelled: a claim under way is shielded, and what it
+                    # brings must not go to runners that are gone.
+                    self._claimer.stop()
                 await self._drain(hurry)
             parts.cancel_scope.cancel()
 

@@ -183,7 +183,7 @@ def after_wedge(times: int, report: Callable[[Gap], None]) -> list[Gap]:
 
 
 @drill(
-    "gaps", wedges=(1, 3, 20), step_downs=(0, 3, 20), clean_shutdowns=(0, 3, 20), kills=(0, 3, 20)
+    "gaps", wedges=(1, 1, 20), step_downs=(0, 1, 20), clean_shutdowns=(0, 1, 20), kills=(0, 1, 20)
 )
 def gaps(stage: Stage) -> None:
     """How long a worker with its defaults is silent after a fault; see ``gaps.py``"""

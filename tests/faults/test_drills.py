@@ -13,7 +13,7 @@ DRILLS = [
     *kills.DRILLS,
     *poison.DRILLS,
     *clocks.DRILLS,
-    cancellations.cancelled_calls,
+    *cancellations.DRILLS,
     *wakeups.DRILLS,
 ]
 
