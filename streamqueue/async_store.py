@@ -189,16 +189,22 @@ class AsyncStore:
         return total
 
     async def reap(
-        self, queues: Sequence[str] | None, limit_of: Callable[[str], int]
+        self,
+        queues: Sequence[str] | None,
+        limit_of: Callable[[str], int],
+        holders: set[str] | None = None,
     ) -> Counter[tuple[str, str]]:
         """Return or bury jobs whose lease ran out; count them by queue and result.
 
         `queues` None means all of the collection; `limit_of` says, for a queue, how many attempts
-        a job has that does not say.
+        a job has that does not say; `holders` is given the names of the consumers that held them.
         """
         reaped: Counter[tuple[str, str]] = Counter()
         while found := await self.find(operations.expired(queues, TIME_BATCH)):
             before = reaped.total()
+            if holders is not None:
+                names = (document.get("locked_by") for document in found)
+                holders.update(name for name in names if isinstance(name, str))
             for group, ids in operations.group_expired(found, limit_of).items():
                 command = partial(operations.reap, max_attempts=limit_of(group[0]))
                 reaped[group] += await self._update_each(ids, command)

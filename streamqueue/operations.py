@@ -305,7 +305,7 @@ def expired(queues: Sequence[str] | None, limit: int) -> Find:
     """Running jobs whose lease has ended, of these queues or of all in the collection."""
     return Find(
         {"state": "running", **_of(queues), **_past("locked_until")},
-        {"_id": 1, "queue": 1, "attempts": 1, "max_attempts": 1},
+        {"_id": 1, "queue": 1, "attempts": 1, "max_attempts": 1, "locked_by": 1},
         [("locked_until", 1)],
         limit,
     )

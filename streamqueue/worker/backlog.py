@@ -37,7 +37,7 @@ logger = logging.getLogger("streamqueue.claimer")
 BITE = 64
 BITE_PER_SLOT = 4
 MAX_BITE = 1000
-MAX_SHARED_BITE = 4000
+MAX_SHARED_BITE = 2000
 """A shared bite must have one share for each consumer in it."""
 BITE_SECONDS = 1.0
 """How long a bite is worth trying: other processes claim from the same head."""

@@ -32,7 +32,7 @@ from ..document import JobRecord
 from ..metrics import AttemptOutcome, ClaimTrigger
 from .backlog import Backlog, oddness_of, priority_of
 from .lease import Attempt
-from .peers import LONGEST_TURN, MOST_TRUST, TURN
+from .peers import MOST_TRUST, MOST_TURNS, TURN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -175,7 +175,7 @@ class Claimer:
 
     def _wait_for_turn(self, turn: int) -> None:
         """Look for what was left to others when so many of them have had their chance."""
-        wait = min(LONGEST_TURN, TURN * turn * self._trust)
+        wait = TURN * min(turn, MOST_TURNS) * self._trust
         at = monotonic() + wait * random.uniform(1.0, 1.2)
         if at < self._turn_at:
             self._turn_at = at

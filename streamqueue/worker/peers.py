@@ -56,7 +56,9 @@ job makes it look: consumers tend to be started together."""
 TURN = 0.01
 """Seconds until it is the next one's turn: a claim takes about 3 ms, twice that under load. This
 is what a job waits longer whose first consumer is full, or has died without a word."""
-LONGEST_TURN = 1.0
+MOST_TURNS = 5
+"""Turns waited for at the most: a fleet that was killed stays on the list for a while, and not one
+of it will come."""
 MOST_TRUST = 8.0
 """How many times longer it may take, as long as those whose turn it was have always come."""
 COURTESY, LONGEST_COURTESY = 0.0015, 0.006
@@ -117,6 +119,18 @@ class Peers:
             place, count = places.get(job["queue"], ALONE)
             (others if (place - _number(job["_id"])) % count else own).append(job)
         return own, others
+
+    async def gone(self, consumers: Iterable[str]) -> None:
+        """Take consumers off the list whose leases have run out. One that lives after all is back
+        with its next heartbeat."""
+        gone = [name for name in consumers if name != self._consumer]
+        if gone and not self._refused:
+            try:
+                with CancelScope(shield=True), pymongo.timeout(PATIENCE):
+                    await self._consumers.delete_many(operations.deregister(*gone))
+                    await self._read()
+            except PyMongoError as error:
+                logger.info("The list of consumers is out of reach: %s", type(error).__name__)
 
     def look(self) -> None:
         """Look who is there, now: a claim was lost, perhaps to somebody new."""

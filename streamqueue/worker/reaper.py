@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..async_store import AsyncStore
     from ..metrics import Metrics
     from .handler import RegisteredHandler
+    from .peers import Peers
 
 logger = logging.getLogger("streamqueue.reaper")
 
@@ -36,9 +37,11 @@ class Reaper:
         handlers: Mapping[str, RegisteredHandler],
         max_attempts: int,
         interval: float,
+        peers: Peers,
         metrics: Metrics,
     ) -> None:
         self._store = store
+        self._peers = peers
         self._handlers = handlers
         self._max_attempts = max_attempts
         self._interval = interval
@@ -70,7 +73,9 @@ class Reaper:
             left = await self._store.seconds_to_next(look)
             if left > 0.001:
                 return left
-            reaped = await self._store.reap(None, self._limit_of)
+            holders: set[str] = set()
+            reaped = await self._store.reap(None, self._limit_of, holders)
+            await self._peers.gone(holders)
             for (queue, result), count in reaped.items():
                 if count:
                     logger.warning("Reaped %d jobs of queue %s: %s", count, queue, result)

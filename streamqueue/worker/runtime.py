@@ -259,6 +259,7 @@ class _Run:
             self._handlers,
             options.max_attempts,
             float(options.reap_interval),  # type: ignore[arg-type]
+            self._peers,
             metrics,
         )
         self._sweep: Sweep | None = None

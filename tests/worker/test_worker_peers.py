@@ -149,6 +149,35 @@ async def test_idle_workers_leave_jobs_to_the_one_whose_turn_it_is(
     assert lost(*workers) - before <= 40
 
 
+async def test_a_consumer_whose_lease_ran_out_is_taken_off_the_list(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    add_ghost(jobs)
+    await queue.put({})
+    held = {"state": "running", "locked_by": "ghost", "lease": b"token", "attempts": 1}
+    jobs.update_one({}, [{"$set": {**held, "locked_until": "$$NOW"}}])
+
+    worker = await start(passes, consumer_id="ada", reap_interval=0.1)
+    await worker.until_outcomes(completed=1)
+
+    await wait_until_async(
+        lambda: [found["_id"] for found in consumers(jobs).find()] == ["ada"], "it is gone"
+    )
+
+
+async def test_a_fleet_that_was_killed_holds_up_no_job_for_long(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    add_ghost(jobs)
+    [ghost] = consumers(jobs).find()
+    consumers(jobs).insert_many([{**ghost, "_id": f"ghost {n}"} for n in range(500)])
+    worker = await start(passes, sweep_interval=None)
+
+    for n in range(20):
+        await queue.put({"n": n})
+        await worker.until_outcomes(completed=n + 1, within=2)
+
+
 @pytest.mark.parametrize("waiting", [0, 300])
 async def test_jobs_whose_turn_is_a_consumers_that_never_comes_are_taken_by_others(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any], waiting: int
