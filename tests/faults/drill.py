@@ -312,9 +312,11 @@ class Stage:
     # what is left
 
     def documents(self) -> Iterator[dict[str, Any]]:
-        """Yield every document of the drill's database, whichever collection it is in."""
+        """Yield every job of the drill's database, whichever collection it is in."""
         database = self.jobs.database
         for name in database.list_collection_names():
+            if name.endswith(".consumers"):
+                continue
             jobs = database.get_collection(name, read_concern=ReadConcern("majority"))
             yield from jobs.find()
 
