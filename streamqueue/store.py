@@ -21,6 +21,7 @@ from . import operations
 from .clock import ServerClock, monotonic
 from .document import CODEC, INDEXES
 from .errors import ForkedProcess
+from .options import MAX_BATCH
 from .server import UNAUTHORIZED, check_hello, jobs_collection
 
 if TYPE_CHECKING:
@@ -78,9 +79,13 @@ class Store:
             self._indexed = True
 
     def find(self, command: operations.Find) -> list[dict[str, Any]]:
-        """Send a read and return all of its answer."""
+        """Send a read and return all of its answer, in one batch: by itself the first has 101."""
         with self.jobs.find(
-            command.filter, command.projection, sort=command.sort, limit=command.limit
+            command.filter,
+            command.projection,
+            sort=command.sort,
+            limit=command.limit,
+            batch_size=command.limit or MAX_BATCH,
         ) as cursor:
             return list(cursor)
 
