@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check fix system prometheus clean
+.PHONY: help demo test planted check fix system prometheus clean
 
 help: ## Show this list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -14,6 +14,9 @@ demo: $(VENV)/demo system ## Put jobs, wake consumers, kill one with -9, account
 
 test: $(VENV)/dev system prometheus ## Run the tests against a real replica set.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+planted: $(VENV)/dev system ## Plant faults in a copy of the code; each must make a test fail (5 minutes).
+	$(BIN)/python -m tests.faults.planted
 
 check: $(VENV)/dev ## Lint, formatting, types, import order.
 	$(BIN)/ruff check
