@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test faults check fix system prometheus faketime clean
+.PHONY: help demo test faults planted bench check fix system prometheus faketime clean
 
 help: ## Show this list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -15,8 +15,14 @@ demo: $(VENV)/demo system ## Put jobs, wake consumers, kill one with -9, account
 test: $(VENV)/dev system prometheus faketime ## Run the tests against a real replica set.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-faults: $(VENV)/dev system faketime ## Break servers and processes while jobs flow; account for every job (10 minutes).
+faults: $(VENV)/dev system faketime ## Break servers and processes while jobs flow; account for every job (15 minutes).
 	$(BIN)/python -m tests.faults $(DRILLS)
+
+planted: $(VENV)/dev system ## Plant faults in a copy of the code; each must make a test fail (5 minutes).
+	$(BIN)/python -m tests.faults.planted
+
+bench: $(VENV)/demo system ## Measure the queue against what the server permits (5 minutes); PARTS="latency drain".
+	@$(BIN)/streamqueue bench $(PARTS)
 
 check: $(VENV)/dev ## Lint, formatting, types, import order.
 	$(BIN)/ruff check

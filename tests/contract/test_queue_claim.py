@@ -9,12 +9,14 @@ import pytest
 from anyio import create_task_group
 from bson import ObjectId
 from pymongo import MongoClient
+from pymongo.errors import WTimeoutError
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import ConfigurationError
 from streamqueue.document import CODEC
 from tests.contract.looks import document, server_time
 from tests.contract.shells import Shell
+from tests.worker.faults import REPLICATION_TIMED_OUT, failing
 
 
 async def test_an_empty_queue_has_no_next_job(queue: Any) -> None:
@@ -223,6 +225,24 @@ async def test_a_job_of_another_program_may_have_any_id(
 
     assert job.id == job_id
     assert await queue.size() == 0
+
+
+# A claim that fails.
+
+
+async def test_a_claim_that_may_not_be_durable_is_given_back_at_once(
+    queue: Any, jobs: Collection[Any], client: MongoClient[Any]
+) -> None:
+    """It was applied, and the majority did not answer in time."""
+    await queue.put({})
+
+    fault = failing(client, "findAndModify", app=None, times=1, **REPLICATION_TIMED_OUT)
+    with fault, pytest.raises(WTimeoutError):
+        await queue.next()
+
+    [stored] = jobs.find()
+    assert (stored["state"], stored["attempts"]) == ("ready", 0)
+    assert "lease" not in stored
 
 
 # Many consumers.

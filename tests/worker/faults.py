@@ -55,7 +55,7 @@ class Fault:
 def failing(
     client: MongoClient[Any],
     *commands: str,
-    app: str,
+    app: str | None,
     times: int | None = None,
     skip: int | None = None,
     mode: Any = "alwaysOn",
@@ -63,6 +63,7 @@ def failing(
 ) -> Iterator[Fault]:
     """Make these commands of an application fail: the first `times`, those after `skip`, or all.
 
+    `app` None means those of every application.
     `mode` is any other of the server's, such as ``{"activationProbability": 0.5}``.
 
     Other data as the server takes it: ``errorCode``, ``errorLabels``, ``closeConnection``,
@@ -74,11 +75,13 @@ def failing(
         mode = {"skip": skip}
     fault = Fault(client)
     fault._before = fault._count()
+    if app is not None:
+        data["appName"] = app
     client.admin.command(
         "configureFailPoint",
         "failCommand",
         mode=mode,
-        data={"failCommands": list(commands), "appName": app, **data},
+        data={"failCommands": list(commands), **data},
     )
     try:
         yield fault

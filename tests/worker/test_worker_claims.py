@@ -11,7 +11,7 @@ from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import AsyncJob, AsyncMongoQueue
+from streamqueue import AsyncJob, AsyncMongoQueue, Retry
 from streamqueue.document import VALIDATOR
 from tests.waiting import wait_until_async
 from tests.worker.faults import CONNECTION_CUT, REPLICATION_TIMED_OUT, WRITE_FAULTS, failing
@@ -171,6 +171,35 @@ async def test_a_job_put_again_under_the_same_id_after_it_was_done_is_run_again(
     await queue.put({"n": 2}, job_id=job_id)
 
     await order.until_seen(2, within=2)
+
+
+# what a claim rests on
+
+
+async def test_whatever_a_worker_writes_to_a_job_waits_for_the_majority(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    async def handler(job: AsyncJob) -> None:
+        if job.data.get("progress"):
+            await job.progress()
+        if job.data.get("fails") and job.attempts == 1:
+            raise Retry(delay=0)
+
+    await queue.put_many([{"n": n} for n in range(10)])
+    worker = await start(handler)
+    await worker.until_outcomes(completed=10)
+    await worker.until_idle()
+    await queue.put({"progress": True})
+    await queue.put({"fails": True})
+    await worker.until_outcomes(completed=12, retried=1)
+
+    writes = [
+        sent.command
+        for sent in worker.commands.named("update", "delete", "findAndModify")
+        if sent.command[sent.name] == jobs.name  # not the list of consumers, which is a courtesy
+    ]
+    assert len(writes) >= 8
+    assert {write["writeConcern"]["w"] for write in writes} == {"majority"}
 
 
 # claims that fail

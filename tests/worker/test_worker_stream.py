@@ -79,6 +79,37 @@ async def test_a_broken_stream_is_reopened_and_what_was_put_meanwhile_is_run(
 
 
 @pytest.mark.parametrize(
+    ("fault", "resumes"),
+    [
+        ({"errorCode": 286, "errorLabels": ["NonResumableChangeStreamError"]}, False),
+        ({"errorCode": 280}, False),
+        ({"errorCode": 8000}, False),
+        ({"errorCode": 13}, True),
+    ],
+    ids=lambda value: str(value["errorCode"]) if isinstance(value, dict) else "",
+)
+async def test_a_stream_is_resumed_unless_its_place_may_be_lost(
+    start: WorkerStarter,
+    queue: AsyncMongoQueue,
+    client: MongoClient[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: dict[str, Any],
+    resumes: bool,
+) -> None:
+    monkeypatch.setattr("streamqueue.watcher.PATIENT_PAUSE", 0.5)
+    worker = await start(nothing)
+    await queue.put({"n": 1})
+    await worker.until_outcomes(completed=1)
+    worker.commands.forget()
+
+    with failing(client, "getMore", app=STREAM_APP, times=1, **fault):
+        await wait_until_async(lambda: worker.commands.named("aggregate"), "it is reopened")
+
+    [opening] = worker.commands.named("aggregate")
+    assert ("resumeAfter" in opening.command["pipeline"][0]["$changeStream"]) is resumes
+
+
+@pytest.mark.parametrize(
     "fault",
     [{"closeConnection": True}, {"errorCode": 11600, "errorLabels": RESUMABLE}],
     ids=["the connection is cut", "an election"],
