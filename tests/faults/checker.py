@@ -121,7 +121,8 @@ def attempts_miscounted(account: Account) -> Iterator[Finding]:
         if job.revived:
             continue
         counted = 0
-        for attempt in job.attempts:
+        # As they were claimed: one that was frozen before its handler's first line starts late.
+        for attempt in sorted(job.attempts, key=_claimed):
             if attempt.number > attempt.limit:
                 yield job, f"attempt {attempt.number} of {attempt.limit}"
             if attempt.number <= counted:
@@ -131,6 +132,10 @@ def attempts_miscounted(account: Account) -> Iterator[Finding]:
                 yield job, f"attempt {attempt.number} has only {claims} claims to account for it"
             counted += not attempt.maybe_uncounted()
         yield from _buried_early(job)
+
+
+def _claimed(attempt: Attempt) -> float:
+    return attempt.started if attempt.claimed is None else attempt.claimed
 
 
 def _buried_early(job: Job) -> Iterator[Finding]:

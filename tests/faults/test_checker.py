@@ -42,10 +42,16 @@ class Planted:
         self._note("claim", "invoked", at, token=token, jobs=[str(job)], lease=LEASE)
 
     def start(
-        self, at: float, token: str, number: int = 1, job: ObjectId = JOB, **more: Any
+        self,
+        at: float,
+        token: str,
+        number: int = 1,
+        job: ObjectId = JOB,
+        claimed: float | None = None,
+        **more: Any,
     ) -> None:
-        """Claim 0.1 s before, and start the handler."""
-        self.claim(at - 0.1, token, job)
+        """Claim, 0.1 s before or when it is said, and start the handler."""
+        self.claim(at - 0.1 if claimed is None else claimed, token, job)
         more = {"limit": 3, "digest": digest_of(PAYLOAD), **more}
         self._note("attempt", "started", at, job=str(job), token=token, number=number, **more)
 
@@ -378,6 +384,18 @@ def test_attempts_that_skip_without_a_claim(one: Planted, broken: Broken) -> Non
     one.end(3, "complete", "a")
 
     assert broken() == {"attempts_miscounted"}
+
+
+def test_an_attempt_frozen_before_its_first_line_counts_where_it_was_claimed(
+    one: Planted, two: Planted, broken: Broken
+) -> None:
+    one.put(1)
+    two.start(4, "b", 2)
+    one.start(4.5, "a", 1, claimed=1.5)
+    one.end(4.6, "complete", "a", "refused")
+    two.end(5, "complete", "b")
+
+    assert broken() == set()
 
 
 def test_attempts_beyond_the_limit(one: Planted, broken: Broken) -> None:
