@@ -265,7 +265,10 @@ class Member:
 
     def rollback_id(self) -> int:
         """Return the number that changes with each rollback."""
-        return int(self.command("replSetGetRBID")["rbid"])
+        try:
+            return int(self.command("replSetGetRBID")["rbid"])
+        except AutoReconnect:  # a rollback closes all connections, also those made during it
+            return int(self.command("replSetGetRBID")["rbid"])
 
     def last_rollback(self) -> dict[str, int]:
         """Return how many commands of which name its last rollback undid; {} if it had none."""
