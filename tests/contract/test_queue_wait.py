@@ -35,6 +35,20 @@ async def test_a_wait_ends_when_another_program_inserts_a_job(
     assert job.data == {"n": 1}
 
 
+async def test_a_wait_ends_when_another_program_replaces_a_job_by_a_ready_one(
+    queue: Any, jobs: Collection[Any]
+) -> None:
+    """A replacement, which an update may be as well, has an event of its own kind."""
+    ready = {"queue": "default", "state": "ready", "payload": {"n": 1}}
+    job_id = jobs.insert_one({**ready, "state": "dead"}).inserted_id
+
+    async with waiting(jobs, lambda: queue.next(wait=WAIT)) as [waiter]:
+        jobs.replace_one({"_id": job_id}, ready)
+        job = await waiter.soon()
+
+    assert job.data == {"n": 1}
+
+
 async def test_a_wait_for_several_ends_with_the_first(queue: Any, jobs: Collection[Any]) -> None:
     async with waiting(jobs, lambda: queue.claim(10, wait=WAIT)) as [waiter]:
         await queue.put({"n": 1})

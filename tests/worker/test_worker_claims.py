@@ -104,6 +104,25 @@ async def test_jobs_put_while_a_worker_is_busy_are_taken_first_in_first_out(
     assert order.seen == list(range(10))
 
 
+async def test_a_job_announced_while_every_slot_is_busy_is_run_when_one_comes_free(
+    start: WorkerStarter, queue: AsyncMongoQueue
+) -> None:
+    order = Order(permits=True)
+    worker = await start(order, concurrency=1, sweep_interval=None)
+    await worker.until_idle()
+    await queue.put({"n": 1})
+    await order.until_seen(1)
+    events = worker.metric("streamqueue_stream_events_total")
+
+    await queue.put({"n": 2})
+    await wait_until_async(
+        lambda: worker.metric("streamqueue_stream_events_total") > events, "it is announced"
+    )
+    order.permit(2)
+
+    await order.until_seen(2, within=2)
+
+
 @pytest.mark.parametrize("backlog", [10, 200])
 @pytest.mark.parametrize("concurrency", [1, 3])
 async def test_a_more_urgent_job_put_while_a_backlog_is_worked_is_taken_next(

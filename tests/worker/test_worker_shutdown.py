@@ -12,6 +12,7 @@ from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncMongoQueue, ConfigurationError
 from tests.waiting import wait_until_async
+from tests.worker.faults import failing
 from tests.worker.started import STREAM_APP, WorkerStarter
 
 
@@ -57,6 +58,24 @@ async def test_nothing_is_claimed_after_a_stop(
     await worker.until_ended()
 
     assert [job["_id"] for job in jobs.find({"state": "ready"})] == [later]
+
+
+async def test_a_claim_that_is_answered_after_a_stop_is_given_back(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any], client: MongoClient[Any]
+) -> None:
+    worker = await start(for_ever, drain_timeout=10)
+    await worker.until_idle()
+    slow = {"blockConnection": True, "blockTimeMS": 500}
+
+    with failing(client, "update", app=worker.app, times=1, **slow) as hits:
+        await queue.put({"n": 1})
+        await wait_until_async(hits.hits, "the claim is under way")
+        await worker.stop(within=5)
+
+    assert worker.outcomes() == {}
+    [stored] = jobs.find()
+    assert (stored["state"], stored["attempts"]) == ("ready", 0)
+    assert "lease" not in stored
 
 
 @pytest.mark.parametrize("concurrency", [1, 2], ids=["every slot busy", "a slot free"])
