@@ -30,6 +30,7 @@ from .. import operations
 from ..clock import monotonic
 from ..document import JobRecord
 from ..metrics import AttemptOutcome, ClaimTrigger
+from ..options import MAX_BATCH
 from .backlog import Backlog, oddness_of, priority_of
 from .lease import Attempt
 from .peers import MOST_TRUST, MOST_TURNS, TURN
@@ -55,6 +56,9 @@ MAX_ANNOUNCED = 1000
 RECENT = 10_000
 """Claimed ids remembered, so that an insert event that comes after its job was found by a scan is
 not claimed again in vain."""
+FIRST_CLAIM = 16
+"""Jobs in the first claim of a backlog: consumers that are started together all go for its head,
+and learn of one another by what they lose."""
 LOADED_LEISURE = 0.25
 """Seconds events may wait while a backlog is known: a more urgent one is noticed by then."""
 FAILURE_PAUSE_CAP = 5.0
@@ -99,6 +103,7 @@ class Claimer:
         self._turn_at = math.inf  # when to look for what was left to others
         self._trust = 1.0
         self._left_last = False
+        self._claim_size = FIRST_CLAIM
         self._adopt = True
         self._recent: dict[ObjectId, datetime] = {}
         self._failures = 0
@@ -278,7 +283,7 @@ class Claimer:
                 return
             if self._backlog.deep or self._backlog.left:
                 self._scan_for = trigger  # there may be more behind
-        jobs = self._backlog.take(free)
+        jobs = self._backlog.take(min(free, self._claim_size))
         for job in jobs:
             self._announced.pop(job["_id"], None)
         await self._take(trigger, jobs)
@@ -351,6 +356,7 @@ class Claimer:
         sent: float,
         token: bytes,
     ) -> None:
+        self._claim_size = MAX_BATCH
         lost = wanted - len(documents)
         if lost:
             # The queue of a lost job is not known; with several queues the first one stands for it.
