@@ -77,7 +77,7 @@ class Trials:
             code = copy_of_the_code(Path(folder))
             fault.plant(code / "streamqueue")
             try:
-                ended = self._test(code, [fault.caught_by], limit=LONGEST_TEST)
+                ended = self._test(code, [fault.caught_by], "-x", limit=LONGEST_TEST)
             except subprocess.TimeoutExpired:
                 caught, by, because = False, "its test hangs", ""
             else:
@@ -86,20 +86,20 @@ class Trials:
         return Finding(fault.name, fault.law, caught, by, because, seconds)
 
     def _test(
-        self, code: Path, selections: Sequence[str], limit: float | None
+        self, code: Path, selections: Sequence[str], *options: str, limit: float | None
     ) -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(
                 [
-                    *(sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"),
-                    *("-p", "no:xdist", "--tb=line", *selections),
+                    *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+                    *("-p", "no:xdist", "--tb=line", *options, *selections),
                 ],
                 cwd=code,
                 env={
                     **os.environ,
                     "PYTHONPATH": str(code),
                     "PYTHONDONTWRITEBYTECODE": "1",
-                    "COLUMNS": "500",  # pytest cuts its summary to the width of the terminal
+                    "COLUMNS": "200",  # pytest cuts its summary to the width of the terminal
                     "STREAMQUEUE_TEST_URI": self._uri,
                 },
                 stdin=subprocess.DEVNULL,

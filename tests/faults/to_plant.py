@@ -66,7 +66,7 @@ class PlantedFault:
                 raise ValueError(f"write the fault {self.name!r} anew: {error}") from None
 
 
-COMPLETE = "contract/test_queue_held.py::test_a_job_that_is_no_longer_held_cannot_be_changed"
+NOT_HELD = "contract/test_queue_held.py::test_a_job_that_is_no_longer_held_cannot_be_changed"
 """Every call on a job, after every way to lose it."""
 
 FAULTS: tuple[PlantedFault, ...] = (
@@ -96,7 +96,7 @@ FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
         "error without the token",
         2,
-        f"{COMPLETE}[blocking-error-give_it_to_another]",
+        f"{NOT_HELD}[blocking-error-give_it_to_another]",
         Edit(
             "operations.py",
             "Update(held(job_id, token), _fail(message, delay, _exhausted(max_attempts)))",
@@ -106,7 +106,7 @@ FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
         "release without the token",
         2,
-        f"{COMPLETE}[blocking-release-give_it_to_another]",
+        f"{NOT_HELD}[blocking-release-give_it_to_another]",
         Edit(
             "operations.py",
             "Update(held(job_id, token), _release(delay))",
@@ -116,7 +116,7 @@ FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
         "progress without the token",
         2,
-        f"{COMPLETE}[blocking-progress-give_it_to_another]",
+        f"{NOT_HELD}[blocking-progress-give_it_to_another]",
         Edit(
             "queue.py",
             "        wanted = operations.held(record.id, record.token)\n        self._end(",
@@ -126,7 +126,7 @@ FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
         "the holder known by its name instead of its token",
         2,
-        f"{COMPLETE}[blocking-complete-give_it_to_a_namesake]",
+        f"{NOT_HELD}[blocking-complete-give_it_to_a_namesake]",
         Edit(
             "operations.py",
             'return {"_id": job_id, "lease": token}',
@@ -408,7 +408,19 @@ FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
         "only inserts announced",
         4,
-        "contract/test_queue_wait.py::test_a_wait_ends_when_a_job_is_released",
+        "contract/test_queue_wait.py::test_a_wait_ends_when_a_job_is_released[async]",
+        Edit("operations.py", '{"$in": ["insert", "replace"]}', '"insert"'),
+        Edit(
+            "operations.py",
+            '{"operationType": "update", "updateDescription.updatedFields.state": states},\n',
+            "",
+        ),
+    ),
+    PlantedFault(
+        "replacements not announced",
+        4,
+        "contract/test_queue_wait.py"
+        "::test_a_wait_ends_when_another_program_replaces_a_job_by_a_ready_one[async]",
         Edit("operations.py", '{"$in": ["insert", "replace"]}', '"insert"'),
     ),
     PlantedFault(
@@ -522,7 +534,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "no look when a slot comes free",
         4,
         "worker/test_worker_claims.py"
-        "::test_jobs_put_while_a_worker_is_busy_are_taken_first_in_first_out",
+        "::test_a_job_announced_while_every_slot_is_busy_is_run_when_one_comes_free",
         Edit(
             "worker/claimer.py",
             "        if self._scan_for is not None or self._slots.free < 1:\n"
@@ -541,7 +553,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a backlog's jobs whose turn is a dead peer's, left for ever",
         3,
         "worker/test_worker_peers.py"
-        "::test_jobs_whose_turn_is_a_consumers_that_never_comes_are_taken_by_others[300]",
+        "::test_a_more_urgent_job_is_not_left_to_a_consumer_that_never_comes",
         Edit(
             "worker/claimer.py",
             "                if self._backlog.left:\n                    self._wait_for_turn(1)\n",
@@ -553,13 +565,6 @@ FAULTS: tuple[PlantedFault, ...] = (
         10,
         "worker/test_worker_peers.py::test_idle_workers_leave_jobs_to_the_one_whose_turn_it_is",
         Edit("worker/peers.py", 'return (place - _number(job["_id"])) % count', "return 0"),
-    ),
-    PlantedFault(
-        "a claim while claimed jobs wait for their handler",
-        11,
-        "worker/test_worker_claims.py::"
-        "test_a_backlog_is_claimed_in_batches_and_never_by_a_sorted_find_and_modify",
-        Edit("worker/claimer.py", "elif self._slots.unstarted:", "elif False:"),
     ),
     # the worker's leases
     PlantedFault(
@@ -576,7 +581,9 @@ FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
         "a handler that goes on after its lease was lost",
         2,
-        "worker/test_worker_leases.py::test_a_handler_is_cancelled_soon_after_its_lease_was_lost",
+        "worker/test_worker_leases.py"
+        "::test_a_handler_whose_renewals_fail_is_cancelled_before_the_lease_can_be_anybody_elses"
+        "[errors]",
         Edit(
             "worker/lease.py",
             "        if attempt.scope is not None:\n            attempt.scope.cancel()\n",
@@ -586,8 +593,8 @@ FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
         "a lease believed in until the server says otherwise",
         2,
-        "worker/test_worker_leases.py::test_a_handler_whose_renewals_fail_is_cancelled"
-        "_before_the_lease_can_be_anybody_elses",
+        "worker/test_worker_leases.py"
+        "::test_a_handler_whose_renewals_fail_is_cancelled_before_the_lease_can_be_anybody_elses",
         Edit("worker/lease.py", "if attempt.deadline <= now:", "if attempt.lost:"),
     ),
     PlantedFault(
@@ -643,6 +650,12 @@ FAULTS: tuple[PlantedFault, ...] = (
     ),
     # stopping, time passing
     PlantedFault(
+        "jobs started whose claim was answered after the stop",
+        12,
+        "worker/test_worker_shutdown.py::test_a_claim_that_is_answered_after_a_stop_is_given_back",
+        Edit("worker/claimer.py", "if self._stopping and documents:", "if False:"),
+    ),
+    PlantedFault(
         "a drain that leaves what it stopped to its lease",
         12,
         "worker/test_worker_shutdown.py"
@@ -658,7 +671,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a reaper that nobody tells of running jobs",
         3,
         "worker/test_worker_crash.py"
-        "::test_the_jobs_of_a_killed_process_are_all_run_by_another_in_time",
+        "::test_a_worker_that_shared_a_backlog_takes_over_from_one_that_was_killed",
         Edit("worker/reaper.py", "self._alarm.ring_at(monotonic() + self._interval)", "pass"),
     ),
     PlantedFault(
