@@ -398,6 +398,20 @@ def test_an_attempt_frozen_before_its_first_line_counts_where_it_was_claimed(
     assert broken() == set()
 
 
+def test_an_attempt_that_failed_over_an_unknown_call_holds_nothing_any_more(
+    one: Planted, two: Planted, broken: Broken
+) -> None:
+    one.put(1)
+    one.start(2, "a", 1)
+    one.renew(2.5, "a")
+    one.end(2.8, "progress", "a", "unknown")
+    one.end(3, "error", "a", "killed")  # the worker's own, whose answer nobody noted
+    two.start(3.2, "b", 2)
+    two.end(4, "complete", "b")
+
+    assert broken() == set()
+
+
 def test_attempts_beyond_the_limit(one: Planted, broken: Broken) -> None:
     one.put(1)
     for number in range(1, 5):

@@ -169,6 +169,10 @@ class Handler:
         except anyio.get_cancelled_exc_class():
             self._history.note("attempt", state="cancelled", **self.attempt(job))
             raise
+        except PyMongoError:
+            # A call whose outcome is unknown: whoever runs the handler ends the attempt as failed.
+            self._leave("error", job)
+            raise
 
     async def _call(self, what: str, job: AsyncJob, call: Callable[[], Awaitable[None]]) -> None:
         """Make a call of the attempt and note how it went. Losing the lease is no error here."""
