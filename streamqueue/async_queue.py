@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from anyio import CancelScope, create_task_group
@@ -44,8 +45,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from bson import ObjectId
+    from prometheus_client import CollectorRegistry
     from pymongo.asynchronous.client_session import AsyncClientSession
     from pymongo.asynchronous.collection import AsyncCollection
+
+    from .metrics import Metrics, ProducerMetrics
+
 
 logger = logging.getLogger("streamqueue.queue")
 
@@ -67,6 +72,8 @@ class AsyncMongoQueue:
         max_attempts: claims a job may use up, unless put with its own. Default 3.
         name: the queue, 1-64 letters, digits, ``_ . -``.
         backoff: the wait after a failed attempt.
+        registry: where the metrics of its puts are registered, at the first put; None, the default,
+            is prometheus_client's own.
 
     Raises:
         ConfigurationError: an argument out of its range.
@@ -89,10 +96,12 @@ class AsyncMongoQueue:
         *,
         name: str = "default",
         backoff: Backoff | None = None,
+        registry: CollectorRegistry | None = None,
     ) -> None:
         self._options = QueueOptions(name, consumer_id, timeout, max_attempts, backoff or Backoff())
         self._store = AsyncStore(collection)
         self._jobs = self._store.jobs
+        self._registry = registry
         self._name = self._options.name
         self._timeout = float(self._options.timeout)  # type: ignore[arg-type]
         self._passed_time = -math.inf
@@ -104,6 +113,16 @@ class AsyncMongoQueue:
     def name(self) -> str:
         """The queue's name."""
         return self._name
+
+    @cached_property
+    def _metrics(self) -> Metrics:
+        from .metrics import Metrics  # not before it is needed: half of what this module costs
+
+        return Metrics.of(self._registry)
+
+    @cached_property
+    def _producer(self) -> ProducerMetrics:
+        return self._metrics.producer(self._name)
 
     async def put(
         self,
@@ -147,17 +166,20 @@ class AsyncMongoQueue:
         )
         await self._store.prepare()
         document = put.document(self._name, self._store.clock.now())
-        try:
-            if session is None:
-                await self._puts.submit(document)
-            else:
-                await self._jobs.insert_one(document, session=session)
-        except DuplicateKeyError as error:
-            if operations.is_duplicate_job(error.details):
-                raise DuplicateJob(str(put.key), await self._holder_of(put.key)) from error
-            repeated = operations.is_repeated_put(error.details)
-            if not repeated or not await self._store.find(operations.find_job(self._name, put.id)):
-                raise
+        with self._producer:
+            try:
+                if session is None:
+                    await self._puts.submit(document)
+                else:
+                    with self._metrics.timed("put"):
+                        await self._jobs.insert_one(document, session=session)
+            except DuplicateKeyError as error:
+                if operations.is_duplicate_job(error.details):
+                    raise DuplicateJob(str(put.key), await self._holder_of(put.key)) from error
+                repeated = operations.is_repeated_put(error.details)
+                stored = operations.find_job(self._name, put.id)
+                if not repeated or not await self._store.find(stored):
+                    raise
         return put.id
 
     async def put_many(
@@ -187,7 +209,8 @@ class AsyncMongoQueue:
             return []
         await self._store.prepare()
         documents = puts.documents(self._name, self._store.clock.now())
-        with CancelScope(shield=True):
+        counted = self._producer.many(len(puts.ids))
+        with counted, self._metrics.timed("put"), CancelScope(shield=True):
             await self._jobs.insert_many(documents, session=session)
         return puts.ids
 
@@ -298,14 +321,15 @@ class AsyncMongoQueue:
 
     async def _insert(self, documents: Sequence[Mapping[str, Any]]) -> list[Exception | None]:
         """Write a group of puts; return what went wrong for each."""
-        if len(documents) == 1:
-            await self._jobs.insert_one(documents[0])
-            return [None]
-        try:
-            await self._jobs.insert_many(documents, ordered=False)
-        except BulkWriteError as error:
-            return operations.errors_of_each(error, len(documents))
-        return [None] * len(documents)
+        with self._metrics.timed("put"):
+            if len(documents) == 1:
+                await self._jobs.insert_one(documents[0])
+                return [None]
+            try:
+                await self._jobs.insert_many(documents, ordered=False)
+            except BulkWriteError as error:
+                return operations.errors_of_each(error, len(documents))
+            return [None] * len(documents)
 
     async def _claim(self, limit: int) -> list[AsyncJob]:
         jobs: list[AsyncJob] = []

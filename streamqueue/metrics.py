@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import pymongo
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Info
-from pymongo.errors import PyMongoError
+from pymongo.errors import BulkWriteError, PyMongoError
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, DuplicateJob
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -45,6 +45,7 @@ DURATION_BUCKETS = (
 )
 OPERATION_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 LOOP_LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
+CLAIM_BATCH_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 
 MAX_QUEUES = 200
 MAX_TASKS = 200
@@ -76,15 +77,49 @@ Operation = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
 class ProducerMetrics:
-    """What a producer of one queue counts on.
+    """What a producer of one queue counts on. As a context, it counts the one job put within.
+
+    A put that is cancelled, or fails before anything is sent, counts nowhere; one whose outcome is
+    unknown is an error.
 
     Attributes:
         put: jobs put, by result.
     """
 
-    put: Mapping[PutResult, Counter]
+    __slots__ = ("put",)
+
+    def __init__(self, put: Mapping[PutResult, Counter]) -> None:
+        self.put = put
+
+    # No generator, and nothing to remember: with many puts in flight each microsecond counts.
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: object
+    ) -> None:
+        if error is None:
+            self.put["inserted"].inc()
+        elif isinstance(error, DuplicateJob):
+            self.put["duplicate"].inc()
+        elif isinstance(error, PyMongoError):
+            self.put["error"].inc()
+
+    @contextmanager
+    def many(self, count: int) -> Iterator[None]:
+        """Count the jobs put within by one insert, in order."""
+        inserted = 0
+        try:
+            yield
+            inserted = count
+        except BulkWriteError as error:
+            inserted = (error.details or {}).get("nInserted", 0)
+            raise
+        finally:
+            self.put["inserted"].inc(inserted)
+            self.put["error"].inc(count - inserted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +133,7 @@ class ConsumerMetrics:
         limit: how many attempts may be in progress at once.
         outcome: attempts ended, by how.
         claims: jobs won or lost and claims that found none, by what caused the claim.
+        leases_renewed: leases extended while their handler ran.
         leases_lost: attempts whose lease went to somebody else.
         missed_wakeups: ready jobs the safety sweep found before the change stream announced them.
         reaped: expired leases taken back, by what became of the job.
@@ -109,6 +145,7 @@ class ConsumerMetrics:
     limit: Gauge
     outcome: Mapping[AttemptOutcome, Counter]
     claims: Mapping[tuple[ClaimTrigger, ClaimResult], Counter]
+    leases_renewed: Counter
     leases_lost: Counter
     missed_wakeups: Counter
     reaped: Mapping[ReapResult, Counter]
@@ -166,6 +203,31 @@ class StreamMetrics:
         }
 
 
+class WorkerMetrics:
+    """What a worker counts on, for all its queues together.
+
+    Attributes:
+        claim_batch: jobs asked for in one claim.
+        event_loop_lag: seconds a timer of the event loop fired late.
+    """
+
+    __slots__ = ("claim_batch", "event_loop_lag")
+
+    def __init__(self, registry: CollectorRegistry | None):
+        self.claim_batch = Histogram(
+            "streamqueue_claim_batch_jobs",
+            "Jobs asked for in one claim.",
+            buckets=CLAIM_BATCH_BUCKETS,
+            registry=registry,
+        )
+        self.event_loop_lag = Histogram(
+            "streamqueue_event_loop_lag_seconds",
+            "Seconds a timer of the event loop fired late; a blocking handler shows here first.",
+            buckets=LOOP_LAG_BUCKETS,
+            registry=registry,
+        )
+
+
 class Metrics:
     """Every series of a process, on one registry.
 
@@ -200,12 +262,12 @@ class Metrics:
     jobs_running: Gauge
     concurrency_limit: Gauge
     claims: Counter
+    leases_renewed: Counter
     leases_lost: Counter
     missed_wakeups: Counter
     jobs_reaped: Counter
     operation_duration: Histogram
     operation_errors: Counter
-    event_loop_lag: Histogram
     operation: Mapping[Operation, Histogram]
     """The children of `operation_duration`, each made at the latest when it is first read."""
 
@@ -246,6 +308,7 @@ class Metrics:
         self._producers: dict[str, ProducerMetrics] = {}
         self._consumers: dict[tuple[str, str], ConsumerMetrics] = {}
         self._stream: StreamMetrics | None = None
+        self._worker: WorkerMetrics | None = None
 
         self.build_info = Info(
             "streamqueue_build",
@@ -303,6 +366,12 @@ class Metrics:
             ("queue", "trigger", "result"),
             registry=registry,
         )
+        self.leases_renewed = Counter(
+            "streamqueue_leases_renewed_total",
+            "Leases extended while their attempts ran.",
+            ("queue",),
+            registry=registry,
+        )
         self.leases_lost = Counter(
             "streamqueue_leases_lost_total",
             "Attempts whose lease went to somebody else while they ran.",
@@ -334,12 +403,6 @@ class Metrics:
             ("operation", "error"),
             registry=registry,
         )
-        self.event_loop_lag = Histogram(
-            "streamqueue_event_loop_lag_seconds",
-            "Seconds a timer of the event loop fired late; a blocking handler shows here first.",
-            buckets=LOOP_LAG_BUCKETS,
-            registry=registry,
-        )
         self._operations = _Operations(self.operation_duration)
         self.operation = self._operations
 
@@ -365,7 +428,7 @@ class Metrics:
             self._operations.make("put")
             # Two threads may both come here; the children are the same, so either bundle will do.
             bundle = self._producers[queue] = ProducerMetrics(
-                put={result: self.jobs_put.labels(queue, result) for result in get_args(PutResult)}
+                {result: self.jobs_put.labels(queue, result) for result in get_args(PutResult)}
             )
         return bundle
 
@@ -394,6 +457,7 @@ class Metrics:
                     for trigger in get_args(ClaimTrigger)
                     for result in get_args(ClaimResult)
                 },
+                leases_renewed=self.leases_renewed.labels(queue),
                 leases_lost=self.leases_lost.labels(queue),
                 missed_wakeups=self.missed_wakeups.labels(queue),
                 reaped={
@@ -402,6 +466,13 @@ class Metrics:
                 },
             )
         return bundle
+
+    def reaped(self, queue: str, result: ReapResult, count: int) -> None:
+        """Count expired leases taken back, also those of queues that this process has no part in.
+
+        Past 200 distinct queue names in a process, every further one is counted as ``other``.
+        """
+        self.jobs_reaped.labels(self._queues.label(queue), result).inc(count)
 
     @property
     def stream(self) -> StreamMetrics:
@@ -414,6 +485,14 @@ class Metrics:
             if self._stream is None:
                 self._stream = StreamMetrics(self.registry, self._latency_buckets)
             return self._stream
+
+    @property
+    def worker(self) -> WorkerMetrics:
+        """What a worker counts on; its series, too, come to be when this is first read."""
+        with _building:
+            if self._worker is None:
+                self._worker = WorkerMetrics(self.registry)
+            return self._worker
 
     @property
     def registry(self) -> CollectorRegistry:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from pymongo.errors import DuplicateKeyError, PyMongoError
@@ -40,8 +41,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from bson import ObjectId
+    from prometheus_client import CollectorRegistry
     from pymongo.synchronous.client_session import ClientSession
     from pymongo.synchronous.collection import Collection
+
+    from .metrics import Metrics, ProducerMetrics
+
 
 logger = logging.getLogger("streamqueue.queue")
 
@@ -71,6 +76,8 @@ class MongoQueue:
         max_attempts: claims a job may use up, unless put with its own. Default 3.
         name: the queue, 1-64 letters, digits, ``_ . -``.
         backoff: the wait after a failed attempt.
+        registry: where the metrics of its puts are registered, at the first put; None, the default,
+            is prometheus_client's own.
 
     Raises:
         ConfigurationError: an argument out of its range.
@@ -93,10 +100,12 @@ class MongoQueue:
         *,
         name: str = "default",
         backoff: Backoff | None = None,
+        registry: CollectorRegistry | None = None,
     ) -> None:
         self._options = QueueOptions(name, consumer_id, timeout, max_attempts, backoff or Backoff())
         self._store = Store(collection)
         self._jobs = self._store.jobs
+        self._registry = registry
         self._name = self._options.name
         self._timeout = float(self._options.timeout)  # type: ignore[arg-type]
         self._passed_time = -math.inf
@@ -107,6 +116,16 @@ class MongoQueue:
     def name(self) -> str:
         """The queue's name."""
         return self._name
+
+    @cached_property
+    def _metrics(self) -> Metrics:
+        from .metrics import Metrics  # not before it is needed: half of what this module costs
+
+        return Metrics.of(self._registry)
+
+    @cached_property
+    def _producer(self) -> ProducerMetrics:
+        return self._metrics.producer(self._name)
 
     def put(
         self,
@@ -150,14 +169,16 @@ class MongoQueue:
         )
         self._store.prepare()
         document = put.document(self._name, self._store.clock.now())
-        try:
-            self._jobs.insert_one(document, session=session)
-        except DuplicateKeyError as error:
-            if operations.is_duplicate_job(error.details):
-                raise DuplicateJob(str(put.key), self._holder_of(put.key)) from error
-            repeated = operations.is_repeated_put(error.details)
-            if not repeated or not self._store.find(operations.find_job(self._name, put.id)):
-                raise
+        with self._producer:
+            try:
+                with self._metrics.timed("put"):
+                    self._jobs.insert_one(document, session=session)
+            except DuplicateKeyError as error:
+                if operations.is_duplicate_job(error.details):
+                    raise DuplicateJob(str(put.key), self._holder_of(put.key)) from error
+                repeated = operations.is_repeated_put(error.details)
+                if not repeated or not self._store.find(operations.find_job(self._name, put.id)):
+                    raise
         return put.id
 
     def put_many(
@@ -187,7 +208,9 @@ class MongoQueue:
             return []
         self._store.prepare()
         documents = puts.documents(self._name, self._store.clock.now())
-        self._jobs.insert_many(documents, session=session)
+        counted = self._producer.many(len(puts.ids))
+        with counted, self._metrics.timed("put"):
+            self._jobs.insert_many(documents, session=session)
         return puts.ids
 
     def next(self, wait: float | timedelta | None = None) -> Job | None:

@@ -91,6 +91,7 @@ class Claimer:
         self._consumer = str(options.consumer_id)
         self._timeout = float(options.timeout)  # type: ignore[arg-type]
         self._metrics = metrics
+        self._batch = metrics.worker.claim_batch
         self._start = start
         self._wake = anyio.Event()
         self._unloaded = anyio.Event()
@@ -307,6 +308,7 @@ class Claimer:
     async def _take_carried(self, trigger: ClaimTrigger, jobs: Sequence[Mapping[str, Any]]) -> None:
         """Claim jobs whose content is here already: one round trip if nobody was faster."""
         ids = [job["_id"] for job in jobs]
+        self._batch.observe(len(ids))
         token = operations.new_token()
         command = operations.claim(ids, self._consumer, token, self._timeout, fresh=True)
         sent = monotonic()
@@ -342,6 +344,7 @@ class Claimer:
 
     async def _take_by_id(self, trigger: ClaimTrigger, ids: list[ObjectId]) -> None:
         """Claim jobs and read them as they are then."""
+        self._batch.observe(len(ids))
         token = operations.new_token()
         sent = monotonic()
         with self._metrics.timed("claim"):

@@ -248,6 +248,7 @@ class Completer:
         if not result.matched_count:
             raise LeaseLost(attempt.record.id)
         attempt.extend(sent, self._timeout)
+        attempt.registered.metrics.leases_renewed.inc()
 
     def _check(self, attempt: Attempt) -> None:
         if attempt.lost or attempt.ending or attempt.outcome is not None:

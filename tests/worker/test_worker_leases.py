@@ -58,6 +58,8 @@ async def test_handlers_longer_than_the_lease_keep_their_jobs(
     )
     assert len(gate.running) == 20
     assert not gate.cancelled
+    renewed = [each.metric("streamqueue_leases_renewed_total") for each in start.started]
+    assert sum(renewed) >= 20  # each of them, more than once most likely
 
 
 def test_handlers_that_compute_in_threads_for_longer_than_the_lease_keep_their_jobs(
