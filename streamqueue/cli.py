@@ -18,6 +18,7 @@ from pymongo.errors import PyMongoError
 from . import __version__, commands
 from .diagnosis import explain, hide_password
 from .errors import ConfigurationError, ReplicaSetRequired, StreamQueueError
+from .exporter import INTERVAL
 from .server import DEFAULT_COLLECTION
 
 if TYPE_CHECKING:
@@ -136,10 +137,41 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         help="process i, from 0, serves on the metrics port + i times this; default 1",
     )
+    _setting(
+        worker,
+        "--export-state",
+        choices=["off", "leader"],
+        help="leader: of the workers told so, one also exports depth, age and consumers of the "
+        "queues, as `streamqueue exporter` does; default: as the worker says, off",
+    )
     # Which process it is, and its end of the supervisor's socket pair.
     worker.add_argument("--supervised", type=int, nargs=2, help=argparse.SUPPRESS)
     _setting(
         worker,
+        "--log-level",
+        default="INFO",
+        choices=["DEBUG", "INFO", "WARNING", "ERROR"],
+        help="default INFO",
+    )
+
+    exporter = command(
+        "exporter",
+        commands.exporter,
+        "Serve how the queues stand, for Prometheus, until SIGTERM or Ctrl-C: one per collection.",
+        where,
+    )
+    _setting(
+        exporter,
+        "--interval",
+        type=_seconds,
+        metavar="SECONDS",
+        default=INTERVAL,
+        help=f"from one count to the next; default {INTERVAL:g}",
+    )
+    _setting(exporter, "--metrics-port", type=_whole, default=9465, help="default 9465")
+    _setting(exporter, "--metrics-host", default="127.0.0.1", help="default 127.0.0.1")
+    _setting(
+        exporter,
         "--log-level",
         default="INFO",
         choices=["DEBUG", "INFO", "WARNING", "ERROR"],
@@ -156,6 +188,13 @@ def _parser() -> argparse.ArgumentParser:
     put.add_argument("--max-attempts", type=int, help="default 3")
 
     command("stats", commands.stats, "Count the jobs of the queue.", where, which, form)
+    command(
+        "consumers",
+        commands.consumers,
+        "List the live consumers, of all queues, and what they hold.",
+        where,
+        form,
+    )
     command(
         "reap",
         commands.reap,
@@ -223,6 +262,13 @@ def _whole(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError("must not be negative")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0.1 <= number <= 3600:
+        raise argparse.ArgumentTypeError("must be 0.1 to 3600 seconds")
     return number
 
 

@@ -12,7 +12,8 @@ import signal
 import socket
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,14 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pymongo.errors
 from prometheus_client import disable_created_metrics
-from pymongo import MongoClient
+from pymongo import AsyncMongoClient, MongoClient
 
-from . import operations
+from . import operations, tables
+from .async_store import AsyncStore
+from .census import Surveyor
 from .document import INDEXES, VALIDATOR
 from .errors import ConfigurationError
+from .exporter import serve_state
 from .options import QueueOptions
 from .queue import MongoQueue
 from .server import check_hello, object_id
@@ -34,10 +38,13 @@ from .worker.processes import Processes, run_supervised
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from bson import ObjectId
+    from pymongo.asynchronous.collection import AsyncCollection
     from pymongo.synchronous.database import Database
+
+    from .census import Census
 
 PUT_BATCH = 1000
 ANY_PORT, LAST_PORT = 0, 65535
@@ -53,9 +60,7 @@ def _database(options: argparse.Namespace) -> Iterator[Database[Any]]:
             "which MongoDB? give --uri mongodb://host/database?replicaSet=name, or set "
             "STREAMQUEUE_URI (for a local one, run `streamqueue server`)"
         )
-    settings: dict[str, Any] = {"appname": "streamqueue-cli", "tz_aware": True}
-    if "serverselectiontimeoutms" not in options.uri.lower():
-        settings["serverSelectionTimeoutMS"] = 5000  # a person waits; pymongo's default is 30 s
+    settings = _client_settings(options, "streamqueue-cli")
     with MongoClient[dict[str, Any]](options.uri, **settings) as client:
         try:
             database = client.get_default_database()
@@ -64,6 +69,24 @@ def _database(options: argparse.Namespace) -> Iterator[Database[Any]]:
                 "the URI names no database: put it in the path, as in mongodb://host/shop"
             ) from None
         yield database
+
+
+def _client_settings(options: argparse.Namespace, app_name: str) -> dict[str, Any]:
+    settings: dict[str, Any] = {"appname": app_name, "tz_aware": True}
+    if "serverselectiontimeoutms" not in options.uri.lower():
+        settings["serverSelectionTimeoutMS"] = 5000  # a person waits; pymongo's default is 30 s
+    return settings
+
+
+@asynccontextmanager
+async def _async_jobs(
+    options: argparse.Namespace, app_name: str
+) -> AsyncIterator[AsyncCollection[Any]]:
+    """The same with the async client, for what is written for the worker."""
+    with _database(options) as database:  # checks the address; nothing is sent yet
+        settings = _client_settings(options, app_name)
+        async with AsyncMongoClient[dict[str, Any]](options.uri, **settings) as client:
+            yield client[database.name][options.collection]
 
 
 @contextmanager
@@ -142,6 +165,8 @@ def worker(options: argparse.Namespace) -> int | None:
         channel = socket.socket(fileno=descriptor)
         channel.set_inheritable(False)  # before the module has a chance to start anything
     worker = _load_worker(options.worker)
+    if options.export_state is not None:
+        worker.export_state = options.export_state
     if options.metrics_port is not None:
         worker.metrics_address = (options.metrics_host, options.metrics_port)
     if worker.metrics_address is not None:
@@ -169,6 +194,8 @@ def _worker_processes(options: argparse.Namespace) -> int:
     if options.metrics_port is not None:
         _check_ports(options.metrics_port, options.processes, options.port_offset)
         arguments += ["--metrics-port", str(options.metrics_port)]
+    if options.export_state is not None:
+        arguments += ["--export-state", options.export_state]
 
     def command(number: int, descriptor: int) -> list[str]:
         return [*arguments, "--supervised", str(number), str(descriptor)]
@@ -224,6 +251,36 @@ def _has_uvloop() -> bool:
     except ImportError:
         return False
     return True
+
+
+def exporter(options: argparse.Namespace) -> None:
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    serve = partial(
+        serve_state, interval=options.interval, host=options.metrics_host, port=options.metrics_port
+    )
+
+    async def run() -> None:
+        async with _async_jobs(options, "streamqueue-exporter") as jobs:
+            await serve(jobs)
+
+    anyio.run(run, backend_options={"use_uvloop": _has_uvloop()})
+
+
+def consumers(options: argparse.Namespace) -> None:
+    async def count() -> Census:
+        async with _async_jobs(options, "streamqueue-cli") as jobs:
+            store = AsyncStore(jobs)
+            await store.prepare()
+            return await Surveyor(store, holders=True).take()
+
+    census = anyio.run(count)
+    if census.consumers is None:
+        raise ConfigurationError(
+            f"this user has no right to read the list of consumers: give it find on "
+            f"{options.collection}.consumers"
+        )
+    found = sorted(census.consumers.values(), key=lambda consumer: consumer.name)
+    _show(options, [asdict(consumer) for consumer in found], tables.consumers(found))
 
 
 def put(options: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+import anyio
 from prometheus_client.exposition import choose_encoder
 
 from .durations import seconds
@@ -81,6 +82,12 @@ class Health:
     def beat(self) -> None:
         """Note that the event loop turned. Call it at least every few seconds."""
         self._ticked_at = self._clock()
+
+    async def keep_beating(self, every: float = 0.5) -> None:
+        """Beat for ever, from the event loop this runs in."""
+        while True:
+            self.beat()
+            await anyio.sleep(every)
 
     def alive(self) -> bool:
         """Whether the event loop turned within `stall_after` seconds. Asks no database.

@@ -20,6 +20,7 @@ import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, get_args
@@ -317,7 +318,7 @@ class Metrics:
         )
         self.build_info.info(
             {
-                "version": _own_version(),
+                "version": own_version(),
                 "pymongo": pymongo.version,
                 "python": platform.python_version(),
             }
@@ -571,7 +572,9 @@ def _edges(buckets: Iterable[float], name: str) -> tuple[float, ...]:
     return edges
 
 
-def _own_version() -> str:
+@cache
+def own_version() -> str:
+    """Return the version of this package that is installed."""
     try:
         return version("streamqueue")
     except PackageNotFoundError:  # run from a source tree that was never installed

@@ -334,6 +334,12 @@ def _milliseconds_until(field: str) -> Document:
     return {"$cond": [is_date, {"$subtract": [f"${field}", "$$NOW"]}, 0]}
 
 
+def _milliseconds_since(field: str) -> Document:
+    """An expression; null for what is no date."""
+    is_date = {"$eq": [{"$type": f"${field}"}, "date"]}
+    return {"$cond": [is_date, {"$subtract": ["$$NOW", f"${field}"]}, None]}
+
+
 def _past(field: str) -> Document:
     """A filter: the moment has come, or is none.
 
@@ -378,8 +384,18 @@ def adopt(queues: Sequence[str]) -> Update:
 # consumers
 
 
-def register(consumer: str, queues: Sequence[str], concurrency: int) -> Update:
-    """Say that a consumer lives, and what for. An upsert, in the collection of consumers."""
+SILENT_AFTER = 75.0
+"""Seconds until a consumer that says nothing counts as gone: it says so every 30, and two may be
+missed."""
+
+
+def register(
+    consumer: str, queues: Sequence[str], concurrency: int, about: Mapping[str, Any]
+) -> Update:
+    """Say that a consumer lives, and what for. An upsert, in the collection of consumers.
+
+    `about` is for people to read.
+    """
     return Update(
         {"_id": {"$eq": consumer}},
         [
@@ -389,6 +405,7 @@ def register(consumer: str, queues: Sequence[str], concurrency: int) -> Update:
                     "concurrency": {"$literal": concurrency},
                     "started_at": {"$ifNull": ["$started_at", "$$NOW"]},
                     "seen_at": "$$NOW",
+                    **{name: {"$literal": value} for name, value in about.items()},
                 }
             }
         ],
@@ -401,9 +418,39 @@ def deregister(consumer: str, *others: str) -> Document:
 
 
 def registered() -> Find:
-    """All consumers there are, with the milliseconds since each was seen as ``silent``."""
-    silent = {"$subtract": ["$$NOW", "$seen_at"]}
-    return Find({}, {"queues": 1, "silent": silent})
+    """All consumers there are, with the milliseconds since each was seen as ``silent``, and since
+    it started as ``up``."""
+    times = {"silent": _milliseconds_since("seen_at"), "up": _milliseconds_since("started_at")}
+    about = dict.fromkeys(("queues", "concurrency", "host", "pid", "version"), 1)
+    return Find({"_id": {"$type": "string"}}, {**about, **times})
+
+
+_LEADER: Document = {"leader": "state"}
+"""Where the list of consumers keeps who exports the state; no consumer's name, those are text."""
+
+
+def lead(consumer: str, timeout: float) -> Update:
+    """Become, or stay, the one that exports the state: the ``holder`` of what this leaves behind.
+
+    An upsert, in the collection of consumers. It changes nothing while somebody else leads. (The
+    condition is in the update: a filter with ``$expr`` is not allowed in an upsert.)
+    """
+    me = {"$literal": consumer}
+    ours = {"$or": [{"$eq": ["$holder", me]}, {"$lte": ["$held_until", "$$NOW"]}]}
+    fields: Document = {
+        "holder": me,
+        "held_until": _later(timeout),
+        # What versions that know of no leader read: one consumer more, of no queue.
+        "seen_at": "$$NOW",
+        "queues": {"$literal": []},
+    }
+    update = {name: {"$cond": [ours, value, f"${name}"]} for name, value in fields.items()}
+    return Update({"_id": _LEADER}, [{"$set": update}])
+
+
+def resign(consumer: str) -> Document:
+    """The filter for this consumer's place as the leader."""
+    return {"_id": _LEADER, "holder": {"$eq": consumer}}
 
 
 # operators

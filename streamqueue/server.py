@@ -71,6 +71,19 @@ def jobs_collection(given: object, kind: type[AnyCollection]) -> AnyCollection:
     )
 
 
+def consumers_of(jobs: AsyncCollection[Any]) -> AsyncCollection[Any]:
+    """Return the list of live consumers that is kept beside the jobs.
+
+    It is advice, so not worth waiting for a majority.
+    """
+    return jobs.database.get_collection(
+        f"{jobs.name}.consumers",
+        codec_options=jobs.codec_options,
+        read_preference=jobs.read_preference,
+        write_concern=WriteConcern(1),
+    )
+
+
 def check_hello(hello: Mapping[str, Any]) -> None:
     """Raise ReplicaSetRequired unless this reply to ``hello`` is from a replica set or mongos."""
     if hello.get("setName") or hello.get("msg") == "isdbgrid":

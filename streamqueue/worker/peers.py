@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
+import socket
 import zlib
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,17 +25,15 @@ import anyio
 import pymongo
 from anyio import CancelScope
 from bson import ObjectId
-from pymongo import WriteConcern
 from pymongo.errors import OperationFailure, PyMongoError
 
 from .. import operations
 from ..clock import monotonic
-from ..server import UNAUTHORIZED
+from ..metrics import own_version
+from ..server import UNAUTHORIZED, consumers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-
-    from pymongo.asynchronous.collection import AsyncCollection
 
     from ..async_store import AsyncStore
 
@@ -45,8 +45,6 @@ ALONE = (0, 1)
 HEARTBEAT = 30.0
 """Seconds between two signs of life. An idle process sends nothing else, and every write wakes
 every stream of the server (about 50 us each); what a late one costs is small, see ``TURN``."""
-SILENT_AFTER = 75.0
-"""Seconds until a consumer that says nothing counts as gone: two heartbeats may be missed."""
 FORGOTTEN_AFTER = 3600.0
 LOOK_PAUSE = 0.2
 """Seconds between two looks at the list, however many claims are lost."""
@@ -79,13 +77,7 @@ class Peers:
     def __init__(
         self, store: AsyncStore, consumer: str, queues: Sequence[str], concurrency: int
     ) -> None:
-        jobs = store.jobs
-        # Advisory, so not worth waiting for a majority.
-        self._consumers: AsyncCollection[Any] = jobs.database.get_collection(
-            f"{jobs.name}.consumers",
-            codec_options=jobs.codec_options,
-            write_concern=WriteConcern(1),
-        )
+        self._consumers = consumers_of(store.jobs)
         self._store = store
         self._consumer = consumer
         self._queues = list(queues)
@@ -155,7 +147,8 @@ class Peers:
             return
         if self._joined_at < 0:
             self._joined_at = monotonic()
-        command = operations.register(self._consumer, self._queues, self._concurrency)
+        about = {"host": socket.gethostname(), "pid": os.getpid(), "version": own_version()}
+        command = operations.register(self._consumer, self._queues, self._concurrency, about)
         try:
             with CancelScope(shield=True), pymongo.timeout(PATIENCE):
                 await self._consumers.update_one(*command, upsert=True)
@@ -209,7 +202,7 @@ class Peers:
                 silent = found.get("silent")
                 if not isinstance(silent, int) or silent > FORGOTTEN_AFTER * 1000:
                     forgotten.append(found["_id"])
-                elif silent < SILENT_AFTER * 1000:
+                elif silent < operations.SILENT_AFTER * 1000:
                     queues = found.get("queues")
                     for queue in queues if isinstance(queues, list) else ():
                         if isinstance(queue, str) and queue in names:

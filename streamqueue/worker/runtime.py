@@ -19,6 +19,7 @@ from .. import options as checks
 from ..async_store import AsyncStore
 from ..backoff import Backoff
 from ..errors import ConfigurationError
+from ..exporter import Exporter
 from ..health import Health, HealthServer
 from ..metrics import Metrics
 from ..options import WorkerOptions
@@ -49,6 +50,7 @@ Function = TypeVar("Function", bound="Callable[..., Any]")
 PATIENCE = 10.0
 """Seconds a command of the worker may take before its connection counts as wedged. What fails is
 tried again, so an election that takes longer costs nothing but a line in the log."""
+EXPORT_STATE = ("off", "leader")
 LOOP_TICK = 0.5
 """Seconds between two beats of the event loop, for its lag and ``/healthz``."""
 
@@ -68,6 +70,9 @@ class Worker:
         metrics_port: serve ``/metrics``, ``/healthz`` and ``/readyz`` there (0: any free port).
             None, the default, does not serve.
         metrics_host: the address to serve on. Default 127.0.0.1: not reachable from outside.
+        export_state: ``"leader"`` also exports how the queues stand (depth, age, consumers), from
+            one of the workers that are told so: the one that leads. ``"off"``, the default, leaves
+            it to ``streamqueue exporter``.
         settings: the rarer ones, see :class:`~streamqueue.options.WorkerOptions`.
 
     Raises:
@@ -96,6 +101,7 @@ class Worker:
         registry: CollectorRegistry | None = None,
         metrics_port: int | None = None,
         metrics_host: str = "127.0.0.1",
+        export_state: str = "off",
         **settings: Any,
     ) -> None:
         try:
@@ -112,11 +118,23 @@ class Worker:
         self._store = AsyncStore(collection, patience=PATIENCE)
         self._registry = registry
         self.metrics_address = None if metrics_port is None else (metrics_host, metrics_port)
+        self.export_state = export_state
         self._handlers: dict[str, Handler] = {}
         self._stop: anyio.Event | None = None
         self._hurry: anyio.Event | None = None
         self.health = Health()
         self.server: HealthServer | None = None
+
+    @property
+    def export_state(self) -> str:
+        """Who exports how the queues stand: ``"leader"`` or ``"off"``."""
+        return self._export_state
+
+    @export_state.setter
+    def export_state(self, value: str) -> None:
+        if value not in EXPORT_STATE:
+            raise ConfigurationError(f"export_state must be 'off' or 'leader', not {value!r}")
+        self._export_state = value
 
     def handler(
         self,
@@ -273,6 +291,10 @@ class _Run:
                 interval,
                 metrics,
             )
+        self._exporter: Exporter | None = None
+        if worker.export_state == "leader":
+            candidate = str(options.consumer_id)
+            self._exporter = Exporter(store, metrics.registry, candidate=candidate)
         self._watcher = Watcher(
             store.jobs,
             worker.queues,
@@ -317,6 +339,8 @@ class _Run:
                 parts.start_soon(self._reaper.run)
                 if self._sweep is not None:
                     parts.start_soon(self._sweep.run)
+                if self._exporter is not None:
+                    parts.start_soon(self._exporter.run)
                 parts.start_soon(self._claimer.run)
                 logger.info("Working on queues: %s", ", ".join(self._handlers))
                 task_status.started()

@@ -22,6 +22,7 @@ ORDER = [
     "document",
     "put",
     "operations",
+    "observations",
     "server",
     "stream",
     "job",
@@ -33,6 +34,9 @@ ORDER = [
     "diagnosis",
     "store",
     "async_store",
+    "census",
+    "state",
+    "exporter",
     "doorbell",
     "async_doorbell",
     "queue",
@@ -54,7 +58,7 @@ ORDER = [
     "worker",
     "__init__",
     "testing",
-    "exporter",
+    "tables",
     "demo",
     "bench",
     "commands",
@@ -71,7 +75,7 @@ completer ends attempts."""
 TALKS_TO_MONGODB = {
     *("store", "async_store", "doorbell", "async_doorbell", "queue", "async_queue", "watcher"),
     *("worker.peers", "worker.backlog", "worker.claimer", "worker.completer", "worker.lease"),
-    *("embedded", "diagnosis", "exporter", "demo", "bench", "commands"),
+    *("census", "exporter", "embedded", "diagnosis", "demo", "bench", "commands"),
 }
 COMMANDS = {
     "aggregate",
@@ -244,7 +248,9 @@ def test_only_the_shells_and_the_engine_talk_to_mongodb() -> None:
     assert talkers <= TALKS_TO_MONGODB
 
 
-@pytest.mark.parametrize("module", ["operations", "document", "put", "backoff", "durations", "job"])
+@pytest.mark.parametrize(
+    "module", ["operations", "observations", "document", "put", "backoff", "durations", "job"]
+)
 def test_what_is_said_to_be_pure_looks_at_no_clock(module: str) -> None:
     modules = {
         alias.name if isinstance(statement, ast.Import) else f"{statement.module}.{alias.name}"

@@ -13,7 +13,8 @@ from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue
 from streamqueue.async_store import AsyncStore
-from streamqueue.worker.peers import SILENT_AFTER, Peers
+from streamqueue.operations import SILENT_AFTER
+from streamqueue.worker.peers import Peers
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing
 from tests.worker.started import StartedWorker, WorkerStarter

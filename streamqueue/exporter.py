@@ -1,0 +1,218 @@
+"""Keeping the state of the queues on show: a census on a timer, in one place, never per scrape.
+
+Depth, age and consumers are facts of the collection and not of a process: exported by each of
+twenty workers they would be read twenty times and be twenty series each. So one process has them:
+``streamqueue exporter``, or, in a small set-up, the worker that leads.
+
+The leader holds a lease, as a consumer holds a job: it counts its time from before it asked, so it
+stops showing before another may begin.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio import CancelScope
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from . import operations
+from .async_store import AsyncStore
+from .census import Surveyor
+from .clock import monotonic
+from .durations import seconds
+from .health import Health, HealthServer
+from .metrics import Metrics
+from .server import consumers_of
+from .state import StateMetrics
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from prometheus_client import CollectorRegistry
+    from pymongo.asynchronous.collection import AsyncCollection
+
+logger = logging.getLogger("streamqueue.exporter")
+
+PATIENCE = 10.0
+"""Seconds one read may take before its connection counts as wedged."""
+INTERVAL = 5.0
+BUSY_SHARE = 20
+"""The pause after a census is at least so many times as long as it took: counting a deep queue may
+not cost the server more than a twentieth of a core."""
+STALE_INTERVALS, STALE_AFTER = 4, 30.0
+"""A census is shown for so many intervals, and for half a minute at the least; and so long does a
+leader lead that says nothing."""
+
+
+class Exporter:
+    """Takes a census at intervals and shows it on a registry while it runs.
+
+    Args:
+        store: the jobs.
+        registry: where the series are while :meth:`run` runs.
+        interval: seconds (or a timedelta) from one census to the next, jittered by a tenth; longer
+            after one that took long. Default 5.
+        candidate: None to export without asking; else this consumer's name, and of all candidates
+            of the collection only the one that leads exports.
+        health: told when there is no good census. A worker has better reasons not to be ready.
+
+    Raises:
+        ConfigurationError: `interval` outside its range.
+    """
+
+    def __init__(
+        self,
+        store: AsyncStore,
+        registry: CollectorRegistry,
+        *,
+        interval: float | timedelta = INTERVAL,
+        candidate: str | None = None,
+        health: Health | None = None,
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._interval = seconds(interval, "interval", minimum=0.1)
+        self._stale_after = max(STALE_AFTER, STALE_INTERVALS * self._interval)
+        self._surveyor = Surveyor(store)
+        self._consumers = consumers_of(store.jobs)
+        self._candidate = candidate
+        self._health = health
+        self._metrics = StateMetrics()
+        self._leads_until = math.inf if candidate is None else -math.inf
+        self._failures = 0
+        self._not_ready("no census has been taken yet")
+
+    async def run(self) -> None:
+        """Export for ever."""
+        self._metrics.lead(self._leads_until)
+        self._registry.register(self._metrics)
+        try:
+            while True:
+                pause = await self._step()
+                await anyio.sleep(pause * random.uniform(0.9, 1.1))
+        finally:
+            self._registry.unregister(self._metrics)
+            await self._resign()
+
+    async def _step(self) -> float:
+        """Take a census if it is ours to take; return the seconds to pause."""
+        try:
+            if self._candidate is not None and not await self._lead(self._candidate):
+                return self._stale_after / 3
+            return await self.take()
+        except Exception as error:  # whatever is in the documents, it must not end the worker
+            self._failed(error)
+            return self._interval
+
+    async def take(self) -> float:
+        """Take a census and show it; return the seconds to pause.
+
+        Raises:
+            PyMongoError: the server.
+        """
+        started = monotonic()
+        await self._store.prepare()
+        census = await self._surveyor.take()
+        took = monotonic() - started
+        self._metrics.show(census, min(started + self._stale_after, self._leads_until))
+        self._metrics.duration.observe(took)
+        self._metrics.last_success.set(time.time())
+        if self._failures:
+            logger.info("The queues are counted again")
+        self._failures = 0
+        if self._health is not None:
+            self._health.clear("state")
+        return max(self._interval, BUSY_SHARE * took)
+
+    def _failed(self, error: Exception) -> None:
+        self._metrics.errors.inc()
+        name = type(error).__name__
+        if not isinstance(error, PyMongoError):
+            logger.exception("The queues could not be counted")
+        elif self._failures == 0:
+            logger.warning("The queues could not be counted: %s", name)
+        self._failures += 1
+        if not self._metrics.shows:
+            self._not_ready(f"the queues could not be counted for a while: {name}")
+
+    def _not_ready(self, reason: str) -> None:
+        if self._health is not None:
+            self._health.not_ready("state", reason)
+
+    # who leads
+
+    async def _lead(self, candidate: str) -> bool:
+        """Stay the leader, or become it when there is none."""
+        led = self._metrics.leads
+        sent = monotonic()
+        if self._leads_until - sent > self._stale_after / 2:
+            return True
+        try:
+            with CancelScope(shield=True), self._store.limit():
+                command = operations.lead(candidate, self._stale_after)
+                found = await self._consumers.find_one_and_update(
+                    *command, upsert=True, return_document=ReturnDocument.AFTER
+                )
+            ours = found is not None and found["holder"] == candidate
+        except DuplicateKeyError:  # another one became the first leader at the same moment
+            ours = False
+        self._leads_until = sent + self._stale_after if ours else -math.inf
+        self._metrics.lead(self._leads_until)
+        if self._metrics.leads and not led:
+            logger.info("This process exports the state of the queues now")
+        elif led and not self._metrics.leads:
+            logger.warning("Another process exports the state of the queues now")
+        return self._metrics.leads
+
+    async def _resign(self) -> None:
+        """Make way, so that the next leader need not wait for the lease to end."""
+        if self._candidate is None or not self._metrics.leads:
+            return
+        self._metrics.lead(-math.inf)
+        try:
+            with CancelScope(shield=True), self._store.limit():
+                await self._consumers.delete_one(operations.resign(self._candidate))
+        except PyMongoError:
+            pass  # its lease will end
+
+
+async def serve_state(
+    jobs: AsyncCollection[Any],
+    *,
+    interval: float | timedelta = INTERVAL,
+    host: str = "127.0.0.1",
+    port: int = 9465,
+) -> None:
+    """Export the state of the queues of a collection over HTTP until SIGTERM or SIGINT.
+
+    The first census is taken before anything is served.
+
+    Raises:
+        ConfigurationError: `interval` out of its range, or an address nobody can listen on.
+        ReplicaSetRequired: a standalone server.
+        PyMongoError: the first census could not be taken. Later ones are tried again.
+    """
+    health = Health()
+    registry = Metrics.of(None).registry
+    store = AsyncStore(jobs, patience=PATIENCE)
+    exporter = Exporter(store, registry, interval=interval, health=health)
+    await exporter.take()
+    async with anyio.create_task_group() as tasks:
+        with (
+            anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+            HealthServer(registry, health, host=host, port=port) as server,
+        ):
+            tasks.start_soon(exporter.run)
+            tasks.start_soon(health.keep_beating)
+            logger.info("Serving the state of the queues on %s", server.address)
+            async for received in signals:
+                logger.info("Received %s", signal.Signals(received).name)
+                break
+        tasks.cancel_scope.cancel()

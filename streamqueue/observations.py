@@ -1,0 +1,109 @@
+"""What is asked of MongoDB to know how the queue stands, as plain data; it changes nothing.
+
+Every look is answered from an index alone, so it costs what it counts: see the ``explain`` in their
+tests. (6.0.5 walks over the whole collection for ``distinct`` on a partial index, and for a
+``$group`` by queue, so queues are found by jumping from one to the next.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .document import State
+from .operations import Find, of_queue
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .operations import Document, Pipeline
+
+OLDEST, DUE = "oldest", "due"
+
+QUEUE_FIRST: Mapping[State, str] = {
+    State.READY: "streamqueue_ready",
+    State.SCHEDULED: "streamqueue_scheduled",
+    State.DEAD: "streamqueue_dead",
+}
+"""The states whose index begins with the queue."""
+
+
+def next_queue(state: State, after: str) -> Find:
+    """The first queue, in alphabetical order, that comes after that one and has jobs in a state."""
+    order = [("queue", 1), ("state", 1)]
+    return Find({"queue": {"$gt": after}, "state": state}, {"_id": 0, "queue": 1}, order, 1)
+
+
+def queue_census(queue: str, collection: str) -> Pipeline:
+    """Count a queue's jobs by state, and find how long its due jobs wait; running ones excepted.
+
+    Rows ``{_id: <state>, count}``, and ``{_id: "oldest" | "due", age}`` in milliseconds: of the
+    ready job that became due first, and of the scheduled one, negative while it is not due.
+    """
+    first, *others = [_count(queue, state) for state in QUEUE_FIRST]
+    looks = [*others, _oldest_ready(queue), _first_due(queue)]
+    return first + [{"$unionWith": {"coll": collection, "pipeline": look}} for look in looks]
+
+
+def _count(queue: str, state: State) -> Pipeline:
+    return [{"$match": of_queue(queue, state)}, {"$count": "count"}, {"$set": {"_id": state}}]
+
+
+def _oldest_ready(queue: str) -> Pipeline:
+    # The index has the priority before the time. One key for each priority is looked at, because
+    # this sort and this group are what the server makes a DISTINCT_SCAN of.
+    put_at: Document = {
+        "$convert": {"input": "$job", "to": "date", "onError": "$$NOW", "onNull": "$$NOW"}
+    }
+    is_date = {"$eq": [{"$type": "$run_at"}, "date"]}
+    return [
+        {"$match": of_queue(queue, State.READY)},
+        {"$sort": {"priority": -1, "run_at": 1, "_id": 1}},
+        {
+            "$group": {
+                "_id": "$priority",
+                "run_at": {"$first": "$run_at"},
+                "job": {"$first": "$_id"},
+            }
+        },
+        {"$group": {"_id": OLDEST, "at": {"$min": {"$cond": [is_date, "$run_at", put_at]}}}},
+        {"$project": {"age": {"$subtract": ["$$NOW", "$at"]}}},
+    ]
+
+
+def _first_due(queue: str) -> Pipeline:
+    is_date = {"$eq": [{"$type": "$run_at"}, "date"]}
+    return [
+        {"$match": of_queue(queue, State.SCHEDULED)},
+        {"$sort": {"run_at": 1}},
+        {"$limit": 1},
+        {
+            "$project": {
+                "_id": DUE,
+                "age": {"$cond": [is_date, {"$subtract": ["$$NOW", "$run_at"]}, 0]},
+            }
+        },
+    ]
+
+
+def running_census(*, by_holder: bool) -> Pipeline:
+    """Count the running jobs, and those whose lease has ended, by queue.
+
+    With `by_holder` also by who holds them, and for how long, which reads the jobs themselves.
+    """
+    expired = {"$cond": [{"$lte": ["$locked_until", "$$NOW"]}, 1, 0]}
+    group: Document = {
+        "_id": {"queue": "$queue"},
+        "running": {"$sum": 1},
+        "expired": {"$sum": expired},
+    }
+    if by_holder:
+        is_date = {"$eq": [{"$type": "$locked_at"}, "date"]}
+        held: dict[str, Any] = {"$cond": [is_date, {"$subtract": ["$$NOW", "$locked_at"]}, 0]}
+        group["_id"]["holder"] = "$locked_by"
+        group["longest"] = {"$max": held}
+    return [{"$match": {"state": State.RUNNING}}, {"$group": group}]
+
+
+def end_of_oplog(direction: int) -> Find:
+    """The oldest entry (1) or the newest one (-1)."""
+    return Find({}, {"_id": 0, "ts": 1}, [("$natural", direction)], 1)
