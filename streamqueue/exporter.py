@@ -72,13 +72,15 @@ class Exporter:
         store: AsyncStore,
         registry: CollectorRegistry,
         *,
-        interval: float | timedelta = INTERVAL,
+        interval: float | timedelta | None = None,
         candidate: str | None = None,
         health: Health | None = None,
     ) -> None:
         self._store = store
         self._registry = registry
-        self._interval = seconds(interval, "interval", minimum=0.1)
+        self._interval = seconds(
+            INTERVAL if interval is None else interval, "interval", minimum=0.1
+        )
         self._stale_after = max(STALE_AFTER, STALE_INTERVALS * self._interval)
         self._surveyor = Surveyor(store)
         self._consumers = consumers_of(store.jobs)

@@ -13,14 +13,13 @@ from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from .census import Census
 from .clock import monotonic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from prometheus_client.metrics_core import Metric
-
-    from .census import Census
 
 CENSUS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -77,20 +76,29 @@ class StateMetrics(Collector):
         self._census = census
         self._good_until = until
 
+    def describe(self) -> Iterable[Metric]:
+        """Yield every family there may be, for readers that ask for one by name."""
+        yield from self._own()
+        yield from _families(Census(consumers={}, oplog_window=0.0))
+
     def collect(self) -> Iterable[Metric]:
         """Yield the series; asks no database."""
-        leads, census = self.leads, self._census
+        leader, *others = self._own()
+        yield leader
+        if self.leads:
+            yield from others
+            census = self._census
+            if census is not None and self.shows:
+                yield from _families(census)
+
+    def _own(self) -> Iterable[Metric]:
         yield GaugeMetricFamily(
             "streamqueue_leader",
             "1 where the state of the queues is exported, else 0.",
-            value=float(leads),
+            value=float(self.leads),
         )
-        if not leads:
-            return
         for own in (self.duration, self.errors, self.last_success):
             yield from own.collect()
-        if census is not None and self.shows:
-            yield from _families(census)
 
 
 def _families(census: Census) -> Iterable[Metric]:

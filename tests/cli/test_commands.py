@@ -63,6 +63,7 @@ def says_one_sentence(result: subprocess.CompletedProcess[str]) -> bool:
     [
         [],
         *([name] for name in ("demo", "server", "init", "worker", "put", "stats", "reap", "dead")),
+        *([name] for name in ("bench", "exporter", "consumers")),
         *(["dead", action] for action in ("list", "requeue", "purge")),
     ],
 )

@@ -36,6 +36,10 @@ class WorkerProcess:
         for line in self._process.stdout:
             self._said.append(json.loads(line))
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def said(self, what: str) -> list[dict[str, Any]]:
         """Return what it has said of one kind so far."""
         return [line for line in list(self._said) if line["what"] == what]

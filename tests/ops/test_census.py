@@ -1,0 +1,339 @@
+"""How the queue stands: what is counted, and what the counting costs."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.synchronous.collection import Collection
+
+from streamqueue import MongoQueue, census
+from streamqueue.async_store import AsyncStore
+from streamqueue.census import Surveyor
+
+
+@pytest.fixture
+def queue(jobs: Collection[Any]) -> Iterator[MongoQueue]:
+    with MongoQueue(jobs, name="emails") as queue:
+        yield queue
+
+
+@pytest.fixture
+async def store(async_jobs: AsyncCollection[Any]) -> AsyncStore:
+    store = AsyncStore(async_jobs)
+    await store.prepare()
+    return store
+
+
+@pytest.fixture
+def surveyor(store: AsyncStore) -> Surveyor:
+    return Surveyor(store, holders=True)
+
+
+def set_fields(jobs: Collection[Any], job_id: ObjectId, **fields: Any) -> None:
+    jobs.update_one({"_id": job_id}, {"$set": fields})
+
+
+def ago(**length: float) -> datetime:
+    return datetime.now(UTC) - timedelta(**length)
+
+
+def a_consumer(jobs: Collection[Any], name: str, **fields: Any) -> None:
+    """Write an entry of the list of consumers, as a worker does."""
+    entry = {"queues": ["emails"], "concurrency": 20, "seen_at": ago(seconds=1), **fields}
+    jobs.database[f"{jobs.name}.consumers"].insert_one({"_id": name, **entry})
+
+
+# jobs
+
+
+async def test_an_empty_collection_has_no_queues(surveyor: Surveyor) -> None:
+    counted = await surveyor.take()
+
+    assert counted.queues == {}
+    assert counted.consumers == {}
+
+
+async def test_jobs_are_counted_by_queue_and_state(
+    surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue
+) -> None:
+    queue.put_many([{}] * 10)
+    queue.put_many([{}] * 4, delay=60)
+    for _ in range(3):
+        job = queue.next()
+        assert job is not None
+        job.error("no")
+    queue.claim(2)
+    jobs.update_many({"state": "scheduled", "attempts": 1}, {"$set": {"state": "dead"}})
+    with MongoQueue(jobs, name="reports") as reports:
+        reports.put({})
+
+    counted = await surveyor.take()
+
+    assert counted.queues["emails"].jobs() == {"ready": 5, "scheduled": 4, "running": 2, "dead": 3}
+    assert counted.queues["reports"].jobs() == {"ready": 1, "scheduled": 0, "running": 0, "dead": 0}
+
+
+@pytest.mark.parametrize("state", ["ready", "scheduled", "running", "dead"])
+async def test_a_queue_with_jobs_in_one_state_alone_is_found(
+    surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue, state: str
+) -> None:
+    set_fields(jobs, queue.put({}), state=state)
+
+    counted = await surveyor.take()
+
+    assert counted.queues["emails"].jobs()[state] == 1
+
+
+async def test_a_queue_that_became_empty_stays_with_zeros(
+    surveyor: Surveyor, queue: MongoQueue
+) -> None:
+    queue.put({})
+    await surveyor.take()
+    queue.clear()
+
+    counted = await surveyor.take()
+
+    assert set(counted.queues["emails"].jobs().values()) == {0}
+    assert counted.queues["emails"].oldest_ready_age == 0
+
+
+async def test_done_jobs_are_not_counted(
+    surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue
+) -> None:
+    set_fields(jobs, queue.put({}), state="done")
+
+    assert (await surveyor.take()).queues == {}
+
+
+async def test_no_more_queues_are_counted_than_there_may_be_series(
+    surveyor: Surveyor, jobs: Collection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(census, "MAX_QUEUES", 3)
+    jobs.insert_many({"queue": f"q{n}", "state": "ready", "payload": {}} for n in range(7))
+
+    counted = await surveyor.take()
+
+    assert list(counted.queues) == ["q0", "q1", "q2"]
+
+
+# how late
+
+
+async def test_nothing_waits_when_no_job_is_due(surveyor: Surveyor, queue: MongoQueue) -> None:
+    queue.put({}, delay=60)
+
+    assert (await surveyor.take()).queues["emails"].oldest_ready_age == 0
+
+
+async def test_the_oldest_is_found_whatever_its_priority(
+    surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue
+) -> None:
+    for priority, age in ((0, 50), (5, 10), (-3, 300), (9, 20)):
+        queue.put({}, priority=priority)
+        job_id = queue.put({}, priority=priority)
+        set_fields(jobs, job_id, run_at=ago(seconds=age))
+
+    counted = await surveyor.take()
+
+    assert counted.queues["emails"].oldest_ready_age == pytest.approx(300, abs=5)
+
+
+async def test_a_due_job_that_nobody_promoted_waits_too(
+    surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue
+) -> None:
+    queue.put({})
+    set_fields(jobs, queue.put({}, delay=60), run_at=ago(seconds=90))
+
+    counted = await surveyor.take()
+
+    assert counted.queues["emails"].oldest_ready_age == pytest.approx(90, abs=5)
+
+
+async def test_a_foreign_job_without_times_waits_since_its_id_was_made(
+    surveyor: Surveyor, jobs: Collection[Any]
+) -> None:
+    old = ObjectId.from_datetime(ago(seconds=120))
+    jobs.insert_one({"_id": old, "queue": "emails", "state": "ready", "payload": {}})
+
+    counted = await surveyor.take()
+
+    assert counted.queues["emails"].oldest_ready_age == pytest.approx(120, abs=5)
+
+
+@pytest.mark.parametrize("run_at", [None, "soon", float("nan"), {}, 17])
+@pytest.mark.parametrize("state", ["ready", "scheduled"])
+async def test_a_damaged_time_does_not_stop_the_census(
+    surveyor: Surveyor, jobs: Collection[Any], run_at: Any, state: str
+) -> None:
+    damaged = {"_id": "odd", "queue": "emails", "state": state, "run_at": run_at, "payload": {}}
+    jobs.insert_one(damaged)
+
+    counted = await surveyor.take()
+
+    assert counted.queues["emails"].jobs()[state] == 1
+    assert counted.queues["emails"].oldest_ready_age < 5
+
+
+# what is held
+
+
+async def test_a_lease_that_ended_and_was_not_returned_is_counted(
+    surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue
+) -> None:
+    queue.put_many([{}] * 3)
+    first, *_ = queue.claim(3)
+    set_fields(jobs, first.id, locked_until=ago(seconds=1))
+
+    counted = await surveyor.take()
+
+    assert counted.queues["emails"].expired_leases == 1
+    assert counted.queues["emails"].running == 3
+
+
+async def test_consumers_are_shown_with_what_they_hold(
+    surveyor: Surveyor, jobs: Collection[Any]
+) -> None:
+    a_consumer(jobs, "one", host="h", pid=7, version="1.0", started_at=ago(seconds=30))
+    a_consumer(jobs, "two", queues=["emails", "reports"], concurrency=5)
+    with MongoQueue(jobs, "one", name="emails") as queue:
+        queue.put_many([{}] * 3)
+        held = queue.claim(3)
+    set_fields(jobs, held[0].id, locked_at=ago(seconds=70))
+
+    counted = await surveyor.take()
+
+    assert counted.consumers is not None
+    one, two = counted.consumers["one"], counted.consumers["two"]
+    assert (one.running, one.slots, one.host, one.pid, one.version) == (3, 20, "h", 7, "1.0")
+    assert one.longest == pytest.approx(70, abs=5)
+    assert one.up == pytest.approx(30, abs=5)
+    assert (two.running, two.longest, two.queues) == (0, 0.0, ["emails", "reports"])
+    assert (counted.queues["emails"].consumers, counted.queues["emails"].slots) == (2, 25)
+    assert (counted.queues["reports"].consumers, counted.queues["reports"].slots) == (1, 5)
+
+
+async def test_a_consumer_that_is_on_no_list_is_shown_by_what_it_holds(
+    surveyor: Surveyor, jobs: Collection[Any]
+) -> None:
+    with MongoQueue(jobs, "a script", name="emails") as queue:
+        queue.put({})
+        queue.next()
+
+    counted = await surveyor.take()
+
+    assert counted.consumers is not None
+    assert counted.consumers["a script"].running == 1
+    assert counted.consumers["a script"].queues == []
+    assert counted.queues["emails"].consumers == 0
+
+
+async def test_a_consumer_that_fell_silent_is_gone(
+    surveyor: Surveyor, jobs: Collection[Any]
+) -> None:
+    a_consumer(jobs, "dead", seen_at=ago(seconds=80))
+    a_consumer(jobs, "damaged", seen_at="just now")
+
+    assert (await surveyor.take()).consumers == {}
+
+
+async def test_a_damaged_entry_of_the_list_does_not_stop_the_census(
+    surveyor: Surveyor, jobs: Collection[Any]
+) -> None:
+    a_consumer(jobs, "odd", queues="emails", concurrency="many", host=4, pid="x", version=None)
+    a_consumer(jobs, "odder", queues=["emails", 7, None], concurrency=True, started_at=1)
+
+    counted = await surveyor.take()
+
+    assert counted.consumers is not None
+    assert counted.consumers["odd"].queues == []
+    assert counted.consumers["odder"].queues == ["emails"]
+    assert counted.queues["emails"].slots == 0
+
+
+# the oplog
+
+
+async def test_the_window_of_the_oplog_is_measured(surveyor: Surveyor) -> None:
+    counted = await surveyor.take()
+
+    assert counted.oplog_window is not None
+    assert counted.oplog_window >= 0
+
+
+# what it costs
+
+
+async def test_counting_reads_indexes_alone(
+    store: AsyncStore, jobs: Collection[Any], queue: MongoQueue
+) -> None:
+    for priority in range(3):
+        queue.put_many([{}] * 300, priority=priority)
+    queue.put_many([{}] * 300, delay=60)
+    queue.claim(50)
+    jobs.insert_many({"queue": "emails", "state": "dead", "payload": {}} for _ in range(20))
+    jobs.insert_many({"queue": "emails", "state": "done", "payload": {}} for _ in range(5000))
+    surveyor = Surveyor(store)
+
+    looks = await looks_of(jobs, surveyor)
+
+    on_jobs = [look for look in looks if look["ns"].endswith(".jobs")]
+    assert len(on_jobs) == 8  # four queues looked for, one found and none after, running, counts
+    assert [look["planSummary"] for look in looks if "COLLSCAN" in look["planSummary"]] == []
+    assert sum(look.get("docsExamined", 0) for look in on_jobs) == 0
+    # 850 ready, 300 scheduled, 20 dead and 50 running are counted, one key each.
+    assert sum(look.get("keysExamined", 0) for look in on_jobs) < 850 + 300 + 20 + 50 + 40
+
+
+async def looks_of(jobs: Collection[Any], surveyor: Surveyor) -> list[dict[str, Any]]:
+    """Take a census and return what the server's profiler says of each read of it."""
+    database = jobs.database
+    await surveyor.take()  # it has learned what it may not read
+    database.command("profile", 2)
+    await surveyor.take()
+    database.command("profile", 0)
+    return [
+        look
+        for look in database["system.profile"].find({"op": {"$in": ["query", "command"]}})
+        if "planSummary" in look and look["ns"] != f"{database.name}.system.profile"
+    ]
+
+
+# rights
+
+
+async def test_what_may_not_be_read_is_left_out(
+    async_jobs: AsyncCollection[Any], jobs: Collection[Any], queue: MongoQueue, uri: str
+) -> None:
+    queue.put({})
+    name = f"test-{secrets.token_hex(4)}"
+    async with AsyncMongoClient(uri, appname=name) as own_client:
+        store = AsyncStore(own_client[jobs.database.name][jobs.name])
+        await store.prepare()
+        surveyor = Surveyor(store)
+        with refusing(jobs.database.client, name, "local.oplog.rs"):
+            first = await surveyor.take()
+        second = await surveyor.take()
+
+    assert first.oplog_window is None
+    assert second.oplog_window is None  # and is not asked for again
+    assert first.queues["emails"].ready == 1
+    assert first.consumers == {}
+
+
+@contextmanager
+def refusing(client: MongoClient[Any], app: str, namespace: str) -> Iterator[None]:
+    """The server refuses the finds of one client in one collection, as it does without a right."""
+    data = {"failCommands": ["find"], "errorCode": 13, "appName": app, "namespace": namespace}
+    client.admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=data)
+    try:
+        yield
+    finally:
+        client.admin.command("configureFailPoint", "failCommand", mode="off")
