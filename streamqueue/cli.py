@@ -195,6 +195,22 @@ def _parser() -> argparse.ArgumentParser:
         where,
         form,
     )
+    top = command(
+        "top",
+        commands.top,
+        "Watch the queues live: depth, rates, consumers, failures.",
+        where,
+        form,
+    )
+    _setting(
+        top,
+        "--interval",
+        type=_seconds,
+        metavar="SECONDS",
+        default=1.0,
+        help="between two looks; default 1",
+    )
+    top.add_argument("--once", action="store_true", help="look once, and end")
     command(
         "reap",
         commands.reap,

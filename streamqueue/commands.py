@@ -283,6 +283,16 @@ def consumers(options: argparse.Namespace) -> None:
     _show(options, [asdict(consumer) for consumer in found], tables.consumers(found))
 
 
+def top(options: argparse.Namespace) -> None:
+    from .top import run
+
+    async def watch() -> None:
+        async with _async_jobs(options, "streamqueue-top") as jobs:
+            await run(jobs, interval=options.interval, once=options.once, as_json=options.json)
+
+    anyio.run(watch, backend_options={"use_uvloop": _has_uvloop()})
+
+
 def put(options: argparse.Namespace) -> None:
     settings = {
         "priority": options.priority,
@@ -361,7 +371,7 @@ def _when(moment: Any) -> str:
 
 def _last_line(row: dict[str, Any]) -> str:
     lines = str(row["last_error"] or "no error stored").strip().splitlines()
-    return f"{row['attempts']} attempts: {lines[-1][:100]}"
+    return f"{row['attempts']} attempts: {tables.printable(lines[-1][:100])}"
 
 
 def dead_requeue(options: argparse.Namespace) -> None:

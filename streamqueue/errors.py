@@ -166,3 +166,11 @@ class Discard(Outcome):
     def __init__(self, reason: str = "discarded by the handler") -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+def only_one(group: BaseExceptionGroup[Any]) -> BaseException:
+    """Return the one exception in a group of one, however deep; else the group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return group if isinstance(error, BaseExceptionGroup) else error

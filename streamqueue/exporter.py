@@ -27,6 +27,7 @@ from .async_store import AsyncStore
 from .census import Surveyor
 from .clock import monotonic
 from .durations import seconds
+from .errors import only_one
 from .health import Health, HealthServer
 from .metrics import Metrics
 from .server import consumers_of
@@ -206,15 +207,18 @@ async def serve_state(
     store = AsyncStore(jobs, patience=PATIENCE)
     exporter = Exporter(store, registry, interval=interval, health=health)
     await exporter.take()
-    async with anyio.create_task_group() as tasks:
-        with (
-            anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
-            HealthServer(registry, health, host=host, port=port) as server,
-        ):
-            tasks.start_soon(exporter.run)
-            tasks.start_soon(health.keep_beating)
-            logger.info("Serving the state of the queues on %s", server.address)
-            async for received in signals:
-                logger.info("Received %s", signal.Signals(received).name)
-                break
-        tasks.cancel_scope.cancel()
+    try:
+        async with anyio.create_task_group() as tasks:
+            with (
+                anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+                HealthServer(registry, health, host=host, port=port) as server,
+            ):
+                tasks.start_soon(exporter.run)
+                tasks.start_soon(health.keep_beating)
+                logger.info("Serving the state of the queues on %s", server.address)
+                async for received in signals:
+                    logger.info("Received %s", signal.Signals(received).name)
+                    break
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise only_one(group) from None

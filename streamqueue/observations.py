@@ -13,10 +13,17 @@ from .document import State
 from .operations import Find, of_queue
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from bson import ObjectId
 
     from .operations import Document, Pipeline
 
+_LAST_ERROR: Document = {"$last": {"$cond": [{"$isArray": "$errors"}, "$errors", []]}}
+_FAILURE: Document = {
+    **dict.fromkeys(("queue", "state", "attempts", "last_error"), 1),
+    "at": {"$let": {"vars": {"last": _LAST_ERROR}, "in": "$$last.at"}},
+}
 OLDEST, DUE = "oldest", "due"
 
 QUEUE_FIRST: Mapping[State, str] = {
@@ -107,3 +114,35 @@ def running_census(*, by_holder: bool) -> Pipeline:
 def end_of_oplog(direction: int) -> Find:
     """The oldest entry (1) or the newest one (-1)."""
     return Find({}, {"_id": 0, "ts": 1}, [("$natural", direction)], 1)
+
+
+def pulse_pipeline() -> Pipeline:
+    """What a stream shows to who watches the queue's pulse: what happened to jobs, not the jobs.
+
+    ``queue`` is missing for updates, whose events carry no document.
+    """
+    fields = "$updateDescription.updatedFields"
+    error = {"$ifNull": [f"{fields}.last_error", ""]}
+    state = {"$ifNull": [f"{fields}.state", "$fullDocument.state"]}
+    return [
+        {"$match": {"operationType": {"$in": ["insert", "update", "replace", "delete"]}}},
+        {
+            "$project": {
+                "operationType": 1,
+                "documentKey": 1,
+                "queue": "$fullDocument.queue",
+                "state": state,
+                "failed": {"$and": [{"$ne": [error, ""]}, {"$ne": [state, "running"]}]},
+            }
+        },
+    ]
+
+
+def failures(ids: Sequence[ObjectId]) -> Find:
+    """What is stored of jobs that have failed, without their payloads."""
+    return Find({"_id": {"$in": list(ids)}}, _FAILURE)
+
+
+def latest_dead(queue: str, limit: int) -> Find:
+    """The jobs of a queue that died last, in the same form."""
+    return Find(of_queue(queue, State.DEAD), _FAILURE, [("finished_at", -1)], limit)

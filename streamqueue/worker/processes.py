@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ..backoff import Backoff
-from .runtime import only_one
+from ..errors import only_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -18,7 +18,7 @@ from anyio import TASK_STATUS_IGNORED, CancelScope
 from .. import options as checks
 from ..async_store import AsyncStore
 from ..backoff import Backoff
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, only_one
 from ..exporter import Exporter
 from ..health import Health, HealthServer
 from ..metrics import Metrics
@@ -431,14 +431,6 @@ class _Run:
             else:
                 inserted = event["operationType"] == "insert"
                 self._claimer.announce(document, inserted=inserted)
-
-
-def only_one(group: BaseExceptionGroup[Any]) -> BaseException:
-    """Return the one exception in a group of one, however deep; else the group."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return group if isinstance(error, BaseExceptionGroup) else error
 
 
 async def _stop_on_signal(

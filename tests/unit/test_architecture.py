@@ -58,7 +58,9 @@ ORDER = [
     "worker",
     "__init__",
     "testing",
+    "pulse",
     "tables",
+    "top",
     "demo",
     "bench",
     "commands",
@@ -75,7 +77,7 @@ completer ends attempts."""
 TALKS_TO_MONGODB = {
     *("store", "async_store", "doorbell", "async_doorbell", "queue", "async_queue", "watcher"),
     *("worker.peers", "worker.backlog", "worker.claimer", "worker.completer", "worker.lease"),
-    *("census", "exporter", "embedded", "diagnosis", "demo", "bench", "commands"),
+    *("census", "exporter", "pulse", "embedded", "diagnosis", "demo", "bench", "commands"),
 }
 COMMANDS = {
     "aggregate",
@@ -278,4 +280,4 @@ def test_no_module_prints_but_the_command_line() -> None:
         and node.func.id == "print"
     }
 
-    assert printers <= {"cli", "commands", "demo", "bench", "_supervisor"}
+    assert printers <= {"cli", "commands", "top", "demo", "bench", "_supervisor"}

@@ -1,0 +1,174 @@
+"""``streamqueue top`` as it is run: on a terminal, in a pipe, and stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pymongo.synchronous.collection import Collection
+
+from streamqueue import MongoQueue
+from tests.waiting import wait_until
+
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def queue(jobs: Collection[Any]) -> Iterator[MongoQueue]:
+    with MongoQueue(jobs, name="emails") as queue:
+        yield queue
+
+
+@pytest.fixture
+def top(address: str) -> Iterator[Spawn]:
+    """Starts ``streamqueue top``."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def top(*arguments: str, **settings: Any) -> subprocess.Popen[str]:
+        settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **settings}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "streamqueue", "top", *arguments],
+                text=True,
+                env={**os.environ, "STREAMQUEUE_URI": address, "TERM": "xterm", "COLUMNS": "80"},
+                **settings,
+            )
+        )
+        return processes[-1]
+
+    yield top
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def next_pulse(process: subprocess.Popen[str]) -> dict[str, Any]:
+    assert process.stdout is not None
+    found: dict[str, Any] = json.loads(process.stdout.readline())
+    return found
+
+
+def test_it_shows_depth_consumers_and_the_latest_dead(top: Spawn, queue: MongoQueue) -> None:
+    queue.put({}, max_attempts=1)
+    job = queue.next()
+    assert job is not None
+    job.error("boom")
+    queue.put_many([{}] * 3)
+    queue.claim(3)
+
+    said = top("--once", "--interval", "0.2").communicate(timeout=30)[0]
+
+    lines = said.splitlines()
+    assert lines[0].endswith("stream open")
+    assert lines[3].split()[:5] == ["emails", "0", "0", "3/0", "1"]
+    assert "(not on the list)" in said
+    assert lines[-1].endswith("dead: boom")
+    assert max(len(line) for line in lines) <= 80
+
+
+def test_rates_come_from_the_stream(top: Spawn, queue: MongoQueue) -> None:
+    queue.put({})
+    process = top("--json", "--interval", "0.5")
+    next_pulse(process)
+
+    queue.put_many([{}] * 30)
+    for job in queue.claim(10):
+        job.complete()
+
+    came = went = 0.0
+    deadline = time.monotonic() + 10
+    while (came, went) != (30, 10) and time.monotonic() < deadline:
+        flow = next_pulse(process)["flows"].get("emails")
+        if flow:
+            # At half a second each, nearly.
+            came, went = came + round(flow["came"] / 2), went + round(flow["went"] / 2)
+    assert came == pytest.approx(30, abs=6)
+    assert went == pytest.approx(10, abs=4)
+
+
+def test_a_failure_is_shown_when_it_happens(top: Spawn, queue: MongoQueue) -> None:
+    queue.put({})
+    process = top("--json", "--interval", "0.2")
+    next_pulse(process)
+
+    job = queue.next()
+    assert job is not None
+    job.error("Traceback ...\nValueError: no such address", delay=60)
+
+    failures: list[dict[str, Any]] = []
+    deadline = time.monotonic() + 10
+    while not failures and time.monotonic() < deadline:
+        failures = next_pulse(process)["failures"]
+    assert [failure["error"] for failure in failures] == ["ValueError: no such address"]
+    assert failures[0]["queue"] == "emails"
+    assert failures[0]["dead"] is False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_in_order_when_it_is_told_to(
+    top: Spawn, queue: MongoQueue, number: signal.Signals
+) -> None:
+    queue.put({})
+    process = top("--json", "--interval", "0.1")
+    next_pulse(process)
+
+    process.send_signal(number)
+
+    assert process.wait(10) == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+
+
+def test_a_reader_that_leaves_ends_it_without_a_traceback(top: Spawn, queue: MongoQueue) -> None:
+    queue.put({})
+    process = top("--json", "--interval", "0.1")
+    next_pulse(process)
+
+    assert process.stdout is not None
+    process.stdout.close()
+
+    assert process.wait(10) == 1
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+
+
+def test_on_a_terminal_it_draws_anew_in_place(top: Spawn, queue: MongoQueue) -> None:
+    queue.put({})
+    ours, theirs = pty.openpty()
+    process = top("--interval", "0.2", stdout=theirs, stdin=theirs)
+    os.close(theirs)
+    drawn = b""
+
+    def draws_again() -> bool:
+        nonlocal drawn
+        if select.select([ours], [], [], 0.1)[0]:
+            drawn += os.read(ours, 65536)
+        return drawn.count(b"emails") >= 2
+
+    try:
+        wait_until(draws_again, "it draws twice", within=20)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    finally:
+        os.close(ours)
+
+    assert b"\x1b[H" in drawn
+
+
+def test_no_server_is_one_sentence(top: Spawn) -> None:
+    process = top("--uri", "mongodb://127.0.0.1:1/test")
+
+    said = process.communicate(timeout=30)[1]
+
+    assert process.returncode == 1
+    assert said.count("\n") == 1
+    assert "no MongoDB server answers" in said
