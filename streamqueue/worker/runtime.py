@@ -19,7 +19,8 @@ from .. import options as checks
 from ..async_store import AsyncStore
 from ..backoff import Backoff
 from ..errors import ConfigurationError
-from ..health import Health, HealthServer
+from ..health import Health
+from ..health_server import HealthServer
 from ..metrics import Metrics
 from ..options import WorkerOptions
 from ..stream import changed_state

@@ -27,6 +27,7 @@ ORDER = [
     "job",
     "metrics",
     "health",
+    "health_server",
     "group_commit",
     "_supervisor",
     "embedded",

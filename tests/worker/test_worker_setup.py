@@ -28,7 +28,7 @@ from streamqueue import (
     Worker,
 )
 from streamqueue.embedded import find_mongod
-from streamqueue.health import HealthServer
+from streamqueue.health_server import HealthServer
 from tests.waiting import wait_until, wait_until_async
 from tests.worker.faults import failing
 from tests.worker.started import STREAM_APP, StartedWorker, WorkerStarter

@@ -1,0 +1,270 @@
+"""The server of ``/metrics``, ``/healthz`` and ``/readyz``.
+
+It lives in threads of its own, because a stuck event loop must still be able to say that it is
+stuck. One thread accepts, one thread serves each client and hangs up after its one answer. A client
+that is slow, silent or gone costs one of a bounded number of places, for a few seconds, and delays
+nobody else. (prometheus_client's own server answers every path with the metrics, so a probe of
+``/healthz`` there succeeds and means nothing.)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import socket
+import threading
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from .errors import ConfigurationError
+from .health import Answer, Request, answer, json_answer
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from prometheus_client import CollectorRegistry
+
+    from .health import Health
+
+MAX_CLIENTS = 32
+MAX_HEAD_BYTES = 8192
+CLIENT_SECONDS = 5.0
+"""How long a client may take to send its request, and again to take the answer."""
+LINGER_SECONDS = 1.0
+
+
+class HealthServer:
+    """Serve the metrics and the health of this process over HTTP.
+
+    - ``/metrics``: the registry, as Prometheus text or OpenMetrics, gzipped when asked for.
+    - ``/healthz``: 200 while the event loop turns, else 503. Asks no database.
+    - ``/readyz``: 200 when there is no reason not to be ready, else 503 with the reasons.
+
+    Example::
+
+        with HealthServer(registry, health, port=9464) as server:
+            print(f"http://{server.address}/metrics")
+
+    Args:
+        registry: what ``/metrics`` shows.
+        health: what ``/healthz`` and ``/readyz`` show.
+        host: the address to listen on. Default 127.0.0.1: nobody else sees it unless told so.
+        port: 0 to 65535. Default 0, a free one: read `port` after the start.
+
+    Raises:
+        ConfigurationError: an empty host or a port outside the range.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        health: Health,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        # An empty host would mean every interface, and an unset variable is how one comes about.
+        if not host:
+            raise ConfigurationError("host= must be an address to listen on, such as 127.0.0.1")
+        if not 0 <= port <= 65535:
+            raise ConfigurationError(f"port= must be 0 to 65535, not {port!r}")
+        self.host = host
+        self.port = port
+        self._registry = registry
+        self._health = health
+        self._asked_port = port
+        self._acceptor: threading.Thread | None = None
+        self._waker: socket.socket | None = None
+        # The acceptor adds, a client's own thread removes.
+        self._clients: set[socket.socket] = set()
+
+    @property
+    def address(self) -> str:
+        """``host:port``, as it stands in a URL."""
+        return _address(self.host, self.port)
+
+    def start(self) -> None:
+        """Listen and return at once; a server that is started already is left as it is.
+
+        Raises:
+            ConfigurationError: nothing can listen on the address: it is in use, not this machine's,
+                or not allowed. The message says which.
+        """
+        if self._acceptor is not None:
+            return
+        listener = _listen(self.host, self._asked_port)
+        self.port = listener.getsockname()[1]
+        stopped, self._waker = socket.socketpair()
+        # Here and not in the thread: once started, it needs no further file descriptor to go on.
+        selector = selectors.DefaultSelector()
+        selector.register(stopped, selectors.EVENT_READ)
+        selector.register(listener, selectors.EVENT_READ)
+        self._acceptor = threading.Thread(
+            target=self._accept,
+            args=(selector, listener, stopped),
+            name="streamqueue-health",
+            daemon=True,
+        )
+        self._acceptor.start()
+
+    def stop(self) -> None:
+        """Close the port and hang up on every client; safe to call twice, or without a start."""
+        if self._acceptor is None or self._waker is None:
+            return
+        self._waker.close()
+        self._acceptor.join()
+        self._acceptor = self._waker = None
+        for client in list(self._clients):
+            try:
+                client.shutdown(socket.SHUT_RDWR)
+            except OSError:  # it left on its own
+                pass
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _accept(
+        self, selector: selectors.BaseSelector, listener: socket.socket, stopped: socket.socket
+    ) -> None:
+        with selector, listener, stopped:
+            while all(key.fileobj is not stopped for key, _ in selector.select()):
+                try:
+                    client, _ = listener.accept()
+                except (BlockingIOError, ConnectionAbortedError):  # it left before its turn
+                    continue
+                except OSError:
+                    # Out of file descriptors, say. The listener stays readable, and trying again
+                    # at once would take a whole core, so look away for a moment.
+                    selector.unregister(listener)
+                    selector.select(0.1)
+                    selector.register(listener, selectors.EVENT_READ)
+                    continue
+                self._admit(client)
+
+    def _admit(self, client: socket.socket) -> None:
+        if len(self._clients) < MAX_CLIENTS:
+            self._clients.add(client)
+            try:
+                threading.Thread(
+                    target=self._serve,
+                    args=(client,),
+                    name="streamqueue-health-client",
+                    daemon=True,
+                ).start()
+            except RuntimeError:  # no thread to be had
+                self._clients.discard(client)
+            else:
+                return
+        busy = json_answer(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "too many connections"})
+        with client:
+            client.setblocking(False)  # the acceptor waits for nobody
+            try:
+                client.send(_encode(busy))
+            except OSError:
+                pass
+
+    def _serve(self, client: socket.socket) -> None:
+        with client:
+            try:
+                request = _read_request(client)
+                response = self._respond(request)
+                client.settimeout(CLIENT_SECONDS)
+                client.sendall(response)
+                _linger(client)
+            except OSError:  # it left, or took too long, or we are stopping: nobody to tell
+                pass
+            finally:
+                # Before the close, so that whoever sees the connection end finds the place free.
+                self._clients.discard(client)
+
+    def _respond(self, request: Request | HTTPStatus) -> bytes:
+        if isinstance(request, HTTPStatus):
+            return _encode(json_answer(request, {"error": request.phrase.lower()}))
+        without_body = request.method == "HEAD"
+        return _encode(answer(request, self._registry, self._health), without_body=without_body)
+
+
+def _encode(content: Answer, *, without_body: bool = False) -> bytes:
+    head = (
+        f"HTTP/1.1 {content.status.value} {content.status.phrase}",
+        *(f"{name}: {value}" for name, value in content.headers),
+        "Connection: close",
+        "\r\n",
+    )
+    return "\r\n".join(head).encode("latin-1") + (b"" if without_body else content.body)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.create_server(address, family=family, backlog=MAX_CLIENTS)
+    except (socket.gaierror, UnicodeError) as error:
+        raise _cannot_listen(host, port, "no such host") from error
+    except OSError as error:
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        raise _cannot_listen(host, port, reason) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _cannot_listen(host: str, port: int, reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"cannot serve metrics and health on {_address(host, port)}, {reason}: choose another "
+        "host= or port= (a worker's metrics_host= and metrics_port=; port 0 takes a free one)"
+    )
+
+
+_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+
+
+def _read_request(client: socket.socket) -> Request | HTTPStatus:
+    """Return the request without its body, or the status that refuses it."""
+    deadline = time.monotonic() + CLIENT_SECONDS
+    head = b""
+    while (end := _BLANK_LINE.search(head)) is None:
+        if len(head) >= MAX_HEAD_BYTES:
+            return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        received = _receive(client, deadline)
+        if not received:
+            raise ConnectionAbortedError("the client left within its request")
+        head += received
+    first, *lines = head[: end.start()].splitlines() or [b""]
+    match first.decode("latin-1").split(" "):
+        case [method, target, "HTTP/1.1" | "HTTP/1.0"]:
+            pairs = (line.decode("latin-1").partition(":") for line in lines)
+            headers = {name.lower(): value.strip() for name, _, value in pairs}
+            return Request(method, target.partition("?")[0], headers)
+    return HTTPStatus.BAD_REQUEST
+
+
+def _receive(client: socket.socket, deadline: float) -> bytes:
+    # A timeout for the whole, not for each read: a byte every few seconds would hold on for ever.
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    client.settimeout(left)
+    return client.recv(MAX_HEAD_BYTES)
+
+
+def _linger(client: socket.socket) -> None:
+    """Let the client hang up first: a close with bytes unread makes the kernel drop the answer."""
+    client.shutdown(socket.SHUT_WR)
+    deadline = time.monotonic() + LINGER_SECONDS
+    while _receive(client, deadline):
+        pass
