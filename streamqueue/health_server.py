@@ -4,20 +4,25 @@ It lives in threads of its own, because a stuck event loop must still be able to
 stuck. One thread accepts, one thread serves each client and hangs up after its one answer. A client
 that is slow, silent or gone costs one of a bounded number of places, for a few seconds, and delays
 nobody else. (prometheus_client's own server answers every path with the metrics, so a probe of
-``/healthz`` there succeeds and means nothing.)
+``/healthz`` there succeeds and means nothing; and it shakes hands over TLS where it accepts, so one
+silent client stops every scrape.)
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import selectors
 import socket
+import ssl
 import threading
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from .certificates import Certificates
+from .connection import Connection, SecureConnection
 from .errors import ConfigurationError
 from .health import Answer, Request, answer, json_answer
 
@@ -27,17 +32,21 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
+    from .certificates import StrPath
     from .health import Health
+
+logger = logging.getLogger("streamqueue.health")
 
 MAX_CLIENTS = 32
 MAX_HEAD_BYTES = 8192
 CLIENT_SECONDS = 5.0
-"""How long a client may take to send its request, and again to take the answer."""
+"""How long a client may take until it has sent its request, the handshake included, and again to
+take the answer."""
 LINGER_SECONDS = 1.0
 
 
 class HealthServer:
-    """Serve the metrics and the health of this process over HTTP.
+    """Serve the metrics and the health of this process over HTTP, or HTTPS with a certificate.
 
     - ``/metrics``: the registry, as Prometheus text or OpenMetrics, gzipped when asked for.
     - ``/healthz``: 200 while the event loop turns, else 503. Asks no database.
@@ -53,9 +62,15 @@ class HealthServer:
         health: what ``/healthz`` and ``/readyz`` show.
         host: the address to listen on. Default 127.0.0.1: nobody else sees it unless told so.
         port: 0 to 65535. Default 0, a free one: read `port` after the start.
+        certfile: serve TLS 1.2 or newer with this certificate, a PEM file with those between it and
+            the root. Read again when it changes, as the two below. Default: plain HTTP.
+        keyfile: its private key, a PEM file without a passphrase. None when `certfile` has it too.
+        client_ca: let in only clients with a certificate of one of the authorities in this PEM
+            file. Default: anybody.
 
     Raises:
-        ConfigurationError: an empty host or a port outside the range.
+        ConfigurationError: an empty host, a port outside the range, a file that cannot be used, a
+            key that is not the certificate's, or one of these without a certificate.
     """
 
     def __init__(
@@ -65,6 +80,9 @@ class HealthServer:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        certfile: StrPath | None = None,
+        keyfile: StrPath | None = None,
+        client_ca: StrPath | None = None,
     ) -> None:
         # An empty host would mean every interface, and an unset variable is how one comes about.
         if not host:
@@ -76,6 +94,15 @@ class HealthServer:
         self._registry = registry
         self._health = health
         self._asked_port = port
+        self._certificates: Certificates | None = None
+        if certfile is not None:
+            self._certificates = Certificates(certfile, keyfile, client_ca)
+        elif keyfile is not None or client_ca is not None:
+            alone = "keyfile=" if keyfile is not None else "client_ca="
+            raise ConfigurationError(
+                f"{alone} goes with certfile=: give the server's certificate too (a worker's "
+                "metrics_cert=, or --metrics-cert), or neither for plain HTTP"
+            )
         self._acceptor: threading.Thread | None = None
         self._waker: socket.socket | None = None
         # The acceptor adds, a client's own thread removes.
@@ -167,31 +194,48 @@ class HealthServer:
                 self._clients.discard(client)
             else:
                 return
-        busy = json_answer(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "too many connections"})
         with client:
+            if self._certificates is not None:
+                return  # to say so in TLS would take a handshake
             client.setblocking(False)  # the acceptor waits for nobody
             try:
-                client.send(_encode(busy))
+                client.send(_refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"))
             except OSError:
                 pass
 
     def _serve(self, client: socket.socket) -> None:
         with client:
             try:
-                request = _read_request(client)
-                response = self._respond(request)
-                client.settimeout(CLIENT_SECONDS)
-                client.sendall(response)
-                _linger(client)
+                deadline = time.monotonic() + CLIENT_SECONDS
+                connection = self._connect(client, deadline)
+                response = self._respond(_read_request(connection, deadline))
+                connection.send(response, time.monotonic() + CLIENT_SECONDS)
+                connection.hang_up(time.monotonic() + LINGER_SECONDS)
             except OSError:  # it left, or took too long, or we are stopping: nobody to tell
                 pass
             finally:
                 # Before the close, so that whoever sees the connection end finds the place free.
                 self._clients.discard(client)
 
+    def _connect(self, client: socket.socket, deadline: float) -> Connection:
+        if self._certificates is None:
+            return Connection(client)
+        connection = SecureConnection(client, self._certificates.context())
+        try:
+            connection.shake_hands(deadline)
+        except ssl.SSLError as error:
+            logger.debug("Refused a TLS client: %s", error)
+            plain = Connection(client)
+            if error.reason == "HTTP_REQUEST":
+                advice = "this port speaks TLS: ask it with https://"
+                plain.send(_refusal(HTTPStatus.BAD_REQUEST, advice), deadline)
+            plain.hang_up(time.monotonic() + LINGER_SECONDS)
+            raise
+        return connection
+
     def _respond(self, request: Request | HTTPStatus) -> bytes:
         if isinstance(request, HTTPStatus):
-            return _encode(json_answer(request, {"error": request.phrase.lower()}))
+            return _refusal(request, request.phrase.lower())
         without_body = request.method == "HEAD"
         return _encode(answer(request, self._registry, self._health), without_body=without_body)
 
@@ -204,6 +248,10 @@ def _encode(content: Answer, *, without_body: bool = False) -> bytes:
         "\r\n",
     )
     return "\r\n".join(head).encode("latin-1") + (b"" if without_body else content.body)
+
+
+def _refusal(status: HTTPStatus, reason: str) -> bytes:
+    return _encode(json_answer(status, {"error": reason}))
 
 
 def _address(host: str, port: int) -> str:
@@ -233,14 +281,13 @@ def _cannot_listen(host: str, port: int, reason: str) -> ConfigurationError:
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 
 
-def _read_request(client: socket.socket) -> Request | HTTPStatus:
+def _read_request(connection: Connection, deadline: float) -> Request | HTTPStatus:
     """Return the request without its body, or the status that refuses it."""
-    deadline = time.monotonic() + CLIENT_SECONDS
     head = b""
     while (end := _BLANK_LINE.search(head)) is None:
         if len(head) >= MAX_HEAD_BYTES:
             return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-        received = _receive(client, deadline)
+        received = connection.receive(deadline)
         if not received:
             raise ConnectionAbortedError("the client left within its request")
         head += received
@@ -251,20 +298,3 @@ def _read_request(client: socket.socket) -> Request | HTTPStatus:
             headers = {name.lower(): value.strip() for name, _, value in pairs}
             return Request(method, target.partition("?")[0], headers)
     return HTTPStatus.BAD_REQUEST
-
-
-def _receive(client: socket.socket, deadline: float) -> bytes:
-    # A timeout for the whole, not for each read: a byte every few seconds would hold on for ever.
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    client.settimeout(left)
-    return client.recv(MAX_HEAD_BYTES)
-
-
-def _linger(client: socket.socket) -> None:
-    """Let the client hang up first: a close with bytes unread makes the kernel drop the answer."""
-    client.shutdown(socket.SHUT_WR)
-    deadline = time.monotonic() + LINGER_SECONDS
-    while _receive(client, deadline):
-        pass

@@ -27,6 +27,8 @@ ORDER = [
     "job",
     "metrics",
     "health",
+    "certificates",
+    "connection",
     "health_server",
     "group_commit",
     "_supervisor",
