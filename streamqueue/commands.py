@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
     from bson import ObjectId
     from pymongo.synchronous.database import Database
+
+    from .health_server import MetricsAddress
 
 PUT_BATCH = 1000
 ANY_PORT, LAST_PORT = 0, 65535
@@ -142,12 +145,10 @@ def worker(options: argparse.Namespace) -> int | None:
         channel = socket.socket(fileno=descriptor)
         channel.set_inheritable(False)  # before the module has a chance to start anything
     worker = _load_worker(options.worker)
-    if options.metrics_port is not None:
-        worker.metrics_address = (options.metrics_host, options.metrics_port)
-    if worker.metrics_address is not None:
-        host, port = worker.metrics_address
-        if port != ANY_PORT:
-            worker.metrics_address = (host, port + number * options.port_offset)
+    address = _metrics_address(options, worker.metrics_address)
+    if address.port is not None and address.port != ANY_PORT:
+        address = replace(address, port=address.port + number * options.port_offset)
+    worker.metrics_address = address
     # Half of every counter's lines, and nobody asks for them. Process-wide, so the library itself
     # must not do it.
     disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -163,17 +164,39 @@ def _worker_processes(options: argparse.Namespace) -> int:
         *(sys.executable, "-m", "streamqueue", "worker", options.worker),
         *("--processes", "1"),
         *("--port-offset", str(options.port_offset)),
-        *("--metrics-host", options.metrics_host),
+        *_metrics_arguments(options),
         *("--log-level", options.log_level),
     ]
     if options.metrics_port is not None:
         _check_ports(options.metrics_port, options.processes, options.port_offset)
-        arguments += ["--metrics-port", str(options.metrics_port)]
 
     def command(number: int, descriptor: int) -> list[str]:
         return [*arguments, "--supervised", str(number), str(descriptor)]
 
     return anyio.run(Processes(command, options.processes).run)
+
+
+def _metrics_address(options: argparse.Namespace, own: MetricsAddress) -> MetricsAddress:
+    """Return where to serve: as the options say, and what they leave open, as the program does."""
+    address = own
+    if options.metrics_port is not None:
+        address = replace(address, port=options.metrics_port, host=options.metrics_host)
+    files = {
+        name: getattr(options, f"metrics_{name}")
+        for name in ("cert", "key", "client_ca")
+        if getattr(options, f"metrics_{name}") is not None
+    }
+    if files and address.port is None:
+        option = f"--metrics-{next(iter(files))}".replace("_", "-")
+        raise ConfigurationError(f"{option} is for --metrics-port: give that too, such as 9464")
+    return replace(address, **files)
+
+
+def _metrics_arguments(options: argparse.Namespace) -> Iterator[str]:
+    for name in ("host", "port", "cert", "key", "client_ca"):
+        value = getattr(options, f"metrics_{name}")
+        if value is not None:
+            yield from (f"--metrics-{name}".replace("_", "-"), str(value))
 
 
 def _check_ports(first: int, processes: int, offset: int) -> None:

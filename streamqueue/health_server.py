@@ -18,6 +18,7 @@ import socket
 import ssl
 import threading
 import time
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -238,6 +239,45 @@ class HealthServer:
             return _refusal(request, request.phrase.lower())
         without_body = request.method == "HEAD"
         return _encode(answer(request, self._registry, self._health), without_body=without_body)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsAddress:
+    """Where a process is to serve its metrics and health.
+
+    Attributes:
+        port: as a HealthServer's; None, the default, does not serve.
+        host: as a HealthServer's.
+        cert: its `certfile`.
+        key: its `keyfile`.
+        client_ca: as a HealthServer's.
+    """
+
+    port: int | None = None
+    host: str = "127.0.0.1"
+    cert: StrPath | None = None
+    key: StrPath | None = None
+    client_ca: StrPath | None = None
+
+    def serve(self, registry: CollectorRegistry, health: Health) -> HealthServer | None:
+        """Start a server there and return it; None without a port.
+
+        Raises:
+            ConfigurationError: as HealthServer and its start do.
+        """
+        if self.port is None:
+            return None
+        server = HealthServer(
+            registry,
+            health,
+            host=self.host,
+            port=self.port,
+            certfile=self.cert,
+            keyfile=self.key,
+            client_ca=self.client_ca,
+        )
+        server.start()
+        return server
 
 
 def _encode(content: Answer, *, without_body: bool = False) -> bytes:

@@ -20,7 +20,7 @@ from ..async_store import AsyncStore
 from ..backoff import Backoff
 from ..errors import ConfigurationError
 from ..health import Health
-from ..health_server import HealthServer
+from ..health_server import HealthServer, MetricsAddress
 from ..metrics import Metrics
 from ..options import WorkerOptions
 from ..stream import changed_state
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
     from prometheus_client import CollectorRegistry
     from pymongo.asynchronous.collection import AsyncCollection
+
+    from ..certificates import StrPath
 
 logger = logging.getLogger("streamqueue.worker")
 
@@ -69,6 +71,10 @@ class Worker:
         metrics_port: serve ``/metrics``, ``/healthz`` and ``/readyz`` there (0: any free port).
             None, the default, does not serve.
         metrics_host: the address to serve on. Default 127.0.0.1: not reachable from outside.
+        metrics_cert: serve HTTPS there, with the certificate in this PEM file. It and the two below
+            are read again when they change. Default: plain HTTP.
+        metrics_key: its private key, a PEM file, unless `metrics_cert` has it too.
+        metrics_client_ca: serve only clients with a certificate of an authority in this PEM file.
         settings: the rarer ones, see :class:`~streamqueue.options.WorkerOptions`.
 
     Raises:
@@ -97,6 +103,9 @@ class Worker:
         registry: CollectorRegistry | None = None,
         metrics_port: int | None = None,
         metrics_host: str = "127.0.0.1",
+        metrics_cert: StrPath | None = None,
+        metrics_key: StrPath | None = None,
+        metrics_client_ca: StrPath | None = None,
         **settings: Any,
     ) -> None:
         try:
@@ -112,7 +121,9 @@ class Worker:
             raise ConfigurationError(f"Worker() does not know that setting: {error}") from error
         self._store = AsyncStore(collection, patience=PATIENCE)
         self._registry = registry
-        self.metrics_address = None if metrics_port is None else (metrics_host, metrics_port)
+        self.metrics_address = MetricsAddress(
+            metrics_port, metrics_host, metrics_cert, metrics_key, metrics_client_ca
+        )
         self._handlers: dict[str, Handler] = {}
         self._stop: anyio.Event | None = None
         self._hurry: anyio.Event | None = None
@@ -186,7 +197,8 @@ class Worker:
             handle_signals: let SIGTERM and SIGINT stop it (in the main thread).
 
         Raises:
-            ConfigurationError: no handler is registered, or it runs already.
+            ConfigurationError: no handler is registered, it runs already, or the metrics cannot be
+                served as they should be.
             ReplicaSetRequired: a standalone server.
             PyMongoError: no server, or a privilege is missing. Only at the start: what happens
                 later is retried, logged and counted.
@@ -201,10 +213,7 @@ class Worker:
         try:
             await self._store.prepare()
             metrics = Metrics.of(self._registry)
-            if self.metrics_address is not None:
-                host, port = self.metrics_address
-                self.server = HealthServer(metrics.registry, self.health, host=host, port=port)
-                self.server.start()
+            self.server = self.metrics_address.serve(metrics.registry, self.health)
             await _Run(self, metrics).serve(
                 self._stop, self._hurry, handle_signals=handle_signals, task_status=task_status
             )

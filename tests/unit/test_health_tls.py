@@ -24,7 +24,7 @@ from streamqueue import ConfigurationError
 from streamqueue import health_server as module
 from streamqueue.health import Health
 from streamqueue.health_server import HealthServer
-from tests.unit.certified import Identity, client_context
+from tests.certified import Identity, client_context
 
 PATIENCE = 10.0
 """How long a test waits for what should come at once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import urllib.error
 import urllib.request
@@ -14,6 +15,7 @@ from typing import Any
 
 import anyio
 import pytest
+import trustme
 from prometheus_client import CollectorRegistry
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.asynchronous.collection import AsyncCollection
@@ -29,6 +31,7 @@ from streamqueue import (
 )
 from streamqueue.embedded import find_mongod
 from streamqueue.health_server import HealthServer
+from tests.certified import Identity, client_context
 from tests.waiting import wait_until, wait_until_async
 from tests.worker.faults import failing
 from tests.worker.started import STREAM_APP, StartedWorker, WorkerStarter
@@ -92,6 +95,8 @@ async def test_a_bad_queue_name_is_refused(async_jobs: AsyncCollection[Any], nam
         {"metrics_port": -1},
         {"metrics_port": 70_000},
         {"metrics_host": "", "metrics_port": 0},
+        {"metrics_cert": "nowhere.pem", "metrics_port": 0},
+        {"metrics_client_ca": "nowhere.pem", "metrics_port": 0},
     ],
     ids=str,
 )
@@ -282,6 +287,31 @@ async def test_a_port_that_is_taken_is_refused(start: WorkerStarter) -> None:
 
         with pytest.raises(ConfigurationError, match="in use"):
             await worker.worker.run(handle_signals=False)
+
+
+async def test_with_a_certificate_it_serves_tls_to_the_clients_of_an_authority(
+    start: WorkerStarter, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    identity = Identity(tmp_path, authority)
+    worker = await start(
+        nothing,
+        metrics_port=0,
+        metrics_cert=identity.cert,
+        metrics_key=identity.key,
+        metrics_client_ca=identity.client_ca,
+    )
+    assert worker.worker.server is not None
+    url = f"https://{worker.worker.server.address}/readyz"
+
+    def ask(context: ssl.SSLContext) -> int:
+        with urllib.request.urlopen(url, timeout=5, context=context) as answer:
+            return int(answer.status)
+
+    known, unknown = client_context(authority, authority), client_context(authority)
+    assert await anyio.to_thread.run_sync(ask, known) == 200
+    with pytest.raises(OSError, match="CERTIFICATE_REQUIRED"):
+        await anyio.to_thread.run_sync(ask, unknown)
 
 
 async def test_the_port_is_closed_when_the_worker_has_stopped(start: WorkerStarter) -> None:
