@@ -1,7 +1,7 @@
 """What a process says about itself: whether it lives, whether it is ready, and its metrics.
 
-Here is what is said to whom. Who carries it, a server or somebody else's, is in
-:mod:`~streamqueue.health_server`.
+Here is what is said. ``health_server`` carries it over HTTP, ``health_app`` gives it to a server
+that the program has already.
 """
 
 from __future__ import annotations
@@ -136,8 +136,11 @@ class Answer:
         return [("Content-Type", self.content_type), ("Content-Length", length), *self.extra]
 
 
-def answer(request: Request, registry: CollectorRegistry, health: Health) -> Answer:
-    """Answer a request for ``/metrics``, ``/healthz`` or ``/readyz``, and refuse all others."""
+def answer(request: Request, registry: CollectorRegistry, health: Health | None) -> Answer:
+    """Answer a request for ``/metrics``, ``/healthz`` or ``/readyz``, and refuse all others.
+
+    Without a health, whoever can answer is alive and ready.
+    """
     if request.path not in PATHS:
         return json_answer(HTTPStatus.NOT_FOUND, {"error": "not found", "paths": list(PATHS)})
     if request.method not in {"GET", "HEAD"}:
@@ -162,8 +165,8 @@ def json_answer(
     return Answer(status, "application/json", json.dumps(content).encode(), extra)
 
 
-def _healthz(health: Health) -> Answer:
-    if health.alive():
+def _healthz(health: Health | None) -> Answer:
+    if health is None or health.alive():
         return Answer(HTTPStatus.OK, "text/plain; charset=utf-8", b"ok")
     silence = round(health.seconds_since_tick(), 3)
     return json_answer(
@@ -171,8 +174,8 @@ def _healthz(health: Health) -> Answer:
     )
 
 
-def _readyz(health: Health) -> Answer:
-    reasons = health.reasons()
+def _readyz(health: Health | None) -> Answer:
+    reasons = {} if health is None else health.reasons()
     if not reasons:
         return json_answer(HTTPStatus.OK, {"ready": True})
     return json_answer(HTTPStatus.SERVICE_UNAVAILABLE, {"ready": False, "reasons": reasons})
@@ -194,7 +197,8 @@ def _metrics(headers: Mapping[str, str], registry: CollectorRegistry) -> Answer:
         return json_answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "a collector failed"})
     if not _wants_gzip(headers.get("accept-encoding", "")):
         return Answer(HTTPStatus.OK, content_type, body)
-    return Answer(HTTPStatus.OK, content_type, gzip.compress(body), (("Content-Encoding", "gzip"),))
+    packed = gzip.compress(body, mtime=0)
+    return Answer(HTTPStatus.OK, content_type, packed, (("Content-Encoding", "gzip"),))
 
 
 def _wants_gzip(accept_encoding: str) -> bool:

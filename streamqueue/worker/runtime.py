@@ -20,6 +20,7 @@ from ..async_store import AsyncStore
 from ..backoff import Backoff
 from ..errors import ConfigurationError
 from ..health import Health
+from ..health_app import HealthApp
 from ..health_server import HealthServer, MetricsAddress
 from ..metrics import Metrics
 from ..options import WorkerOptions
@@ -54,6 +55,7 @@ PATIENCE = 10.0
 tried again, so an election that takes longer costs nothing but a line in the log."""
 LOOP_TICK = 0.5
 """Seconds between two beats of the event loop, for its lag and ``/healthz``."""
+NOT_RUNNING = "the worker does not run"
 
 
 class Worker:
@@ -128,6 +130,7 @@ class Worker:
         self._stop: anyio.Event | None = None
         self._hurry: anyio.Event | None = None
         self.health = Health()
+        self.health.not_ready("worker", NOT_RUNNING)
         self.server: HealthServer | None = None
 
     def handler(
@@ -173,6 +176,14 @@ class Worker:
         """The queues that have a handler."""
         return list(self._handlers)
 
+    def health_app(self) -> HealthApp:
+        """Return ``/metrics``, ``/healthz`` and ``/readyz`` for a server of the program's own.
+
+        For a worker that runs inside a web application, in place of `metrics_port`. Until it runs
+        and after it has ended it is not ready; and not alive, once that has been so for 10 seconds.
+        """
+        return HealthApp(self._registry, self.health)
+
     @property
     def stopping(self) -> bool:
         """Whether it runs and was told to stop."""
@@ -208,6 +219,7 @@ class Worker:
         if self._stop is not None:
             raise ConfigurationError("this worker is running already")
         self._stop, self._hurry = anyio.Event(), anyio.Event()
+        self.health.clear("worker")
         self.health.clear("draining")
         self.health.not_ready("stream", "the change stream is not open yet")
         try:
@@ -222,6 +234,7 @@ class Worker:
             raise only_one(group) from None
         finally:
             self._stop = self._hurry = None
+            self.health.not_ready("worker", NOT_RUNNING)
             if self.server is not None:
                 self.server.stop()
                 self.server = None

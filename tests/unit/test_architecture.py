@@ -30,6 +30,7 @@ ORDER = [
     "certificates",
     "connection",
     "health_server",
+    "health_app",
     "group_commit",
     "_supervisor",
     "embedded",

@@ -314,6 +314,46 @@ async def test_with_a_certificate_it_serves_tls_to_the_clients_of_an_authority(
         await anyio.to_thread.run_sync(ask, unknown)
 
 
+async def test_a_worker_inside_a_web_application_answers_through_its_server(
+    start: WorkerStarter, queue: AsyncMongoQueue
+) -> None:
+    worker = start.prepare(nothing)
+    app = worker.worker.health_app().asgi
+
+    async def get(path: str) -> tuple[int, str]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope: Any = {"type": "http", "method": "GET", "path": path, "headers": []}
+        await app(scope, anyio.sleep_forever, send)
+        return sent[0]["status"], sent[1]["body"].decode()
+
+    not_running = (503, '{"ready": false, "reasons": {"worker": "the worker does not run"}}')
+    assert await get("/readyz") == not_running
+    await start.begin(worker)
+    await queue.put({"n": 1})
+    await worker.until_outcomes(completed=1)
+
+    assert await get("/readyz") == (200, '{"ready": true}')
+    assert await get("/healthz") == (200, "ok")
+    assert 'task="nothing"} 1.0' in (await get("/metrics"))[1]
+
+    await worker.stop()
+    status, text = await get("/readyz")
+    assert (status, json.loads(text)["reasons"]["worker"]) == (503, "the worker does not run")
+
+
+async def test_a_worker_that_could_not_start_is_not_ready(start: WorkerStarter) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        worker = start.prepare(nothing, metrics_port=taken.getsockname()[1])
+        with pytest.raises(ConfigurationError):
+            await worker.worker.run(handle_signals=False)
+
+    assert worker.worker.health.reasons()["worker"] == "the worker does not run"
+
+
 async def test_the_port_is_closed_when_the_worker_has_stopped(start: WorkerStarter) -> None:
     worker = await start(nothing, metrics_port=0)
     assert worker.worker.server is not None
