@@ -185,6 +185,15 @@ def test_metrics_are_those_of_the_registry(port: int) -> None:
     assert gzip.decompress(packed.body) == plain.body
 
 
+def test_head_gives_no_body(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+        client.sendall(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+
+    assert b"content-length: 2\r\n" in answer.lower()
+    assert answer.endswith(b"\r\n\r\n")
+
+
 def test_readyz_gives_the_reasons(port: int, health: Health) -> None:
     assert ask(port, "/readyz").status == 200
 
@@ -307,6 +316,12 @@ async def test_the_prefix_may_be_in_the_path_or_not(
     assert start["status"] == status
 
 
+async def test_an_asgi_server_gets_no_body_for_a_head(registry: CollectorRegistry) -> None:
+    _, body = await Talk(method="HEAD", path="/healthz").run(HealthApp(registry))
+
+    assert body == {"type": "http.response.body", "body": b""}
+
+
 async def test_a_header_that_comes_twice_is_taken_together(registry: CollectorRegistry) -> None:
     headers = [(b"accept-encoding", b"br"), (b"Accept-Encoding", b"gzip")]
 
@@ -336,7 +351,8 @@ async def test_a_collector_that_hangs_blocks_neither_the_loop_nor_the_threads_of
 
         def collect(self) -> Iterator[Any]:
             self.collecting += 1
-            release.wait(PATIENCE)
+            if not release.wait(PATIENCE):
+                release.set()  # it failed: let the others not wait as well
             return iter(())
 
     hanging, app = Hanging(), HealthApp(registry)
