@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Snooze,
         StreamQueueError,
     )
+    from .health_app import HealthApp
     from .queue import Job, MongoQueue
     from .worker import Worker
 
@@ -36,6 +37,7 @@ __all__ = [
     "EmbeddedServerError",
     "ForeignLoop",
     "ForkedProcess",
+    "HealthApp",
     "Job",
     "JobNotFound",
     "LeaseLost",
@@ -53,6 +55,7 @@ _HOMES = {
     "AsyncJob": "async_queue",
     "AsyncMongoQueue": "async_queue",
     "Backoff": "backoff",
+    "HealthApp": "health_app",
     "Job": "queue",
     "MongoQueue": "queue",
     "Worker": "worker",

@@ -114,15 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         "worker", commands.worker, "Run the handlers of a worker until SIGTERM or Ctrl-C."
     )
     worker.add_argument("worker", metavar="MODULE:WORKER", help="a Worker, or what returns one")
-    _setting(
-        worker,
-        "--metrics-port",
-        type=_whole,
-        help="serve /metrics, /healthz and /readyz on this port; default: not served",
-    )
-    _setting(
-        worker, "--metrics-host", default="127.0.0.1", help="and this address; default 127.0.0.1"
-    )
+    _metrics_options(worker)
     _setting(
         worker,
         "--processes",
@@ -168,8 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         default=INTERVAL,
         help=f"from one count to the next; default {INTERVAL:g}",
     )
-    _setting(exporter, "--metrics-port", type=_whole, default=9465, help="default 9465")
-    _setting(exporter, "--metrics-host", default="127.0.0.1", help="default 127.0.0.1")
+    _metrics_options(exporter, port=9465)
     _setting(
         exporter,
         "--log-level",
@@ -266,6 +257,33 @@ def _queue_option() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     _setting(parser, "--queue", metavar="NAME", default="default", help="default: default")
     return parser
+
+
+def _metrics_options(parser: argparse.ArgumentParser, port: int | None = None) -> None:
+    """Add where to serve the metrics: on `port`, or nowhere, unless the user says."""
+    group = parser.add_argument_group("metrics and health, for Prometheus and probes")
+    default = "not served" if port is None else str(port)
+    _setting(
+        group,
+        "--metrics-port",
+        metavar="PORT",
+        type=_whole,
+        default=port,
+        help=f"serve /metrics, /healthz and /readyz here; default: {default}",
+    )
+    _setting(
+        group,
+        "--metrics-host",
+        metavar="ADDRESS",
+        default="127.0.0.1",
+        help="on this address; default 127.0.0.1",
+    )
+    for flag, text in (
+        ("--metrics-cert", "over TLS with this certificate, a PEM file; default: plain HTTP"),
+        ("--metrics-key", "its private key, a PEM file without a passphrase"),
+        ("--metrics-client-ca", "only to clients with a certificate of an authority in this file"),
+    ):
+        _setting(group, flag, metavar="FILE", help=text)
 
 
 def _form_option() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from .census import Surveyor
 from .document import INDEXES, VALIDATOR
 from .errors import ConfigurationError
 from .exporter import serve_state
+from .health_server import MetricsAddress
 from .options import QueueOptions
 from .queue import MongoQueue
 from .server import check_hello, object_id
@@ -167,12 +168,10 @@ def worker(options: argparse.Namespace) -> int | None:
     worker = _load_worker(options.worker)
     if options.export_state is not None:
         worker.export_state = options.export_state
-    if options.metrics_port is not None:
-        worker.metrics_address = (options.metrics_host, options.metrics_port)
-    if worker.metrics_address is not None:
-        host, port = worker.metrics_address
-        if port != ANY_PORT:
-            worker.metrics_address = (host, port + number * options.port_offset)
+    address = _metrics_address(options, worker.metrics_address)
+    if address.port is not None and address.port != ANY_PORT:
+        address = replace(address, port=address.port + number * options.port_offset)
+    worker.metrics_address = address
     # Half of every counter's lines, and nobody asks for them. Process-wide, so the library itself
     # must not do it.
     disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -188,12 +187,11 @@ def _worker_processes(options: argparse.Namespace) -> int:
         *(sys.executable, "-m", "streamqueue", "worker", options.worker),
         *("--processes", "1"),
         *("--port-offset", str(options.port_offset)),
-        *("--metrics-host", options.metrics_host),
+        *_metrics_arguments(options),
         *("--log-level", options.log_level),
     ]
     if options.metrics_port is not None:
         _check_ports(options.metrics_port, options.processes, options.port_offset)
-        arguments += ["--metrics-port", str(options.metrics_port)]
     if options.export_state is not None:
         arguments += ["--export-state", options.export_state]
 
@@ -201,6 +199,29 @@ def _worker_processes(options: argparse.Namespace) -> int:
         return [*arguments, "--supervised", str(number), str(descriptor)]
 
     return anyio.run(Processes(command, options.processes).run)
+
+
+def _metrics_address(options: argparse.Namespace, own: MetricsAddress) -> MetricsAddress:
+    """Return where to serve: as the options say, and what they leave open, as the program does."""
+    address = own
+    if options.metrics_port is not None:
+        address = replace(address, port=options.metrics_port, host=options.metrics_host)
+    files = {
+        name: getattr(options, f"metrics_{name}")
+        for name in ("cert", "key", "client_ca")
+        if getattr(options, f"metrics_{name}") is not None
+    }
+    if files and address.port is None:
+        option = f"--metrics-{next(iter(files))}".replace("_", "-")
+        raise ConfigurationError(f"{option} is for --metrics-port: give that too, such as 9464")
+    return replace(address, **files)
+
+
+def _metrics_arguments(options: argparse.Namespace) -> Iterator[str]:
+    for name in ("host", "port", "cert", "key", "client_ca"):
+        value = getattr(options, f"metrics_{name}")
+        if value is not None:
+            yield from (f"--metrics-{name}".replace("_", "-"), str(value))
 
 
 def _check_ports(first: int, processes: int, offset: int) -> None:
@@ -255,13 +276,11 @@ def _has_uvloop() -> bool:
 
 def exporter(options: argparse.Namespace) -> None:
     disable_created_metrics()  # type: ignore[no-untyped-call]
-    serve = partial(
-        serve_state, interval=options.interval, host=options.metrics_host, port=options.metrics_port
-    )
+    address = _metrics_address(options, MetricsAddress())
 
     async def run() -> None:
         async with _async_jobs(options, "streamqueue-exporter") as jobs:
-            await serve(jobs)
+            await serve_state(jobs, address, interval=options.interval)
 
     anyio.run(run, backend_options={"use_uvloop": _has_uvloop()})
 

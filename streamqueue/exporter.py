@@ -28,7 +28,7 @@ from .census import Surveyor
 from .clock import monotonic
 from .durations import seconds
 from .errors import only_one
-from .health import Health, HealthServer
+from .health import Health
 from .metrics import Metrics
 from .server import consumers_of
 from .state import StateMetrics
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
     from pymongo.asynchronous.collection import AsyncCollection
+
+    from .health_server import MetricsAddress
 
 logger = logging.getLogger("streamqueue.exporter")
 
@@ -188,10 +190,9 @@ class Exporter:
 
 async def serve_state(
     jobs: AsyncCollection[Any],
+    address: MetricsAddress,
     *,
     interval: float | timedelta = INTERVAL,
-    host: str = "127.0.0.1",
-    port: int = 9465,
 ) -> None:
     """Export the state of the queues of a collection over HTTP until SIGTERM or SIGINT.
 
@@ -204,21 +205,24 @@ async def serve_state(
     """
     health = Health()
     registry = Metrics.of(None).registry
-    store = AsyncStore(jobs, patience=PATIENCE)
-    exporter = Exporter(store, registry, interval=interval, health=health)
+    exporter = Exporter(
+        AsyncStore(jobs, patience=PATIENCE), registry, interval=interval, health=health
+    )
     await exporter.take()
+    server = address.serve(registry, health)
     try:
         async with anyio.create_task_group() as tasks:
-            with (
-                anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
-                HealthServer(registry, health, host=host, port=port) as server,
-            ):
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 tasks.start_soon(exporter.run)
                 tasks.start_soon(health.keep_beating)
-                logger.info("Serving the state of the queues on %s", server.address)
+                if server is not None:
+                    logger.info("Serving the state of the queues on %s", server.address)
                 async for received in signals:
                     logger.info("Received %s", signal.Signals(received).name)
                     break
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise only_one(group) from None
+    finally:
+        if server is not None:
+            server.stop()

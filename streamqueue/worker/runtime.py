@@ -20,7 +20,9 @@ from ..async_store import AsyncStore
 from ..backoff import Backoff
 from ..errors import ConfigurationError, only_one
 from ..exporter import Exporter
-from ..health import Health, HealthServer
+from ..health import Health
+from ..health_app import HealthApp
+from ..health_server import HealthServer, MetricsAddress
 from ..metrics import Metrics
 from ..options import WorkerOptions
 from ..stream import changed_state
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from pymongo.asynchronous.collection import AsyncCollection
 
+    from ..certificates import StrPath
+
 logger = logging.getLogger("streamqueue.worker")
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
@@ -53,6 +57,7 @@ tried again, so an election that takes longer costs nothing but a line in the lo
 EXPORT_STATE = ("off", "leader")
 LOOP_TICK = 0.5
 """Seconds between two beats of the event loop, for its lag and ``/healthz``."""
+NOT_RUNNING = "the worker does not run"
 
 
 class Worker:
@@ -73,6 +78,10 @@ class Worker:
         export_state: ``"leader"`` also exports how the queues stand (depth, age, consumers), from
             one of the workers that are told so: the one that leads. ``"off"``, the default, leaves
             it to ``streamqueue exporter``.
+        metrics_cert: serve HTTPS there, with the certificate in this PEM file. It and the two below
+            are read again when they change. Default: plain HTTP.
+        metrics_key: its private key, a PEM file, unless `metrics_cert` has it too.
+        metrics_client_ca: serve only clients with a certificate of an authority in this PEM file.
         settings: the rarer ones, see :class:`~streamqueue.options.WorkerOptions`.
 
     Raises:
@@ -102,6 +111,9 @@ class Worker:
         metrics_port: int | None = None,
         metrics_host: str = "127.0.0.1",
         export_state: str = "off",
+        metrics_cert: StrPath | None = None,
+        metrics_key: StrPath | None = None,
+        metrics_client_ca: StrPath | None = None,
         **settings: Any,
     ) -> None:
         try:
@@ -117,12 +129,15 @@ class Worker:
             raise ConfigurationError(f"Worker() does not know that setting: {error}") from error
         self._store = AsyncStore(collection, patience=PATIENCE)
         self._registry = registry
-        self.metrics_address = None if metrics_port is None else (metrics_host, metrics_port)
+        self.metrics_address = MetricsAddress(
+            metrics_port, metrics_host, metrics_cert, metrics_key, metrics_client_ca
+        )
         self.export_state = export_state
         self._handlers: dict[str, Handler] = {}
         self._stop: anyio.Event | None = None
         self._hurry: anyio.Event | None = None
         self.health = Health()
+        self.health.not_ready("worker", NOT_RUNNING)
         self.server: HealthServer | None = None
 
     @property
@@ -179,6 +194,14 @@ class Worker:
         """The queues that have a handler."""
         return list(self._handlers)
 
+    def health_app(self) -> HealthApp:
+        """Return ``/metrics``, ``/healthz`` and ``/readyz`` for a server of the program's own.
+
+        For a worker that runs inside a web application, in place of `metrics_port`. Until it runs
+        and after it has ended it is not ready; and not alive, once that has been so for 10 seconds.
+        """
+        return HealthApp(self._registry, self.health)
+
     @property
     def stopping(self) -> bool:
         """Whether it runs and was told to stop."""
@@ -203,7 +226,8 @@ class Worker:
             handle_signals: let SIGTERM and SIGINT stop it (in the main thread).
 
         Raises:
-            ConfigurationError: no handler is registered, or it runs already.
+            ConfigurationError: no handler is registered, it runs already, or the metrics cannot be
+                served as they should be.
             ReplicaSetRequired: a standalone server.
             PyMongoError: no server, or a privilege is missing. Only at the start: what happens
                 later is retried, logged and counted.
@@ -213,15 +237,13 @@ class Worker:
         if self._stop is not None:
             raise ConfigurationError("this worker is running already")
         self._stop, self._hurry = anyio.Event(), anyio.Event()
+        self.health.clear("worker")
         self.health.clear("draining")
         self.health.not_ready("stream", "the change stream is not open yet")
         try:
             await self._store.prepare()
             metrics = Metrics.of(self._registry)
-            if self.metrics_address is not None:
-                host, port = self.metrics_address
-                self.server = HealthServer(metrics.registry, self.health, host=host, port=port)
-                self.server.start()
+            self.server = self.metrics_address.serve(metrics.registry, self.health)
             await _Run(self, metrics).serve(
                 self._stop, self._hurry, handle_signals=handle_signals, task_status=task_status
             )
@@ -230,6 +252,7 @@ class Worker:
             raise only_one(group) from None
         finally:
             self._stop = self._hurry = None
+            self.health.not_ready("worker", NOT_RUNNING)
             if self.server is not None:
                 self.server.stop()
                 self.server = None

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+import trustme
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import MongoQueue
+from tests.certified import Identity, client_context
 from tests.waiting import free_port, wait_until
 
 WORKER = """
@@ -161,8 +164,10 @@ def put(queue: MongoQueue, count: int, seconds: float) -> None:
     queue.put_many([{"n": n, "seconds": seconds} for n in range(count)])
 
 
-def read(port: int, path: str) -> str:
+def read(port: int, path: str, tls: ssl.SSLContext | None = None) -> str:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    if tls is not None:
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=tls)
     try:
         connection.request("GET", path)
         return connection.getresponse().read().decode()
@@ -360,6 +365,92 @@ def test_the_ports_are_as_far_apart_as_asked_for_also_from_a_port_of_the_workers
     supervisor.until_ready(2)
 
     assert read(port, "/healthz") == read(port + 7, "/healthz") == "ok"
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def identity(tmp_path: Path, authority: trustme.CA) -> Identity:
+    return Identity(tmp_path, authority)
+
+
+def test_each_process_serves_its_metrics_over_tls_with_what_was_given(
+    start: Start, identity: Identity, authority: trustme.CA
+) -> None:
+    port = free_port()
+    supervisor = start(
+        *("--processes", "2", "--metrics-port", str(port)),
+        *("--metrics-cert", identity.cert.name, "--metrics-key", str(identity.key)),
+        *("--metrics-client-ca", str(identity.client_ca)),
+    )
+    supervisor.until_ready(2)
+
+    for each in (port, port + 1):
+        assert read(each, "/healthz", client_context(authority, authority)) == "ok"
+        with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
+            read(each, "/healthz", client_context(authority))
+
+
+def test_the_certificate_can_be_given_as_variables_for_a_port_of_the_workers_own(
+    start: Start, identity: Identity, authority: trustme.CA
+) -> None:
+    port = free_port()
+    start(
+        env={
+            "STREAMQUEUE_METRICS_CERT": str(identity.cert),
+            "STREAMQUEUE_METRICS_KEY": str(identity.key),
+        },
+        metrics_port=port,
+    )
+
+    def answer() -> str:
+        try:
+            return read(port, "/healthz", client_context(authority))
+        except ConnectionRefusedError:
+            return ""
+
+    assert wait_until(answer, "it serves", within=20) == "ok"
+
+
+def test_a_port_on_the_command_line_leaves_the_workers_own_certificate_in_use(
+    start: Start, identity: Identity, authority: trustme.CA
+) -> None:
+    port = free_port()
+    supervisor = start(
+        *("--processes", "2", "--metrics-port", str(port)),
+        metrics_port=0,
+        metrics_cert=str(identity.cert),
+        metrics_key=str(identity.key),
+    )
+    supervisor.until_ready(2)
+
+    assert read(port + 1, "/healthz", client_context(authority)) == "ok"
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--metrics-cert", "server.pem"], "--metrics-cert is for --metrics-port"),
+        (["--metrics-client-ca", "clients.pem"], "--metrics-client-ca is for --metrics-port"),
+        (["--metrics-port", "0", "--metrics-key", "server.key"], "--metrics-cert"),
+        (["--metrics-port", "0", "--metrics-cert", "server.pem"], "no private key in server.pem"),
+        (["--metrics-port", "0", "--metrics-cert", "nowhere.pem"], "no such file or directory"),
+        (["--metrics-port", "0", "--metrics-cert", ""], "cannot read the certificate ''"),
+    ],
+)
+def test_wrong_certificates_are_refused_in_one_sentence(
+    start: Start, identity: Identity, options: list[str], word: str, processes: str
+) -> None:
+    supervisor = start("--processes", processes, *options)
+
+    assert supervisor.exit_code() == 2
+    [sentence] = supervisor.log.splitlines()
+    assert sentence.startswith("streamqueue: ")
+    assert word in sentence
 
 
 def test_a_port_in_use_stops_them_all(start: Start) -> None:

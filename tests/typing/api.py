@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, assert_type
+from wsgiref.simple_server import make_server
 
 from bson import ObjectId
 from pymongo import AsyncMongoClient, MongoClient
@@ -15,6 +17,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.client_session import ClientSession
 from pymongo.synchronous.collection import Collection
+from starlette.routing import Mount
 
 from streamqueue import (
     AsyncJob,
@@ -22,6 +25,7 @@ from streamqueue import (
     Backoff,
     Discard,
     DuplicateJob,
+    HealthApp,
     Job,
     JobNotFound,
     LeaseLost,
@@ -192,6 +196,16 @@ def serve(jobs: AsyncCollection[Document], wrong: Collection[Document]) -> None:
         raise Snooze(5) if job.attempts else Discard("why")
 
     Snooze()  # type: ignore[call-arg]
+
+
+def serve_metrics(jobs: AsyncCollection[Document]) -> None:
+    Worker(jobs, metrics_port=9464, metrics_cert="server.pem", metrics_key=Path("server.key"))
+    Worker(jobs, metrics_port="9464")  # type: ignore[arg-type]
+    app = Worker(jobs).health_app()
+    assert_type(app, HealthApp)
+    Mount("/internal", app.asgi)
+    make_server("", 8000, HealthApp().wsgi)
+    make_server("", 8000, app.asgi)  # type: ignore[arg-type]
 
 
 def catch(queue: MongoQueue) -> None:

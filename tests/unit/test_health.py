@@ -18,9 +18,10 @@ from prometheus_client import Gauge
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
 
-from streamqueue import health as module
+from streamqueue import health_server as module
 from streamqueue.errors import ConfigurationError
-from streamqueue.health import Health, HealthServer
+from streamqueue.health import Health
+from streamqueue.health_server import HealthServer
 from streamqueue.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -426,7 +427,8 @@ def test_out_of_file_descriptors_it_waits_for_one_without_spinning() -> None:
     program = (
         "import os, resource, select, socket, time\n"
         "from prometheus_client import CollectorRegistry\n"
-        "from streamqueue.health import Health, HealthServer\n"
+        "from streamqueue.health import Health\n"
+        "from streamqueue.health_server import HealthServer\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
         "with HealthServer(CollectorRegistry(), Health()) as server, socket.socket() as client:\n"
         "    taken = []\n"
@@ -626,7 +628,8 @@ def test_a_running_server_does_not_keep_the_process_alive() -> None:
     program = (
         "import socket\n"
         "from prometheus_client import CollectorRegistry\n"
-        "from streamqueue.health import Health, HealthServer\n"
+        "from streamqueue.health import Health\n"
+        "from streamqueue.health_server import HealthServer\n"
         "server = HealthServer(CollectorRegistry(), Health())\n"
         "server.start()\n"
         "client = socket.create_connection((server.host, server.port))\n"

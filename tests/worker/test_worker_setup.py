@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import urllib.error
 import urllib.request
@@ -14,6 +15,7 @@ from typing import Any
 
 import anyio
 import pytest
+import trustme
 from prometheus_client import CollectorRegistry
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.asynchronous.collection import AsyncCollection
@@ -28,7 +30,8 @@ from streamqueue import (
     Worker,
 )
 from streamqueue.embedded import find_mongod
-from streamqueue.health import HealthServer
+from streamqueue.health_server import HealthServer
+from tests.certified import Identity, client_context
 from tests.waiting import wait_until, wait_until_async
 from tests.worker.faults import failing
 from tests.worker.started import STREAM_APP, StartedWorker, WorkerStarter
@@ -92,6 +95,8 @@ async def test_a_bad_queue_name_is_refused(async_jobs: AsyncCollection[Any], nam
         {"metrics_port": -1},
         {"metrics_port": 70_000},
         {"metrics_host": "", "metrics_port": 0},
+        {"metrics_cert": "nowhere.pem", "metrics_port": 0},
+        {"metrics_client_ca": "nowhere.pem", "metrics_port": 0},
     ],
     ids=str,
 )
@@ -282,6 +287,71 @@ async def test_a_port_that_is_taken_is_refused(start: WorkerStarter) -> None:
 
         with pytest.raises(ConfigurationError, match="in use"):
             await worker.worker.run(handle_signals=False)
+
+
+async def test_with_a_certificate_it_serves_tls_to_the_clients_of_an_authority(
+    start: WorkerStarter, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    identity = Identity(tmp_path, authority)
+    worker = await start(
+        nothing,
+        metrics_port=0,
+        metrics_cert=identity.cert,
+        metrics_key=identity.key,
+        metrics_client_ca=identity.client_ca,
+    )
+    assert worker.worker.server is not None
+    url = f"https://{worker.worker.server.address}/readyz"
+
+    def ask(context: ssl.SSLContext) -> int:
+        with urllib.request.urlopen(url, timeout=5, context=context) as answer:
+            return int(answer.status)
+
+    known, unknown = client_context(authority, authority), client_context(authority)
+    assert await anyio.to_thread.run_sync(ask, known) == 200
+    with pytest.raises(OSError, match="CERTIFICATE_REQUIRED"):
+        await anyio.to_thread.run_sync(ask, unknown)
+
+
+async def test_a_worker_inside_a_web_application_answers_through_its_server(
+    start: WorkerStarter, queue: AsyncMongoQueue
+) -> None:
+    worker = start.prepare(nothing)
+    app = worker.worker.health_app().asgi
+
+    async def get(path: str) -> tuple[int, str]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope: Any = {"type": "http", "method": "GET", "path": path, "headers": []}
+        await app(scope, anyio.sleep_forever, send)
+        return sent[0]["status"], sent[1]["body"].decode()
+
+    not_running = (503, '{"ready": false, "reasons": {"worker": "the worker does not run"}}')
+    assert await get("/readyz") == not_running
+    await start.begin(worker)
+    await queue.put({"n": 1})
+    await worker.until_outcomes(completed=1)
+
+    assert await get("/readyz") == (200, '{"ready": true}')
+    assert await get("/healthz") == (200, "ok")
+    assert 'task="nothing"} 1.0' in (await get("/metrics"))[1]
+
+    await worker.stop()
+    status, text = await get("/readyz")
+    assert (status, json.loads(text)["reasons"]["worker"]) == (503, "the worker does not run")
+
+
+async def test_a_worker_that_could_not_start_is_not_ready(start: WorkerStarter) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        worker = start.prepare(nothing, metrics_port=taken.getsockname()[1])
+        with pytest.raises(ConfigurationError):
+            await worker.worker.run(handle_signals=False)
+
+    assert worker.worker.health.reasons()["worker"] == "the worker does not run"
 
 
 async def test_the_port_is_closed_when_the_worker_has_stopped(start: WorkerStarter) -> None:
