@@ -76,16 +76,16 @@ def hasten(
 ) -> str:
     """Return the rules with every ``for`` and every window shorter by this factor.
 
-    The expressions stay what they are otherwise, so a drill of seconds evaluates the real ones. What
-    they compare with stays as well: a limit in seconds is no waiting time of Prometheus's. Where a
-    drill cannot reach one, `replace` gives text of an expression another one.
+    The expressions stay what they are otherwise, so a drill of seconds evaluates the real ones.
+    What they compare with stays as well: a limit in seconds is no waiting time of Prometheus's.
+    Where a drill cannot reach one, `replace` puts other text into the expressions.
 
     Args:
         rules: the text of a rules file.
         factor: 60 makes minutes seconds.
         replace: old text to new, in the expressions, before durations are shortened.
-        shortest: seconds below which no window goes, because a rate needs several scrapes. A ``for``
-            may be shorter, though not below a second, the interval of evaluation.
+        shortest: seconds below which no window goes, because a rate needs several scrapes. A
+            ``for`` may be shorter, though not below a second, the interval of evaluation.
 
     Raises:
         ValueError: a text to replace is in no expression, so that the drill would test nothing.
@@ -225,7 +225,7 @@ class Monitoring:
         return set(self._ask("label/__name__/values", {}))
 
     def alerts(self) -> list[dict[str, Any]]:
-        """Return the pending and firing alerts: ``state``, ``labels``, ``annotations``, ``value``."""
+        """Return what is pending or firing: ``state``, ``labels``, ``annotations``, ``value``."""
         return list(self._ask("alerts", {})["alerts"])
 
     def rule_errors(self) -> dict[str, str]:
@@ -302,9 +302,7 @@ class Monitoring:
                     "evaluation_interval": each,
                 },
                 "rule_files": [str(path) for path in self._rules],
-                "alerting": {
-                    "alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]
-                },
+                "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
                 "scrape_configs": [
                     {
                         "job_name": job,
@@ -380,7 +378,7 @@ class Receiver:
                 self.send_response(204)
                 self.end_headers()
 
-            def log_message(self, format: str, *arguments: object) -> None:
+            def log_message(self, *_: object) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

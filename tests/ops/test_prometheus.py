@@ -19,6 +19,7 @@ needs_programs = pytest.mark.skipif(
     bool(missing_programs()), reason=f"not on PATH: {', '.join(missing_programs())}"
 )
 
+RULES_FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
 RULES = textwrap.dedent("""
     groups:
       - name: drill
@@ -87,6 +88,36 @@ def test_an_alert_fires_at_the_receiver_and_resolves_there(tmp_path: Path, oven:
     host, port = address.split(":")
     with socket.socket() as probe:
         assert probe.connect_ex((host, int(port))) != 0  # it is gone
+
+
+@needs_programs
+def test_the_real_rules_reach_the_receiver_in_seconds(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    age, consumers = (
+        Gauge(f"streamqueue_queue_{name}", "As the exporter has it.", ("queue",), registry=registry)
+        for name in ("oldest_ready_age_seconds", "consumers")
+    )
+    age.labels("emails").set(20)
+    consumers.labels("emails").set(0)
+    rules = tmp_path / "rules.yml"
+    rules.write_text(hasten((RULES_FOLDER / "streamqueue.rules.yml").read_text(), 60))
+    server, thread = start_http_server(0, "127.0.0.1", registry)
+
+    try:
+        targets = {"exporter": [f"127.0.0.1:{server.server_port}"]}
+        with Monitoring(tmp_path, targets, [rules]) as monitoring:
+            fired = monitoring.wait_for_notice("StreamqueueNoConsumers", "firing", within=60)
+            consumers.labels("emails").set(1)
+            monitoring.wait_for_notice("StreamqueueNoConsumers", "resolved", within=60)
+            errors = monitoring.rule_errors()
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+    assert fired.annotations["summary"] == "Queue emails has jobs waiting and no live worker."
+    assert "The oldest job has waited 20s." in fired.annotations["description"]
+    assert errors == {}
 
 
 @needs_programs
