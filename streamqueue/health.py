@@ -297,7 +297,7 @@ class HealthServer:
         try:
             body = encode(self._registry)
         except Exception:
-            logger.exception("Failed to collect the metrics")
+            logger.exception("Failed to collect the metrics", extra={"event": "metrics_failed"})
             return _json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "a collector failed"})
         if not _wants_gzip(headers.get("accept-encoding", "")):
             return _Answer(HTTPStatus.OK, content_type, body)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
 
-from .document import CLAIM_ORDER, MAX_ERRORS, JobRecord, State, cut_error
+from .document import CLAIM_ORDER, INDEXES, MAX_ERRORS, JobRecord, State, cut_error
 from .durations import milliseconds
 
 if TYPE_CHECKING:
@@ -404,6 +404,19 @@ def registered() -> Find:
     """All consumers there are, with the milliseconds since each was seen as ``silent``."""
     silent = {"$subtract": ["$$NOW", "$seen_at"]}
     return Find({}, {"queues": 1, "silent": silent})
+
+
+# indexes
+
+
+def create_indexes(collection: str, write_concern: Document) -> Document:
+    """Make sure of the indexes. As a command, because pymongo's own call keeps the reply to itself,
+    which alone says how many there were before."""
+    return {
+        "createIndexes": collection,
+        "indexes": [index.document for index in INDEXES],
+        "writeConcern": write_concern,
+    }
 
 
 # operators
