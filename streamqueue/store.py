@@ -22,6 +22,7 @@ from .clock import ServerClock, monotonic
 from .document import CODEC
 from .errors import ForkedProcess
 from .options import MAX_BATCH
+from .outage import Outage
 from .server import UNAUTHORIZED, check_hello, jobs_collection
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class Store:
         self._indexed = False
         self._indexes = Indexes()
         self._stuck = StuckJobs()
+        self._untaking = Outage()
 
     def check_place(self) -> None:
         """Raise if this is not the process whose connections these are."""
@@ -226,11 +228,14 @@ class Store:
         except PyMongoError as error:
             # The class only: the text of a refusal may quote the document.
             name = type(error).__name__
-            logger.warning(
-                "A claim with an unknown outcome is left to its lease: %s",
-                name,
-                extra={"event": "claim_left", "count": len(ids), "error": name},
-            )
+            if self._untaking.failed():
+                logger.warning(
+                    "A claim with an unknown outcome is left to its lease: %s",
+                    name,
+                    extra={"event": "claim_left", "count": len(ids), "error": name},
+                )
+        else:
+            self._untaking.succeeded()
 
     def promote(self, queues: Sequence[str]) -> int:
         """Make due jobs ready; return how many."""
