@@ -33,11 +33,12 @@ from .errors import (
     Snooze,
 )
 from .group_commit import GroupCommit
-from .job import JobView, describe, outcome_of
+from .job import JobView, describe, facts, outcome_of
 from .options import MAX_BATCH, QueueOptions, whole_number
 from .put import check_put, check_puts
 from .queue import CONTENDED_WINDOW, LATE_CLAIM, PROMOTE_EVERY
 from .server import object_id
+from .store import log_reaped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -289,7 +290,9 @@ class AsyncMongoQueue:
         """Return every stale lock now: jobs whose lease ran out are ready again, or dead when their
         attempts are used up. Returns how many. Consumers that wait do this by themselves."""
         await self._store.prepare()
-        reaped = await self._store.reap([self._name], lambda _: self._options.max_attempts)
+        holders: set[str] = set()
+        reaped = await self._store.reap([self._name], lambda _: self._options.max_attempts, holders)
+        log_reaped(reaped, holders)
         return reaped.total()
 
     async def clear(self) -> int:
@@ -392,7 +395,12 @@ class AsyncMongoQueue:
             if record.damage is None:
                 jobs.append(AsyncJob(record, self))
             else:
-                logger.error("Buried job %s: %s", record.id, record.damage)
+                logger.error(
+                    "Buried job %s: %s",
+                    record.id,
+                    record.damage,
+                    extra={"event": "job_dead", **facts(record), "reason": record.damage},
+                )
                 await self._jobs.update_one(*operations.discard(record.id, token, record.damage))
         return jobs
 
@@ -430,7 +438,15 @@ class AsyncMongoQueue:
             try:
                 total += (await self._jobs.update_one(*command)).modified_count
             except DuplicateKeyError:
-                logger.warning("Job %s stays dead: a live job has its key", document["_id"])
+                logger.warning(
+                    "Job %s stays dead: a live job has its key",
+                    document["_id"],
+                    extra={
+                        "event": "job_stays_dead",
+                        "queue": self._name,
+                        "job_id": str(document["_id"]),
+                    },
+                )
         return total
 
     async def _holder_of(self, key: str | None) -> ObjectId | None:
@@ -558,12 +574,26 @@ class AsyncJob(JobView):
             else:
                 await self._fail(error)
         except LeaseLost:
-            logger.warning("Job %s was no longer held at the end of its block", self.id)
-        except PyMongoError:
+            logger.warning(
+                "Job %s was no longer held at the end of its block",
+                self.id,
+                extra={"event": "lease_lost", **facts(self._record), "reason": "taken"},
+            )
+        except PyMongoError as problem:
             if error is None:
                 raise
-            # The block's own exception matters more; the lease gives the job back.
-            logger.exception("The error of job %s could not be stored", self.id)
+            # The block's own exception matters more; the lease gives the job back. Without a
+            # traceback: it would show that exception too, whose message may quote the payload.
+            logger.error(
+                "The error of job %s could not be stored: %s",
+                self.id,
+                type(problem).__name__,
+                extra={
+                    "event": "claim_left",
+                    **facts(self._record),
+                    "error": type(problem).__name__,
+                },
+            )
 
     async def _fail(self, error: BaseException) -> None:
         try:

@@ -20,15 +20,16 @@ from anyio.lowlevel import current_token
 from bson.errors import BSONError
 from pymongo import ReturnDocument
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import OperationFailure, PyMongoError, WriteConcernError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from . import operations
 from .clock import ServerClock, monotonic
-from .document import CODEC, INDEXES
+from .document import CODEC
 from .errors import ForeignLoop, ForkedProcess
 from .options import MAX_BATCH
+from .outage import Outage
 from .server import UNAUTHORIZED, check_hello, jobs_collection
-from .store import TIME_BATCH
+from .store import TIME_BATCH, Indexes, StuckJobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,6 +59,9 @@ class AsyncStore:
         self._pid = os.getpid()
         self._loop: object = None
         self._indexed = False
+        self._indexes = Indexes()
+        self._stuck = StuckJobs()
+        self._untaking = Outage()
 
     def check_place(self) -> None:
         """Raise if this is not the process and event loop whose connections these are."""
@@ -93,14 +97,17 @@ class AsyncStore:
         if not self._indexed:
             self._indexed = True  # before the wait: several parts prepare at the same time
             try:
-                await self.jobs.create_indexes(INDEXES)
+                database, concern = self.jobs.database, self.jobs.write_concern.document
+                # It may say that they are there and not yet safe, as during a step-down: that is
+                # part of the reply, and no reason to stop; a majority will follow.
+                command = operations.create_indexes(self.jobs.name, concern)
+                self._indexes.log_made(await database.command(command))
             except BaseException as error:
                 # A consumer's role need not include createIndex: `streamqueue init` is run by
                 # somebody whose role does.
                 if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
+                    self._indexes.log_refused()
                     return
-                if isinstance(error, WriteConcernError):
-                    return  # a step-down came between; they are there, and a majority will follow
                 self._indexed = False
                 raise
 
@@ -167,14 +174,20 @@ class AsyncStore:
 
     async def quarantine(self, job_id: Any, reason: str) -> None:
         """Bury a ready job whose document cannot be claimed, so that it stops nobody else."""
-        logger.error("Buried job %s, which cannot be claimed: %s", job_id, reason)
         try:
             await self.jobs.update_one(*operations.bury(job_id, f"cannot be claimed: {reason}"))
         except OperationFailure:
             try:
                 await self.jobs.update_one(*operations.quarantine(job_id))
             except OperationFailure as refusal:  # a validator that takes nothing
-                logger.error("Job %s cannot be buried either: error %s", job_id, refusal.code)
+                self._stuck.log("cannot be claimed, nor be buried", job_id, refusal)
+                return
+        logger.error(
+            "Buried job %s, which cannot be claimed: %s",
+            job_id,
+            reason,
+            extra={"event": "job_dead", "job_id": str(job_id), "reason": reason},
+        )
 
     async def untake(self, ids: Sequence[ObjectId], token: bytes) -> None:
         """Give back what a claim may have taken; its token finds it. Never raises."""
@@ -184,7 +197,14 @@ class AsyncStore:
         except PyMongoError as error:
             # The class only: the text of a refusal may quote the document.
             name = type(error).__name__
-            logger.warning("A claim with an unknown outcome is left to its lease: %s", name)
+            if self._untaking.failed():
+                logger.warning(
+                    "A claim with an unknown outcome is left to its lease: %s",
+                    name,
+                    extra={"event": "claim_left", "count": len(ids), "error": name},
+                )
+        else:
+            self._untaking.succeeded()
 
     async def promote(self, queues: Sequence[str]) -> int:
         """Make due jobs ready; return how many."""
@@ -235,7 +255,7 @@ class AsyncStore:
             if error.code not in operations.DOCUMENT_ERRORS:
                 raise
             if len(ids) == 1:
-                logger.error("Job %s cannot be changed: error %s", ids[0], error.code)
+                self._stuck.log("cannot be changed", ids[0], error)
                 return 0
         return sum([await self._update_each([job], command) for job in ids])
 

@@ -153,7 +153,12 @@ class Surveyor:
         for state in observations.QUEUE_FIRST:
             names |= await self._queues_with(state)
         if len(names) > MAX_QUEUES > len(self._seen):
-            logger.warning("Of %d queues only %d are counted", len(names), MAX_QUEUES)
+            logger.warning(
+                "Of %d queues only %d are counted",
+                len(names),
+                MAX_QUEUES,
+                extra={"event": "queues_left_out", "count": len(names) - MAX_QUEUES},
+            )
         for name in sorted(names)[:MAX_QUEUES]:
             await self._count_queue(census.queue(name))
         census.queues = {name: census.queues[name] for name in sorted(names)[:MAX_QUEUES]}
@@ -242,7 +247,11 @@ class Surveyor:
             if error.code not in NOT_ALLOWED:
                 raise
             self._refused.add(collection.full_name)
-            logger.info("Left out of the census, no right to read it: %s", collection.full_name)
+            logger.info(
+                "Left out of the census, no right to read it: %s",
+                collection.full_name,
+                extra={"event": "census_refused", "reason": collection.full_name},
+            )
             return None
 
 

@@ -65,11 +65,15 @@ class Certificates:
             self._context = self._read()
         except ConfigurationError as error:
             if stamps != self._complained_of:
-                logger.error("Going on with the previous certificates: %s", error)
+                logger.error(
+                    "Going on with the previous certificates: %s",
+                    error,
+                    extra={"event": "certificates_refused"},
+                )
             self._complained_of = stamps
         else:
             self._seen = stamps
-            logger.info("Read the renewed certificates")
+            logger.info("Read the renewed certificates", extra={"event": "certificates_renewed"})
 
     def _stamps(self) -> list[tuple[int, ...] | None]:
         paths = [self._cert, self._key, *([] if self._client_ca is None else [self._client_ca])]

@@ -19,10 +19,13 @@ from . import __version__, commands
 from .diagnosis import explain, hide_password
 from .errors import ConfigurationError, ReplicaSetRequired, StreamQueueError
 from .exporter import INTERVAL
+from .logs import JsonFormatter, TextFormatter
 from .server import DEFAULT_COLLECTION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+logger = logging.getLogger("streamqueue")
 
 FINE, FAILED, WRONG_USAGE = 0, 1, 2
 
@@ -31,14 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     options = _parser().parse_args(arguments)
     supervised = getattr(options, "supervised", None)
-    which = "" if supervised is None else f"process {supervised[0]} "
-    logging.basicConfig(
-        level=getattr(options, "log_level", "WARNING"),
-        format=f"%(asctime)s %(levelname)s {which}%(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    number = None if supervised is None else supervised[0]
+    as_json = getattr(options, "log_format", "text") == "json"
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter((JsonFormatter if as_json else TextFormatter)(process=number))
+    logging.basicConfig(level=getattr(options, "log_level", "WARNING"), handlers=[handler])
+    logging.captureWarnings(as_json)  # they would be lines of text among the others
     # What pymongo logs of a lost server repeats what we say in one sentence.
     logging.getLogger("pymongo").setLevel(logging.CRITICAL)
+    complain = _log_complaint if as_json else _complain
     try:
         return int(options.run(options) or FINE)
     except KeyboardInterrupt:
@@ -47,17 +51,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except StreamQueueError as error:
-        _complain(str(error))
+        complain(str(error))
         usage = isinstance(error, ConfigurationError) and not isinstance(error, ReplicaSetRequired)
         return WRONG_USAGE if usage else FAILED
     except PyMongoError as error:
         sentence, usage = explain(error, getattr(options, "uri", None))
-        _complain(sentence)
+        complain(sentence)
         return WRONG_USAGE if usage else FAILED
+    except Exception:
+        if not as_json:
+            raise
+        logger.critical(
+            "Ended by an error of the program", exc_info=True, extra={"event": "command_failed"}
+        )
+        return FAILED
 
 
 def _complain(sentence: str) -> None:
     print(f"streamqueue: {hide_password(sentence)}", file=sys.stderr)
+
+
+def _log_complaint(sentence: str) -> None:
+    """The same where every line is read by a program."""
+    logger.error("%s", sentence, extra={"event": "command_failed"})
 
 
 # the options
@@ -111,7 +127,10 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     worker = command(
-        "worker", commands.worker, "Run the handlers of a worker until SIGTERM or Ctrl-C."
+        "worker",
+        commands.worker,
+        "Run the handlers of a worker until SIGTERM or Ctrl-C.",
+        _log_options(),
     )
     worker.add_argument("worker", metavar="MODULE:WORKER", help="a Worker, or what returns one")
     _metrics_options(worker)
@@ -138,19 +157,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     # Which process it is, and its end of the supervisor's socket pair.
     worker.add_argument("--supervised", type=int, nargs=2, help=argparse.SUPPRESS)
-    _setting(
-        worker,
-        "--log-level",
-        default="INFO",
-        choices=["DEBUG", "INFO", "WARNING", "ERROR"],
-        help="default INFO",
-    )
 
     exporter = command(
         "exporter",
         commands.exporter,
         "Serve how the queues stand, for Prometheus, until SIGTERM or Ctrl-C: one per collection.",
         where,
+        _log_options(),
     )
     _setting(
         exporter,
@@ -161,13 +174,6 @@ def _parser() -> argparse.ArgumentParser:
         help=f"from one count to the next; default {INTERVAL:g}",
     )
     _metrics_options(exporter, port=9465)
-    _setting(
-        exporter,
-        "--log-level",
-        default="INFO",
-        choices=["DEBUG", "INFO", "WARNING", "ERROR"],
-        help="default INFO",
-    )
 
     put = command("put", commands.put, "Put jobs in the queue.", where, which, form)
     put.add_argument(
@@ -289,6 +295,26 @@ def _metrics_options(parser: argparse.ArgumentParser, port: int | None = None) -
 def _form_option() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     _setting(parser, "--json", action="store_true", help="print JSON, for scripts")
+    return parser
+
+
+def _log_options() -> argparse.ArgumentParser:
+    """Return the options of a command that runs until it is told to stop."""
+    parser = argparse.ArgumentParser(add_help=False)
+    _setting(
+        parser,
+        "--log-level",
+        default="INFO",
+        choices=["DEBUG", "INFO", "WARNING", "ERROR"],
+        help="default INFO",
+    )
+    _setting(
+        parser,
+        "--log-format",
+        default="text",
+        choices=["text", "json"],
+        help="json writes one object per line, for programs; default text",
+    )
     return parser
 
 

@@ -189,6 +189,7 @@ def _worker_processes(options: argparse.Namespace) -> int:
         *("--port-offset", str(options.port_offset)),
         *_metrics_arguments(options),
         *("--log-level", options.log_level),
+        *("--log-format", options.log_format),
     ]
     if options.metrics_port is not None:
         _check_ports(options.metrics_port, options.processes, options.port_offset)

@@ -15,7 +15,17 @@ from pymongo.errors import PyMongoError
 
 from . import operations
 from .clock import monotonic
-from .stream import INVALIDATED, READ_ERRORS, WAIT_MARGIN, buffered, classify, client_settings
+from .outage import Outage
+from .stream import (
+    INVALIDATED,
+    READ_ERRORS,
+    WAIT_MARGIN,
+    buffered,
+    classify,
+    client_settings,
+    log_broken,
+    log_reopened,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +53,7 @@ class Doorbell:
         self._stream: ChangeStream[Any] | None = None
         self._rings = 0
         self._failures = 0
+        self._outage = Outage()
         self._closed = False
 
     def listen(self) -> int:
@@ -107,6 +118,7 @@ class Doorbell:
         jobs = database.get_collection(self._jobs.name, codec_options=self._jobs.codec_options)
         pipeline = operations.stream_pipeline(self._queues)
         self._stream = jobs.watch(pipeline, max_await_time_ms=int(MAX_AWAIT * 1000))
+        log_reopened(logger, self._outage.succeeded())
 
     def _read(self) -> bool:
         """Wait for one event and take in those that came with it; True also for a broken stream."""
@@ -119,14 +131,16 @@ class Doorbell:
                 while event is not None and buffered(stream):
                     stream.try_next()
         except READ_ERRORS as error:
-            verdict = classify(error)
-            logger.warning("Change stream broke (%s): %s", verdict.reason, error)
+            if self._outage.failed():
+                log_broken(logger, classify(error), error)
             self._failures += 1
         else:
             if stream.alive:
                 self._failures = 0
+                log_reopened(logger, self._outage.succeeded())
                 return event is not None
-            logger.warning("Change stream ended (%s)", INVALIDATED.reason)
+            if self._outage.failed():
+                log_broken(logger, INVALIDATED, None)
         # Opened afresh, without the token: whoever waits looks for jobs after it is open again.
         self._shut()
         if self._failures > 1:

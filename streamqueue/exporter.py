@@ -30,6 +30,7 @@ from .durations import seconds
 from .errors import only_one
 from .health import Health
 from .metrics import Metrics
+from .outage import LoggedOutage
 from .server import consumers_of
 from .state import StateMetrics
 
@@ -91,7 +92,7 @@ class Exporter:
         self._health = health
         self._metrics = StateMetrics()
         self._leads_until = math.inf if candidate is None else -math.inf
-        self._failures = 0
+        self._outage = LoggedOutage(logger, "census", "Counting the queues")
         self._not_ready("no census has been taken yet")
 
     async def run(self) -> None:
@@ -129,9 +130,7 @@ class Exporter:
         self._metrics.show(census, min(started + self._stale_after, self._leads_until))
         self._metrics.duration.observe(took)
         self._metrics.last_success.set(time.time())
-        if self._failures:
-            logger.info("The queues are counted again")
-        self._failures = 0
+        self._outage.succeeded()
         if self._health is not None:
             self._health.clear("state")
         return max(self._interval, BUSY_SHARE * took)
@@ -140,10 +139,9 @@ class Exporter:
         self._metrics.errors.inc()
         name = type(error).__name__
         if not isinstance(error, PyMongoError):
-            logger.exception("The queues could not be counted")
-        elif self._failures == 0:
-            logger.warning("The queues could not be counted: %s", name)
-        self._failures += 1
+            logger.exception("The queues could not be counted", extra={"event": "census_failed"})
+        else:
+            self._outage.failed(error, "The queues could not be counted: %s")
         if not self._metrics.shows:
             self._not_ready(f"the queues could not be counted for a while: {name}")
 
@@ -171,9 +169,15 @@ class Exporter:
         self._leads_until = sent + self._stale_after if ours else -math.inf
         self._metrics.lead(self._leads_until)
         if self._metrics.leads and not led:
-            logger.info("This process exports the state of the queues now")
+            logger.info(
+                "This process exports the state of the queues now",
+                extra={"event": "leading", "consumer": candidate},
+            )
         elif led and not self._metrics.leads:
-            logger.warning("Another process exports the state of the queues now")
+            logger.warning(
+                "Another process exports the state of the queues now",
+                extra={"event": "leading_no_more", "consumer": candidate},
+            )
         return self._metrics.leads
 
     async def _resign(self) -> None:
@@ -216,9 +220,16 @@ async def serve_state(
                 tasks.start_soon(exporter.run)
                 tasks.start_soon(health.keep_beating)
                 if server is not None:
-                    logger.info("Serving the state of the queues on %s", server.address)
+                    logger.info(
+                        "Serving the state of the queues on %s",
+                        server.address,
+                        extra={"event": "exporter_ready"},
+                    )
                 async for received in signals:
-                    logger.info("Received %s", signal.Signals(received).name)
+                    name = signal.Signals(received).name
+                    logger.info(
+                        "Received %s", name, extra={"event": "signal_received", "signal": name}
+                    )
                     break
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:

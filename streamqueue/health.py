@@ -200,7 +200,7 @@ def _metrics(headers: Mapping[str, str], registry: CollectorRegistry) -> Answer:
     try:
         body = encode(registry)
     except Exception:
-        logger.exception("Failed to collect the metrics")
+        logger.exception("Failed to collect the metrics", extra={"event": "metrics_failed"})
         return json_answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "a collector failed"})
     if not _wants_gzip(headers.get("accept-encoding", "")):
         return Answer(HTTPStatus.OK, content_type, body)

@@ -225,7 +225,11 @@ class HealthServer:
         try:
             connection.shake_hands(deadline)
         except ssl.SSLError as error:
-            logger.debug("Refused a TLS client: %s", error)
+            logger.debug(
+                "Refused a TLS client: %s",
+                error,
+                extra={"event": "client_refused", "error": type(error).__name__},
+            )
             plain = Connection(client)
             if error.reason == "HTTP_REQUEST":
                 advice = "this port speaks TLS: ask it with https://"

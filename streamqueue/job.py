@@ -95,6 +95,17 @@ class JobView:
         return f"<{type(self).__name__} {record.id} of queue {record.queue!r}, {attempt}>"
 
 
+def facts(record: JobRecord) -> dict[str, object]:
+    """Return what a line of the log says of a job: which one, and whose; never what is in it."""
+    return {
+        "queue": record.queue,
+        "job_id": str(record.id),
+        "attempt": record.attempts,
+        "max_attempts": record.max_attempts,
+        "consumer": record.locked_by,
+    }
+
+
 def describe(error: BaseException) -> str:
     """Return what is stored of an exception: its traceback."""
     return "".join(traceback.format_exception(error))

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
 
-from .document import CLAIM_ORDER, MAX_ERRORS, JobRecord, State, cut_error
+from .document import CLAIM_ORDER, INDEXES, MAX_ERRORS, JobRecord, State, cut_error
 from .durations import milliseconds
 
 if TYPE_CHECKING:
@@ -451,6 +451,19 @@ def lead(consumer: str, timeout: float) -> Update:
 def resign(consumer: str) -> Document:
     """The filter for this consumer's place as the leader."""
     return {"_id": _LEADER, "holder": {"$eq": consumer}}
+
+
+# indexes
+
+
+def create_indexes(collection: str, write_concern: Document) -> Document:
+    """Make sure of the indexes. As a command, because pymongo's own call keeps the reply to itself,
+    which alone says how many there were before."""
+    return {
+        "createIndexes": collection,
+        "indexes": [index.document for index in INDEXES],
+        "writeConcern": write_concern,
+    }
 
 
 # operators

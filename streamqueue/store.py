@@ -19,20 +19,92 @@ from pymongo.synchronous.collection import Collection
 
 from . import operations
 from .clock import ServerClock, monotonic
-from .document import CODEC, INDEXES
+from .document import CODEC
 from .errors import ForkedProcess
 from .options import MAX_BATCH
+from .outage import Outage
 from .server import UNAUTHORIZED, check_hello, jobs_collection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bson import ObjectId
 
 logger = logging.getLogger("streamqueue.store")
+reaper_logger = logging.getLogger("streamqueue.reaper")
 
 TIME_BATCH = 1000
 """Jobs promoted or reaped in one update: a million due together take turns with other work."""
+MOST_STUCK = 1000
+"""Jobs that are logged as stuck before that is given up."""
+
+
+class Indexes:
+    """What became of the wish for indexes, for the log: once for each answer, however often it is
+    asked."""
+
+    def __init__(self) -> None:
+        self._refused = False
+
+    def log_made(self, reply: Mapping[str, Any]) -> None:
+        """Log how many there are now that were not there before; mongos does not say."""
+        count = reply.get("numIndexesAfter", 0) - reply.get("numIndexesBefore", 0)
+        if count > 0:
+            logger.info(
+                "Created %d indexes", count, extra={"event": "indexes_created", "count": count}
+            )
+
+    def log_refused(self) -> None:
+        """Log that the user's role does not include it."""
+        if not self._refused:
+            self._refused = True
+            logger.info(
+                "No right to create indexes: `streamqueue init`, run by somebody who has it, does",
+                extra={"event": "indexes_refused", "code": UNAUTHORIZED},
+            )
+
+
+class StuckJobs:
+    """Jobs whose documents the server lets nobody change: each is logged once, though it is tried
+    again and again."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def log(self, what: str, job_id: object, error: OperationFailure) -> None:
+        """Log that something is impossible with a job."""
+        name = str(job_id)
+        if name not in self._known and len(self._known) < MOST_STUCK:
+            self._known.add(name)
+            logger.error(
+                "Job %s %s: error %s",
+                name,
+                what,
+                error.code,
+                extra={"event": "job_stuck", "job_id": name, "reason": what, "code": error.code},
+            )
+
+
+def log_reaped(reaped: Mapping[tuple[str, str], int], holders: Iterable[str]) -> None:
+    """Log what was taken from dead consumers, by queue and result."""
+    names = sorted(holders)
+    for (queue, result), count in reaped.items():
+        if count:
+            reaper_logger.log(
+                logging.ERROR if result == "dead" else logging.WARNING,
+                "Reaped %d jobs of queue %s: %s (held by %s)",
+                count,
+                queue,
+                result,
+                ", ".join(names) or "nobody by name",
+                extra={
+                    "event": "jobs_reaped",
+                    "queue": queue,
+                    "result": result,
+                    "count": count,
+                    "consumers": names,
+                },
+            )
 
 
 class Store:
@@ -48,6 +120,9 @@ class Store:
         self.clock = ServerClock()
         self._pid = os.getpid()
         self._indexed = False
+        self._indexes = Indexes()
+        self._stuck = StuckJobs()
+        self._untaking = Outage()
 
     def check_place(self) -> None:
         """Raise if this is not the process whose connections these are."""
@@ -70,12 +145,16 @@ class Store:
             self.clock.observe(hello["localTime"], sent, received)
         if not self._indexed:
             try:
-                self.jobs.create_indexes(INDEXES)
+                command = operations.create_indexes(
+                    self.jobs.name, self.jobs.write_concern.document
+                )
+                self._indexes.log_made(self.jobs.database.command(command))
             except OperationFailure as error:
                 # A consumer's role need not include createIndex: `streamqueue init` is run by
                 # somebody whose role does.
                 if error.code != UNAUTHORIZED:
                     raise
+                self._indexes.log_refused()
             self._indexed = True
 
     def find(self, command: operations.Find) -> list[dict[str, Any]]:
@@ -127,14 +206,20 @@ class Store:
 
     def quarantine(self, job_id: Any, reason: str) -> None:
         """Bury a ready job whose document cannot be claimed, so that it stops nobody else."""
-        logger.error("Buried job %s, which cannot be claimed: %s", job_id, reason)
         try:
             self.jobs.update_one(*operations.bury(job_id, f"cannot be claimed: {reason}"))
         except OperationFailure:
             try:
                 self.jobs.update_one(*operations.quarantine(job_id))
             except OperationFailure as refusal:  # a validator that takes nothing
-                logger.error("Job %s cannot be buried either: error %s", job_id, refusal.code)
+                self._stuck.log("cannot be claimed, nor be buried", job_id, refusal)
+                return
+        logger.error(
+            "Buried job %s, which cannot be claimed: %s",
+            job_id,
+            reason,
+            extra={"event": "job_dead", "job_id": str(job_id), "reason": reason},
+        )
 
     def untake(self, ids: Sequence[ObjectId], token: bytes) -> None:
         """Give back what a claim may have taken; its token finds it. Never raises."""
@@ -143,7 +228,14 @@ class Store:
         except PyMongoError as error:
             # The class only: the text of a refusal may quote the document.
             name = type(error).__name__
-            logger.warning("A claim with an unknown outcome is left to its lease: %s", name)
+            if self._untaking.failed():
+                logger.warning(
+                    "A claim with an unknown outcome is left to its lease: %s",
+                    name,
+                    extra={"event": "claim_left", "count": len(ids), "error": name},
+                )
+        else:
+            self._untaking.succeeded()
 
     def promote(self, queues: Sequence[str]) -> int:
         """Make due jobs ready; return how many."""
@@ -157,16 +249,22 @@ class Store:
         return total
 
     def reap(
-        self, queues: Sequence[str] | None, limit_of: Callable[[str], int]
+        self,
+        queues: Sequence[str] | None,
+        limit_of: Callable[[str], int],
+        holders: set[str] | None = None,
     ) -> Counter[tuple[str, str]]:
         """Return or bury jobs whose lease ran out; count them by queue and result.
 
         `queues` None means all of the collection; `limit_of` says, for a queue, how many attempts
-        a job has that does not say.
+        a job has that does not say; `holders` is given the names of the consumers that held them.
         """
         reaped: Counter[tuple[str, str]] = Counter()
         while found := self.find(operations.expired(queues, TIME_BATCH)):
             before = reaped.total()
+            if holders is not None:
+                names = (document.get("locked_by") for document in found)
+                holders.update(name for name in names if isinstance(name, str))
             for group, ids in operations.group_expired(found, limit_of).items():
                 command = partial(operations.reap, max_attempts=limit_of(group[0]))
                 reaped[group] += self._update_each(ids, command)
@@ -186,7 +284,7 @@ class Store:
             if error.code not in operations.DOCUMENT_ERRORS:
                 raise
             if len(ids) == 1:
-                logger.error("Job %s cannot be changed: error %s", ids[0], error.code)
+                self._stuck.log("cannot be changed", ids[0], error)
                 return 0
         return sum(self._update_each([job], command) for job in ids)
 

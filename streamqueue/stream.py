@@ -15,7 +15,10 @@ from pymongo.errors import (
 )
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Mapping
+
+    from .outage import Ended
 
 Reason = Literal[
     "network", "election", "not_resumable", "history_lost", "invalidate", "refused", "unknown"
@@ -118,6 +121,46 @@ def classify(error: PyMongoError | BSONError) -> Verdict:
         if error.has_error_label("NonResumableChangeStreamError"):
             return Verdict("not_resumable", resume=False)
     return Verdict("unknown", resume=False)
+
+
+def log_broken(logger: logging.Logger, verdict: Verdict, error: Exception | None) -> None:
+    """Log the end of a stream; `error` None means that it just ended."""
+    logger.warning(
+        "Change stream broke (%s), reopening it: %s",
+        verdict.reason,
+        "it ended" if error is None else _brief(error),
+        extra={
+            "event": "stream_broken",
+            "reason": verdict.reason,
+            "error": None if error is None else type(error).__name__,
+            "code": getattr(error, "code", None),
+        },
+    )
+
+
+def log_reopened(logger: logging.Logger, ended: Ended | None) -> None:
+    """Log that a stream is open again; None means that it was not broken."""
+    if ended is None:
+        return
+    logger.info(
+        "The change stream is open again after %.1f s",
+        ended.seconds,
+        extra={
+            "event": "stream_reopened",
+            "seconds": round(ended.seconds, 3),
+            "count": ended.failures,
+        },
+    )
+
+
+def _brief(error: Exception) -> str:
+    """Return what can be said of an error without quoting a document, which the server's own words
+    may do."""
+    if isinstance(error, OperationFailure):
+        return f"error {error.code} ({(error.details or {}).get('codeName', 'without a name')})"
+    if not isinstance(error, PyMongoError):
+        return type(error).__name__
+    return str(error).split(", full error:")[0].split(", Topology Description:")[0]
 
 
 def changed_state(event: Mapping[str, Any]) -> str | None:

@@ -22,6 +22,7 @@ import logging
 import math
 import random
 import time
+import traceback
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -31,6 +32,7 @@ from pymongo.errors import PyMongoError
 
 from . import operations
 from .clock import monotonic
+from .outage import Outage
 from .stream import (
     INVALIDATED,
     READ_ERRORS,
@@ -39,6 +41,8 @@ from .stream import (
     buffered,
     classify,
     client_settings,
+    log_broken,
+    log_reopened,
     set_max_await,
 )
 
@@ -112,6 +116,7 @@ class Watcher:
         self._stopped = anyio.Event()
         self._token: Mapping[str, Any] | None = None
         self._failures = 0
+        self._outage = Outage()
         self._opened_at = -math.inf
 
     def stop(self) -> None:
@@ -156,7 +161,10 @@ class Watcher:
                 max_await_time_ms=int(self._max_await * 1000),
             )
         self._failures = 0
+        if self._opened_at < 0:
+            logger.info("The change stream is open", extra={"event": "stream_opened"})
         self._opened_at = monotonic()
+        log_reopened(logger, self._outage.succeeded())
         self._metrics.connected.set(1)
         self._health.clear("stream")
         self._listener.opened()
@@ -176,6 +184,7 @@ class Watcher:
                     await self._recover(INVALIDATED, None)
                     return
                 self._token = stream.resume_token
+                log_reopened(logger, self._outage.succeeded())
                 self._metrics.last_event.set(time.time())
                 await anyio.lowlevel.checkpoint_if_cancelled()
         finally:
@@ -220,9 +229,17 @@ class Watcher:
             self._metrics.event_age.observe(max(0.0, time.time() - written.timestamp()))
         try:
             self._listener.event(event)
-        except Exception:
-            # One odd event must not end the reading of all others; a look finds its job.
-            logger.exception("Could not use a change event")
+        except Exception as error:
+            # One odd event must not end the reading of all others; a look finds its job. Without
+            # what the exception says, which may be from the job.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            logger.error(
+                "Could not use a change event: %s in %s, line %s",
+                type(error).__name__,
+                place.filename,
+                place.lineno,
+                extra={"event": "event_unusable", "error": type(error).__name__},
+            )
             self._listener.opened()
 
     async def _recover(self, verdict: Verdict, error: Exception | None) -> None:
@@ -233,12 +250,8 @@ class Watcher:
         self._health.not_ready("stream", f"the change stream is being reopened ({verdict.reason})")
         if not verdict.resume:
             self._token = None
-        if self._failures == 0:
-            logger.warning(
-                "Change stream broke (%s), reopening it: %s",
-                verdict.reason,
-                error if error is not None else "it ended",
-            )
+        if self._outage.failed():
+            log_broken(logger, verdict, error)
         pause = 0.0
         if verdict.patient:
             pause = PATIENT_PAUSE

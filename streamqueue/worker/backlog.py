@@ -160,7 +160,9 @@ class Backlog:
     async def _bury_if_odd(self, job: Job) -> bool:
         oddness = oddness_of(job)
         if oddness is not None:
-            logger.error("Buried a job: %s", oddness)
+            logger.error(
+                "Buried a job: %s", oddness, extra={"event": "job_dead", "reason": oddness}
+            )
             with CancelScope(shield=True), self._store.limit():
                 await self._store.jobs.update_one(*operations.bury(job["_id"], oddness))
         return oddness is not None

@@ -29,8 +29,10 @@ from pymongo.errors import OperationFailure, PyMongoError
 from .. import operations
 from ..clock import monotonic
 from ..document import JobRecord
+from ..job import facts
 from ..metrics import AttemptOutcome, ClaimTrigger
 from ..options import MAX_BATCH
+from ..outage import LoggedOutage
 from .backlog import Backlog, oddness_of, priority_of
 from .lease import Attempt
 from .peers import MOST_TRUST, MOST_TURNS, TURN
@@ -108,6 +110,7 @@ class Claimer:
         self._adopt = True
         self._recent: dict[ObjectId, datetime] = {}
         self._failures = 0
+        self._claiming = LoggedOutage(logger, "claim", "Claiming")
 
     @property
     def idle(self) -> bool:
@@ -246,10 +249,11 @@ class Claimer:
             else:
                 await self._claim_waiting(free)
             self._failures = 0
+            self._claiming.succeeded()
         except (PyMongoError, BSONError) as error:
             self._scan_for = self._scan_for or "scan"
             self._failures += 1
-            logger.warning("Claiming failed, trying again: %s", type(error).__name__)
+            self._claiming.failed(error, "Claiming failed, trying again: %s")
             pause = min(FAILURE_PAUSE_CAP, 0.1 * 2**self._failures)
             with anyio.move_on_after(pause * random.uniform(0.5, 1.0)):
                 while not self._stopping:
@@ -394,12 +398,22 @@ class Claimer:
     async def _discard(self, record: JobRecord, token: bytes) -> None:
         """Bury a claimed job that cannot be run; if that fails, its lease will return it."""
         reason = str(record.damage)
-        logger.error("Buried job %s: %s", record.id, reason)
+        logger.error(
+            "Buried job %s: %s",
+            record.id,
+            reason,
+            extra={"event": "job_dead", **facts(record), "reason": reason},
+        )
         try:
             with CancelScope(shield=True), self._store.limit():
                 await self._store.jobs.update_one(*operations.discard(record.id, token, reason))
         except PyMongoError as error:
-            logger.warning("Job %s could not be buried: %s", record.id, type(error).__name__)
+            logger.warning(
+                "Job %s could not be buried: %s",
+                record.id,
+                type(error).__name__,
+                extra={"event": "claim_left", **facts(record), "error": type(error).__name__},
+            )
         else:
             self._handlers[record.queue].metrics.outcome[AttemptOutcome.DEAD].inc()
 

@@ -20,6 +20,7 @@ from .. import operations
 from ..clock import monotonic
 from ..errors import LeaseLost
 from ..metrics import AttemptOutcome
+from ..outage import LoggedOutage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,6 +68,7 @@ class Completer:
         self._finished: list[Attempt] = []
         self._wake = anyio.Event()
         self._hurry = False
+        self._writing = LoggedOutage(logger, "complete", "Writing the ends of jobs")
 
     # completes
 
@@ -124,14 +126,13 @@ class Completer:
                 except PyMongoError as error:
                     for attempt in group:
                         attempt.unknown = error
-                    logger.warning(
-                        "%d completes could not be written: %s", len(group), type(error).__name__
-                    )
+                    self._writing.failed(error, "%d completes could not be written: %s", len(group))
                     group = self._give_up_overdue(group, float("inf") if self._hurry else pause)
                     if group:
                         await anyio.sleep(pause * random.uniform(0.5, 1.0))
                     pause = min(2 * pause, PAUSE_CAP)
                 else:
+                    self._writing.succeeded()
                     for attempt in group:
                         self._settle(attempt, lost=attempt in lost)
                     return
@@ -224,11 +225,14 @@ class Completer:
         command = operations.error(record.id, record.token, message, wait, record.max_attempts)
         outcome = AttemptOutcome.DEAD if dead else AttemptOutcome.RETRIED
         await self._end(attempt, outcome, "error", command)
+        if dead:
+            _log_death(attempt, "its attempts are used up")
 
     async def discard(self, attempt: Attempt, message: str) -> None:
         """Bury the job."""
         command = operations.discard(attempt.record.id, attempt.record.token, message)
         await self._end(attempt, AttemptOutcome.DEAD, "error", command)
+        _log_death(attempt, "discarded by its handler")
 
     async def release(self, attempt: Attempt, delay: float | None = None) -> None:
         """Give the job back as it was before the claim."""
@@ -274,17 +278,18 @@ class Completer:
                         result = await self._store.jobs.update_one(*command)
                 except PyMongoError as error:
                     unknown = error
+                    self._writing.failed(
+                        error,
+                        "The end of job %s could not be written yet: %s",
+                        attempt.record.id,
+                    )
                     overdue = monotonic() + pause > attempt.deadline
                     if self._hurry or attempt.lost or overdue:
                         raise
-                    logger.warning(
-                        "The end of job %s could not be written yet: %s",
-                        attempt.record.id,
-                        type(error).__name__,
-                    )
                     await anyio.sleep(pause * random.uniform(0.5, 1.0))
                     pause = min(2 * pause, PAUSE_CAP)
                 else:
+                    self._writing.succeeded()
                     # Not matched after a try with an unknown outcome, while the lease keeps
                     # everybody else away: that one was applied.
                     applied = unknown is not None and attempt.deadline > monotonic()
@@ -294,6 +299,19 @@ class Completer:
                     return
         finally:
             attempt.ending = False
+
+
+def _log_death(attempt: Attempt, reason: str) -> None:
+    record = attempt.record
+    logger.error(
+        "Job %s of queue %s is dead after attempt %d of %d: %s",
+        record.id,
+        record.queue,
+        record.attempts,
+        record.max_attempts,
+        reason,
+        extra={"event": "job_dead", **attempt.facts(), "reason": reason},
+    )
 
 
 def _left(*attempts: Attempt) -> float:

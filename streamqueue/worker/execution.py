@@ -22,6 +22,7 @@ from ..clock import monotonic
 from ..durations import seconds
 from ..errors import ConfigurationError, Discard, LeaseLost, Retry, Snooze
 from ..job import describe
+from ..metrics import AttemptOutcome
 from ..queue import Job
 from .threads import Threads
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("streamqueue.execution")
 
+FAILURES = (AttemptOutcome.RETRIED, AttemptOutcome.DEAD)
 TURN_SECONDS = 0.002
 """How long a runner may go from handler to handler before others get a turn of the event loop."""
 
@@ -184,7 +186,8 @@ class Execution:
     async def _finish(self, attempt: Attempt, error: BaseException | None) -> None:
         """Write what the end of the handler means, unless the handler has done so itself."""
         if attempt.outcome is not None or attempt.lost:
-            if error is not None and attempt.outcome is not None:
+            failed = error is not None or attempt.outcome in FAILURES
+            if failed and attempt.outcome is not None:
                 _log_failure(attempt, error)
             return
         try:
@@ -192,11 +195,7 @@ class Execution:
         except LeaseLost:
             self._leases.lose(attempt)
         except PyMongoError as problem:
-            logger.error(
-                "The end of job %s could not be written, its lease will return it: %s",
-                attempt.record.id,
-                type(problem).__name__,
-            )
+            attempt.unknown = problem  # its lease will return it, as is said when it is noted lost
 
     async def _write(self, attempt: Attempt, error: BaseException | None) -> None:
         completer = self.completer
@@ -206,6 +205,12 @@ class Execution:
                     await completer.complete(attempt)
                 case Interrupted():
                     await completer.release(attempt)
+                    logger.info(
+                        "Gave job %s of queue %s back: its handler was stopped",
+                        attempt.record.id,
+                        attempt.record.queue,
+                        extra={"event": "claim_given_back", **attempt.facts()},
+                    )
                 case Snooze(delay=delay):
                     await completer.release(attempt, seconds(delay, "Snooze(delay=)"))
                 case Retry(delay=delay):
@@ -217,12 +222,26 @@ class Execution:
                     _log_failure(attempt, error)
                     await completer.error(attempt, describe(error), None)
         except ConfigurationError as problem:  # Retry(delay="soon")
-            logger.error("Job %s: %s", attempt.record.id, problem)
+            logger.error(
+                "Job %s: %s",
+                attempt.record.id,
+                problem,
+                extra={
+                    "event": "attempt_failed",
+                    **attempt.facts(),
+                    "reason": "its handler asked for an end that is not possible",
+                    "error": type(problem).__name__,
+                },
+            )
             await completer.error(attempt, describe(problem), None)
 
 
-def _log_failure(attempt: Attempt, error: BaseException) -> None:
+def _log_failure(attempt: Attempt, error: BaseException | None) -> None:
+    """Log that an attempt failed; `error` None means that its handler said so, and returned."""
+    if isinstance(error, (Retry, Snooze, Discard, Interrupted)):
+        return  # what somebody wants, and no failure
     # The class only: messages tend to quote the payload. The traceback is stored on the job.
+    name = None if error is None else type(error).__name__
     record = attempt.record
     logger.warning(
         "Attempt %d of %d of job %s in queue %s failed: %s",
@@ -230,7 +249,8 @@ def _log_failure(attempt: Attempt, error: BaseException) -> None:
         record.max_attempts,
         record.id,
         record.queue,
-        type(error).__name__,
+        name or "said by its handler",
+        extra={"event": "attempt_failed", **attempt.facts(), "error": name},
     )
 
 

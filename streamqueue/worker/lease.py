@@ -21,7 +21,9 @@ from pymongo.errors import PyMongoError
 from .. import operations
 from ..async_queue import AsyncJob
 from ..clock import monotonic
+from ..job import facts
 from ..metrics import AttemptOutcome
+from ..outage import LoggedOutage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -107,6 +109,10 @@ class Attempt:
         """Return how it ended; without an acknowledged final write the lease counts as lost."""
         return AttemptOutcome.LEASE_LOST if self.outcome is None else self.outcome
 
+    def facts(self) -> dict[str, object]:
+        """Return what a line of the log says of it."""
+        return facts(self.record)
+
     # what its AsyncJob asks for
 
     async def _complete(self, _record: JobRecord, session: AsyncClientSession | None) -> None:
@@ -134,6 +140,7 @@ class Leases:
         self._metrics = metrics
         self._held: dict[ObjectId, Attempt] = {}
         self._changed = anyio.Event()
+        self._renewing = LoggedOutage(logger, "renew", "Renewing leases")
 
     def __len__(self) -> int:
         return len(self._held)
@@ -156,18 +163,29 @@ class Leases:
         if self._held.get(attempt.record.id) is attempt:
             del self._held[attempt.record.id]
 
-    async def give_back(self) -> None:
-        """Release what was claimed and never came to its end: a run that was cancelled."""
+    async def give_back(self) -> int:
+        """Release what was claimed and never came to its end: a run that was cancelled. Returns
+        how many jobs that were."""
         left = [attempt for attempt in self.held() if attempt.outcome is None]
         if not left:
-            return
+            return 0
         ids = [attempt.record.id for attempt in left]
         command = operations.release_many(ids, {attempt.record.token for attempt in left})
         try:
             with anyio.CancelScope(shield=True), self._store.limit():
                 await self._store.jobs.update_many(*command)
         except PyMongoError as error:
-            logger.warning("Leases are left to run out: %s", type(error).__name__)
+            logger.warning(
+                "Leases are left to run out: %s",
+                type(error).__name__,
+                extra={
+                    "event": "claim_left",
+                    "count": len(left),
+                    "error": type(error).__name__,
+                },
+            )
+            return 0
+        return len(left)
 
     def lose(self, attempt: Attempt) -> None:
         """Note that the job may be somebody else's: cancel its handler, void its final write."""
@@ -176,10 +194,22 @@ class Leases:
         attempt.lost = True
         self.remove(attempt)
         attempt.registered.metrics.leases_lost.inc()
+        reason = "taken"  # or removed: it is another's now, or nobody's
+        if attempt.unknown is not None:
+            reason = "its end could not be written for certain"
+        elif attempt.deadline <= monotonic():
+            reason = "not renewed in time"
         logger.warning(
-            "Lost the lease of job %s (attempt %d)",
+            "Lost the lease of job %s (attempt %d): %s",
             attempt.record.id,
             attempt.record.attempts,
+            reason,
+            extra={
+                "event": "lease_lost",
+                **attempt.facts(),
+                "reason": reason,
+                "error": None if attempt.unknown is None else type(attempt.unknown).__name__,
+            },
         )
         if attempt.scope is not None:
             attempt.scope.cancel()
@@ -239,11 +269,12 @@ class Leases:
                     kept = await self._still_ours(due, wanted)
         except PyMongoError as error:
             # Unknown, so the deadlines stay where they are.
-            logger.warning("Leases could not be renewed: %s", type(error).__name__)
+            self._renewing.failed(error, "Leases could not be renewed: %s")
             again = monotonic() + min(1.0, self._timeout / RETRY_SHARE)
             for attempt in due:
                 attempt.renew_at = again
             return
+        self._renewing.succeeded()
         for attempt in kept:
             attempt.extend(sent, self._timeout)
             attempt.registered.metrics.leases_renewed.inc()

@@ -30,6 +30,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from .. import operations
 from ..clock import monotonic
 from ..metrics import own_version
+from ..outage import LoggedOutage
 from ..server import UNAUTHORIZED, consumers_of
 
 if TYPE_CHECKING:
@@ -83,6 +84,9 @@ class Peers:
         self._queues = list(queues)
         self._concurrency = concurrency
         self._refused = False
+        self._listing = LoggedOutage(
+            logger, "consumers", "The list of consumers", level=logging.INFO
+        )
         self._joined_at = self._read_at = -math.inf
         self._look_at = math.inf
         self._moved = anyio.Event()
@@ -122,7 +126,7 @@ class Peers:
                     await self._consumers.delete_many(operations.deregister(*gone))
                     await self._read()
             except PyMongoError as error:
-                logger.info("The list of consumers is out of reach: %s", type(error).__name__)
+                self._listing.failed(error, "The list of consumers is out of reach: %s")
 
     def look(self) -> None:
         """Look who is there, now: a claim was lost, perhaps to somebody new."""
@@ -160,9 +164,14 @@ class Peers:
                 logger.info(
                     "Claiming without regard for other consumers: no right to write to %s",
                     self._consumers.name,
+                    extra={
+                        "event": "consumers_refused",
+                        "consumer": self._consumer,
+                        "code": error.code,
+                    },
                 )
             else:
-                logger.info("The list of consumers is out of reach: %s", type(error).__name__)
+                self._listing.failed(error, "The list of consumers is out of reach: %s")
 
     async def leave(self) -> None:
         """Take this consumer off the list, so that nobody leaves jobs to it."""
@@ -191,7 +200,7 @@ class Peers:
                     with CancelScope(shield=True), pymongo.timeout(PATIENCE):
                         await self._read()
                 except PyMongoError as error:
-                    logger.info("The list of consumers is out of reach: %s", type(error).__name__)
+                    self._listing.failed(error, "The list of consumers is out of reach: %s")
 
     async def _read(self) -> None:
         self._read_at = monotonic()
@@ -212,6 +221,7 @@ class Peers:
             self._places[queue] = there.index(self._consumer), len(there)
         if forgotten:
             await self._consumers.delete_many(operations.deregister(*forgotten))
+        self._listing.succeeded()
 
 
 def _number(job_id: object) -> int:

@@ -77,6 +77,7 @@ class Processes:
         self._a_while = a_while
         self._running: dict[int, _Running] = {}
         self._one_is_ready = anyio.Event()
+        self._one_was_ready = False
         self._stop = anyio.Event()
         self._exit_code = FINE
 
@@ -97,6 +98,16 @@ class Processes:
                 for number in range(1, self._count):
                     places.start_soon(self._keep, number)
             tasks.cancel_scope.cancel()
+        if self._one_was_ready:
+            logger.info(
+                "All %d processes have ended",
+                self._count,
+                extra={
+                    "event": "supervisor_stopped",
+                    "count": self._count,
+                    "exit_code": self._exit_code,
+                },
+            )
         return self._exit_code
 
     async def _obey_signals(self, *, task_status: TaskStatus[None]) -> None:
@@ -104,11 +115,17 @@ class Processes:
             task_status.started()
             order = STOP
             async for received in signals:
+                name = signal.Signals(received).name
                 logger.info(
                     "Received %s: %d processes %s",
-                    signal.Signals(received).name,
+                    name,
                     len(self._running),
                     "drain" if order == STOP else "hurry",
+                    extra={
+                        "event": "signal_received",
+                        "signal": name,
+                        "count": len(self._running),
+                    },
                 )
                 self._tell(order)
                 order = HURRY
@@ -122,22 +139,33 @@ class Processes:
     async def _keep(self, number: int) -> None:
         """Have a process with this number, and after its death another one, until the stop."""
         was_ready, deaths = False, 0
+        end: _End | None = None
         while not self._stop.is_set():
-            end = await self._run_one(number)
+            end = await self._run_one(number, again=end is not None)
             was_ready = was_ready or end.ready_for is not None
             if self._stop.is_set():
                 # One that was not ready yet was ended with a signal: it held nothing.
                 if end.ready_for is not None and end.code != FINE:
-                    logger.warning("%s while it was draining", end.account)
+                    logger.warning(
+                        "%s while it was draining",
+                        end.account,
+                        extra={"event": "process_died", **end.facts(), "reason": "draining"},
+                    )
                     self._exit_code = self._exit_code or FAILED
             elif not was_ready and end.code >= 0:
-                if self._running or not end.ran:  # else it has said all there is to say
-                    logger.error("%s and was never ready: all are stopped", end.account)
+                if self._running or end.pid is None:  # else it has said all there is to say
+                    logger.error(
+                        "%s and was never ready: all are stopped",
+                        end.account,
+                        extra={"event": "process_died", **end.facts(), "reason": "never ready"},
+                    )
                 self._exit_code = end.code
                 self._tell(STOP)
             elif end.code == FINE:
                 logger.info(
-                    "%s: somebody else told it to stop; it is not started again", end.account
+                    "%s: somebody else told it to stop; it is not started again",
+                    end.account,
+                    extra={"event": "process_ended", **end.facts()},
                 )
                 return
             else:
@@ -145,12 +173,18 @@ class Processes:
                 deaths = deaths + 1 if soon else 0
                 pause = self._pauses.delay(deaths) if soon else 0.0
                 when = f"in {pause:.1f} s" if soon else "at once"
-                logger.warning("%s; it is started again %s", end.account, when)
+                logger.warning(
+                    "%s; it is started again %s",
+                    end.account,
+                    when,
+                    extra={"event": "process_died", **end.facts(), "seconds": round(pause, 3)},
+                )
                 with anyio.move_on_after(pause):
                     await self._stop.wait()
 
-    async def _run_one(self, number: int) -> _End:
-        """Start a process and attend to it until its end."""
+    async def _run_one(self, number: int, *, again: bool) -> _End:
+        """Start a process, `again` in place of another, and attend to it until its end."""
+        began = anyio.current_time()
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
@@ -166,7 +200,7 @@ class Processes:
                     )
                 except OSError as error:
                     account = f"Process {number} could not be made ({error})"
-                    return _End(account, FAILED, None, ran=False)
+                    return _End(account, number, None, FAILED, None)
             running = self._running[number] = _Running(process, ours)
             if self._stop.is_set():  # since we began to start it
                 running.tell(STOP)
@@ -176,7 +210,18 @@ class Processes:
                     await anyio.wait_readable(ours)
                     running.listen()
                     if running.ready_at is not None:
-                        logger.info("Process %d (pid %d) is ready", number, process.pid)
+                        logger.info(
+                            "Process %d (pid %d) is ready",
+                            number,
+                            process.pid,
+                            extra={
+                                "event": "process_restarted" if again else "process_started",
+                                "process_number": number,
+                                "pid": process.pid,
+                                "seconds": round(running.ready_at - began, 3),
+                            },
+                        )
+                        self._one_was_ready = True
                         self._one_is_ready.set()
 
                 attention.start_soon(note_ready)
@@ -187,7 +232,8 @@ class Processes:
         ready_for = None
         if running.ready_at is not None:
             ready_for = anyio.current_time() - running.ready_at
-        return _End(f"Process {number} (pid {process.pid}) {_how(code)}", code, ready_for)
+        account = f"Process {number} (pid {process.pid}) {_how(code)}"
+        return _End(account, number, process.pid, code, ready_for)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,15 +242,27 @@ class _End:
 
     Attributes:
         account: which one, and what happened: the beginning of a sentence.
+        number: its place among the processes.
+        pid: None when there was no process at all.
         code: its exit code, or the negative number of the signal that killed it.
         ready_for: seconds, or None when it never was.
-        ran: whether there was a process at all.
     """
 
     account: str
+    number: int
+    pid: int | None
     code: int
     ready_for: float | None
-    ran: bool = True
+
+    def facts(self) -> dict[str, object]:
+        """Return what a line of the log says of it."""
+        killed = self.code < 0
+        return {
+            "process_number": self.number,
+            "pid": self.pid,
+            "exit_code": None if killed else self.code,
+            "signal": _signal(-self.code) if killed else None,
+        }
 
 
 class _Running:
@@ -238,10 +296,14 @@ class _Running:
 def _how(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
+    return f"was killed by {_signal(-code)}"
+
+
+def _signal(number: int) -> str:
     try:
-        return f"was killed by {signal.Signals(-code).name}"
+        return signal.Signals(number).name
     except ValueError:  # a real-time signal
-        return f"was killed by signal {-code}"
+        return f"signal {number}"
 
 
 async def run_supervised(worker: Worker, channel: socket.socket) -> None:
@@ -280,7 +342,7 @@ async def _obey(worker: Worker, channel: socket.socket) -> None:
         except OSError:
             orders = b""
         if not orders:
-            logger.warning("The supervisor is gone")
+            logger.warning("The supervisor is gone", extra={"event": "supervisor_gone"})
         if not worker.stopping:  # it may have had a signal of its own
             worker.stop()
         if HURRY in orders:

@@ -7,11 +7,11 @@ moment. When nothing is running it is not armed.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from .. import operations
 from ..clock import monotonic
+from ..store import log_reaped
 from .timers import Alarm
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ..metrics import Metrics
     from .handler import RegisteredHandler
     from .peers import Peers
-
-logger = logging.getLogger("streamqueue.reaper")
 
 SPREAD = 0.25
 """Seconds of jitter after a lease has ended: mostly one process reaps, the others find nothing."""
@@ -58,7 +56,7 @@ class Reaper:
 
     async def run(self) -> None:
         """Reap for ever."""
-        await self._alarm.keep(self.run_once, "Reaping", SPREAD)
+        await self._alarm.keep(self.run_once, "reap", "Reaping", SPREAD)
 
     def _limit_of(self, queue: str) -> int:
         """Return the attempts of a job that does not say."""
@@ -76,8 +74,7 @@ class Reaper:
             holders: set[str] = set()
             reaped = await self._store.reap(None, self._limit_of, holders)
             await self._peers.gone(holders)
+            log_reaped(reaped, holders)
             for (queue, result), count in reaped.items():
-                if count:
-                    logger.warning("Reaped %d jobs of queue %s: %s", count, queue, result)
                 self._metrics.reaped(queue, "dead" if result == "dead" else "requeued", count)
             return await self._store.seconds_to_next(look)

@@ -18,12 +18,13 @@ from anyio import TASK_STATUS_IGNORED, CancelScope
 from .. import options as checks
 from ..async_store import AsyncStore
 from ..backoff import Backoff
+from ..clock import monotonic
 from ..errors import ConfigurationError, only_one
 from ..exporter import Exporter
 from ..health import Health
 from ..health_app import HealthApp
 from ..health_server import HealthServer, MetricsAddress
-from ..metrics import Metrics
+from ..metrics import AttemptOutcome, Metrics
 from ..options import WorkerOptions
 from ..stream import changed_state
 from ..watcher import Watcher
@@ -271,6 +272,11 @@ class _Run:
         self._store = store
         self._health = worker.health
         self._metrics = metrics
+        self._consumer = str(options.consumer_id)
+        self._ready = False
+        self._began = monotonic()
+        self._stopping_at: float | None = None
+        self._given_back = 0
         self._opened_before = False
         self._handlers: Mapping[str, RegisteredHandler] = {
             queue: RegisteredHandler(handler, metrics.consumer(queue, handler.task))
@@ -283,7 +289,7 @@ class _Run:
         self._execution = Execution(store, self._leases, self._slots)
         self._completer = Completer(store, timeout, metrics, self._execution.ended)
         self._execution.completer = self._completer
-        self._peers = Peers(store, str(options.consumer_id), worker.queues, options.concurrency)
+        self._peers = Peers(store, self._consumer, worker.queues, options.concurrency)
         self._claimer = Claimer(
             store,
             self._handlers,
@@ -335,10 +341,24 @@ class _Run:
         handle_signals: bool,
         task_status: TaskStatus[None],
     ) -> None:
+        logger.info(
+            "Starting consumer %s: %d jobs at a time of queues: %s",
+            self._consumer,
+            self._slots.concurrency,
+            ", ".join(self._handlers),
+            extra={
+                "event": "worker_started",
+                "consumer": self._consumer,
+                "queues": list(self._handlers),
+                "concurrency": self._slots.concurrency,
+            },
+        )
         try:
             await self._serve(stop, hurry, handle_signals, task_status)
         finally:
-            await self._leases.give_back()
+            self._given_back += await self._leases.give_back()
+            if self._ready:
+                self._log_stopped()
 
     async def _serve(
         self,
@@ -365,7 +385,17 @@ class _Run:
                 if self._exporter is not None:
                     parts.start_soon(self._exporter.run)
                 parts.start_soon(self._claimer.run)
-                logger.info("Working on queues: %s", ", ".join(self._handlers))
+                logger.info(
+                    "Working on queues: %s",
+                    ", ".join(self._handlers),
+                    extra={
+                        "event": "worker_ready",
+                        "consumer": self._consumer,
+                        "queues": list(self._handlers),
+                        "seconds": round(monotonic() - self._began, 3),
+                    },
+                )
+                self._ready = True
                 task_status.started()
                 try:
                     await stop.wait()
@@ -377,7 +407,16 @@ class _Run:
             parts.cancel_scope.cancel()
 
     async def _drain(self, hurry: anyio.Event) -> None:
-        logger.info("Stopping: claiming nothing more, %d jobs are running", len(self._leases))
+        self._stopping_at = monotonic()
+        logger.info(
+            "Stopping: claiming nothing more, %d jobs are running",
+            len(self._leases),
+            extra={
+                "event": "worker_stopping",
+                "consumer": self._consumer,
+                "count": len(self._leases),
+            },
+        )
         self._health.draining()
         self._claimer.stop()
         self._watcher.stop()
@@ -395,13 +434,30 @@ class _Run:
             await self._until_nothing_is_held()
             patience.cancel_scope.cancel()
         self._completer.hurry()
-        for attempt in self._leases.held():
+        left = self._leases.held()
+        for attempt in left:
             for scope in (attempt.scope, attempt.abandon):
                 if scope is not None:
                     scope.cancel()
         with CancelScope(shield=True):
             await self._until_nothing_is_held()
+        self._given_back = sum(attempt.outcome is AttemptOutcome.RELEASED for attempt in left)
         self._execution.close()
+
+    def _log_stopped(self) -> None:
+        now = monotonic()
+        drained = now - (now if self._stopping_at is None else self._stopping_at)
+        logger.info(
+            "Stopped: drained for %.1f s, gave %d jobs back",
+            drained,
+            self._given_back,
+            extra={
+                "event": "worker_stopped",
+                "consumer": self._consumer,
+                "seconds": round(drained, 3),
+                "count": self._given_back,
+            },
+        )
 
     async def _until_nothing_is_held(self) -> None:
         while self._slots.held:
@@ -463,7 +519,8 @@ async def _stop_on_signal(
         task_status.started()
         again = False  # not whether it is stopping: it may have been told by something else
         async for received in signals:
-            logger.info("Received %s", signal.Signals(received).name)
+            name = signal.Signals(received).name
+            logger.info("Received %s", name, extra={"event": "signal_received", "signal": name})
             if again:
                 hurry.set()
             stop.set()

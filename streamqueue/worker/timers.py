@@ -16,13 +16,14 @@ from pymongo.errors import PyMongoError
 
 from .. import operations
 from ..clock import monotonic
+from ..outage import LoggedOutage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from datetime import datetime
 
     from ..async_store import AsyncStore
-    from ..metrics import Metrics
+    from ..metrics import Metrics, Operation
     from .claimer import Claimer
     from .handler import RegisteredHandler
 
@@ -49,18 +50,25 @@ class Alarm:
             self._due = due
             self._moved.set()
 
-    async def keep(self, once: Callable[[], Awaitable[float]], what: str, spread: float) -> None:
+    async def keep(
+        self, once: Callable[[], Awaitable[float]], operation: Operation, what: str, spread: float
+    ) -> None:
         """Do something each time it rings, for ever; it returns the seconds to the next time.
+
+        `operation` and `what` name it in the log.
 
         `spread` is jitter in seconds, so that not every process wakes in the same millisecond.
         """
+        outage = LoggedOutage(logger, operation, what)
         while True:
             await self.wait()
             try:
                 left = await once()
             except PyMongoError as error:
-                logger.warning("%s failed: %s", what, type(error).__name__)
+                outage.failed(error, "%s failed: %s", what)
                 left = RETRY_PAUSE
+            else:
+                outage.succeeded()
             if math.isfinite(left):
                 self.ring_at(monotonic() + left + random.uniform(0, spread))
 
@@ -96,7 +104,7 @@ class Timers:
 
     async def run(self) -> None:
         """Promote for ever."""
-        await self._alarm.keep(self.run_once, "Promoting due jobs", SPREAD)
+        await self._alarm.keep(self.run_once, "promote", "Promoting due jobs", SPREAD)
 
     async def run_once(self) -> float:
         """Promote what is due; return the seconds until the next job is."""
@@ -135,6 +143,7 @@ class Sweep:
         self._clocks = clocks
         self._interval = interval
         self._metrics = metrics
+        self._outage = LoggedOutage(logger, "sweep", "The safety sweep")
 
     async def run(self) -> None:
         """Sweep for ever, at intervals jittered by half."""
@@ -146,7 +155,9 @@ class Sweep:
             try:
                 await self.run_once()
             except PyMongoError as error:
-                logger.warning("The safety sweep failed: %s", type(error).__name__)
+                self._outage.failed(error, "The safety sweep failed: %s")
+            else:
+                self._outage.succeeded()
 
     async def run_once(self) -> int:
         """Return how many ready jobs nobody had announced to this idle process."""
@@ -165,6 +176,14 @@ class Sweep:
         for job in left:
             self._handlers[job["queue"]].metrics.missed_wakeups.inc()
         if left:
-            logger.error("The change stream failed to announce %d ready jobs", len(left))
+            logger.error(
+                "The change stream failed to announce %d ready jobs",
+                len(left),
+                extra={
+                    "event": "missed_wakeup",
+                    "queues": sorted({job["queue"] for job in left}),
+                    "count": len(left),
+                },
+            )
             self._claimer.scan("sweep")
         return len(left)

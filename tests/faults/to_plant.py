@@ -223,8 +223,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_no_payload_and_no_exception_text_is_logged_or_measured_or_printed",
         Edit(
             "worker/execution.py",
-            "        record.queue,\n        type(error).__name__,\n",
-            "        record.queue,\n        error,\n",
+            '        name or "said by its handler",\n',
+            "        error,\n",
         ),
     ),
     PlantedFault(

@@ -1,0 +1,188 @@
+"""What the package logs: every event and field by name, and a formatter that writes them as JSON.
+
+The loggers are called ``streamqueue.*``, after the part that speaks. A line is a sentence for
+people, and carries its facts as fields of the record (``extra``), of which ``event`` is always one.
+There is no line for a job that was completed: counting those is what the metrics are for. Nothing
+that a job holds is logged, nor what an exception says (it tends to quote the job): of an error
+there is its class, and the traceback is stored on the job.
+
+The library adds no handler, not even one that does nothing, and sets no level: without any
+configuration Python prints warnings and errors, which is what whoever lost a job wants to see. The
+command line writes with :class:`JsonFormatter` under ``--log-format json``. In a program of one's
+own::
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level="INFO", handlers=[handler])
+
+or, with ``logging.config.dictConfig``: ``{"()": "streamqueue.logs.JsonFormatter"}``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime
+from typing import Any
+
+from .diagnosis import hide_password
+
+EVENTS = {
+    # a worker
+    "worker_started": "the server answered; the change stream is being opened",
+    "worker_ready": "its stream is open and it claims",
+    "signal_received": "SIGTERM or SIGINT",
+    "worker_stopping": "it claims nothing more and lets its handlers finish",
+    "worker_stopped": "it holds nothing more: how long that took, how many jobs it gave back",
+    # its jobs
+    "attempt_failed": "a handler raised, or called job.error()",
+    "job_dead": "attempts used up, discarded by its handler, or impossible to run",
+    "lease_lost": "the job is, or may be, somebody else's; its handler is cancelled",
+    "claim_given_back": "a handler was stopped by a shutdown; the attempt does not count",
+    "claim_left": "a claim that could not be given back; the end of its lease will do it",
+    "jobs_reaped": "jobs of consumers that died or hung: ready again, or dead",
+    "job_stuck": "the server refuses every change to a job's document",
+    "job_stays_dead": "a dead job was not requeued, because a live one has its key",
+    # its surroundings
+    "stream_opened": "the change stream is open for the first time",
+    "stream_broken": "the change stream broke or ended: the first time in a row",
+    "stream_reopened": "it is open again, and all jobs have been looked for",
+    "event_unusable": "a change event that could not be read; its job is looked for instead",
+    "missed_wakeup": "the sweep found jobs that the stream had not announced: a fault",
+    "operation_failing": "the server or the way there fails an operation: the first time in a row",
+    "operation_recovered": "that operation works again",
+    "consumers_refused": "no right to write the list of consumers: claims are not shared out",
+    "indexes_created": "the collection was new, or this version wants more indexes",
+    "indexes_refused": "no right to create indexes: somebody else must have",
+    "metrics_failed": "a collector raised during a scrape",
+    "client_refused": "a client of the metrics' port that TLS did not let in",
+    "certificates_renewed": "the certificates of the metrics' port were replaced, and read",
+    "certificates_refused": "they were replaced by what cannot be used; the old ones stay",
+    # the state of the queues
+    "exporter_ready": "the queues were counted, and are served",
+    "leading": "of the workers told to export the state, this one does",
+    "leading_no_more": "another one does",
+    "census_failed": "the queues could not be counted: a fault",
+    "census_refused": "no right to read a part of the state; it is left out",
+    "queues_left_out": "more queues than there may be series",
+    # the supervisor of --processes
+    "process_started": "a consumer process is ready",
+    "process_restarted": "the same, in place of one that died",
+    "process_died": "a consumer process ended that should not have",
+    "process_ended": "one ended in order, told so by somebody else; it is not started again",
+    "supervisor_stopped": "all consumer processes have ended",
+    "supervisor_gone": "a consumer process lost its supervisor, and stops",
+    # any command
+    "command_failed": "what ends the command, as the sentence on the terminal",
+}
+"""Every ``event``, and what has happened when it is logged."""
+
+FIELDS = {
+    "event": "one of EVENTS",
+    "queue": "the queue it is about",
+    "queues": "all of them, where it is about several",
+    "job_id": "as text",
+    "attempt": "which one, from 1",
+    "max_attempts": "how many the job has",
+    "consumer": "the name of the consumer that holds, or held, the job; or that speaks",
+    "consumers": "several of them",
+    "concurrency": "how many handlers the worker runs at a time",
+    "result": "requeued or dead",
+    "reason": "why, in a word or a few",
+    "error": "the class of an exception",
+    "code": "MongoDB's number for it",
+    "operation": "as in the metrics: claim, complete, renew, reap, ...; also sweep, consumers",
+    "count": "of what the event is about: jobs, failures, indexes, processes",
+    "seconds": "how long it took or lasted",
+    "signal": "the name of one that was received, or that killed a process",
+    "exit_code": "of a process that ended by itself",
+    "pid": "of a consumer process",
+    "process_number": "of a consumer process, from 0; in JSON `process`",
+}
+"""Every field, and what is in it. Fields that do not apply are absent."""
+
+_STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+_DEEPEST = 5
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as one line of JSON.
+
+    It has ``time`` (RFC 3339, UTC, milliseconds), ``level``, ``logger``, ``message``, and whatever
+    the record was given as ``extra``; of an exception its class as ``error`` (unless the record
+    says another) and its ``traceback``, of ``stack_info=True`` the ``stack``. What JSON has no form
+    for is written as ``str`` gives it. Passwords in MongoDB addresses are masked. An extra that has
+    the name of one of the above gets an underscore.
+
+    Args:
+        process: the number of this process among several, written as ``process``; default: none.
+    """
+
+    def __init__(self, *, process: int | None = None) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without its end."""
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, Any] = {
+            "time": moment.replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": hide_password(record.getMessage()),
+        }
+        if self._process is not None:
+            line["process"] = self._process
+        for name, value in vars(record).items():
+            if name not in _STANDARD:
+                # `process` is the record's own word for the pid, so no extra can have that name.
+                name = "process" if name == "process_number" else name
+                line[f"{name}_" if name in line else name] = _plain(value)
+        if record.exc_info and record.exc_info[0] is not None:
+            line.setdefault("error", record.exc_info[0].__name__)
+            line["traceback"] = hide_password(self.formatException(record.exc_info))
+        if record.stack_info:
+            line["stack"] = hide_password(self.formatStack(record.stack_info))
+        return json.dumps(line)  # in ASCII, so that no terminal and no locale can break it
+
+
+class TextFormatter(logging.Formatter):
+    """Writes a record as text for people, with the passwords in MongoDB addresses masked.
+
+    Args:
+        process: the number of this process among several, written before the logger's name.
+    """
+
+    def __init__(self, *, process: int | None = None) -> None:
+        which = "" if process is None else f"process {process} "
+        super().__init__(f"%(asctime)s %(levelname)s {which}%(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines, without the last one's end."""
+        return hide_password(super().format(record))
+
+
+def _plain(value: object, depth: int = 1) -> Any:
+    """Return what JSON has for a value; beyond a few levels, and of anything else, its text."""
+    if isinstance(value, str):
+        return hide_password(value)
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if depth < _DEEPEST:
+        if isinstance(value, Mapping):
+            return {_text(key): _plain(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, (list, tuple, AbstractSet)):
+            return [_plain(item, depth + 1) for item in value]
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    try:
+        return hide_password(str(value))
+    except Exception as error:  # a line is not lost for a field of it
+        return f"<{type(value).__name__}: {type(error).__name__}>"
