@@ -25,6 +25,7 @@ from pymongo import MongoClient
 from . import operations
 from .document import INDEXES, VALIDATOR
 from .errors import ConfigurationError
+from .notify import Notifier
 from .options import QueueOptions
 from .queue import MongoQueue
 from .server import check_hello, object_id
@@ -134,8 +135,9 @@ def init(options: argparse.Namespace) -> None:
 
 
 def worker(options: argparse.Namespace) -> int | None:
+    notifier = Notifier.from_environment()  # before the module has a chance to start anything
     if options.processes > 1:
-        return _worker_processes(options)
+        return _worker_processes(options, notifier)
     number, channel = 0, None
     if options.supervised is not None:
         number, descriptor = options.supervised
@@ -151,12 +153,13 @@ def worker(options: argparse.Namespace) -> int | None:
     # Half of every counter's lines, and nobody asks for them. Process-wide, so the library itself
     # must not do it.
     disable_created_metrics()  # type: ignore[no-untyped-call]
+    notifier.follow(worker.health, f"Working on queues: {', '.join(worker.queues)}")
     run = worker.run if channel is None else partial(run_supervised, worker, channel)
     anyio.run(run, backend_options={"use_uvloop": _has_uvloop()})
     return None
 
 
-def _worker_processes(options: argparse.Namespace) -> int:
+def _worker_processes(options: argparse.Namespace, notifier: Notifier) -> int:
     arguments = [
         # Everything by name: what is a variable here is one in each process too, and
         # STREAMQUEUE_PROCESSES must not be.
@@ -173,7 +176,9 @@ def _worker_processes(options: argparse.Namespace) -> int:
     def command(number: int, descriptor: int) -> list[str]:
         return [*arguments, "--supervised", str(number), str(descriptor)]
 
-    return anyio.run(Processes(command, options.processes).run)
+    processes = Processes(command, options.processes, silence=notifier.watchdog)
+    notifier.follow(processes.health, f"{options.processes} processes work on {options.worker}")
+    return anyio.run(processes.run)
 
 
 def _check_ports(first: int, processes: int, offset: int) -> None:

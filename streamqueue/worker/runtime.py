@@ -51,6 +51,7 @@ PATIENCE = 10.0
 tried again, so an election that takes longer costs nothing but a line in the log."""
 LOOP_TICK = 0.5
 """Seconds between two beats of the event loop, for its lag and ``/healthz``."""
+NOT_OPEN = "the change stream is not open yet"
 
 
 class Worker:
@@ -116,6 +117,7 @@ class Worker:
         self._stop: anyio.Event | None = None
         self._hurry: anyio.Event | None = None
         self.health = Health()
+        self.health.not_ready("stream", NOT_OPEN)
         self.server: HealthServer | None = None
 
     def handler(
@@ -195,8 +197,8 @@ class Worker:
         if self._stop is not None:
             raise ConfigurationError("this worker is running already")
         self._stop, self._hurry = anyio.Event(), anyio.Event()
+        self.health.not_ready("stream", NOT_OPEN)  # first: it must not look ready in between
         self.health.clear("draining")
-        self.health.not_ready("stream", "the change stream is not open yet")
         try:
             await self._store.prepare()
             metrics = Metrics.of(self._registry)

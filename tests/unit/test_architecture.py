@@ -27,6 +27,7 @@ ORDER = [
     "job",
     "metrics",
     "health",
+    "notify",
     "group_commit",
     "_supervisor",
     "embedded",
