@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test faults planted bench check fix system prometheus faketime clean
+.PHONY: help demo test faults planted bench check fix system prometheus faketime systemd clean
 
 help: ## Show this list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -12,7 +12,7 @@ help: ## Show this list.
 demo: $(VENV)/demo system ## Put jobs, wake consumers, kill one with -9, account for every job.
 	@$(BIN)/streamqueue demo
 
-test: $(VENV)/dev system prometheus faketime ## Run the tests against a real replica set.
+test: $(VENV)/dev system prometheus faketime systemd ## Run the tests against a real replica set.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 faults: $(VENV)/dev system faketime ## Break servers and processes while jobs flow; account for every job (15 minutes).
@@ -64,3 +64,7 @@ prometheus:
 # For client clocks that are an hour off.
 faketime:
 	@command -v faketime >/dev/null || { $(APT) update -qq && $(APT) install -y -qq faketime; }
+
+# For systemd-analyze, which needs no systemd that runs.
+systemd:
+	@command -v systemd-analyze >/dev/null || { $(APT) update -qq && $(APT) install -y -qq --no-install-recommends systemd; }

@@ -29,7 +29,9 @@ from .census import Surveyor
 from .document import INDEXES, VALIDATOR
 from .errors import ConfigurationError
 from .exporter import serve_state
+from .health import Health
 from .health_server import MetricsAddress
+from .notify import Notifier
 from .options import QueueOptions
 from .queue import MongoQueue
 from .server import check_hello, object_id
@@ -158,8 +160,9 @@ def init(options: argparse.Namespace) -> None:
 
 
 def worker(options: argparse.Namespace) -> int | None:
+    notifier = Notifier.from_environment()  # before the module has a chance to start anything
     if options.processes > 1:
-        return _worker_processes(options)
+        return _worker_processes(options, notifier)
     number, channel = 0, None
     if options.supervised is not None:
         number, descriptor = options.supervised
@@ -175,12 +178,13 @@ def worker(options: argparse.Namespace) -> int | None:
     # Half of every counter's lines, and nobody asks for them. Process-wide, so the library itself
     # must not do it.
     disable_created_metrics()  # type: ignore[no-untyped-call]
+    notifier.follow(worker.health, f"Working on queues: {', '.join(worker.queues)}")
     run = worker.run if channel is None else partial(run_supervised, worker, channel)
     anyio.run(run, backend_options={"use_uvloop": _has_uvloop()})
     return None
 
 
-def _worker_processes(options: argparse.Namespace) -> int:
+def _worker_processes(options: argparse.Namespace, notifier: Notifier) -> int:
     arguments = [
         # Everything by name: what is a variable here is one in each process too, and
         # STREAMQUEUE_PROCESSES must not be.
@@ -199,7 +203,9 @@ def _worker_processes(options: argparse.Namespace) -> int:
     def command(number: int, descriptor: int) -> list[str]:
         return [*arguments, "--supervised", str(number), str(descriptor)]
 
-    return anyio.run(Processes(command, options.processes).run)
+    processes = Processes(command, options.processes, silence=notifier.watchdog)
+    notifier.follow(processes.health, f"{options.processes} processes work on {options.worker}")
+    return anyio.run(processes.run)
 
 
 def _metrics_address(options: argparse.Namespace, own: MetricsAddress) -> MetricsAddress:
@@ -278,10 +284,13 @@ def _has_uvloop() -> bool:
 def exporter(options: argparse.Namespace) -> None:
     disable_created_metrics()  # type: ignore[no-untyped-call]
     address = _metrics_address(options, MetricsAddress())
+    health = Health()
+    health.not_ready("start", "MongoDB has not answered yet")
+    Notifier.from_environment().follow(health, f"Exporting the state of {options.collection}")
 
     async def run() -> None:
         async with _async_jobs(options, "streamqueue-exporter") as jobs:
-            await serve_state(jobs, address, interval=options.interval)
+            await serve_state(jobs, address, health, interval=options.interval)
 
     anyio.run(run, backend_options={"use_uvloop": _has_uvloop()})
 

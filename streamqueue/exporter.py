@@ -28,7 +28,6 @@ from .census import Surveyor
 from .clock import monotonic
 from .durations import seconds
 from .errors import only_one
-from .health import Health
 from .metrics import Metrics
 from .outage import LoggedOutage
 from .server import consumers_of
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from pymongo.asynchronous.collection import AsyncCollection
 
+    from .health import Health
     from .health_server import MetricsAddress
 
 logger = logging.getLogger("streamqueue.exporter")
@@ -195,19 +195,20 @@ class Exporter:
 async def serve_state(
     jobs: AsyncCollection[Any],
     address: MetricsAddress,
+    health: Health,
     *,
     interval: float | timedelta = INTERVAL,
 ) -> None:
     """Export the state of the queues of a collection over HTTP until SIGTERM or SIGINT.
 
-    The first census is taken before anything is served.
+    The first census is taken before anything is served, and `health` is ready once it is.
 
     Raises:
         ConfigurationError: `interval` out of its range, or an address nobody can listen on.
         ReplicaSetRequired: a standalone server.
         PyMongoError: the first census could not be taken. Later ones are tried again.
     """
-    health = Health()
+    health.not_ready("start", "nothing is served yet")
     registry = Metrics.of(None).registry
     exporter = Exporter(
         AsyncStore(jobs, patience=PATIENCE), registry, interval=interval, health=health
@@ -219,6 +220,7 @@ async def serve_state(
             with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 tasks.start_soon(exporter.run)
                 tasks.start_soon(health.keep_beating)
+                health.clear("start")
                 if server is not None:
                     logger.info(
                         "Serving the state of the queues on %s",
@@ -231,6 +233,7 @@ async def serve_state(
                         "Received %s", name, extra={"event": "signal_received", "signal": name}
                     )
                     break
+                health.draining()
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise only_one(group) from None

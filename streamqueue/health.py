@@ -64,10 +64,23 @@ class Health:
         # One writer, the event loop. Replaced and never changed, so that a reader in another thread
         # needs no lock.
         self._reasons: dict[str, str] = {}
+        self._observers: list[Callable[[], None]] = []
+
+    def observe(self, observer: Callable[[], None]) -> None:
+        """Have `observer` called at every beat and every change of the reasons, in the event loop.
+
+        It must neither block nor raise.
+        """
+        self._observers.append(observer)
+
+    def _tell(self) -> None:
+        for observer in self._observers:
+            observer()
 
     def beat(self) -> None:
         """Note that the event loop turned. Call it at least every few seconds."""
         self._ticked_at = self._clock()
+        self._tell()
 
     async def keep_beating(self, every: float = 0.5) -> None:
         """Beat for ever, from the event loop this runs in."""
@@ -89,10 +102,12 @@ class Health:
     def not_ready(self, key: str, reason: str) -> None:
         """Give a reason not to be ready; the same key again replaces it."""
         self._reasons = {**self._reasons, key: reason}
+        self._tell()
 
     def clear(self, key: str) -> None:
         """Take a reason back; one that was never given is fine."""
         self._reasons = {name: reason for name, reason in self._reasons.items() if name != key}
+        self._tell()
 
     def draining(self) -> None:
         """Not ready any more: what runs is finished, nothing new is taken."""

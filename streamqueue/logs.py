@@ -72,10 +72,12 @@ EVENTS = {
     "process_started": "a consumer process is ready",
     "process_restarted": "the same, in place of one that died",
     "process_died": "a consumer process ended that should not have",
+    "process_killed": "one whose event loop stood still, under a service manager's watchdog",
     "process_ended": "one ended in order, told so by somebody else; it is not started again",
     "supervisor_stopped": "all consumer processes have ended",
     "supervisor_gone": "a consumer process lost its supervisor, and stops",
     # any command
+    "manager_unreachable": "the service manager's socket takes no message: the first in a row",
     "command_failed": "what ends the command, as the sentence on the terminal",
 }
 """Every ``event``, and what has happened when it is logged."""

@@ -5,15 +5,17 @@ others is a fresh interpreter, because by then the supervisor has imported pymon
 threads, and a fork takes over locks that nobody will release; in a session of its own, so that
 Ctrl-C in the terminal reaches the supervisor alone.
 
-A socket pair joins the supervisor to each. The process says when it is ready. The supervisor says
-to stop, and to hurry, here and not with a signal: service managers send theirs to every process of
-a service, and one passed on as well would count as the second. When the supervisor is gone, killed
-even, its end is closed, and that is an order to stop.
+A socket pair joins the supervisor to each. The process says when it is ready, and from then on that
+its event loop turns. The supervisor says to stop, and to hurry, here and not with a signal: service
+managers send theirs to every process of a service, and one passed on as well would count as the
+second. When the supervisor is gone, killed even, its end is closed, and that is an order to stop.
 
 Who is started again:
 
 - A process that dies, with any exit code or by any signal, once it has been ready: after a pause
   that grows while it keeps dying soon, at once when it had run for a while.
+- One whose event loop stands still, when the service manager has a watchdog: it is killed, as the
+  service manager, which sees the supervisor alone, would kill a worker without one.
 - Nobody who ends by itself before it was ever ready: the worker is named wrongly, or there is no
   server. All are stopped, and the supervisor ends with that exit code. The first process is started
   alone, so that such an error is said once.
@@ -27,12 +29,15 @@ import signal
 import socket
 import subprocess
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
 from ..backoff import Backoff
 from ..errors import only_one
+from ..health import Health
+from .runtime import LOOP_TICK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,12 +48,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("streamqueue.worker")
 
-READY, STOP, HURRY = b"r", b"s", b"h"
+READY, BEAT, STOP, HURRY = b"r", b"b", b"s", b"h"
 FINE, FAILED = 0, 1
 
 PAUSES = Backoff(initial=1, maximum=30, jitter=0.25)
 A_WHILE = 30.0
 """Seconds of being ready after which a death says nothing about the next start."""
+ABORT_SECONDS = 5.0
+"""How long a process may take to die of SIGABRT, writing down where it stood, before SIGKILL."""
 
 
 class Processes:
@@ -61,6 +68,12 @@ class Processes:
         pauses: before a process that died soon is started again: after the first such death in a
             row, the second, and so on.
         a_while: seconds a process must have been ready for its death not to be a soon one.
+        silence: seconds without a beat of a process's event loop, once it was ready, after which it
+            is killed: SIGABRT, for the sake of Python's faulthandler, and then SIGKILL. At least 2;
+            None, the default, waits for ever.
+
+    Attributes:
+        health: ready once every process has been, and again whenever all are.
     """
 
     def __init__(
@@ -70,14 +83,18 @@ class Processes:
         *,
         pauses: Backoff = PAUSES,
         a_while: float = A_WHILE,
+        silence: float | None = None,
     ) -> None:
         self._command = command
         self._count = count
         self._pauses = pauses
         self._a_while = a_while
+        self._silence = silence
         self._running: dict[int, _Running] = {}
+        self._were_ready: set[int] = set()
+        self.health = Health()
+        self._look()
         self._one_is_ready = anyio.Event()
-        self._one_was_ready = False
         self._stop = anyio.Event()
         self._exit_code = FINE
 
@@ -92,13 +109,14 @@ class Processes:
         """
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._obey_signals)
+            tasks.start_soon(self._beat)
             async with anyio.create_task_group() as places:
                 places.start_soon(self._keep, 0)
                 await self._one_is_ready.wait()
                 for number in range(1, self._count):
                     places.start_soon(self._keep, number)
             tasks.cancel_scope.cancel()
-        if self._one_was_ready:
+        if self._were_ready:
             logger.info(
                 "All %d processes have ended",
                 self._count,
@@ -109,6 +127,21 @@ class Processes:
                 },
             )
         return self._exit_code
+
+    async def _beat(self) -> None:
+        while True:
+            self.health.beat()
+            await anyio.sleep(LOOP_TICK)
+
+    def _look(self) -> None:
+        """Note how many are ready; before all were, a death does not count against it."""
+        ready = len(self._were_ready)
+        if ready == self._count:
+            ready = sum(running.ready_at is not None for running in self._running.values())
+        if ready < self._count:
+            self.health.not_ready("processes", f"{ready} of {self._count} processes are ready")
+        else:
+            self.health.clear("processes")
 
     async def _obey_signals(self, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -132,6 +165,7 @@ class Processes:
 
     def _tell(self, order: bytes) -> None:
         self._stop.set()
+        self.health.draining()
         self._one_is_ready.set()  # or nobody starts the others, to find that they need not
         for running in self._running.values():
             running.tell(order)
@@ -205,35 +239,63 @@ class Processes:
             if self._stop.is_set():  # since we began to start it
                 running.tell(STOP)
             async with anyio.create_task_group() as attention:
-
-                async def note_ready() -> None:
-                    await anyio.wait_readable(ours)
-                    running.listen()
-                    if running.ready_at is not None:
-                        logger.info(
-                            "Process %d (pid %d) is ready",
-                            number,
-                            process.pid,
-                            extra={
-                                "event": "process_restarted" if again else "process_started",
-                                "process_number": number,
-                                "pid": process.pid,
-                                "seconds": round(running.ready_at - began, 3),
-                            },
-                        )
-                        self._one_was_ready = True
-                        self._one_is_ready.set()
-
-                attention.start_soon(note_ready)
+                attention.start_soon(self._listen, number, running, ours, began, again)
                 code = await process.wait()
                 attention.cancel_scope.cancel()
             del self._running[number]
             running.listen()  # it may have said so just before its end
+            self._look()
         ready_for = None
         if running.ready_at is not None:
             ready_for = anyio.current_time() - running.ready_at
         account = f"Process {number} (pid {process.pid}) {_how(code)}"
         return _End(account, number, process.pid, code, ready_for)
+
+    async def _listen(
+        self, number: int, running: _Running, channel: socket.socket, began: float, again: bool
+    ) -> None:
+        """Note when a process is ready, and kill it when it falls silent after that."""
+        while True:
+            was_ready = running.ready_at is not None
+            with anyio.move_on_after(self._silence if was_ready else None) as patience:
+                await anyio.wait_readable(channel)
+            # Also when the time is over: it may be us who stood still, and the beats are there.
+            heard = running.listen()
+            if running.ready_at is not None and not was_ready:
+                logger.info(
+                    "Process %d (pid %d) is ready",
+                    number,
+                    running.process.pid,
+                    extra={
+                        "event": "process_restarted" if again else "process_started",
+                        "process_number": number,
+                        "pid": running.process.pid,
+                        "seconds": round(running.ready_at - began, 3),
+                    },
+                )
+                self._were_ready.add(number)
+                self._one_is_ready.set()
+                self._look()
+            if running.left:
+                return
+            if patience.cancelled_caught and not heard:
+                break
+        logger.error(
+            "Process %d (pid %d) is killed: its event loop has stood still for %.0f s; a handler "
+            "must not block it",
+            number,
+            running.process.pid,
+            self._silence,
+            extra={
+                "event": "process_killed",
+                "process_number": number,
+                "pid": running.process.pid,
+                "seconds": self._silence,
+            },
+        )
+        running.process.send_signal(signal.SIGABRT)
+        await anyio.sleep(ABORT_SECONDS)
+        running.process.kill()
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,26 +331,31 @@ class _Running:
     """A process that runs, and the supervisor's end of its socket pair."""
 
     def __init__(self, process: Process, channel: socket.socket) -> None:
-        self._process = process
+        self.process = process
         self._channel = channel
         self._channel.setblocking(False)
         self.ready_at: float | None = None
+        self.left = False
 
-    def listen(self) -> None:
-        """Note whether it has said that it is ready. It never says anything else."""
+    def listen(self) -> bool:
+        """Return whether it has said anything; note whether that was that it is ready."""
         try:
-            said = self._channel.recv(1)
+            said = self._channel.recv(4096)
+        except BlockingIOError:
+            return False
         except OSError:
-            return
-        if said == READY:
+            said = b""
+        self.left = not said
+        if READY in said and self.ready_at is None:
             self.ready_at = anyio.current_time()
+        return bool(said)
 
     def tell(self, order: bytes) -> None:
         """Send an order. One that is not ready obeys no order yet and holds no job: it is ended."""
         try:
             self._channel.send(order)
             if self.ready_at is None:
-                self._process.terminate()
+                self.process.terminate()
         except OSError:
             pass  # it has just ended
 
@@ -316,6 +383,7 @@ async def run_supervised(worker: Worker, channel: socket.socket) -> None:
         Whatever :meth:`Worker.run` raises.
     """
     channel.setblocking(False)
+    worker.health.observe(partial(_say, channel, BEAT))
     try:
         async with anyio.create_task_group() as tasks:
 
@@ -330,10 +398,7 @@ async def run_supervised(worker: Worker, channel: socket.socket) -> None:
 
 
 async def _obey(worker: Worker, channel: socket.socket) -> None:
-    try:
-        channel.send(READY)
-    except OSError:
-        pass  # the supervisor is gone, as the next read will say
+    _say(channel, READY)
     orders = READY
     while orders:
         await anyio.wait_readable(channel)
@@ -347,3 +412,10 @@ async def _obey(worker: Worker, channel: socket.socket) -> None:
             worker.stop()
         if HURRY in orders:
             worker.stop()
+
+
+def _say(channel: socket.socket, what: bytes) -> None:
+    try:
+        channel.send(what)
+    except OSError:
+        pass  # the supervisor is gone, as the next read will say, or has not listened for hours

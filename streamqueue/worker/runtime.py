@@ -59,6 +59,7 @@ EXPORT_STATE = ("off", "leader")
 LOOP_TICK = 0.5
 """Seconds between two beats of the event loop, for its lag and ``/healthz``."""
 NOT_RUNNING = "the worker does not run"
+NOT_OPEN = "the change stream is not open yet"
 
 
 class Worker:
@@ -238,9 +239,9 @@ class Worker:
         if self._stop is not None:
             raise ConfigurationError("this worker is running already")
         self._stop, self._hurry = anyio.Event(), anyio.Event()
+        self.health.not_ready("stream", NOT_OPEN)  # first: it must not look ready in between
         self.health.clear("worker")
         self.health.clear("draining")
-        self.health.not_ready("stream", "the change stream is not open yet")
         try:
             await self._store.prepare()
             metrics = Metrics.of(self._registry)

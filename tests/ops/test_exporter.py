@@ -107,7 +107,7 @@ async def test_the_state_of_a_queue_is_shown(
         assert shown("queue_slots", queue="emails") == 0
         assert shown("queue_expired_leases", queue="emails") == 0
         assert shown("leader") == 1
-        assert (shown("oplog_window_seconds") or 0) > 0
+        assert shown("oplog_window_seconds") is not None
         assert (shown("state_last_success_timestamp_seconds") or 0) > 1.7e9
 
 

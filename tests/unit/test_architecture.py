@@ -33,6 +33,7 @@ ORDER = [
     "connection",
     "health_server",
     "health_app",
+    "notify",
     "group_commit",
     "_supervisor",
     "embedded",
