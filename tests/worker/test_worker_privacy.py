@@ -8,9 +8,12 @@ from typing import Any
 import anyio
 import pytest
 from prometheus_client import generate_latest
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, Discard, Job, Retry
+from streamqueue.watcher import Watcher
 from tests.waiting import wait_until_async
 from tests.worker.started import WorkerStarter
 
@@ -118,4 +121,45 @@ async def test_a_lost_lease_logs_no_payload(
     await worker.until_outcomes(lease_lost=1)
 
     assert caplog.records
+    assert CANARY not in everything_logged(caplog)
+
+
+async def test_an_event_that_cannot_be_used_is_logged_by_class_and_place(
+    start: WorkerStarter, jobs: Collection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(job: AsyncJob) -> None: ...
+
+    await start(handler)
+    jobs.insert_one(
+        {"queue": "default", "state": "scheduled", "payload": {"card": CANARY}, "run_at": CANARY}
+    )
+
+    def unusable() -> list[logging.LogRecord]:
+        return [line for line in caplog.records if getattr(line, "event", "") == "event_unusable"]
+
+    [line] = await wait_until_async(unusable, "the event is logged")
+    assert (line.levelname, line.exc_info) == ("ERROR", None)
+    assert "TypeError in " in line.getMessage()
+    assert CANARY not in everything_logged(caplog)
+
+
+async def test_what_a_server_says_of_a_broken_stream_is_not_logged(
+    start: WorkerStarter,
+    client: MongoClient[Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def handler(job: AsyncJob) -> None: ...
+
+    async def refuse(*_: object) -> None:
+        raise OperationFailure(f"cannot use {CANARY}", 280, {"codeName": "ChangeStreamFatalError"})
+
+    monkeypatch.setattr(Watcher, "_read", refuse)
+    await start(handler)
+
+    def broken() -> list[logging.LogRecord]:
+        return [line for line in caplog.records if getattr(line, "event", "") == "stream_broken"]
+
+    lines = await wait_until_async(broken, "the stream is broken")
+    assert "error 280 (ChangeStreamFatalError)" in lines[0].getMessage()
     assert CANARY not in everything_logged(caplog)
