@@ -278,7 +278,7 @@ def claims_and_leases() -> list[Json]:
             w=6,
         ),
         timeseries(
-            "Leases lost",
+            "Leases lost, over time",
             "Attempts per second whose lease went to somebody else while they ran.",
             {"{{instance}}": rate("streamqueue_leases_lost_total{@both}", by="instance")},
             "ops",
