@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test faults planted bench check fix system prometheus faketime clean
+.PHONY: help demo test faults planted bench check dashboards pictures fix system prometheus \
+  faketime chromium clean
 
 help: ## Show this list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -29,6 +30,19 @@ check: $(VENV)/dev ## Lint, formatting, types, import order.
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/unit/test_architecture.py
+
+dashboards: grafana/check/node_modules ## Compare the Grafana boards with Grafana's own types and units (needs npm).
+	$(PYTHON) grafana/build.py --check
+	cd grafana/check && node check.mjs && node check.mjs --self-test
+
+PROMETHEUS ?= http://127.0.0.1:9090
+
+pictures: grafana/picture/node_modules chromium ## Draw the Grafana boards, on the data of PROMETHEUS=http://host:9090 (needs npm).
+	cd grafana/picture && node picture.mjs $(PROMETHEUS)
+
+grafana/%/node_modules: grafana/%/package-lock.json
+	cd $(@D) && npm ci --no-audit --no-fund
+	@touch $@
 
 fix: $(VENV)/dev ## Repair what the linter and the formatter can.
 	$(BIN)/ruff check --fix
@@ -60,6 +74,10 @@ system:
 prometheus:
 	@command -v promtool >/dev/null || { $(APT) update -qq && \
 	  $(APT) install -y -qq --no-install-recommends prometheus; }
+
+chromium:
+	@command -v chromium >/dev/null || { $(APT) update -qq && \
+	  $(APT) install -y -qq --no-install-recommends chromium; }
 
 # For client clocks that are an hour off.
 faketime:
