@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
   faketime chromium clean
 
 help: ## Show this list.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
 
 demo: $(VENV)/demo system ## Put jobs, wake consumers, kill one with -9, account for every job.
 	@$(BIN)/streamqueue demo
@@ -36,9 +36,10 @@ dashboards: grafana/check/node_modules ## Compare the Grafana boards with Grafan
 	cd grafana/check && node check.mjs && node check.mjs --self-test
 
 PROMETHEUS ?= http://127.0.0.1:9090
+MINUTES ?= 15
 
-pictures: grafana/picture/node_modules chromium ## Draw the Grafana boards, on the data of PROMETHEUS=http://host:9090 (needs npm).
-	cd grafana/picture && node picture.mjs $(PROMETHEUS)
+pictures: grafana/picture/node_modules chromium ## Draw the boards on the data of PROMETHEUS=http://host:9090, MINUTES=15 (needs npm).
+	cd grafana/picture && node picture.mjs $(PROMETHEUS) $(MINUTES)
 
 grafana/%/node_modules: grafana/%/package-lock.json
 	cd $(@D) && npm ci --no-audit --no-fund
@@ -75,9 +76,10 @@ prometheus:
 	@command -v promtool >/dev/null || { $(APT) update -qq && \
 	  $(APT) install -y -qq --no-install-recommends prometheus; }
 
+# Grafana's letters are Inter.
 chromium:
-	@command -v chromium >/dev/null || { $(APT) update -qq && \
-	  $(APT) install -y -qq --no-install-recommends chromium; }
+	@{ command -v chromium && command -v pngquant; } >/dev/null || { $(APT) update -qq && \
+	  $(APT) install -y -qq --no-install-recommends chromium fonts-inter pngquant; }
 
 # For client clocks that are an hour off.
 faketime:

@@ -7,19 +7,21 @@ from panels import (
     RANGE,
     Json,
     heatmap,
+    increase,
     quantile,
     rate,
     ratio,
+    since,
     stat,
     state_timeline,
     table,
     timeseries,
 )
-from series import SHOWN
+from series import EACH_POINT, SHOWN
 
 CONNECTED = "streamqueue_stream_connected{@instance}"
 LAST_EVENT = "streamqueue_stream_last_event_timestamp_seconds{@instance}"
-SILENCE = f"time() - max by (instance) ({LAST_EVENT} > 0)"
+SILENCE = since(f"max by (instance) ({LAST_EVENT} > 0)")
 LAG = "streamqueue_event_loop_lag_seconds{@instance}"
 LIMIT = "max by (instance) (streamqueue_concurrency_limit{@instance})"
 RUNNING = "sum by (instance) (streamqueue_jobs_running{@instance})"
@@ -120,15 +122,15 @@ def at_a_glance() -> list[Json]:
             "Leases lost",
             "Attempts whose lease went to somebody else while they ran, in the time shown. The "
             "process froze, or could not reach MongoDB, for longer than the lease.",
-            f"round(sum(increase(streamqueue_leases_lost_total{{@both}}[{SHOWN}])))",
+            increase("streamqueue_leases_lost_total{@both}", over=SHOWN),
             "short",
             steps={1: "orange"},
             none=NO_WORKER,
         ),
         stat(
-            "Streams opened again",
+            "Streams reopened",
             "In the time shown, for whatever reason.",
-            f"round(sum(increase(streamqueue_stream_restarts_total{{@instance}}[{SHOWN}])))",
+            increase("streamqueue_stream_restarts_total{@instance}", over=SHOWN),
             "short",
             steps={1: "orange"},
             none=NO_WORKER,
@@ -164,13 +166,13 @@ def stream() -> list[Json]:
         timeseries(
             "Streams opened again, by reason",
             "An election or a cut of the network is made good by itself; refused means missing "
-            "rights.",
+            f"rights. {EACH_POINT}",
             {
-                "{{instance}} {{reason}}": rate(
+                "{{instance}} {{reason}}": increase(
                     "streamqueue_stream_restarts_total{@instance}", by="instance, reason"
                 )
             },
-            "ops",
+            "short",
         ),
         timeseries(
             "Change events",
@@ -279,9 +281,9 @@ def claims_and_leases() -> list[Json]:
         ),
         timeseries(
             "Leases lost, over time",
-            "Attempts per second whose lease went to somebody else while they ran.",
-            {"{{instance}}": rate("streamqueue_leases_lost_total{@both}", by="instance")},
-            "ops",
+            f"Attempts whose lease went to somebody else while they ran. {EACH_POINT}",
+            {"{{instance}}": increase("streamqueue_leases_lost_total{@both}", by="instance")},
+            "short",
             w=6,
         ),
     ]

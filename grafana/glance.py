@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from panels import Json, quantile, rate, ratio, stat
+from panels import Json, increase, quantile, rate, ratio, stat
 from series import (
     AGE_OF_COUNTS,
     COMPLETED,
@@ -40,14 +40,14 @@ def at_a_glance() -> list[Json]:
             "Lost: failed puts",
             "Puts that raised in the time shown: these jobs may not be in the queue, unless the "
             "producer tried again. Empty while no producer is scraped.",
-            f'round(sum(increase(streamqueue_jobs_put_total{{@queue, result="error"}}[{SHOWN}])))',
+            increase('streamqueue_jobs_put_total{@queue, result="error"}', over=SHOWN),
             "short",
             steps={1: "red"},
             none="no producer",
             glance=True,
         ),
         stat(
-            "Stuck: oldest due job",
+            "Stuck: oldest job",
             "Since when the oldest job that could run has been waiting. Grows while consumers are "
             "missing, too few, or deaf; compare slot use and the stream.",
             f"max({OLDEST})",
@@ -57,7 +57,7 @@ def at_a_glance() -> list[Json]:
             glance=True,
         ),
         stat(
-            "Stuck: expired leases",
+            "Stuck: expired",
             "Running jobs whose lease has ended and that no reaper has returned yet. Not 0 for a "
             "few seconds after a consumer died; for longer, no reaper runs.",
             f"sum({EXPIRED})",
@@ -95,10 +95,10 @@ def at_a_glance() -> list[Json]:
             glance=True,
         ),
         stat(
-            "Stream: missed wake-ups",
+            "Stream: missed",
             "Ready jobs that the safety sweep found before the change stream told of them, in the "
             "time shown. Must be 0; anything else is a bug worth reporting.",
-            f"round(sum(increase(streamqueue_missed_wakeups_total{{@queue}}[{SHOWN}])))",
+            increase("streamqueue_missed_wakeups_total{@queue}", over=SHOWN),
             "short",
             steps={1: "red"},
             none=NO_WORKER,

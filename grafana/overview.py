@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from board import board, variable
 from glance import at_a_glance, in_numbers
-from panels import Json, heatmap, quantile, rate, ratio, state_timeline, table, timeseries
+from panels import Json, heatmap, increase, quantile, rate, ratio, state_timeline, table, timeseries
 from series import (
     AGE_OF_COUNTS,
     ATTEMPTS,
@@ -13,6 +13,7 @@ from series import (
     DEAD,
     DIED,
     DURATION,
+    EACH_POINT,
     ENDED,
     EXPIRED,
     FAILED,
@@ -202,7 +203,7 @@ def flow() -> list[Json]:
                 "p50": (quantile(0.5, DURATION, by="queue, task"), "s"),
                 "p99": (quantile(0.99, DURATION, by="queue, task"), "s"),
                 "Died": (
-                    f"round(sum by (queue, task) (increase({DIED}[{SHOWN}])))",
+                    increase(DIED, by="queue, task", over=SHOWN),
                     "short",
                 ),
             },
@@ -218,12 +219,12 @@ def recovery() -> list[Json]:
         timeseries(
             "Leases that expired",
             "Jobs a reaper took back from consumers that died or froze, by what became of them, "
-            "and attempts that learned that their lease was lost.",
+            f"and attempts that learned that their lease was lost. {EACH_POINT}",
             {
-                "{{result}}": rate("streamqueue_jobs_reaped_total{@queue}", by="result"),
-                "lost": rate("streamqueue_leases_lost_total{@queue}"),
+                "{{result}}": increase("streamqueue_jobs_reaped_total{@queue}", by="result"),
+                "lost": increase("streamqueue_leases_lost_total{@queue}"),
             },
-            "ops",
+            "short",
             w=6,
         ),
         timeseries(
@@ -244,9 +245,9 @@ def recovery() -> list[Json]:
         timeseries(
             "Missed wake-ups",
             "Ready jobs found by the safety sweep before the change stream told of them. Must be "
-            "0.",
-            {"{{queue}}": rate("streamqueue_missed_wakeups_total{@queue}", by="queue")},
-            "ops",
+            f"0. {EACH_POINT}",
+            {"{{queue}}": increase("streamqueue_missed_wakeups_total{@queue}", by="queue")},
+            "short",
             w=6,
         ),
     ]
@@ -257,20 +258,21 @@ def mongodb() -> list[Json]:
         timeseries(
             "Errors",
             "MongoDB operations that raised, by the class of the error. A short burst at an "
-            "election is normal: they are tried again.",
+            "election is normal: they are tried again. The first of its kind in a process does not "
+            f"show. {EACH_POINT}",
             {
-                "{{operation}} {{error}}": rate(
+                "{{operation}} {{error}}": increase(
                     "streamqueue_mongodb_errors_total{@job}", by="operation, error"
                 )
             },
-            "ops",
+            "short",
         ),
         timeseries(
             "Change streams opened again",
             "By reason. history_lost means that a stream was down for longer than the oplog "
-            "reaches back; the jobs were found by looking.",
-            {"{{reason}}": rate("streamqueue_stream_restarts_total{@job}", by="reason")},
-            "ops",
+            f"reaches back; the jobs were found by looking. {EACH_POINT}",
+            {"{{reason}}": increase("streamqueue_stream_restarts_total{@job}", by="reason")},
+            "short",
         ),
         timeseries(
             "Change events",
@@ -288,6 +290,7 @@ def mongodb() -> list[Json]:
                 "most silent stream": LONGEST_SILENCE,
             },
             "s",
+            w=6,
         ),
         timeseries(
             "Counting the queues",
@@ -296,15 +299,22 @@ def mongodb() -> list[Json]:
             {
                 "p99": quantile(0.99, "streamqueue_state_collection_duration_seconds{@job}"),
                 "age": AGE_OF_COUNTS,
-                "errors per second": rate("streamqueue_state_collection_errors_total{@job}"),
             },
             "s",
+            w=6,
+        ),
+        timeseries(
+            "Failed counts of the queues",
+            f"The exporter tries again at the next interval. {EACH_POINT}",
+            {"failed": increase("streamqueue_state_collection_errors_total{@job}")},
+            "short",
+            w=6,
         ),
         state_timeline(
             "Who counts the queues",
             "The exporter, or the one worker that leads. With nobody, the counts stand still.",
             {"{{instance}}": "max by (instance) (streamqueue_leader{@job})"},
             {0: ("stands by", "text"), 1: ("counts", "green")},
-            w=8,
+            w=6,
         ),
     ]

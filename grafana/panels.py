@@ -39,6 +39,16 @@ def rate(series: str, by: str = "") -> str:
     return f"sum{_by(by)} (rate({series}[{RANGE}]))"
 
 
+def increase(series: str, by: str = "", over: str = RANGE) -> str:
+    """Return how many, in whole numbers: for what is rare, and would be 0.02 a second."""
+    return f"round(sum{_by(by)} (increase({series}[{over}])))"
+
+
+def since(timestamp: str) -> str:
+    """Return the seconds since; never less than 0, which clocks that differ would make it."""
+    return f"clamp_min(time() - {timestamp}, 0)"
+
+
 def state(series: str) -> str:
     """Return a gauge of the queues, which an exporter and a leader may both show."""
     return f"max by (queue) ({series})"
@@ -173,6 +183,9 @@ def timeseries(
                 "displayMode": "table",
                 "placement": "right" if w >= WIDTH // 2 else "bottom",
                 "showLegend": True,
+                # The legend is as long as it has room for: what matters stands on top.
+                "sortBy": "Last *",
+                "sortDesc": True,
             },
             "tooltip": {"mode": "multi", "sort": "desc"},
         },

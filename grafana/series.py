@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from panels import state
+from panels import since, state
 
 WAIT = "streamqueue_job_wait_seconds{@queue}"
 DURATION = "streamqueue_job_duration_seconds{@queue}"
@@ -21,10 +21,12 @@ OLDEST = state("streamqueue_queue_oldest_ready_age_seconds{@queue}")
 EXPIRED = state("streamqueue_queue_expired_leases{@queue}")
 CONSUMERS = state("streamqueue_queue_consumers{@queue}")
 SLOTS = state("streamqueue_queue_slots{@queue}")
-AGE_OF_COUNTS = "time() - max(streamqueue_state_last_success_timestamp_seconds{@job})"
+AGE_OF_COUNTS = since("max(streamqueue_state_last_success_timestamp_seconds{@job})")
 
 CONNECTED = "streamqueue_stream_connected{@job}"
-LONGEST_SILENCE = "time() - min(streamqueue_stream_last_event_timestamp_seconds{@job} > 0)"
+LONGEST_SILENCE = since("min(streamqueue_stream_last_event_timestamp_seconds{@job} > 0)")
 
 SHOWN = "$__range"
 """The time range on the screen."""
+
+EACH_POINT = "Each point counts a minute, or more when zoomed out."
