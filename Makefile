@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test faults planted bench check fix system prometheus faketime systemd clean
+.PHONY: help demo test faults planted bench check dashboards pictures fix system prometheus \
+  faketime systemd chromium clean
 
 help: ## Show this list.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
 
 demo: $(VENV)/demo system ## Put jobs, wake consumers, kill one with -9, account for every job.
 	@$(BIN)/streamqueue demo
@@ -29,6 +30,20 @@ check: $(VENV)/dev ## Lint, formatting, types, import order.
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/unit/test_architecture.py
+
+dashboards: grafana/check/node_modules ## Compare the Grafana boards with Grafana's own types and units (needs npm).
+	$(PYTHON) grafana/build.py --check
+	cd grafana/check && node check.mjs && node check.mjs --self-test
+
+PROMETHEUS ?= http://127.0.0.1:9090
+MINUTES ?= 15
+
+pictures: grafana/picture/node_modules chromium ## Draw the boards on the data of PROMETHEUS=http://host:9090, MINUTES=15 (needs npm).
+	cd grafana/picture && node picture.mjs $(PROMETHEUS) $(MINUTES)
+
+grafana/%/node_modules: grafana/%/package-lock.json
+	cd $(@D) && npm ci --no-audit --no-fund
+	@touch $@
 
 fix: $(VENV)/dev ## Repair what the linter and the formatter can.
 	$(BIN)/ruff check --fix
@@ -60,6 +75,11 @@ system:
 prometheus:
 	@command -v promtool >/dev/null && command -v amtool >/dev/null || { $(APT) update -qq && \
 	  $(APT) install -y -qq --no-install-recommends prometheus prometheus-alertmanager; }
+
+# Grafana's letters are Inter.
+chromium:
+	@{ command -v chromium && command -v pngquant; } >/dev/null || { $(APT) update -qq && \
+	  $(APT) install -y -qq --no-install-recommends chromium fonts-inter pngquant; }
 
 # For client clocks that are an hour off.
 faketime:

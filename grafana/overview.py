@@ -1,0 +1,320 @@
+"""The board for whoever is on call: is anything lost, stuck or late, and is the stream alive?"""
+
+from __future__ import annotations
+
+from board import board, variable
+from glance import at_a_glance, in_numbers
+from panels import Json, heatmap, increase, quantile, rate, ratio, state_timeline, table, timeseries
+from series import (
+    AGE_OF_COUNTS,
+    ATTEMPTS,
+    COMPLETED,
+    CONSUMERS,
+    DEAD,
+    DIED,
+    DURATION,
+    EACH_POINT,
+    ENDED,
+    EXPIRED,
+    FAILED,
+    LONGEST_SILENCE,
+    OLDEST,
+    SHOWN,
+    SLOTS,
+    WAIT,
+)
+
+
+def overview() -> Json:
+    return board(
+        "streamqueue-overview",
+        "streamqueue / Overview",
+        "Is anything lost, is anything stuck, how late are we, and is the stream alive?",
+        [
+            variable(
+                "job",
+                "Job",
+                "label_values(streamqueue_build_info, job)",
+                "Prometheus's jobs that scrape streamqueue; leave the exporter's among them.",
+            ),
+            variable(
+                "queue",
+                "Queue",
+                'label_values({__name__=~"streamqueue_(queue_jobs|jobs_put_total|attempts_total)",'
+                " @job}, queue)",
+                "Queues that the exporter, a producer or a worker knows.",
+            ),
+        ],
+        {
+            "Is anything lost or stuck, how late are we, is the stream alive?": at_a_glance(),
+            "How much is going on?": in_numbers(),
+            "How late are we, and what takes the time?": latency(),
+            "What flows in and out?": flow(),
+            "What went wrong, and was it made good?": recovery(),
+            "How is MongoDB, as we see it?": mongodb(),
+        },
+    )
+
+
+def latency() -> list[Json]:
+    return [
+        timeseries(
+            "Wait, from due to started",
+            "The time from a job becoming due until its handler starts: what a user feels of the "
+            "queue. p50 shows the path, p99 the backlog.",
+            {
+                "p50 {{queue}}": quantile(0.5, WAIT, by="queue"),
+                "p95 {{queue}}": quantile(0.95, WAIT, by="queue"),
+                "p99 {{queue}}": quantile(0.99, WAIT, by="queue"),
+            },
+            "s",
+            w=12,
+        ),
+        heatmap(
+            "How the waits spread",
+            "Jobs started, by how long they had waited. Two bands are two kinds of pick-up: by the "
+            "stream, and after a wait for a free slot.",
+            WAIT,
+            "s",
+            w=12,
+        ),
+        timeseries(
+            "Handler time by task",
+            "How long attempts take, however they end.",
+            {
+                "p50 {{task}}": quantile(0.5, DURATION, by="task"),
+                "p99 {{task}}": quantile(0.99, DURATION, by="task"),
+            },
+            "s",
+            w=6,
+        ),
+        timeseries(
+            "Age of change events",
+            "From the server writing an event to its arrival. It compares the clocks of two "
+            "machines. High here and low below: the stream is the slow part.",
+            {
+                "p50": quantile(0.5, "streamqueue_stream_event_age_seconds{@job}"),
+                "p99": quantile(0.99, "streamqueue_stream_event_age_seconds{@job}"),
+            },
+            "s",
+            w=6,
+        ),
+        timeseries(
+            "MongoDB round trip, p99",
+            "How long operations take, as the processes see it: server, network and driver.",
+            {
+                "{{operation}}": quantile(
+                    0.99,
+                    "streamqueue_mongodb_operation_duration_seconds{@job}",
+                    by="operation",
+                )
+            },
+            "s",
+            w=6,
+        ),
+        timeseries(
+            "Event loop lag",
+            "How late a timer of the event loop fires. A handler that blocks shows here first; "
+            "the board Consumers says in which process.",
+            {
+                "p50": quantile(0.5, "streamqueue_event_loop_lag_seconds{@job}"),
+                "p99": quantile(0.99, "streamqueue_event_loop_lag_seconds{@job}"),
+            },
+            "s",
+            w=6,
+        ),
+    ]
+
+
+def flow() -> list[Json]:
+    return [
+        timeseries(
+            "Put and completed",
+            "Jobs put and completed per second. Put above completed for long: the backlog grows.",
+            {
+                "put {{queue}}": rate(
+                    'streamqueue_jobs_put_total{@queue, result="inserted"}', by="queue"
+                ),
+                "completed {{queue}}": rate(COMPLETED, by="queue"),
+            },
+            "ops",
+            w=12,
+        ),
+        timeseries(
+            "Jobs by state",
+            "Due, scheduled for later, running and dead jobs of the chosen queues.",
+            {
+                "{{state}}": "sum by (state) "
+                "(max by (queue, state) (streamqueue_queue_jobs{@queue}))"
+            },
+            "short",
+            stack=True,
+            w=12,
+        ),
+        timeseries(
+            "Oldest due job by queue",
+            "Since when the oldest job that could run has been waiting.",
+            {"{{queue}}": OLDEST},
+            "s",
+            w=6,
+        ),
+        timeseries(
+            "Attempts by outcome",
+            "Every attempt ends in exactly one. Released ones were given back without blame, "
+            "cancelled ones stopped, and lease_lost ones went to somebody else.",
+            {"{{outcome}}": rate(ATTEMPTS, by="outcome")},
+            "ops",
+            stack=True,
+            w=6,
+        ),
+        timeseries(
+            "Claims by trigger and result",
+            "Jobs won, lost to another consumer, and claims that found none. Most should be won "
+            "by the stream, or by a scan while there is a backlog.",
+            {
+                "{{trigger}} {{result}}": rate(
+                    "streamqueue_claims_total{@queue}", by="trigger, result"
+                )
+            },
+            "ops",
+            w=6,
+        ),
+        timeseries(
+            "Live consumers and slots",
+            "Workers on the list of those that live, and the handlers they can run at once.",
+            {
+                "consumers {{queue}}": CONSUMERS,
+                "slots {{queue}}": SLOTS,
+            },
+            "short",
+            w=6,
+        ),
+        table(
+            "Tasks",
+            "Each task as it is now: attempts per second, the share that failed, how long they "
+            "take, and jobs that died in the time shown.",
+            {"queue": "Queue", "task": "Task"},
+            {
+                "Attempts": (rate(ATTEMPTS, by="queue, task"), "ops"),
+                "Failed": (
+                    ratio(rate(FAILED, by="queue, task"), rate(ENDED, by="queue, task")),
+                    "percentunit",
+                ),
+                "p50": (quantile(0.5, DURATION, by="queue, task"), "s"),
+                "p99": (quantile(0.99, DURATION, by="queue, task"), "s"),
+                "Died": (
+                    increase(DIED, by="queue, task", over=SHOWN),
+                    "short",
+                ),
+            },
+            sort="Attempts",
+            w=24,
+            h=6,
+        ),
+    ]
+
+
+def recovery() -> list[Json]:
+    return [
+        timeseries(
+            "Leases that expired",
+            "Jobs a reaper took back from consumers that died or froze, by what became of them, "
+            f"and attempts that learned that their lease was lost. {EACH_POINT}",
+            {
+                "{{result}}": increase("streamqueue_jobs_reaped_total{@queue}", by="result"),
+                "lost": increase("streamqueue_leases_lost_total{@queue}"),
+            },
+            "short",
+            w=6,
+        ),
+        timeseries(
+            "Expired leases not returned yet",
+            "Jobs that nobody runs and nobody has taken back. Back at 0 within seconds, while a "
+            "reaper runs.",
+            {"{{queue}}": EXPIRED},
+            "short",
+            w=6,
+        ),
+        timeseries(
+            "Dead jobs by queue",
+            "A step up is a job given up; a step down, one requeued or removed.",
+            {"{{queue}}": DEAD},
+            "short",
+            w=6,
+        ),
+        timeseries(
+            "Missed wake-ups",
+            "Ready jobs found by the safety sweep before the change stream told of them. Must be "
+            f"0. {EACH_POINT}",
+            {"{{queue}}": increase("streamqueue_missed_wakeups_total{@queue}", by="queue")},
+            "short",
+            w=6,
+        ),
+    ]
+
+
+def mongodb() -> list[Json]:
+    return [
+        timeseries(
+            "Errors",
+            "MongoDB operations that raised, by the class of the error. A short burst at an "
+            "election is normal: they are tried again. The first of its kind in a process does not "
+            f"show. {EACH_POINT}",
+            {
+                "{{operation}} {{error}}": increase(
+                    "streamqueue_mongodb_errors_total{@job}", by="operation, error"
+                )
+            },
+            "short",
+        ),
+        timeseries(
+            "Change streams opened again",
+            "By reason. history_lost means that a stream was down for longer than the oplog "
+            f"reaches back; the jobs were found by looking. {EACH_POINT}",
+            {"{{reason}}": increase("streamqueue_stream_restarts_total{@job}", by="reason")},
+            "short",
+        ),
+        timeseries(
+            "Change events",
+            "Events received per second, by all consumers together: each of them hears each.",
+            {"{{operation}}": rate("streamqueue_stream_events_total{@job}", by="operation")},
+            "ops",
+        ),
+        timeseries(
+            "Oplog window, and how far back we need it",
+            "How far back the oplog reaches, and the time since the most silent stream's last sign "
+            "of life. Should the lines meet, that stream cannot resume. There is no window while "
+            "the exporter may not read the database `local`.",
+            {
+                "oplog window": "max(streamqueue_oplog_window_seconds{@job})",
+                "most silent stream": LONGEST_SILENCE,
+            },
+            "s",
+            w=6,
+        ),
+        timeseries(
+            "Counting the queues",
+            "How long the exporter takes to count, and how old its counts are. Its age falls back "
+            "at each count.",
+            {
+                "p99": quantile(0.99, "streamqueue_state_collection_duration_seconds{@job}"),
+                "age": AGE_OF_COUNTS,
+            },
+            "s",
+            w=6,
+        ),
+        timeseries(
+            "Failed counts of the queues",
+            f"The exporter tries again at the next interval. {EACH_POINT}",
+            {"failed": increase("streamqueue_state_collection_errors_total{@job}")},
+            "short",
+            w=6,
+        ),
+        state_timeline(
+            "Who counts the queues",
+            "The exporter, or the one worker that leads. With nobody, the counts stand still.",
+            {"{{instance}}": "max by (instance) (streamqueue_leader{@job})"},
+            {0: ("stands by", "text"), 1: ("counts", "green")},
+            w=6,
+        ),
+    ]

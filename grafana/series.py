@@ -1,0 +1,32 @@
+"""Expressions that stand in more than one panel."""
+
+from __future__ import annotations
+
+from panels import since, state
+
+WAIT = "streamqueue_job_wait_seconds{@queue}"
+DURATION = "streamqueue_job_duration_seconds{@queue}"
+
+ATTEMPTS = "streamqueue_attempts_total{@queue}"
+COMPLETED = 'streamqueue_attempts_total{@queue, outcome="completed"}'
+DIED = 'streamqueue_attempts_total{@queue, outcome="dead"}'
+FAILED = 'streamqueue_attempts_total{@queue, outcome=~"retried|dead"}'
+ENDED = 'streamqueue_attempts_total{@queue, outcome=~"completed|retried|dead"}'
+"""Released, cancelled and lost attempts say nothing of the work: they are run again, unblamed."""
+
+DUE = state('streamqueue_queue_jobs{@queue, state="ready"}')
+SCHEDULED = state('streamqueue_queue_jobs{@queue, state="scheduled"}')
+DEAD = state('streamqueue_queue_jobs{@queue, state="dead"}')
+OLDEST = state("streamqueue_queue_oldest_ready_age_seconds{@queue}")
+EXPIRED = state("streamqueue_queue_expired_leases{@queue}")
+CONSUMERS = state("streamqueue_queue_consumers{@queue}")
+SLOTS = state("streamqueue_queue_slots{@queue}")
+AGE_OF_COUNTS = since("max(streamqueue_state_last_success_timestamp_seconds{@job})")
+
+CONNECTED = "streamqueue_stream_connected{@job}"
+LONGEST_SILENCE = since("min(streamqueue_stream_last_event_timestamp_seconds{@job} > 0)")
+
+SHOWN = "$__range"
+"""The time range on the screen."""
+
+EACH_POINT = "Each point counts a minute, or more when zoomed out."
