@@ -221,12 +221,12 @@ def test_an_authority_without_its_root_is_enough(
 def test_a_large_answer_arrives_whole(
     server: HealthServer, registry: CollectorRegistry, trusting: ssl.SSLContext
 ) -> None:
-    Gauge("large", "x" * 16_000_000, registry=registry)
+    Gauge("large", "x" * 4_000_000, registry=registry)
 
     status, body = ask(server, trusting)
 
     assert status == 200
-    assert len(body) > 16_000_000
+    assert len(body) > 4_000_000
 
 
 # clients that keep it waiting
@@ -255,10 +255,11 @@ def test_silent_clients_delay_nobody(
 def test_a_client_that_does_not_shake_hands_is_hung_up_on(
     server: HealthServer, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CLIENT_SECONDS", 0.1)
+    monkeypatch.setattr(module, "CLIENT_SECONDS", 1.0)
+    hello = client_hello(trusting)
 
     with connect(server) as silent, connect(server) as half:
-        half.sendall(client_hello(trusting)[:40])
+        half.sendall(hello[:40])
 
         assert everything(silent) == b""
         assert everything(half) == b""
@@ -282,7 +283,7 @@ def test_a_client_that_drips_its_handshake_is_hung_up_on(
 def test_a_client_that_drips_its_request_is_hung_up_on(
     server: HealthServer, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CLIENT_SECONDS", 0.3)
+    monkeypatch.setattr(module, "CLIENT_SECONDS", 1.5)
 
     with shake_hands(server, trusting) as dripping:
         dripping.settimeout(0.02)
@@ -306,8 +307,8 @@ def test_a_client_that_takes_its_answer_in_sips_is_hung_up_on(
     secure: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "CLIENT_SECONDS", 0.5)
-    Gauge("large", "x" * 64_000_000, registry=registry)  # more than it takes in that time
+    monkeypatch.setattr(module, "CLIENT_SECONDS", 1.5)
+    Gauge("large", "x" * 24_000_000, registry=registry)  # more than it takes in that time
     server = serve(**identity.pair) if secure else serve()
     client: socket.socket = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -320,9 +321,10 @@ def test_a_client_that_takes_its_answer_in_sips_is_hung_up_on(
         taken, pause = 0, threading.Event()
         while sip := client.recv(16384):
             taken += len(sip)
-            pause.wait(0.001)
+            if server._clients:
+                pause.wait(0.005)
 
-    assert 0 < taken < 64_000_000
+    assert 0 < taken < 24_000_000
 
 
 def test_past_the_limit_a_client_is_hung_up_on_until_a_place_is_free(
