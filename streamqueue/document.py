@@ -4,7 +4,7 @@ Fields are only ever added, so old and new versions run side by side; a field th
 default, so any program may insert ``{queue, state: "ready", payload}`` and nothing else::
 
     _id, v, queue, state, priority, run_at, created_at, attempts, max_attempts, payload
-    key                                              while it was put with one
+    key, traceparent                                 while it was put with one
     locked_by, locked_at, locked_until, lease        while running (lease: the claim's token)
     last_error, errors, progress                     once there was one
     result, finished_at, expires_at                  once ended
@@ -274,9 +274,10 @@ def new_document(
     run_at: datetime | None = None,
     key: str | None = None,
     job_id: ObjectId | None = None,
+    traceparent: str | None = None,
 ) -> RawBSONDocument:
     """Return a job as it is inserted: scheduled if it is to run later than now, else ready."""
-    fields = encode_fields(queue, now, priority, max_attempts, run_at, key)
+    fields = encode_fields(queue, now, priority, max_attempts, run_at, key, traceparent)
     return join_document(job_id or ObjectId(), fields, payload)
 
 
@@ -287,6 +288,7 @@ def encode_fields(
     max_attempts: int,
     run_at: datetime | None = None,
     key: str | None = None,
+    traceparent: str | None = None,
 ) -> bytes:
     """Return what stands between the id and the payload, which is the same for many jobs."""
     later = run_at is not None and run_at > now
@@ -302,6 +304,8 @@ def encode_fields(
     }
     if key is not None:
         fields["key"] = key
+    if traceparent is not None:
+        fields["traceparent"] = traceparent
     return bson.encode(fields, codec_options=CODEC)[4:-1]
 
 
@@ -340,6 +344,7 @@ class JobRecord:
     last_error: str | None
     key: str | None
     run_at: datetime | None
+    traceparent: str | None
     token: bytes
     damage: str | None
 
@@ -361,6 +366,7 @@ class JobRecord:
             last_error=_text(get("last_error")),
             key=_text(get("key")),
             run_at=_date(get("run_at")),
+            traceparent=_text(get("traceparent")),
             token=token if isinstance(token, bytes) else b"",
             damage=None if isinstance(payload, dict) else "its payload is not a mapping",
         )

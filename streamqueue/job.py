@@ -88,6 +88,11 @@ class JobView:
         """The key it was put with: no other live job of the queue has it."""
         return self._record.key
 
+    @property
+    def traceparent(self) -> str | None:
+        """The trace it was put in, as the W3C writes it: hand it on as ``traceparent``."""
+        return self._record.traceparent
+
     def __repr__(self) -> str:
         # No payload: reprs end up in logs.
         record = self._record

@@ -92,7 +92,10 @@ _UNLOCK: Document = dict.fromkeys(("locked_by", "locked_at", "locked_until", "le
 
 
 _IDENTITY = ("_id", "queue", "priority")
-_CARRIED = (*_IDENTITY, "run_at", "state", "attempts", "max_attempts", "key", "last_error")
+_CARRIED = (
+    *(*_IDENTITY, "run_at", "state", "attempts", "max_attempts"),
+    *("key", "traceparent", "last_error"),
+)
 
 
 def candidates(queues: Sequence[str], limit: int, *, carry: bool = False) -> Find:

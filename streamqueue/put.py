@@ -19,6 +19,7 @@ from .document import (
 )
 from .durations import point_in_time, seconds
 from .errors import ConfigurationError
+from .tracing import current_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +39,7 @@ class Put:
     run_at: datetime | None
     key: str | None
     max_attempts: int
+    traceparent: str | None = None
 
     def due(self, now: datetime) -> datetime | None:
         """Return when it is to run; None for now."""
@@ -54,6 +56,7 @@ class Put:
             run_at=self.due(now),
             key=self.key,
             job_id=self.id,
+            traceparent=self.traceparent,
         )
 
 
@@ -73,8 +76,9 @@ class Puts:
     def documents(self, queue: str, now: datetime) -> list[RawBSONDocument]:
         """Return what is inserted; `now` is the server's time."""
         due, limit = self.first.due(now), self.first.max_attempts
+        trace = self.first.traceparent
         fields = {
-            priority: encode_fields(queue, now, priority, limit, due)
+            priority: encode_fields(queue, now, priority, limit, due, traceparent=trace)
             for priority in set(self.priorities)
         }
         return [
@@ -108,6 +112,7 @@ def check_put(
         run_at=None if run_at is None else point_in_time(run_at, "run_at"),
         key=None if key is None else options.key_name(key),
         max_attempts=options.max_attempts(max_attempts),
+        traceparent=current_traceparent(),
     )
 
 

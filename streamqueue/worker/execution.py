@@ -24,6 +24,7 @@ from ..errors import ConfigurationError, Discard, LeaseLost, Retry, Snooze
 from ..job import describe
 from ..metrics import AttemptOutcome
 from ..queue import Job
+from ..tracing import trace_id
 from .threads import Threads
 
 if TYPE_CHECKING:
@@ -126,9 +127,11 @@ class Execution:
         metrics, record = attempt.registered.metrics, attempt.record
         self._slots.handler_starts()
         started = monotonic()
+        trace = trace_id(record.traceparent)
+        exemplar = None if trace is None else {"trace_id": trace}
         if record.run_at is not None:
             waited = (self._store.clock.now() - record.run_at).total_seconds()
-            metrics.wait.observe(max(0.0, waited))
+            metrics.wait.observe(max(0.0, waited), exemplar)
         metrics.running.inc()
         cancelled: BaseException | None = None
         try:
@@ -136,7 +139,7 @@ class Execution:
         except get_cancelled_exc_class() as exception:
             cancelled, error = exception, Interrupted()
         metrics.running.dec()
-        metrics.duration.observe(monotonic() - started)
+        metrics.duration.observe(monotonic() - started, exemplar)
         self._slots.handler_over()
         if error is None and attempt.outcome is None and not attempt.lost:
             self.completer.finish(attempt)

@@ -21,6 +21,7 @@ ORDER = [
     "clock",
     "outage",
     "document",
+    "tracing",
     "put",
     "operations",
     "observations",
@@ -258,7 +259,8 @@ def test_only_the_shells_and_the_engine_talk_to_mongodb() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["operations", "observations", "document", "put", "backoff", "durations", "job"]
+    "module",
+    ["operations", "observations", "document", "put", "backoff", "durations", "job", "tracing"],
 )
 def test_what_is_said_to_be_pure_looks_at_no_clock(module: str) -> None:
     modules = {

@@ -195,6 +195,7 @@ def test_a_whole_document_is_read_as_it_is() -> None:
         last_error="oops",
         key="k",
         run_at=NOW,
+        traceparent=None,
         token=b"token",
         damage=None,
     )
@@ -217,6 +218,7 @@ def test_a_document_of_another_program_has_the_defaults() -> None:
         last_error=None,
         key=None,
         run_at=None,
+        traceparent=None,
         token=b"",
         damage=None,
     )
