@@ -23,9 +23,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from .certificates import Certificates
-from .connection import Connection, SecureConnection
 from .errors import ConfigurationError
 from .health import Answer, Request, answer, json_answer
+from .health_connection import Connection, SecureConnection
 
 if TYPE_CHECKING:
     from types import TracebackType

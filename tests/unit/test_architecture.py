@@ -31,7 +31,7 @@ ORDER = [
     "metrics",
     "health",
     "certificates",
-    "connection",
+    "health_connection",
     "health_server",
     "health_app",
     "notify",
