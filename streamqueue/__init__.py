@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .async_queue import AsyncJob, AsyncMongoQueue
     from .backoff import Backoff
+    from .connection import connection_uri
     from .errors import (
         ConfigurationError,
         Discard,
@@ -49,6 +50,7 @@ __all__ = [
     "StreamQueueError",
     "Worker",
     "__version__",
+    "connection_uri",
 ]
 
 _HOMES = {
@@ -59,6 +61,7 @@ _HOMES = {
     "Job": "queue",
     "MongoQueue": "queue",
     "Worker": "worker",
+    "connection_uri": "connection",
 }
 """Where a name lives, if not in ``errors``."""
 

@@ -244,6 +244,7 @@ class Worker:
         self.health.clear("draining")
         try:
             await self._store.prepare()
+            await self._store.check_rights()
             metrics = Metrics.of(self._registry)
             self.server = self.metrics_address.serve(metrics.registry, self.health)
             await _Run(self, metrics).serve(
