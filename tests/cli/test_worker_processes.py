@@ -325,7 +325,8 @@ def test_a_worker_named_wrongly_is_one_sentence_and_wrong_usage(
     supervisor = start("--processes", "3", name=name)
 
     assert supervisor.exit_code() == 2
-    [sentence] = supervisor.log.splitlines()
+    *before, sentence = supervisor.log.splitlines()
+    assert all(" INFO " in line for line in before)
     assert sentence.startswith("streamqueue: ")
     assert word in sentence
 
@@ -448,7 +449,8 @@ def test_wrong_certificates_are_refused_in_one_sentence(
     supervisor = start("--processes", processes, *options)
 
     assert supervisor.exit_code() == 2
-    [sentence] = supervisor.log.splitlines()
+    *before, sentence = supervisor.log.splitlines()
+    assert all(" INFO " in line for line in before)
     assert sentence.startswith("streamqueue: ")
     assert word in sentence
 
@@ -476,7 +478,8 @@ def test_ports_that_cannot_be_are_refused(start: Start, options: list[str], word
     supervisor = start("--processes", "2", *options)
 
     assert supervisor.exit_code() == 2
-    [sentence] = supervisor.log.splitlines()
+    *before, sentence = supervisor.log.splitlines()
+    assert all(" INFO " in line for line in before)
     assert word in sentence
 
 
