@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test faults planted bench check fix system prometheus faketime clean
+.PHONY: help demo test faults planted bench check fix constraints system prometheus faketime deploy-tools clean
 
 help: ## Show this list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -12,7 +12,7 @@ help: ## Show this list.
 demo: $(VENV)/demo system ## Put jobs, wake consumers, kill one with -9, account for every job.
 	@$(BIN)/streamqueue demo
 
-test: $(VENV)/dev system prometheus faketime ## Run the tests against a real replica set.
+test: $(VENV)/dev system prometheus faketime deploy-tools ## Run the tests against a real replica set.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 faults: $(VENV)/dev system faketime ## Break servers and processes while jobs flow; account for every job (15 minutes).
@@ -33,6 +33,14 @@ check: $(VENV)/dev ## Lint, formatting, types, import order.
 fix: $(VENV)/dev ## Repair what the linter and the formatter can.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+constraints: $(VENV)/dev ## Pin the newest dependencies, with their hashes, for the image.
+	$(BIN)/pip install --quiet uv
+	$(PIN) --extra uvloop pyproject.toml --output-file deploy/docker/constraints.txt
+	echo 'setuptools>=77' | $(PIN) - --output-file deploy/docker/build-constraints.txt
+
+PIN = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --custom-compile-command 'make constraints'
 
 clean: ## Remove the environment and all caches.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -64,3 +72,14 @@ prometheus:
 # For client clocks that are an hour off.
 faketime:
 	@command -v faketime >/dev/null || { $(APT) update -qq && $(APT) install -y -qq faketime; }
+
+# The schemas of the custom resources in deploy/kubernetes, and node to run them.
+CRDS := tests/ops/crds
+
+deploy-tools: $(CRDS)/node_modules/.package-lock.json
+
+$(CRDS)/node_modules/.package-lock.json: $(CRDS)/package-lock.json
+	@command -v npm >/dev/null || { $(APT) update -qq && \
+	  $(APT) install -y -qq --no-install-recommends npm; }
+	npm ci --prefix $(CRDS) --no-audit --no-fund --loglevel=error
+	@touch $@
