@@ -211,6 +211,7 @@ def test_the_producer_puts_what_the_worker_runs(address: str, jobs: Collection[A
     ):
         wait_until(lambda: emails.stats()["errors"] == 1, "the wrong address is dead", 30)
         wait_until(lambda: not jobs.count_documents({"key": "mine"}), "the report is done", 30)
+        assert jobs.find_one({"state": "dead"}, {"_id": 0, "attempts": 1}) == {"attempts": 1}
         wait_until(
             lambda: jobs.count_documents({"payload.to": {"$ne": "nobody"}}), "an e-mail is put", 30
         )

@@ -216,11 +216,13 @@ def test_a_package_that_is_not_the_one_that_was_pinned_is_refused(tmp_path: Path
     assert "DO NOT MATCH THE HASHES" in asked.stderr
 
 
-def test_what_the_final_stage_copies_is_let_into_the_build() -> None:
+def test_what_the_stages_copy_is_let_into_the_build() -> None:
     copied = [
-        shlex.split(arguments)[0]
-        for name, arguments in stages()[-1]
+        source
+        for stage in stages()
+        for name, arguments in stage
         if name == "COPY" and "--from" not in arguments
+        for source in shlex.split(arguments)[:-1]
     ]
 
     assert copied
@@ -258,6 +260,13 @@ def test_a_worker_whose_loop_is_stuck_is_not() -> None:
 
     assert code == 1
     assert "says 503" in said
+
+
+def test_a_worker_without_mongodb_is_not_ready_but_healthy() -> None:
+    health = Health()
+    health.not_ready("stream", "the change stream is closed")
+    with HealthServer(CollectorRegistry(), health) as server:
+        assert healthcheck(server.port) == (0, "")
 
 
 def test_a_worker_that_does_not_answer_is_not_healthy_and_one_sentence_says_so() -> None:
