@@ -32,6 +32,9 @@ NOT_YET = {
     "compose exporter",
     "kubernetes exporter",
     "kubernetes worker",
+    "variables of compose exporter",
+    "variables of kubernetes exporter",
+    "variables of kubernetes worker",
 }
 
 CUSTOM = ("monitoring.coreos.com/", "keda.sh/")

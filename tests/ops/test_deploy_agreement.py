@@ -70,7 +70,7 @@ def read_by_its_programs(container: Container, name: str) -> bool:
     return any(f'"{name}"' in (DEPLOY / program).read_text() for program in programs)
 
 
-@pytest.mark.parametrize("container", some_not_yet(ALL, where))
+@pytest.mark.parametrize("container", some_not_yet(ALL, lambda each: f"variables of {each.where}"))
 def test_somebody_reads_each_variable(
     container: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
