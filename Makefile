@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test faults planted bench check dashboards pictures fix system prometheus \
-  faketime systemd chromium clean
+.PHONY: help demo test faults planted bench check dashboards pictures fix constraints system \
+  prometheus faketime systemd deploy-tools chromium clean
 
 help: ## Show this list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -13,7 +13,7 @@ help: ## Show this list.
 demo: $(VENV)/demo system ## Put jobs, wake consumers, kill one with -9, account for every job.
 	@$(BIN)/streamqueue demo
 
-test: $(VENV)/dev system prometheus faketime systemd ## Run the tests against a real replica set.
+test: $(VENV)/dev system prometheus faketime systemd deploy-tools ## Run the tests against a real replica set.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 faults: $(VENV)/dev system faketime ## Break servers and processes while jobs flow; account for every job (15 minutes).
@@ -48,6 +48,14 @@ grafana/%/node_modules: grafana/%/package-lock.json
 fix: $(VENV)/dev ## Repair what the linter and the formatter can.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+constraints: $(VENV)/dev ## Pin the newest dependencies, with their hashes, for the image.
+	$(BIN)/pip install --quiet uv
+	$(PIN) --extra uvloop pyproject.toml --output-file deploy/docker/constraints.txt
+	echo 'setuptools>=77' | $(PIN) - --output-file deploy/docker/build-constraints.txt
+
+PIN = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --custom-compile-command 'make constraints'
 
 clean: ## Remove the environment and all caches.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -88,3 +96,14 @@ faketime:
 # For systemd-analyze, which needs no systemd that runs.
 systemd:
 	@command -v systemd-analyze >/dev/null || { $(APT) update -qq && $(APT) install -y -qq --no-install-recommends systemd; }
+
+# The schemas of the custom resources in deploy/kubernetes, and node to run them.
+CRDS := tests/ops/crds
+
+deploy-tools: $(CRDS)/node_modules/.package-lock.json
+
+$(CRDS)/node_modules/.package-lock.json: $(CRDS)/package-lock.json
+	@command -v npm >/dev/null || { $(APT) update -qq && \
+	  $(APT) install -y -qq --no-install-recommends npm; }
+	npm ci --prefix $(CRDS) --no-audit --no-fund --loglevel=error
+	@touch $@
