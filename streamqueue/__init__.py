@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .async_queue import AsyncJob, AsyncMongoQueue
     from .backoff import Backoff
+    from .connection import connection_uri
     from .errors import (
         ConfigurationError,
         Discard,
@@ -47,6 +48,7 @@ __all__ = [
     "StreamQueueError",
     "Worker",
     "__version__",
+    "connection_uri",
 ]
 
 _HOMES = {
@@ -56,6 +58,7 @@ _HOMES = {
     "Job": "queue",
     "MongoQueue": "queue",
     "Worker": "worker",
+    "connection_uri": "connection",
 }
 """Where a name lives, if not in ``errors``."""
 

@@ -1,8 +1,8 @@
 """The ``streamqueue`` command: its options, and how it ends. ``commands.py`` has what it does.
 
 Options come from the command line or from ``STREAMQUEUE_*`` variables (``--uri`` from
-``STREAMQUEUE_URI``). Exit codes: 0 fine, 1 failed, 2 wrong usage. A person gets one sentence, never
-a traceback.
+``STREAMQUEUE_URI``); the URI also from a file. Exit codes: 0 fine, 1 failed, 2 wrong usage. A
+person gets one sentence, never a traceback.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pymongo.errors import PyMongoError
 
 from . import __version__, commands
+from .connection import find_uri
 from .diagnosis import explain, hide_password
 from .errors import ConfigurationError, ReplicaSetRequired, StreamQueueError
 from .server import DEFAULT_COLLECTION
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What pymongo logs of a lost server repeats what we say in one sentence.
     logging.getLogger("pymongo").setLevel(logging.CRITICAL)
     try:
+        if hasattr(options, "uri"):
+            options.uri = find_uri(options.uri, options.uri_file)
         return int(options.run(options) or FINE)
     except KeyboardInterrupt:
         return FAILED
@@ -50,9 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         usage = isinstance(error, ConfigurationError) and not isinstance(error, ReplicaSetRequired)
         return WRONG_USAGE if usage else FAILED
     except PyMongoError as error:
-        sentence, usage = explain(error, getattr(options, "uri", None))
+        sentence, usage = explain(error, _known_uri(options))
         _complain(sentence)
         return WRONG_USAGE if usage else FAILED
+
+
+def _known_uri(options: argparse.Namespace) -> str | None:
+    """Return the URI that was most likely used; a worker's module names its own."""
+    try:
+        return find_uri(getattr(options, "uri", None))
+    except ConfigurationError:
+        return None
 
 
 def _complain(sentence: str) -> None:
@@ -81,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = command(
         "demo", commands.demo, "Show jobs flow, kill a consumer, and account for every job."
     )
-    _setting(demo, "--uri", metavar="URI", help="a replica set to use instead of a local one")
+    _uri_options(demo, "a replica set to use instead of a local one")
     _setting(demo, "--jobs", type=_whole, default=2000, help="jobs in the flow; default 2000")
     _setting(demo, "--json", action="store_true", help="print the account as JSON")
 
@@ -93,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = command("bench", commands.bench, "Measure the queue against what this server permits.")
     bench.add_argument("parts", nargs="*", metavar="PART", help="default: all, the quick version")
-    _setting(bench, "--uri", metavar="URI", help="a replica set to use instead of a local one")
+    _uri_options(bench, "a replica set to use instead of a local one")
     _setting(bench, "--rounds", type=_whole, help="default 3, with --full 5")
     _setting(bench, "--jobs", type=_whole, help="jobs in one measurement; default: by part")
     _setting(bench, "--big", type=_whole, help="a deep queue; default 100000, with --full 1000000")
@@ -189,14 +200,20 @@ def _setting(parser: Any, flag: str, **keywords: Any) -> None:
     parser.add_argument(flag, **keywords)
 
 
+def _uri_options(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add what ``main`` makes the URI of; the variables are looked at there."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--uri", metavar="URI", help=text)
+    either.add_argument(
+        "--uri-file",
+        metavar="PATH",
+        help="a file that holds the URI: a password in --uri is shown to everybody by ps",
+    )
+
+
 def _where_options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
-    _setting(
-        parser,
-        "--uri",
-        metavar="URI",
-        help="mongodb://host/database?replicaSet=name, with the database in its path",
-    )
+    _uri_options(parser, "mongodb://host/database?replicaSet=name, with the database in its path")
     _setting(
         parser,
         "--collection",

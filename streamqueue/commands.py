@@ -51,7 +51,7 @@ def _database(options: argparse.Namespace) -> Iterator[Database[Any]]:
     if not options.uri:
         raise ConfigurationError(
             "which MongoDB? give --uri mongodb://host/database?replicaSet=name, or set "
-            "STREAMQUEUE_URI (for a local one, run `streamqueue server`)"
+            "STREAMQUEUE_URI or STREAMQUEUE_URI_FILE (for a local one, run `streamqueue server`)"
         )
     settings: dict[str, Any] = {"appname": "streamqueue-cli", "tz_aware": True}
     if "serverselectiontimeoutms" not in options.uri.lower():

@@ -30,10 +30,13 @@ from streamqueue import (
     Snooze,
     StreamQueueError,
     Worker,
+    connection_uri,
 )
 
 Document = dict[str, Any]
 
+
+assert_type(connection_uri(), str)
 
 # The right collection for each shell.
 

@@ -15,6 +15,7 @@ PACKAGE = Path(streamqueue.__file__).parent
 
 ORDER = [
     "errors",
+    "connection",
     "durations",
     "backoff",
     "options",
