@@ -17,7 +17,7 @@ from pymongo.errors import PyMongoError
 
 from . import __version__, commands
 from .connection import find_uri
-from .diagnosis import explain, hide_password
+from .diagnosis import explain, explain_file, hide_password
 from .errors import ConfigurationError, ReplicaSetRequired, StreamQueueError
 from .server import DEFAULT_COLLECTION
 
@@ -56,6 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sentence, usage = explain(error, _known_uri(options))
         _complain(sentence)
         return WRONG_USAGE if usage else FAILED
+    except OSError as error:
+        unusable = explain_file(error, _known_uri(options))
+        if unusable is None:
+            raise
+        _complain(unusable)
+        return WRONG_USAGE
 
 
 def _known_uri(options: argparse.Namespace) -> str | None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+import socket
+import ssl
+import warnings
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from pymongo import MongoClient
 from pymongo.errors import (
@@ -18,13 +22,23 @@ from pymongo.uri_parser import parse_uri
 
 from .server import UNAUTHORIZED
 
-_PASSWORD = re.compile(r"(mongodb(?:\+srv)?://[^:@/\s]*):[^@/\s]*@")
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Up to the last '@' of the word, whatever stands before it: a password that was not percent-encoded
+# may hold any character.
+_PASSWORD = re.compile(r"(mongodb(?:\+srv)?://[^\s:]*):(?:(?!mongodb(?:\+srv)?://)\S)*@")
+_SECRET_OPTION = re.compile(
+    r"(tlsCertificateKeyFilePassword=|proxyPassword=|AWS_SESSION_TOKEN:)[^&\s]+", re.IGNORECASE
+)
+_COMMAND = re.compile(r" to execute command \{ (\w+): .*", re.DOTALL)
 AUTHENTICATION_FAILED = 18
+PROBE_SECONDS = 1.0
 
 
 def hide_password(text: str) -> str:
     """Return the text without the passwords of any MongoDB addresses in it."""
-    return _PASSWORD.sub(r"\1:***@", text)
+    return _SECRET_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
 
 
 def explain(error: PyMongoError, uri: str | None) -> tuple[str, bool]:
@@ -37,11 +51,15 @@ def explain(error: PyMongoError, uri: str | None) -> tuple[str, bool]:
         case ServerSelectionTimeoutError():
             return _explain_unreachable(error, uri), False
         case OperationFailure(code=code) if code == AUTHENTICATION_FAILED:
-            return "MongoDB refused the user or password: check the URI's credentials", False
+            return (
+                "MongoDB refused the user or password: check the URI's credentials, and its "
+                "authSource= if the user is of another database (such as admin)"
+            ), False
         case OperationFailure(code=code) if code == UNAUTHORIZED:
             return (
-                f"MongoDB refused it: {_short(error)}. Give the user a role with find, insert, "
-                "update, remove and changeStream on the jobs collection (createIndex for init)"
+                f"MongoDB refused it: {_refused(error)}. On the jobs collection a worker's user "
+                "needs find, update, remove and changeStream, a producer's insert, that of init "
+                "createIndex"
             ), False
         case DocumentTooLarge():
             return f"a document is too large for MongoDB: {_short(error)}", False
@@ -49,14 +67,39 @@ def explain(error: PyMongoError, uri: str | None) -> tuple[str, bool]:
             return f"MongoDB reported an error: {_short(error)}", False
 
 
+def explain_file(error: OSError, uri: str | None) -> str | None:
+    """Return the sentence for a file named in the URI; None when it is about something else."""
+    if isinstance(error, ssl.SSLError):
+        return (
+            "a file with TLS certificates cannot be used: tlsCAFile= and tlsCertificateKeyFile= in "
+            f"the URI must name PEM files ({error.reason or error})"
+        )
+    named = error.filename
+    if isinstance(named, str) and uri and named in unquote(uri):
+        return f"the URI names the file {named!r}, which cannot be read: {error.strerror}"
+    return None
+
+
+def _refused(error: PyMongoError) -> str:
+    """Say what was refused without the command itself, which may quote documents."""
+    text = str(error)
+    command = r" to \1" if "$changeStream" not in text else " to open a changeStream"
+    return _COMMAND.sub(command, text.split(", full error:")[0])
+
+
 def _explain_unreachable(error: PyMongoError, uri: str | None) -> str:
     try:
-        parsed = parse_uri(uri or "mongodb://localhost")
-    except PyMongoError:
+        with warnings.catch_warnings(action="ignore"):  # given already, by the client
+            parsed = parse_uri(uri or "", warn=True)
+    except (PyMongoError, OSError, ValueError):
         return f"MongoDB cannot be reached: {_short(error)}"
     hosts = ", ".join(f"{host}:{port}" for host, port in parsed["nodelist"])
-    wanted = parsed["options"].get("replicaSet")
-    actual = _set_name_of(parsed["nodelist"][0])
+    options: Mapping[str, Any] = parsed["options"]
+    first = parsed["nodelist"][0]
+    if trouble := _tls_trouble(_short(error), hosts, first, options):
+        return trouble
+    wanted = options.get("replicaSet")
+    actual = _set_name_of(first, options)
     if actual is not None and not actual and wanted:
         return (
             f"the server at {hosts} is not in a replica set, but the URI asks for {wanted!r}: "
@@ -78,12 +121,79 @@ def _explain_unreachable(error: PyMongoError, uri: str | None) -> str:
     )
 
 
-def _set_name_of(address: tuple[str, int | None]) -> str | None:
-    """Ask the server itself: its set's name, '' for none, or None when it does not answer."""
+_MISMATCH = re.compile(r"certificate is not valid for '([^']+)'")
+_BROKEN_OFF = re.compile("SSL|EOF|closed|reset by peer|lost|broken pipe", re.IGNORECASE)
+
+
+def _tls_trouble(
+    text: str, hosts: str, first: tuple[str, int | None], options: Mapping[str, Any]
+) -> str | None:
+    """Return the sentence if the text tells of TLS, or of its lack; else None."""
+    if mismatch := _MISMATCH.search(text):
+        return (
+            f"the TLS certificate of the server at {hosts} is not for {mismatch[1]!r}: use a host "
+            "name that is in the certificate, or give the server a certificate with this one"
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        reason = text.partition("certificate verify failed: ")[2].split(" (_ssl")[0]
+        if "expired" in reason or "not yet valid" in reason:
+            return (
+                f"the TLS certificate of the server at {hosts} is out of date ({reason}): "
+                "renew it, or set this machine's clock"
+            )
+        return (
+            f"the TLS certificate of the server at {hosts} is signed by an authority that is not "
+            f"known here ({reason}): name the authority's certificate with tlsCAFile= in the URI"
+        )
+    if not _BROKEN_OFF.search(text):
+        return None
+    encrypted, can_encrypt = options.get("tls"), _speaks_tls(first)
+    if encrypted and not can_encrypt:
+        return (
+            f"the server at {hosts} does not speak TLS, which the URI asks for: start it with "
+            "--tlsMode and a certificate, or remove tls=true where that is safe"
+        )
+    if encrypted and options.get("tlsCertificateKeyFile"):
+        return (
+            f"the server at {hosts} does not accept the client certificate that "
+            "tlsCertificateKeyFile= names: use one that is signed by an authority it trusts"
+        )
+    if encrypted:
+        return (
+            f"the server at {hosts} wants a client certificate: name a file with one and its key "
+            "with tlsCertificateKeyFile= in the URI"
+        )
+    if can_encrypt:
+        return (
+            f"the server at {hosts} wants TLS: add tls=true to the URI, and tlsCAFile= unless a "
+            "public authority signed its certificate"
+        )
+    return None
+
+
+def _speaks_tls(address: tuple[str, int | None]) -> bool:
+    """Greet the server in TLS. Whether its certificate can be trusted does not matter here: to
+    show one is answer enough."""
     host, port = address
     try:
+        with (
+            socket.create_connection((host, port or 27017), PROBE_SECONDS) as line,
+            ssl.create_default_context().wrap_socket(line, server_hostname=host),
+        ):
+            return True
+    except ssl.SSLCertVerificationError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def _set_name_of(address: tuple[str, int | None], options: Mapping[str, Any]) -> str | None:
+    """Ask the server itself: its set's name, '' for none, or None when it does not answer."""
+    host, port = address
+    tls = {name: value for name, value in options.items() if name.lower().startswith("tls")}
+    try:
         with MongoClient[dict[str, Any]](
-            host, port or 27017, directConnection=True, serverSelectionTimeoutMS=1000
+            host, port or 27017, directConnection=True, serverSelectionTimeoutMS=1000, **tls
         ) as client:
             return str(client.admin.command("hello").get("setName", ""))
     except PyMongoError:
