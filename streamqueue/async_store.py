@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pymongo
 from anyio import CancelScope
 from anyio.lowlevel import current_token
+from bson import ObjectId
 from bson.errors import BSONError
 from pymongo import ReturnDocument
 from pymongo.asynchronous.collection import AsyncCollection
@@ -33,8 +34,6 @@ from .store import TIME_BATCH
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
-
-    from bson import ObjectId
 
 logger = logging.getLogger("streamqueue.store")
 
@@ -103,6 +102,30 @@ class AsyncStore:
                     return  # a step-down came between; they are there, and a majority will follow
                 self._indexed = False
                 raise
+
+    async def check_rights(self) -> None:
+        """Try what a worker does to its jobs, on one that does not exist.
+
+        A worker without these rights would start, and fail with the jobs: one that may not remove
+        them would run each until its attempts are used up.
+
+        Raises:
+            OperationFailure: the user has no right to it. Other troubles show, and pass, later.
+        """
+        no_job = operations.held(ObjectId(), operations.new_token())
+        for attempt in (
+            partial(self.jobs.find_one, no_job, {"_id": 1}),
+            partial(self.jobs.update_one, no_job, [{"$set": {"state": "ready"}}]),
+            partial(self.jobs.delete_one, no_job),
+        ):
+            try:
+                with CancelScope(shield=True), self.limit():
+                    await attempt()
+            except OperationFailure as error:
+                if error.code == UNAUTHORIZED:
+                    raise
+            except PyMongoError:
+                pass
 
     def recheck_indexes(self) -> None:
         """Make the next :meth:`prepare` create the indexes again: the collection may be new."""

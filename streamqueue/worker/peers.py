@@ -165,7 +165,7 @@ class Peers:
                 self._refused = True
                 self._places = {}
                 logger.info(
-                    "Claiming without regard for other consumers: no right to write to %s",
+                    "Claiming without regard for other consumers: no right to keep the list in %s",
                     self._consumers.name,
                 )
             else:

@@ -199,6 +199,7 @@ class Worker:
         self.health.not_ready("stream", "the change stream is not open yet")
         try:
             await self._store.prepare()
+            await self._store.check_rights()
             metrics = Metrics.of(self._registry)
             if self.metrics_address is not None:
                 host, port = self.metrics_address

@@ -120,7 +120,10 @@ async def test_a_worker_without_the_right_to_write_the_list_works_as_if_alone(
     add_ghost(jobs)
     worker = start.prepare(passes, sweep_interval=None)
 
-    with failing(client, "update", app=worker.app, times=1, errorCode=13) as refusal:
+    namespace = f"{jobs.database.name}.{consumers(jobs).name}"
+    with failing(
+        client, "update", app=worker.app, times=1, errorCode=13, namespace=namespace
+    ) as refusal:
         await start.begin(worker)
         assert refusal.hits() == 1
     await queue.put_many([{"n": n} for n in range(30)])
