@@ -156,7 +156,9 @@ class AsyncMongoQueue:
             if operations.is_duplicate_job(error.details):
                 raise DuplicateJob(str(put.key), await self._holder_of(put.key)) from error
             repeated = operations.is_repeated_put(error.details)
-            if not repeated or not await self._store.find(operations.find_job(self._name, put.id)):
+            if not repeated or not await self._store.look_up(
+                operations.find_job(self._name, put.id)
+            ):
                 raise
         return put.id
 
@@ -411,7 +413,7 @@ class AsyncMongoQueue:
 
     async def _holder_of(self, key: str | None) -> ObjectId | None:
         command = operations.live_with_key(self._name, key)
-        found = await self._store.find(command)
+        found = await self._store.look_up(command)
         return found[0]["_id"] if found else None
 
     # the held job; every one of these matches the claim's token

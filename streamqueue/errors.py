@@ -71,11 +71,13 @@ class DuplicateJob(StreamQueueError):
 
     Attributes:
         key: the key that was asked for.
-        job_id: the live job that has it, or None when it ended in between.
+        job_id: the live job that has it, or None when it ended in between or the user may only
+            write.
     """
 
     def __init__(self, key: str, job_id: ObjectId | None) -> None:
-        super().__init__(f"a live job already has the key {key!r} (job {job_id})")
+        which = "" if job_id is None else f" (job {job_id})"
+        super().__init__(f"a live job already has the key {key!r}{which}")
         self.key = key
         self.job_id = job_id
 

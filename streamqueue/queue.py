@@ -156,7 +156,8 @@ class MongoQueue:
             if operations.is_duplicate_job(error.details):
                 raise DuplicateJob(str(put.key), self._holder_of(put.key)) from error
             repeated = operations.is_repeated_put(error.details)
-            if not repeated or not self._store.find(operations.find_job(self._name, put.id)):
+            stored = operations.find_job(self._name, put.id)
+            if not repeated or not self._store.look_up(stored):
                 raise
         return put.id
 
@@ -367,7 +368,7 @@ class MongoQueue:
 
     def _holder_of(self, key: str | None) -> ObjectId | None:
         command = operations.live_with_key(self._name, key)
-        return next((document["_id"] for document in self._store.find(command)), None)
+        return next((document["_id"] for document in self._store.look_up(command)), None)
 
     # the held job; every one of these matches the claim's token
 
