@@ -1,0 +1,431 @@
+"""The roles we ship: each suffices, and each of its actions is there for one thing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import pytest
+from bson import ObjectId
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.synchronous.database import Database
+
+from streamqueue import AsyncMongoQueue, DuplicateJob, MongoQueue
+from tests.ops.running import Run, Spawn, says_one_sentence
+from tests.ops.secured import ROLES, SecuredServer, actions, role, without
+from tests.waiting import wait_until
+
+JOBS, CONSUMERS, OPLOG = "jobs", "jobs.consumers", "oplog.rs"
+KINDS = ["plain", "retried", "discarded", "delayed", "stale", "foreign"]
+UNAUTHORIZED = 13
+
+PRODUCER = {(JOBS, "insert"): "to insert"}
+"""What breaks without each action; here and below."""
+SETUP = {(JOBS, "createIndex"): "to createIndexes", (JOBS, "collMod"): "to collMod"}
+CONSUMER = {
+    (JOBS, "find"): "to find",
+    (JOBS, "update"): "to update",
+    (JOBS, "remove"): "to delete",
+    (JOBS, "changeStream"): "to open a changeStream",
+    (CONSUMERS, "find"): "without regard for other consumers",
+    (CONSUMERS, "insert"): "without regard for other consumers",
+    (CONSUMERS, "update"): "without regard for other consumers",
+    (CONSUMERS, "remove"): "stays on the list",
+}
+EXPORTER = {
+    (JOBS, "find"): "the counts",
+    (CONSUMERS, "find"): "the consumers",
+    (OPLOG, "find"): "the oplog window",
+}
+BY_ROLE = {"producer": PRODUCER, "setup": SETUP, "consumer": CONSUMER, "exporter": EXPORTER}
+
+
+@pytest.fixture
+def look(server: SecuredServer, database: str) -> Iterator[Database[Any]]:
+    """The database as an administrator sees it."""
+    yield server.client[database]
+    server.client.drop_database(database)
+
+
+@pytest.fixture
+def producer(server: SecuredServer, database: str) -> Iterator[MongoQueue]:
+    """A queue whose user may do what a producer may."""
+    with MongoClient[dict[str, Any]](server.user(database, role("producer", database))) as client:
+        yield MongoQueue(client[database].jobs)
+
+
+@pytest.mark.parametrize("name", BY_ROLE)
+def test_every_action_of_a_role_is_missed_below(name: str) -> None:
+    assert actions(role(name, "any")) == set(BY_ROLE[name])
+
+
+@pytest.mark.skipif(shutil.which("mongosh") is None, reason="mongosh is not installed")
+def test_the_script_creates_the_roles_and_brings_them_up_to_date(
+    server: SecuredServer, database: str
+) -> None:
+    def create() -> list[str]:
+        done = subprocess.run(
+            ["mongosh", "--quiet", server.address(), str(ROLES.parent / "create-roles.js")],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "JOBS_DATABASE": database, "JOBS_COLLECTION": "tasks"},
+        )
+        return [line.split()[1] for line in done.stdout.splitlines()]
+
+    first, second = create(), create()
+
+    reply = server.client.admin.command("rolesInfo", "streamqueueConsumer", showPrivileges=True)
+    assert (first, second) == (["created"] * 4, ["updated"] * 4)
+    assert {
+        (privilege["resource"]["db"], privilege["resource"]["collection"])
+        for privilege in reply["roles"][0]["privileges"]
+    } == {(database, "tasks"), (database, "tasks.consumers")}
+
+
+# setup
+
+
+def test_setup_creates_the_indexes_and_the_validator(
+    server: SecuredServer, database: str, look: Database[Any], run: Run
+) -> None:
+    uri = server.user(database, role("setup", database))
+
+    result = run("init", "--validator", uri=uri)
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "5 new" in result.stdout
+    assert len(look.jobs.index_information()) == 6
+
+
+def test_setup_without_create_index_is_refused(
+    server: SecuredServer, database: str, run: Run
+) -> None:
+    missing = (JOBS, "createIndex")
+    uri = server.user(database, without(role("setup", database), *missing))
+
+    result = run("init", uri=uri)
+
+    assert result.returncode == 1
+    assert SETUP[missing] in result.stderr
+    assert says_one_sentence(result.stderr)
+
+
+def test_setup_without_coll_mod_creates_the_indexes_but_no_validator(
+    server: SecuredServer, database: str, run: Run
+) -> None:
+    missing = (JOBS, "collMod")
+    uri = server.user(database, without(role("setup", database), *missing))
+
+    plain, validated = run("init", uri=uri), run("init", "--validator", uri=uri)
+
+    assert plain.returncode == 0
+    assert validated.returncode == 1
+    assert SETUP[missing] in validated.stderr
+    assert says_one_sentence(validated.stderr)
+
+
+# producer
+
+
+def test_a_producer_puts_jobs_in_every_way(
+    server: SecuredServer, database: str, look: Database[Any], run: Run
+) -> None:
+    uri = server.user(database, role("producer", database))
+
+    with MongoClient[dict[str, Any]](uri) as client:
+        queue = MongoQueue(client[database].jobs)
+        queue.put({"n": 1}, delay=60, key="k")
+        queue.put_many([{"n": n} for n in range(1000)])
+        with client.start_session() as session, session.start_transaction():
+            queue.put({"n": 2}, session=session)
+    result = run("put", "{}", uri=uri)
+
+    assert result.returncode == 0
+    assert look.jobs.count_documents({}) == 1003
+
+
+def test_a_producer_without_insert_is_refused(
+    server: SecuredServer, database: str, look: Database[Any], run: Run
+) -> None:
+    uri = server.user(database, without(role("producer", database), JOBS, "insert"))
+
+    result = run("put", '{"card": "4111-1111"}', uri=uri)
+
+    assert result.returncode == 1
+    assert PRODUCER[JOBS, "insert"] in result.stderr
+    assert says_one_sentence(result.stderr)
+    assert "4111" not in result.stderr
+    assert look.jobs.count_documents({}) == 0
+
+
+def test_a_producer_learns_that_a_key_is_taken_though_not_by_whom(
+    server: SecuredServer, database: str, producer: MongoQueue, run: Run
+) -> None:
+    run("init", uri=server.user(database, role("setup", database)))
+    producer.put({}, key="k")
+
+    with pytest.raises(DuplicateJob) as raised:
+        producer.put({}, key="k")
+
+    assert raised.value.job_id is None
+
+
+def test_an_async_producer_learns_it_too(server: SecuredServer, database: str, run: Run) -> None:
+    run("init", uri=server.user(database, role("setup", database)))
+    uri = server.user(database, role("producer", database))
+
+    async def main() -> None:
+        async with AsyncMongoClient[dict[str, Any]](uri) as client:
+            queue = AsyncMongoQueue(client[database].jobs)
+            await queue.put({}, key="k")
+            with pytest.raises(DuplicateJob):
+                await queue.put({}, key="k")
+
+    anyio.run(main)
+
+
+def test_a_producer_that_repeats_a_put_is_told_so_by_the_server(producer: MongoQueue) -> None:
+    job_id = producer.put({"n": 1})
+
+    with pytest.raises(DuplicateKeyError):
+        producer.put({"n": 1}, job_id=job_id)
+
+
+def test_with_find_a_producer_may_repeat_a_put(server: SecuredServer, database: str) -> None:
+    shipped = role("producer", database)
+    shipped["privileges"][0]["actions"].append("find")
+
+    with MongoClient[dict[str, Any]](server.user(database, shipped)) as client:
+        queue = MongoQueue(client[database].jobs)
+        job_id = queue.put({"n": 1})
+
+        assert queue.put({"n": 1}, job_id=job_id) == job_id
+
+
+# consumer
+
+
+def put_every_kind(look: Database[Any], producer: MongoQueue) -> None:
+    """Put one job of each kind; a dead consumer held one, and another program inserted one."""
+    producer.put({"kind": "plain"})
+    producer.put({"kind": "retried"})
+    producer.put({"kind": "discarded"})
+    producer.put({"kind": "delayed"}, delay=0.3)
+    foreign = {"queue": "default", "state": "ready", "payload": {"kind": "foreign"}}
+    look.jobs.insert_one(foreign)
+    stale = {"state": "running", "attempts": 1, "payload": {"kind": "stale"}, "_id": ObjectId()}
+    look.jobs.insert_one(foreign | stale)
+
+
+def every_kind_is_done(look: Database[Any]) -> bool:
+    return [job["payload"]["kind"] for job in look.jobs.find()] == ["discarded"]
+
+
+def test_a_worker_with_the_consumer_role_handles_jobs_of_every_kind(
+    server: SecuredServer,
+    database: str,
+    look: Database[Any],
+    producer: MongoQueue,
+    run: Run,
+    spawn: Spawn,
+) -> None:
+    run("init", uri=server.user(database, role("setup", database)))
+    worker = spawn(server.user(database, role("consumer", database)))
+
+    put_every_kind(look, producer)
+
+    wait_until(lambda: every_kind_is_done(look), "only the dead one is left")
+    assert worker.stop() == 0
+    assert sorted(worker.handled) == sorted(
+        ["plain 1", "retried 1", "retried 2", "discarded 1", "delayed 1", "stale 2", "foreign 1"]
+    )
+    assert "OperationFailure" not in worker.log
+    assert "without regard" not in worker.log
+    assert list(look[CONSUMERS].find()) == []
+
+
+def test_a_worker_with_the_consumer_role_works_before_anybody_made_the_indexes(
+    server: SecuredServer, database: str, look: Database[Any], producer: MongoQueue, spawn: Spawn
+) -> None:
+    worker = spawn(server.user(database, role("consumer", database)))
+
+    producer.put({"kind": "plain"})
+
+    wait_until(lambda: worker.handled == ["plain 1"], "the job is handled")
+    assert list(look.jobs.index_information()) == ["_id_"]
+
+
+@pytest.mark.parametrize("action", ["find", "update", "remove", "changeStream"])
+def test_a_worker_that_may_not_do_its_work_does_not_start(
+    server: SecuredServer,
+    database: str,
+    look: Database[Any],
+    producer: MongoQueue,
+    spawn: Spawn,
+    action: str,
+) -> None:
+    producer.put({"kind": "plain"})
+
+    worker = spawn(server.user(database, without(role("consumer", database), JOBS, action)))
+
+    assert worker.process.wait(20) == 1
+    assert CONSUMER[JOBS, action] in worker.log
+    assert says_one_sentence(worker.log)
+    assert worker.handled == []
+
+
+@pytest.mark.parametrize("action", ["find", "insert", "update"])
+def test_a_worker_that_may_not_keep_the_list_races_as_if_alone_and_says_so(
+    server: SecuredServer,
+    database: str,
+    look: Database[Any],
+    producer: MongoQueue,
+    spawn: Spawn,
+    action: str,
+) -> None:
+    worker = spawn(server.user(database, without(role("consumer", database), CONSUMERS, action)))
+
+    put_every_kind(look, producer)
+
+    wait_until(lambda: every_kind_is_done(look), "only the dead one is left")
+    assert worker.log.count(CONSUMER[CONSUMERS, action]) == 1
+
+
+def test_a_worker_that_may_not_leave_the_list_stays_on_it(
+    server: SecuredServer, database: str, look: Database[Any], producer: MongoQueue, spawn: Spawn
+) -> None:
+    worker = spawn(server.user(database, without(role("consumer", database), CONSUMERS, "remove")))
+    put_every_kind(look, producer)
+    wait_until(lambda: every_kind_is_done(look), "only the dead one is left")
+
+    assert worker.stop() == 0
+
+    assert len(list(look[CONSUMERS].find())) == 1
+    assert "without regard" not in worker.log
+
+
+def test_the_consumer_role_is_enough_to_see_to_dead_and_stale_jobs(
+    server: SecuredServer, database: str, look: Database[Any], run: Run
+) -> None:
+    uri = server.user(database, role("consumer", database))
+    dead = {"queue": "default", "state": "dead", "payload": {}}
+    look.jobs.insert_many([dead, dict(dead), {**dead, "state": "running"}])
+
+    one = str(look.jobs.find_one({"state": "dead"})["_id"])  # type: ignore[index]
+    for command in (["reap"], ["dead", "list"], ["dead", "requeue", one], ["dead", "purge"]):
+        result = run(*command, uri=uri)
+
+        assert (result.returncode, result.stderr) == (0, ""), command
+
+    assert [job["state"] for job in look.jobs.find()] == ["ready", "ready"]
+
+
+# exporter
+
+
+def read_the_counts(client: MongoClient[Any], database: str) -> None:
+    jobs = client[database].jobs
+    by_state = {"$group": {"_id": ["$queue", "$state"], "jobs": {"$sum": 1}}}
+    assert list(jobs.aggregate([by_state]))
+    assert jobs.count_documents({"state": "ready"}) == 1
+    assert list(jobs.find({"state": "ready"}, {"run_at": 1}).sort("run_at", 1).limit(1))
+
+
+def read_the_consumers(client: MongoClient[Any], database: str) -> None:
+    assert [found["_id"] for found in client[database][CONSUMERS].find()] == ["a consumer"]
+
+
+def read_the_oplog_window(client: MongoClient[Any], database: str) -> None:
+    oplog = client.local[OPLOG]
+    for end in (1, -1):
+        assert list(oplog.find({}, {"ts": 1}).sort("$natural", end).limit(1))
+
+
+READS = {
+    (JOBS, "find"): read_the_counts,
+    (CONSUMERS, "find"): read_the_consumers,
+    (OPLOG, "find"): read_the_oplog_window,
+}
+
+
+@pytest.fixture
+def something_to_read(look: Database[Any], producer: MongoQueue) -> None:
+    producer.put({"kind": "plain"})
+    look[CONSUMERS].insert_one({"_id": "a consumer"})
+
+
+@pytest.mark.usefixtures("something_to_read")
+def test_the_exporter_reads_the_jobs_the_consumers_and_the_oplog(
+    server: SecuredServer, database: str, run: Run
+) -> None:
+    uri = server.user(database, role("exporter", database))
+
+    with MongoClient[dict[str, Any]](uri) as client:
+        for read in READS.values():
+            read(client, database)
+
+    assert run("stats", uri=uri).returncode == 0
+    assert run("dead", "list", uri=uri).returncode == 0
+
+
+@pytest.mark.usefixtures("something_to_read")
+@pytest.mark.parametrize("missing", READS, ids=str)
+def test_an_exporter_without_an_action_misses_what_that_is_for_and_nothing_else(
+    server: SecuredServer, database: str, missing: tuple[str, str]
+) -> None:
+    uri = server.user(database, without(role("exporter", database), *missing))
+
+    with MongoClient[dict[str, Any]](uri) as client:
+        for needed, read in READS.items():
+            if needed != missing:
+                read(client, database)
+        with pytest.raises(OperationFailure) as raised:
+            READS[missing](client, database)
+
+    assert raised.value.code == UNAUTHORIZED
+
+
+# what they may not
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("producer", lambda jobs: jobs.find_one()),
+        ("producer", lambda jobs: jobs.delete_one({})),
+        ("consumer", lambda jobs: jobs.insert_one({})),
+        ("consumer", lambda jobs: jobs.drop()),
+        ("consumer", lambda jobs: jobs.database.other.find_one()),
+        ("exporter", lambda jobs: jobs.update_one({}, {"$set": {"state": "dead"}})),
+        ("exporter", lambda jobs: jobs.database.other.find_one()),
+        ("setup", lambda jobs: jobs.find_one()),
+        ("setup", lambda jobs: jobs.drop()),
+    ],
+)
+def test_a_role_allows_nothing_that_it_is_not_for(
+    server: SecuredServer, database: str, name: str, what: Any
+) -> None:
+    with (
+        MongoClient[dict[str, Any]](server.user(database, role(name, database))) as client,
+        pytest.raises(OperationFailure) as raised,
+    ):
+        what(client[database].jobs)
+
+    assert raised.value.code == UNAUTHORIZED
+
+
+def test_a_wrong_password_is_one_sentence(server: SecuredServer, run: Run, spawn: Spawn) -> None:
+    uri = server.address(password="wrong")
+
+    result, worker = run("stats", uri=uri), spawn(uri)
+
+    assert result.returncode == worker.process.wait(20) == 1
+    for text in (result.stderr, worker.log):
+        assert "refused the user or password" in text
+        assert says_one_sentence(text)
