@@ -232,6 +232,13 @@ def test_no_module_calls(function: str) -> None:
     assert callers == set()
 
 
+@pytest.mark.parametrize("setting", ["tlsinsecure", "tlsallowinvalid", "cert_none"])
+def test_no_module_makes_tls_accept_anybody(setting: str) -> None:
+    sources = {path.name: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+
+    assert [name for name, source in sources.items() if setting in source.lower()] == []
+
+
 def test_only_the_shells_and_the_engine_talk_to_mongodb() -> None:
     talkers = {
         place(name)
