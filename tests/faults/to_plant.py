@@ -695,4 +695,37 @@ FAULTS: tuple[PlantedFault, ...] = (
             "return math.inf",
         ),
     ),
+    PlantedFault(
+        "a worker that starts without the right to remove its jobs",
+        14,
+        "ops/test_roles.py::test_a_worker_that_may_not_do_its_work_does_not_start[remove]",
+        Edit("worker/runtime.py", "            await self._store.check_rights()\n", ""),
+    ),
+    PlantedFault(
+        "a change stream that forgets the client's TLS settings",
+        14,
+        "ops/test_mongodb_tls.py"
+        "::test_settings_that_are_not_in_the_uri_reach_the_change_stream_too",
+        Edit(
+            "watcher.py",
+            '_duplicate(**client_settings("streamqueue-stream"))',
+            '_duplicate(**client_settings("streamqueue-stream"), tls=False, tlsCAFile=None)',
+        ),
+    ),
+    PlantedFault(
+        "a password with an '@' that is hidden only up to there",
+        14,
+        "unit/test_diagnosis.py::test_passwords_are_hidden_and_nothing_else",
+        Edit("diagnosis.py", r"(?:(?!mongodb(?:\+srv)?://)\S)*@", r"[^@/\s]*@"),
+    ),
+    PlantedFault(
+        "a failed attempt that forgets fields of newer versions",
+        1,
+        "contract/test_document_compatibility.py::test_unknown_fields_are_as_they_were_after_a_job",
+        Edit(
+            "operations.py",
+            '**_UNLOCK,\n    }\n    return [{"$set": fields}]\n\n\ndef _note',
+            '**_UNLOCK,\n    }\n    return [{"$set": fields}, {"$unset": "group"}]\n\n\ndef _note',
+        ),
+    ),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,21 +96,6 @@ def without(role: Role, collection: str, action: str) -> Role:
     return role | {"privileges": [privilege for privilege in privileges if privilege["actions"]]}
 
 
-@contextmanager
-def secured(folder: Path) -> Iterator[SecuredServer]:
-    """Run a replica set with access control; the folder takes its key."""
-    key = folder / "key"
-    key.write_text(secrets.token_hex(32))
-    key.chmod(0o600)
-    password = secrets.token_hex(8)
-    with EmbeddedServer(options=("--auth", "--keyFile", str(key))) as server:
-        with MongoClient[dict[str, Any]](server.uri) as nobody:
-            nobody.admin.command("createUser", ADMIN, pwd=password, roles=["root"])
-        user = {"username": ADMIN, "password": password}
-        with MongoClient[dict[str, Any]](server.uri, tz_aware=True, **user) as client:
-            yield SecuredServer(server.port, client, password)
-
-
 @dataclass(frozen=True)
 class Authority:
     """Who signs certificates, and files with what was signed.
@@ -142,6 +127,13 @@ class Authority:
 
 
 @contextmanager
+def secured(folder: Path) -> Iterator[SecuredServer]:
+    """Run a replica set with access control; its key is kept in the folder."""
+    with _started(folder, []) as server:
+        yield server
+
+
+@contextmanager
 def encrypted(
     folder: Path, *, client_certificates: bool = False
 ) -> Iterator[tuple[SecuredServer, Authority]]:
@@ -150,29 +142,32 @@ def encrypted(
     Its certificate is for 127.0.0.1 alone. With `client_certificates` it asks for one.
     """
     authority = Authority.new(folder / "authority")
-    key = folder / "key"
+    arguments = [
+        *("--tlsMode", "allowTLS", "--tlsCAFile", str(authority.ca)),
+        *("--tlsCertificateKeyFile", str(authority.issue("127.0.0.1"))),
+    ]
+    mine = {"tlsCAFile": str(authority.ca)}
+    if client_certificates:
+        mine["tlsCertificateKeyFile"] = str(authority.issue(common_name=ADMIN))
+    else:
+        arguments.append("--tlsAllowConnectionsWithoutCertificates")
+    options = f"&tls=true&tlsCAFile={quote_plus(str(authority.ca))}"
+    with _started(folder, arguments, options, tls=True, **mine) as server:
+        for mode in ("preferTLS", "requireTLS"):
+            server.client.admin.command("setParameter", 1, tlsMode=mode)
+        yield server, authority
+
+
+@contextmanager
+def _started(
+    folder: Path, arguments: Sequence[str], options: str = "", **settings: Any
+) -> Iterator[SecuredServer]:
+    key, password = folder / "key", secrets.token_hex(8)
     key.write_text(secrets.token_hex(32))
     key.chmod(0o600)
-    password = secrets.token_hex(8)
-    options = [
-        *("--auth", "--keyFile", str(key), "--tlsMode", "allowTLS"),
-        *("--tlsCertificateKeyFile", str(authority.issue("127.0.0.1"))),
-        *("--tlsCAFile", str(authority.ca)),
-    ]
-    tls = f"&tls=true&tlsCAFile={quote_plus(str(authority.ca))}"
-    certificate: dict[str, str] = {}
-    if client_certificates:
-        mine = authority.issue(common_name=ADMIN, organization_name="admins")
-        certificate = {"tlsCertificateKeyFile": str(mine)}
-    else:
-        options.append("--tlsAllowConnectionsWithoutCertificates")
-    with EmbeddedServer(options=options) as server:
+    with EmbeddedServer(options=("--auth", "--keyFile", str(key), *arguments)) as server:
         with MongoClient[dict[str, Any]](server.uri) as nobody:
             nobody.admin.command("createUser", ADMIN, pwd=password, roles=["root"])
-        settings = {"username": ADMIN, "password": password, "tlsCAFile": str(authority.ca)}
-        with MongoClient[dict[str, Any]](
-            server.uri, tz_aware=True, tls=True, **settings, **certificate
-        ) as client:
-            for mode in ("preferTLS", "requireTLS"):
-                client.admin.command("setParameter", 1, tlsMode=mode)
-            yield SecuredServer(server.port, client, password, tls), authority
+        user = {"username": ADMIN, "password": password}
+        with MongoClient[dict[str, Any]](server.uri, tz_aware=True, **user, **settings) as client:
+            yield SecuredServer(server.port, client, password, options)
