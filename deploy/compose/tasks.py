@@ -4,26 +4,16 @@ A few of the jobs fail, so that retries and dead jobs are there to be seen.
 """
 
 import hashlib
-import os
 import random
-from pathlib import Path
 
 import anyio
 from pymongo import AsyncMongoClient
 
-from streamqueue import AsyncJob, Discard, Job, Worker
+from streamqueue import AsyncJob, Discard, Job, Worker, connection_uri
 
-
-def uri() -> str:
-    """Return what the file says that STREAMQUEUE_URI_FILE names, else STREAMQUEUE_URI.
-
-    A secret in a file shows in no process list, no crash report and no `docker inspect`.
-    """
-    path = os.environ.get("STREAMQUEUE_URI_FILE")
-    return Path(path).read_text().strip() if path else os.environ["STREAMQUEUE_URI"]
-
-
-client = AsyncMongoClient(uri(), appname="tasks")
+# From STREAMQUEUE_URI, or from the file that STREAMQUEUE_URI_FILE names: a secret in a file shows
+# in no process list, no crash report and no `docker inspect`.
+client = AsyncMongoClient(connection_uri(), appname="tasks")
 worker = Worker(client.get_default_database().jobs, concurrency=20, drain_timeout=30)
 
 
