@@ -6,19 +6,24 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
+from anyio import to_thread
 from bson import ObjectId
+from prometheus_client import CollectorRegistry
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import DuplicateKeyError, OperationFailure
 from pymongo.synchronous.database import Database
 
 from streamqueue import AsyncMongoQueue, DuplicateJob, MongoQueue
+from streamqueue.async_store import AsyncStore
+from streamqueue.exporter import Exporter
 from tests.ops.running import Run, Spawn, says_one_sentence
 from tests.ops.secured import ROLES, SecuredServer, actions, role, without
-from tests.waiting import wait_until
+from tests.waiting import wait_until, wait_until_async
 
 JOBS, CONSUMERS, OPLOG = "jobs", "jobs.consumers", "oplog.rs"
 KINDS = ["plain", "retried", "discarded", "delayed", "stale", "foreign"]
@@ -329,66 +334,71 @@ def test_the_consumer_role_is_enough_to_see_to_dead_and_stale_jobs(
 # exporter
 
 
-def read_the_counts(client: MongoClient[Any], database: str) -> None:
-    jobs = client[database].jobs
-    by_state = {"$group": {"_id": ["$queue", "$state"], "jobs": {"$sum": 1}}}
-    assert list(jobs.aggregate([by_state]))
-    assert jobs.count_documents({"state": "ready"}) == 1
-    assert list(jobs.find({"state": "ready"}, {"run_at": 1}).sort("run_at", 1).limit(1))
-
-
-def read_the_consumers(client: MongoClient[Any], database: str) -> None:
-    assert [found["_id"] for found in client[database][CONSUMERS].find()] == ["a consumer"]
-
-
-def read_the_oplog_window(client: MongoClient[Any], database: str) -> None:
-    oplog = client.local[OPLOG]
-    for end in (1, -1):
-        assert list(oplog.find({}, {"ts": 1}).sort("$natural", end).limit(1))
-
-
-READS = {
-    (JOBS, "find"): read_the_counts,
-    (CONSUMERS, "find"): read_the_consumers,
-    (OPLOG, "find"): read_the_oplog_window,
+SHOWN = {
+    (JOBS, "find"): "streamqueue_queue_jobs",
+    (CONSUMERS, "find"): "streamqueue_queue_consumers",
+    (OPLOG, "find"): "streamqueue_oplog_window_seconds",
 }
+"""A series that each action is for."""
+
+
+async def export(uri: str, database: str) -> set[str]:
+    """Count the queues as the exporter does; return the names of what it then shows."""
+    registry = CollectorRegistry()
+    async with AsyncMongoClient[dict[str, Any]](uri) as client:
+        exporter = Exporter(AsyncStore(client[database].jobs), registry)
+        await exporter.take()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(exporter.run)
+            await wait_until_async(lambda: list(registry.collect()), "it shows something")
+            shown = {sample.name for family in registry.collect() for sample in family.samples}
+            tasks.cancel_scope.cancel()
+    return shown
 
 
 @pytest.fixture
-def something_to_read(look: Database[Any], producer: MongoQueue) -> None:
+def something_to_count(look: Database[Any], producer: MongoQueue) -> None:
     producer.put({"kind": "plain"})
-    look[CONSUMERS].insert_one({"_id": "a consumer"})
 
 
-@pytest.mark.usefixtures("something_to_read")
-def test_the_exporter_reads_the_jobs_the_consumers_and_the_oplog(
+@pytest.mark.usefixtures("something_to_count")
+async def test_the_exporter_reads_the_jobs_the_consumers_and_the_oplog(
     server: SecuredServer, database: str, run: Run
 ) -> None:
     uri = server.user(database, role("exporter", database))
 
-    with MongoClient[dict[str, Any]](uri) as client:
-        for read in READS.values():
-            read(client, database)
+    shown = await export(uri, database)
 
-    assert run("stats", uri=uri).returncode == 0
-    assert run("dead", "list", uri=uri).returncode == 0
+    assert set(SHOWN.values()) <= shown
+    for command in (["stats"], ["dead", "list"], ["consumers"], ["top", "--once"]):
+        result = await to_thread.run_sync(partial(run, *command, uri=uri))
+        # `top` has no right to the stream, and says so where it would say that it is open.
+        assert (result.returncode, result.stderr) == (0, ""), command
 
 
-@pytest.mark.usefixtures("something_to_read")
-@pytest.mark.parametrize("missing", READS, ids=str)
-def test_an_exporter_without_an_action_misses_what_that_is_for_and_nothing_else(
+@pytest.mark.usefixtures("something_to_count")
+@pytest.mark.parametrize("missing", [(CONSUMERS, "find"), (OPLOG, "find")], ids=str)
+async def test_an_exporter_without_a_right_leaves_out_what_that_is_for_and_nothing_else(
     server: SecuredServer, database: str, missing: tuple[str, str]
 ) -> None:
     uri = server.user(database, without(role("exporter", database), *missing))
 
-    with MongoClient[dict[str, Any]](uri) as client:
-        for needed, read in READS.items():
-            if needed != missing:
-                read(client, database)
-        with pytest.raises(OperationFailure) as raised:
-            READS[missing](client, database)
+    shown = await export(uri, database)
 
-    assert raised.value.code == UNAUTHORIZED
+    assert set(SHOWN.values()) - shown == {SHOWN[missing]}
+
+
+@pytest.mark.usefixtures("something_to_count")
+def test_an_exporter_that_may_not_read_the_jobs_says_so_and_ends(
+    server: SecuredServer, database: str, run: Run
+) -> None:
+    uri = server.user(database, without(role("exporter", database), JOBS, "find"))
+
+    result = run("exporter", "--metrics-port", "0", "--log-level", "ERROR", uri=uri)
+
+    assert result.returncode == 1
+    assert says_one_sentence(result.stderr)
+    assert "not authorized" in result.stderr
 
 
 # what they may not
