@@ -146,6 +146,12 @@ DOCUMENT_ERRORS = {
 """Errors of an update that are one document's fault, not the server's."""
 
 
+def halves(ids: Sequence[ObjectId]) -> tuple[Sequence[ObjectId], Sequence[ObjectId]]:
+    """Parts to send again when one document spoiled an update for all: a few more find it."""
+    middle = len(ids) // 2
+    return ids[:middle], ids[middle:]
+
+
 def bury(job_id: Any, message: str) -> Update:
     """Make a ready job dead that nobody could run."""
     return Update({"_id": {"$eq": job_id}, "state": "ready"}, _fail(message, 0, True))
@@ -281,23 +287,23 @@ def promote(ids: Sequence[ObjectId]) -> Update:
     )
 
 
-def next_due(queues: Sequence[str]) -> Find:
-    """The scheduled job that is due first, with the milliseconds until then as ``due_in``."""
+def next_due(queues: Sequence[str], limit: int = 1) -> Find:
+    """The scheduled jobs that are due first, with the milliseconds until then as ``due_in``."""
     return Find(
         {"queue": _in(queues), "state": "scheduled"},
         {"_id": 1, "due_in": _milliseconds_until("run_at")},
         [("run_at", 1)],
-        1,
+        limit,
     )
 
 
-def next_expiry(queues: Sequence[str] | None) -> Find:
-    """The running job whose lease ends first, with the milliseconds until then as ``due_in``."""
+def next_expiry(queues: Sequence[str] | None, limit: int = 1) -> Find:
+    """The running jobs whose lease ends first, with the milliseconds until then as ``due_in``."""
     return Find(
         {"state": "running", **_of(queues)},
         {"_id": 1, "due_in": _milliseconds_until("locked_until")},
         [("locked_until", 1)],
-        1,
+        limit,
     )
 
 

@@ -691,8 +691,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_jobs_scheduled_before_the_worker_started_are_run_when_due",
         Edit(
             "worker/timers.py",
-            "return await self._store.seconds_to_next(operations.next_due(self._queues))",
-            "return math.inf",
+            "            return await self._store.seconds_to_due(self._queues)\n",
+            "            return math.inf\n",
         ),
     ),
 )

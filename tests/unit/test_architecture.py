@@ -24,6 +24,7 @@ ORDER = [
     "put",
     "operations",
     "observations",
+    "stuck",
     "server",
     "stream",
     "job",
