@@ -140,3 +140,25 @@ async def test_a_job_that_cannot_be_claimed_is_no_missed_wakeup(
 
     assert [record.event for record in caplog.records] == ["job_stuck"]  # type: ignore[attr-defined]
     assert worker.metric("streamqueue_missed_wakeups_total") == 0
+
+
+@pytest.mark.parametrize("kind", STUCK)
+async def test_what_a_refusal_quotes_is_not_logged(
+    start: WorkerStarter,
+    jobs: Collection[Any],
+    handler: Callable[..., Any],
+    kind: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The server names the rule that was broken and the values that broke it."""
+    insert_stuck(jobs, kind)
+    jobs.database.command("collMod", jobs.name, validator={"payload.bad": "hunter2"})
+    caplog.set_level(logging.DEBUG, "streamqueue")
+
+    await start(handler, reap_interval=0.1)
+    await wait_until_async(
+        lambda: any(getattr(record, "event", "") == "job_stuck" for record in caplog.records),
+        "its refusal is logged",
+    )
+
+    assert "hunter2" not in "".join(str(vars(record)) for record in caplog.records)
