@@ -422,7 +422,7 @@ class AsyncMongoQueue:
         Also gives jobs that other programs inserted without a priority their place.
         """
         self._passed_time = monotonic()
-        await self._jobs.update_many(*operations.adopt([self._name]))
+        await self._store.adopt([self._name])
         promoted = await self._store.promote([self._name])
         return bool(await self._reap()) or bool(promoted)
 

@@ -145,6 +145,19 @@ class AsyncStore:
         look = operations.candidates(queues, limit + len(stuck), carry=carry)
         return stuck.sift(await self.find(look))[:limit]
 
+    async def adopt(self, queues: Sequence[str]) -> None:
+        """Give ready jobs inserted without a priority their place in the claim order."""
+        try:
+            with CancelScope(shield=True), self.limit():
+                await self.jobs.update_many(*operations.adopt(queues))
+        except OperationFailure as error:
+            if error.code not in operations.DOCUMENT_ERRORS:
+                raise
+            stuck = self.unclaimable  # what cannot be given a place cannot be claimed either
+            look = operations.unplaced(queues, TIME_BATCH + len(stuck))
+            ids = [job["_id"] for job in stuck.sift(await self.find(look))]
+            await self._update_each(ids, partial(operations.adopt, queues), stuck)
+
     async def take(
         self, ids: Sequence[ObjectId], consumer: str, token: bytes, timeout: float
     ) -> list[dict[str, Any]]:

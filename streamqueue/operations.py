@@ -376,15 +376,25 @@ def reap(ids: Sequence[ObjectId], max_attempts: int) -> Update:
     )
 
 
-def adopt(queues: Sequence[str]) -> Update:
-    """Give ready jobs inserted without a priority their place in the claim order.
+def adopt(queues: Sequence[str], ids: Sequence[ObjectId] | None = None) -> Update:
+    """Give ready jobs inserted without a priority their place in the claim order; all, or some.
 
     An absent priority sorts behind every number: behind a backlog such a job would wait for ever.
     """
+    which = {} if ids is None else {"_id": _in(ids)}
     return Update(
-        {"queue": _in(queues), "state": "ready", "priority": None},
+        {**_unplaced(queues), **which},
         [{"$set": {"priority": 0, "run_at": {"$ifNull": ["$run_at", "$$NOW"]}}}],
     )
+
+
+def unplaced(queues: Sequence[str], limit: int) -> Find:
+    """The jobs that :func:`adopt` gives a place."""
+    return Find(_unplaced(queues), {"_id": 1}, None, limit)
+
+
+def _unplaced(queues: Sequence[str]) -> Document:
+    return {"queue": _in(queues), "state": "ready", "priority": None}
 
 
 # consumers

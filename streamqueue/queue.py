@@ -376,7 +376,7 @@ class MongoQueue:
         Also gives jobs that other programs inserted without a priority their place.
         """
         self._passed_time = monotonic()
-        self._jobs.update_many(*operations.adopt([self._name]))
+        self._store.adopt([self._name])
         promoted = self._store.promote([self._name])
         return bool(self._reap()) or bool(promoted)
 

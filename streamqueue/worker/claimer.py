@@ -301,8 +301,7 @@ class Claimer:
         if self._adopt:
             self._adopt = False
             await self._store.prepare()
-            with CancelScope(shield=True), self._store.limit():
-                await self._store.jobs.update_many(*operations.adopt(self._queues))
+            await self._store.adopt(self._queues)
 
     async def _take(self, trigger: ClaimTrigger, jobs: Sequence[Mapping[str, Any]]) -> None:
         # Only an untouched job is still as it was carried, and a large one was not carried.

@@ -94,6 +94,21 @@ async def test_a_job_that_was_stuck_is_taken_by_those_who_wait(
     assert job.data == {"bad": True}
 
 
+async def test_a_stuck_job_keeps_no_other_from_being_given_its_place(
+    queue: Any, jobs: Collection[Any]
+) -> None:
+    """Without a priority they would stand behind every job that has one."""
+    jobs.insert_one({"queue": "default", "state": "ready", "payload": {"bad": True}})
+    jobs.insert_one({"queue": "default", "state": "ready", "payload": {"n": 1}})
+    refuse(jobs, {"payload.bad": {"$exists": False}})
+    await queue.put({"n": 2}, priority=-1)
+
+    with anyio.fail_after(5):
+        taken = [await queue.next(), await queue.next()]
+
+    assert [job.data["n"] for job in taken] == [1, 2]
+
+
 async def test_a_repair_tries_what_was_stuck_at_once(queue: Any, jobs: Collection[Any]) -> None:
     insert_stuck(jobs, "running")
     assert await queue.repair() == 0
