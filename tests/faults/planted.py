@@ -30,7 +30,7 @@ from streamqueue.embedded import EmbeddedServer
 from tests.faults.to_plant import FAULTS, PlantedFault
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("streamqueue", "tests", "pyproject.toml")
+COPIED = ("streamqueue", "tests", "deploy", "pyproject.toml")
 LONGEST_TEST = 90.0
 """Seconds. A test that a fault lets hang has not caught it: nothing would say so."""
 
