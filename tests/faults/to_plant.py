@@ -781,7 +781,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         7,
         "contract/test_queue_metrics.py"
         "::test_a_put_with_the_key_of_a_live_job_is_counted_as_a_duplicate",
-        Edit("metrics.py", 'self.put["duplicate"].inc()', 'self.put["inserted"].inc()'),
+        Edit("series.py", 'self.put["duplicate"].inc()', 'self.put["inserted"].inc()'),
     ),
     PlantedFault(
         "all of many puts counted as inserted when one was refused",
@@ -789,7 +789,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_metrics.py"
         "::test_of_many_puts_those_before_the_refused_one_are_counted_as_inserted",
         Edit(
-            "metrics.py",
+            "series.py",
             'inserted = (error.details or {}).get("nInserted", 0)',
             "inserted = count",
         ),

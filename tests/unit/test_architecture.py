@@ -28,6 +28,8 @@ ORDER = [
     "server",
     "stream",
     "job",
+    "buckets",
+    "series",
     "metrics",
     "health",
     "certificates",
