@@ -451,7 +451,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_start_race.py"
         "::test_a_job_put_while_a_stream_takes_its_time_to_reopen_is_found_by_the_scan_after_it",
         Edit(
-            "worker/runtime.py",
+            "worker/run.py",
             "        self._opened_before = True\n        self._claimer.scan(adopt=True)\n",
             "        if not self._opened_before:\n            self._claimer.scan(adopt=True)\n"
             "        self._opened_before = True\n",
@@ -479,18 +479,18 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_start_race.py"
         "::test_a_job_put_while_a_stream_takes_its_time_to_open_is_found_by_the_scan_after_it",
         Edit(
-            "worker/runtime.py",
+            "worker/run.py",
             "                await parts.start(self._watcher.run)\n",
             "                parts.start_soon(self._claimer.run)\n"
             "                await parts.start(self._watcher.run)\n",
         ),
         Edit(
-            "worker/runtime.py",
+            "worker/run.py",
             "                parts.start_soon(self._claimer.run)\n                logger.info(",
             "                logger.info(",
         ),
         Edit(
-            "worker/runtime.py",
+            "worker/run.py",
             "        self._opened_before = True\n        self._claimer.scan(adopt=True)\n",
             "        if self._opened_before:\n            self._claimer.scan(adopt=True)\n"
             "        self._opened_before = True\n",

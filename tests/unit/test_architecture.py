@@ -63,6 +63,7 @@ ORDER = [
     "worker.claimer",
     "worker.timers",
     "worker.reaper",
+    "worker.run",
     "worker.runtime",
     "worker.processes",
     "worker",
