@@ -57,6 +57,21 @@ async def test_a_stuck_job_does_not_keep_the_next_from_being_taken(
 
 
 @every_kind
+async def test_a_job_that_is_known_to_be_stuck_does_not_hide_the_next(
+    queue: Any, jobs: Collection[Any], kind: str
+) -> None:
+    insert_stuck(jobs, kind)
+    await queue.next()
+    good = await queue.put({"n": 1})
+
+    with anyio.fail_after(5):
+        job = await queue.next()
+
+    assert job is not None
+    assert job.id == good
+
+
+@every_kind
 async def test_with_nothing_but_a_stuck_job_there_is_none_to_take(
     queue: Any, jobs: Collection[Any], kind: str
 ) -> None:

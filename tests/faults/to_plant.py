@@ -720,7 +720,7 @@ FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
         "a claim that does not look past the jobs that cannot be claimed",
         13,
-        "contract/test_queue_stuck.py::test_a_stuck_job_does_not_keep_the_next_from_being_taken",
+        "contract/test_queue_stuck.py::test_a_job_that_is_known_to_be_stuck_does_not_hide_the_next",
         Edit("store.py", "queues, limit + len(stuck)", "queues, limit"),
     ),
     PlantedFault(

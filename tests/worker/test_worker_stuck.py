@@ -12,6 +12,7 @@ import pytest
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, async_store
+from streamqueue.worker import timers
 from tests.waiting import wait_until_async
 from tests.worker.started import WorkerStarter
 
@@ -129,14 +130,19 @@ async def test_a_job_that_cannot_be_claimed_is_no_missed_wakeup(
     jobs: Collection[Any],
     handler: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(timers, "CONFIRM_AFTER", 0.01)
     insert_stuck(jobs, "ready")
     caplog.set_level(logging.ERROR, "streamqueue")
 
-    worker = await start(handler, sweep_interval=0.1)
-    await wait_until_async(
-        lambda: len(worker.commands.named("find")) > 8, "the sweep has looked several times", 10
-    )
+    worker = await start(handler, concurrency=2, sweep_interval=0.1)
+
+    def sweeps() -> int:
+        finds = worker.commands.named("find")
+        return sum(sent.command.get("limit", 0) >= timers.SWEEP_LIMIT for sent in finds)
+
+    await wait_until_async(lambda: sweeps() >= 6, "the sweep has looked several times")
 
     assert [record.event for record in caplog.records] == ["job_stuck"]  # type: ignore[attr-defined]
     assert worker.metric("streamqueue_missed_wakeups_total") == 0
