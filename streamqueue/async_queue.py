@@ -290,10 +290,8 @@ class AsyncMongoQueue:
         """Return every stale lock now: jobs whose lease ran out are ready again, or dead when their
         attempts are used up. Returns how many. Consumers that wait do this by themselves."""
         await self._store.prepare()
-        holders: set[str] = set()
-        reaped = await self._store.reap([self._name], lambda _: self._options.max_attempts, holders)
-        log_reaped(reaped, holders)
-        return reaped.total()
+        self._store.try_stuck_again()
+        return await self._reap()
 
     async def clear(self) -> int:
         """Remove every job of this queue, running ones too; return how many."""
@@ -367,7 +365,7 @@ class AsyncMongoQueue:
         contended = 0
         while True:
             window = limit + CONTENDED_WINDOW * contended
-            found = await self._store.find(operations.candidates([self._name], window))
+            found = await self._store.candidates([self._name], window)
             if not found:
                 if await self._pass_time():
                     continue
@@ -414,10 +412,7 @@ class AsyncMongoQueue:
             remaining = deadline - monotonic()
             if jobs or remaining <= 0:
                 return jobs
-            queues = [self._name]
-            timer = await self._store.seconds_to_next(
-                operations.next_due(queues), operations.next_expiry(queues)
-            )
+            timer = await self._store.seconds_to_next([self._name])
             await self._doorbell.wait(heard, min(remaining, timer))
         return []
 
@@ -427,9 +422,15 @@ class AsyncMongoQueue:
         Also gives jobs that other programs inserted without a priority their place.
         """
         self._passed_time = monotonic()
-        await self._jobs.update_many(*operations.adopt([self._name]))
+        await self._store.adopt([self._name])
         promoted = await self._store.promote([self._name])
-        return bool(await self.repair()) or bool(promoted)
+        return bool(await self._reap()) or bool(promoted)
+
+    async def _reap(self) -> int:
+        holders: set[str] = set()
+        reaped = await self._store.reap([self._name], lambda _: self._options.max_attempts, holders)
+        log_reaped(reaped, holders)
+        return reaped.total()
 
     async def _requeue_all(self) -> int:
         total = 0

@@ -7,7 +7,6 @@ write has usually been applied.
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections import Counter
 from contextlib import nullcontext
@@ -30,7 +29,8 @@ from .errors import ForeignLoop, ForkedProcess
 from .options import MAX_BATCH
 from .outage import Outage
 from .server import UNAUTHORIZED, check_hello, jobs_collection
-from .store import TIME_BATCH, Indexes, StuckJobs
+from .store import TIME_BATCH, Indexes
+from .stuck import StuckJobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,6 +49,7 @@ class AsyncStore:
     Attributes:
         jobs: the collection, with majority writes and local reads on the primary.
         clock: the server's time; known once :meth:`prepare` has returned.
+        unclaimable: ready jobs that the server refuses to have claimed.
     """
 
     def __init__(self, collection: object, *, patience: float | None = None) -> None:
@@ -59,7 +60,9 @@ class AsyncStore:
         self._loop: object = None
         self._indexed = False
         self._indexes = Indexes()
-        self._stuck = StuckJobs()
+        self.unclaimable = StuckJobs("cannot be claimed, nor be buried")
+        self._unpromotable = StuckJobs("cannot be promoted")
+        self._unreapable = StuckJobs("cannot be taken from the consumer that lost it")
         self._untaking = Outage()
 
     def check_place(self) -> None:
@@ -163,6 +166,30 @@ class AsyncStore:
                 raise
             return []
 
+    async def candidates(
+        self, queues: Sequence[str], limit: int, *, carry: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return what waits at the head of the queues, past the jobs that cannot be claimed.
+
+        `carry` as in :func:`operations.candidates`.
+        """
+        stuck = self.unclaimable
+        look = operations.candidates(queues, limit + len(stuck), carry=carry)
+        return stuck.sift(await self.find(look))[:limit]
+
+    async def adopt(self, queues: Sequence[str]) -> None:
+        """Give ready jobs inserted without a priority their place in the claim order."""
+        try:
+            with CancelScope(shield=True), self.limit():
+                await self.jobs.update_many(*operations.adopt(queues))
+        except OperationFailure as error:
+            if error.code not in operations.DOCUMENT_ERRORS:
+                raise
+            stuck = self.unclaimable  # what cannot be given a place cannot be claimed either
+            look = operations.unplaced(queues, TIME_BATCH + len(stuck))
+            ids = [job["_id"] for job in stuck.sift(await self.find(look))]
+            await self._update_each(ids, partial(operations.adopt, queues), stuck)
+
     async def take(
         self, ids: Sequence[ObjectId], consumer: str, token: bytes, timeout: float
     ) -> list[dict[str, Any]]:
@@ -187,10 +214,10 @@ class AsyncStore:
             except BaseException:
                 await self.untake(ids, token)
                 raise
-            # One document spoils it for all that are in the same command: one by one, then.
+            # One document spoils it for all that are in the same command: halve it, then.
             documents = []
-            for job in ids:
-                documents += await self.take([job], consumer, token, timeout)
+            for half in operations.halves(ids):
+                documents += await self.take(half, consumer, token, timeout)
         return documents
 
     async def _claim(
@@ -212,7 +239,7 @@ class AsyncStore:
             try:
                 await self.jobs.update_one(*operations.quarantine(job_id))
             except OperationFailure as refusal:  # a validator that takes nothing
-                self._stuck.log("cannot be claimed, nor be buried", job_id, refusal)
+                self.unclaimable.refused(job_id, refusal)
                 return
         logger.error(
             "Buried job %s, which cannot be claimed: %s",
@@ -241,13 +268,17 @@ class AsyncStore:
     async def promote(self, queues: Sequence[str]) -> int:
         """Make due jobs ready; return how many."""
         total = 0
-        while found := await self.find(operations.due(queues, TIME_BATCH)):
-            ids = [document["_id"] for document in found]
-            promoted = await self._update_each(ids, operations.promote)
-            total += promoted
-            if len(found) < TIME_BATCH or not promoted:
-                break
-        return total
+        stuck = self._unpromotable
+        while True:
+            limit = TIME_BATCH + len(stuck)
+            found = await self.find(operations.due(queues, limit))
+            before = total
+            for jobs in stuck.divide(found):
+                ids = [document["_id"] for document in jobs]
+                total += await self._update_each(ids, operations.promote, stuck)
+            stuck.settle()
+            if len(found) < limit or (stuck.full and total == before):
+                return total
 
     async def reap(
         self,
@@ -261,24 +292,32 @@ class AsyncStore:
         a job has that does not say; `holders` is given the names of the consumers that held them.
         """
         reaped: Counter[tuple[str, str]] = Counter()
-        while found := await self.find(operations.expired(queues, TIME_BATCH)):
+        stuck = self._unreapable
+        while True:
+            limit = TIME_BATCH + len(stuck)
+            found = await self.find(operations.expired(queues, limit))
             before = reaped.total()
-            if holders is not None:
-                names = (document.get("locked_by") for document in found)
-                holders.update(name for name in names if isinstance(name, str))
-            for group, ids in operations.group_expired(found, limit_of).items():
-                command = partial(operations.reap, max_attempts=limit_of(group[0]))
-                reaped[group] += await self._update_each(ids, command)
-            if len(found) < TIME_BATCH or reaped.total() == before:
-                break
-        return reaped
+            for jobs in stuck.divide(found):
+                if holders is not None:
+                    names = (document.get("locked_by") for document in jobs)
+                    holders.update(name for name in names if isinstance(name, str))
+                for group, ids in operations.group_expired(jobs, limit_of).items():
+                    command = partial(operations.reap, max_attempts=limit_of(group[0]))
+                    reaped[group] += await self._update_each(ids, command, stuck)
+            stuck.settle()
+            if len(found) < limit or (stuck.full and reaped.total() == before):
+                return reaped
 
     async def _update_each(
         self,
         ids: Sequence[ObjectId],
         command: Callable[[Sequence[ObjectId]], operations.Update],
+        stuck: StuckJobs,
     ) -> int:
-        """Send one update for all, or, when a document spoils it, one for each; count changes."""
+        """Send one update for all, or, when a document spoils it, for ever smaller parts of them;
+        count changes."""
+        if not ids:
+            return 0
         try:
             with CancelScope(shield=True), self.limit():
                 result = await self.jobs.update_many(*command(ids))
@@ -287,15 +326,39 @@ class AsyncStore:
             if error.code not in operations.DOCUMENT_ERRORS:
                 raise
             if len(ids) == 1:
-                self._stuck.log("cannot be changed", ids[0], error)
+                stuck.refused(ids[0], error)
                 return 0
-        return sum([await self._update_each([job], command) for job in ids])
+        halves = operations.halves(ids)
+        return sum([await self._update_each(half, command, stuck) for half in halves])
 
-    async def seconds_to_next(self, *looks: operations.Find) -> float:
-        """Return the time until the first of what the looks find; infinity for nothing."""
-        waits = [math.inf]
-        for look in looks:
-            for document in await self.find(look):
-                if document["due_in"] is not None:
-                    waits.append(max(0, document["due_in"]) / 1000)
-        return min(waits) + 0.001  # the server compares whole milliseconds
+    def try_stuck_again(self) -> None:
+        """Leave no job out next time: somebody wants to see all of them tried."""
+        for stuck in (self.unclaimable, self._unpromotable, self._unreapable):
+            stuck.forget()
+
+    async def seconds_to_next(self, queues: Sequence[str]) -> float:
+        """Return the time until there is something to do: a job is due, a lease ends, or one that
+        could not be changed is to be tried again; infinity for nothing."""
+        return min(
+            await self.seconds_to_due(queues),
+            await self.seconds_to_expiry(queues),
+            self.unclaimable.wait(),
+        )
+
+    async def seconds_to_due(self, queues: Sequence[str]) -> float:
+        """Return the time until the next job is due, or one is to be tried again."""
+        return await self._seconds_to(partial(operations.next_due, queues), self._unpromotable)
+
+    async def seconds_to_expiry(self, queues: Sequence[str] | None) -> float:
+        """Return the time until the next lease ends, or a job is to be tried again."""
+        return await self._seconds_to(partial(operations.next_expiry, queues), self._unreapable)
+
+    async def _seconds_to(self, look: Callable[[int], operations.Find], stuck: StuckJobs) -> float:
+        wait = stuck.wait()
+        if not stuck.full:  # else what comes next may be one of them, for ever
+            for document in await self.find(look(1 + len(stuck))):
+                if document["_id"] not in stuck:
+                    if document["due_in"] is not None:
+                        wait = min(wait, max(0, document["due_in"]) / 1000)
+                    break
+        return wait + 0.001  # the server compares whole milliseconds

@@ -12,221 +12,53 @@ Payloads, job ids, keys and consumer ids never become labels.
 
 from __future__ import annotations
 
-import math
 import platform
 import threading
 import time
 import weakref
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import pymongo
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Info
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.errors import PyMongoError
 
-from .errors import ConfigurationError, DuplicateJob
+from .buckets import DURATION_BUCKETS, LATENCY_BUCKETS, OPERATION_BUCKETS, checked_edges
+from .series import (
+    OTHER,
+    AttemptOutcome,
+    ClaimResult,
+    ClaimTrigger,
+    ConsumerMetrics,
+    Names,
+    Operation,
+    ProducerMetrics,
+    PutResult,
+    ReapResult,
+    StreamMetrics,
+    WorkerMetrics,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-# Eight edges below 15 ms keep a quantile interpolated on a path of a few milliseconds honest; the
-# tail still shows a backlog of minutes.
-LATENCY_BUCKETS = (
-    *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05),
-    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
-)
-DURATION_BUCKETS = (
-    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
-    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0),
-)
-OPERATION_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
-LOOP_LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
-CLAIM_BATCH_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+__all__ = [
+    "AttemptOutcome",
+    "ClaimTrigger",
+    "ConsumerMetrics",
+    "Metrics",
+    "Operation",
+    "ProducerMetrics",
+    "StreamMetrics",
+    "WorkerMetrics",
+    "own_version",
+]
 
 MAX_QUEUES = 200
 MAX_TASKS = 200
 MAX_ERRORS = 20
-OTHER = "other"
-
-
-class AttemptOutcome(StrEnum):
-    """How an attempt ended; every attempt ends in exactly one of these."""
-
-    COMPLETED = "completed"
-    RETRIED = "retried"
-    DEAD = "dead"
-    RELEASED = "released"
-    CANCELLED = "cancelled"
-    LEASE_LOST = "lease_lost"
-
-
-PutResult = Literal["inserted", "duplicate", "error"]
-ClaimTrigger = Literal["stream", "scan", "sweep"]
-ClaimResult = Literal["won", "lost", "empty"]
-ReapResult = Literal["requeued", "dead"]
-StreamOperation = Literal["insert", "update", "replace"]
-StreamRestart = Literal[
-    "network", "election", "not_resumable", "history_lost", "invalidate", "refused", "unknown"
-]
-Operation = Literal[
-    "put", "claim", "scan", "renew", "complete", "error", "release", "reap", "promote"
-]
-
-
-class ProducerMetrics:
-    """What a producer of one queue counts on. As a context, it counts the one job put within.
-
-    A put that is cancelled, or fails before anything is sent, counts nowhere; one whose outcome is
-    unknown is an error.
-
-    Attributes:
-        put: jobs put, by result.
-    """
-
-    __slots__ = ("put",)
-
-    def __init__(self, put: Mapping[PutResult, Counter]) -> None:
-        self.put = put
-
-    # No generator, and nothing to remember: with many puts in flight each microsecond counts.
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: object
-    ) -> None:
-        if error is None:
-            self.put["inserted"].inc()
-        elif isinstance(error, DuplicateJob):
-            self.put["duplicate"].inc()
-        elif isinstance(error, PyMongoError):
-            self.put["error"].inc()
-
-    @contextmanager
-    def many(self, count: int) -> Iterator[None]:
-        """Count the jobs put within by one insert, in order."""
-        inserted = 0
-        try:
-            yield
-            inserted = count
-        except BulkWriteError as error:
-            inserted = (error.details or {}).get("nInserted", 0)
-            raise
-        finally:
-            self.put["inserted"].inc(inserted)
-            self.put["error"].inc(count - inserted)
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumerMetrics:
-    """What a consumer of one queue counts on; only `duration` and `outcome` are the task's own.
-
-    Attributes:
-        wait: seconds from becoming due until the handler starts.
-        duration: seconds an attempt took.
-        running: attempts in progress.
-        limit: how many attempts may be in progress at once.
-        outcome: attempts ended, by how.
-        claims: jobs won or lost and claims that found none, by what caused the claim.
-        leases_renewed: leases extended while their handler ran.
-        leases_lost: attempts whose lease went to somebody else.
-        missed_wakeups: ready jobs the safety sweep found before the change stream announced them.
-        reaped: expired leases taken back, by what became of the job.
-    """
-
-    wait: Histogram
-    duration: Histogram
-    running: Gauge
-    limit: Gauge
-    outcome: Mapping[AttemptOutcome, Counter]
-    claims: Mapping[tuple[ClaimTrigger, ClaimResult], Counter]
-    leases_renewed: Counter
-    leases_lost: Counter
-    missed_wakeups: Counter
-    reaped: Mapping[ReapResult, Counter]
-
-
-class StreamMetrics:
-    """What the change stream's reader counts on.
-
-    Attributes:
-        connected: 1 while a stream is open, else 0.
-        events: events received, by operation.
-        event_age: seconds between the server writing an event and its arrival here. It compares two
-            machines' clocks; observe a negative difference as 0.
-        last_event: unix time of the last sign of life, which is an event or a new resume token, so
-            that an idle stream does not look dead; 0 before the first.
-        restarts: how often the stream was opened again, by reason.
-    """
-
-    __slots__ = ("connected", "event_age", "events", "last_event", "restarts")
-
-    def __init__(self, registry: CollectorRegistry | None, latency_buckets: tuple[float, ...]):
-        self.connected = Gauge(
-            "streamqueue_stream_connected",
-            "1 while the change stream is open, else 0.",
-            registry=registry,
-        )
-        self.event_age = Histogram(
-            "streamqueue_stream_event_age_seconds",
-            "Seconds between the server writing an event and its arrival here (two clocks).",
-            buckets=latency_buckets,
-            registry=registry,
-        )
-        self.last_event = Gauge(
-            "streamqueue_stream_last_event_timestamp_seconds",
-            "Unix time of the last event or new resume token; 0 before the first.",
-            registry=registry,
-        )
-        events = Counter(
-            "streamqueue_stream_events_total",
-            "Change stream events received, by operation.",
-            ("operation",),
-            registry=registry,
-        )
-        restarts = Counter(
-            "streamqueue_stream_restarts_total",
-            "Times the change stream was opened again, by reason.",
-            ("reason",),
-            registry=registry,
-        )
-        self.events: Mapping[StreamOperation, Counter] = {
-            operation: events.labels(operation) for operation in get_args(StreamOperation)
-        }
-        self.restarts: Mapping[StreamRestart, Counter] = {
-            reason: restarts.labels(reason) for reason in get_args(StreamRestart)
-        }
-
-
-class WorkerMetrics:
-    """What a worker counts on, for all its queues together.
-
-    Attributes:
-        claim_batch: jobs asked for in one claim.
-        event_loop_lag: seconds a timer of the event loop fired late.
-    """
-
-    __slots__ = ("claim_batch", "event_loop_lag")
-
-    def __init__(self, registry: CollectorRegistry | None):
-        self.claim_batch = Histogram(
-            "streamqueue_claim_batch_jobs",
-            "Jobs asked for in one claim.",
-            buckets=CLAIM_BATCH_BUCKETS,
-            registry=registry,
-        )
-        self.event_loop_lag = Histogram(
-            "streamqueue_event_loop_lag_seconds",
-            "Seconds a timer of the event loop fired late; a blocking handler shows here first.",
-            buckets=LOOP_LAG_BUCKETS,
-            registry=registry,
-        )
 
 
 class Metrics:
@@ -282,9 +114,9 @@ class Metrics:
     ) -> None:
         registry = REGISTRY if registry is None else registry
         # All before the first series: one left behind on the registry would fail the next try.
-        latency = _edges(latency_buckets, "latency_buckets")
-        duration = _edges(duration_buckets, "duration_buckets")
-        operation = _edges(operation_buckets, "operation_buckets")
+        latency = checked_edges(latency_buckets, "latency_buckets")
+        duration = checked_edges(duration_buckets, "duration_buckets")
+        operation = checked_edges(operation_buckets, "operation_buckets")
         with _building:
             built = _built.get(registry)
             if built is None:
@@ -303,9 +135,9 @@ class Metrics:
         # Weak, because `_built` keeps this object for as long as the registry lives.
         self._registry = weakref.ref(registry)
         self._latency_buckets = latency_buckets
-        self._queues = _Names(MAX_QUEUES)
-        self._tasks = _Names(MAX_TASKS)
-        self._errors = _Names(MAX_ERRORS)
+        self._queues = Names(MAX_QUEUES)
+        self._tasks = Names(MAX_TASKS)
+        self._errors = Names(MAX_ERRORS)
         self._producers: dict[str, ProducerMetrics] = {}
         self._consumers: dict[tuple[str, str], ConsumerMetrics] = {}
         self._stream: StreamMetrics | None = None
@@ -539,37 +371,6 @@ class _Operations(dict[Operation, Histogram]):
     def make(self, *operations: Operation) -> None:
         for operation in operations:
             self[operation]
-
-
-class _Names:
-    """The first so many distinct label values as they are; every later one as ``other``."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._known: set[str] = set()
-        self._lock = threading.Lock()
-
-    def label(self, name: str) -> str:
-        if name in self._known:
-            return name
-        with self._lock:
-            if len(self._known) >= self._limit and name not in self._known:
-                return OTHER
-            self._known.add(name)
-        return name
-
-
-def _edges(buckets: Iterable[float], name: str) -> tuple[float, ...]:
-    try:
-        edges = tuple(float(edge) for edge in buckets)
-    except (TypeError, ValueError):
-        edges = ()
-    increasing = all(low < high for low, high in pairwise(edges))
-    if not edges or not increasing or not 0 < edges[0] < math.inf:
-        raise ConfigurationError(
-            f"{name} must be one or more increasing numbers of seconds above 0, not {buckets!r}"
-        )
-    return edges
 
 
 @cache

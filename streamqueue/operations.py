@@ -149,6 +149,12 @@ DOCUMENT_ERRORS = {
 """Errors of an update that are one document's fault, not the server's."""
 
 
+def halves(ids: Sequence[ObjectId]) -> tuple[Sequence[ObjectId], Sequence[ObjectId]]:
+    """Parts to send again when one document spoiled an update for all: a few more find it."""
+    middle = len(ids) // 2
+    return ids[:middle], ids[middle:]
+
+
 def bury(job_id: Any, message: str) -> Update:
     """Make a ready job dead that nobody could run."""
     return Update({"_id": {"$eq": job_id}, "state": "ready"}, _fail(message, 0, True))
@@ -284,23 +290,23 @@ def promote(ids: Sequence[ObjectId]) -> Update:
     )
 
 
-def next_due(queues: Sequence[str]) -> Find:
-    """The scheduled job that is due first, with the milliseconds until then as ``due_in``."""
+def next_due(queues: Sequence[str], limit: int = 1) -> Find:
+    """The scheduled jobs that are due first, with the milliseconds until then as ``due_in``."""
     return Find(
         {"queue": _in(queues), "state": "scheduled"},
         {"_id": 1, "due_in": _milliseconds_until("run_at")},
         [("run_at", 1)],
-        1,
+        limit,
     )
 
 
-def next_expiry(queues: Sequence[str] | None) -> Find:
-    """The running job whose lease ends first, with the milliseconds until then as ``due_in``."""
+def next_expiry(queues: Sequence[str] | None, limit: int = 1) -> Find:
+    """The running jobs whose lease ends first, with the milliseconds until then as ``due_in``."""
     return Find(
         {"state": "running", **_of(queues)},
         {"_id": 1, "due_in": _milliseconds_until("locked_until")},
         [("locked_until", 1)],
-        1,
+        limit,
     )
 
 
@@ -373,15 +379,25 @@ def reap(ids: Sequence[ObjectId], max_attempts: int) -> Update:
     )
 
 
-def adopt(queues: Sequence[str]) -> Update:
-    """Give ready jobs inserted without a priority their place in the claim order.
+def adopt(queues: Sequence[str], ids: Sequence[ObjectId] | None = None) -> Update:
+    """Give ready jobs inserted without a priority their place in the claim order; all, or some.
 
     An absent priority sorts behind every number: behind a backlog such a job would wait for ever.
     """
+    which = {} if ids is None else {"_id": _in(ids)}
     return Update(
-        {"queue": _in(queues), "state": "ready", "priority": None},
+        {**_unplaced(queues), **which},
         [{"$set": {"priority": 0, "run_at": {"$ifNull": ["$run_at", "$$NOW"]}}}],
     )
+
+
+def unplaced(queues: Sequence[str], limit: int) -> Find:
+    """The jobs that :func:`adopt` gives a place."""
+    return Find(_unplaced(queues), {"_id": 1}, None, limit)
+
+
+def _unplaced(queues: Sequence[str]) -> Document:
+    return {"queue": _in(queues), "state": "ready", "priority": None}
 
 
 # consumers

@@ -285,10 +285,8 @@ class MongoQueue:
         """Return every stale lock now: jobs whose lease ran out are ready again, or dead when their
         attempts are used up. Returns how many. Consumers that wait do this by themselves."""
         self._store.prepare()
-        holders: set[str] = set()
-        reaped = self._store.reap([self._name], lambda _: self._options.max_attempts, holders)
-        log_reaped(reaped, holders)
-        return reaped.total()
+        self._store.try_stuck_again()
+        return self._reap()
 
     def clear(self) -> int:
         """Remove every job of this queue, running ones too; return how many."""
@@ -322,7 +320,7 @@ class MongoQueue:
         contended = 0
         while True:
             window = limit + CONTENDED_WINDOW * contended
-            found = self._store.find(operations.candidates([self._name], window))
+            found = self._store.candidates([self._name], window)
             if not found:
                 if self._pass_time():
                     continue
@@ -369,10 +367,7 @@ class MongoQueue:
             remaining = deadline - monotonic()
             if jobs or remaining <= 0:
                 return jobs
-            queues = [self._name]
-            timer = self._store.seconds_to_next(
-                operations.next_due(queues), operations.next_expiry(queues)
-            )
+            timer = self._store.seconds_to_next([self._name])
             self._doorbell.wait(heard, min(remaining, timer))
         return []
 
@@ -382,9 +377,15 @@ class MongoQueue:
         Also gives jobs that other programs inserted without a priority their place.
         """
         self._passed_time = monotonic()
-        self._jobs.update_many(*operations.adopt([self._name]))
+        self._store.adopt([self._name])
         promoted = self._store.promote([self._name])
-        return bool(self.repair()) or bool(promoted)
+        return bool(self._reap()) or bool(promoted)
+
+    def _reap(self) -> int:
+        holders: set[str] = set()
+        reaped = self._store.reap([self._name], lambda _: self._options.max_attempts, holders)
+        log_reaped(reaped, holders)
+        return reaped.total()
 
     def _requeue_all(self) -> int:
         total = 0

@@ -6,7 +6,6 @@ What both the queue object and anybody else who works on the collection needs; n
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections import Counter
 from functools import partial
@@ -24,6 +23,7 @@ from .errors import ForkedProcess
 from .options import MAX_BATCH
 from .outage import Outage
 from .server import UNAUTHORIZED, check_hello, jobs_collection
+from .stuck import StuckJobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,8 +35,6 @@ reaper_logger = logging.getLogger("streamqueue.reaper")
 
 TIME_BATCH = 1000
 """Jobs promoted or reaped in one update: a million due together take turns with other work."""
-MOST_STUCK = 1000
-"""Jobs that are logged as stuck before that is given up."""
 
 
 class Indexes:
@@ -61,27 +59,6 @@ class Indexes:
             logger.info(
                 "No right to create indexes: `streamqueue init`, run by somebody who has it, does",
                 extra={"event": "indexes_refused", "code": UNAUTHORIZED},
-            )
-
-
-class StuckJobs:
-    """Jobs whose documents the server lets nobody change: each is logged once, though it is tried
-    again and again."""
-
-    def __init__(self) -> None:
-        self._known: set[str] = set()
-
-    def log(self, what: str, job_id: object, error: OperationFailure) -> None:
-        """Log that something is impossible with a job."""
-        name = str(job_id)
-        if name not in self._known and len(self._known) < MOST_STUCK:
-            self._known.add(name)
-            logger.error(
-                "Job %s %s: error %s",
-                name,
-                what,
-                error.code,
-                extra={"event": "job_stuck", "job_id": name, "reason": what, "code": error.code},
             )
 
 
@@ -113,6 +90,7 @@ class Store:
     Attributes:
         jobs: the collection, with majority writes and local reads on the primary.
         clock: the server's time; known once :meth:`prepare` has returned.
+        unclaimable: ready jobs that the server refuses to have claimed.
     """
 
     def __init__(self, collection: object) -> None:
@@ -121,7 +99,9 @@ class Store:
         self._pid = os.getpid()
         self._indexed = False
         self._indexes = Indexes()
-        self._stuck = StuckJobs()
+        self.unclaimable = StuckJobs("cannot be claimed, nor be buried")
+        self._unpromotable = StuckJobs("cannot be promoted")
+        self._unreapable = StuckJobs("cannot be taken from the consumer that lost it")
         self._untaking = Outage()
 
     def check_place(self) -> None:
@@ -177,6 +157,29 @@ class Store:
                 raise
             return []
 
+    def candidates(
+        self, queues: Sequence[str], limit: int, *, carry: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return what waits at the head of the queues, past the jobs that cannot be claimed.
+
+        `carry` as in :func:`operations.candidates`.
+        """
+        stuck = self.unclaimable
+        look = operations.candidates(queues, limit + len(stuck), carry=carry)
+        return stuck.sift(self.find(look))[:limit]
+
+    def adopt(self, queues: Sequence[str]) -> None:
+        """Give ready jobs inserted without a priority their place in the claim order."""
+        try:
+            self.jobs.update_many(*operations.adopt(queues))
+        except OperationFailure as error:
+            if error.code not in operations.DOCUMENT_ERRORS:
+                raise
+            stuck = self.unclaimable  # what cannot be given a place cannot be claimed either
+            look = operations.unplaced(queues, TIME_BATCH + len(stuck))
+            ids = [job["_id"] for job in stuck.sift(self.find(look))]
+            self._update_each(ids, partial(operations.adopt, queues), stuck)
+
     def take(
         self, ids: Sequence[ObjectId], consumer: str, token: bytes, timeout: float
     ) -> list[dict[str, Any]]:
@@ -199,8 +202,12 @@ class Store:
         except BaseException:
             self.untake(ids, token)
             raise
-        # One document spoils it for all that are in the same command: one by one, then.
-        return [document for job in ids for document in self.take([job], consumer, token, timeout)]
+        # One document spoils it for all that are in the same command: halve it, then.
+        return [
+            document
+            for half in operations.halves(ids)
+            for document in self.take(half, consumer, token, timeout)
+        ]
 
     def _claim(
         self, command: operations.Update, ids: Sequence[ObjectId], token: bytes
@@ -221,7 +228,7 @@ class Store:
             try:
                 self.jobs.update_one(*operations.quarantine(job_id))
             except OperationFailure as refusal:  # a validator that takes nothing
-                self._stuck.log("cannot be claimed, nor be buried", job_id, refusal)
+                self.unclaimable.refused(job_id, refusal)
                 return
         logger.error(
             "Buried job %s, which cannot be claimed: %s",
@@ -249,13 +256,17 @@ class Store:
     def promote(self, queues: Sequence[str]) -> int:
         """Make due jobs ready; return how many."""
         total = 0
-        while found := self.find(operations.due(queues, TIME_BATCH)):
-            ids = [document["_id"] for document in found]
-            promoted = self._update_each(ids, operations.promote)
-            total += promoted
-            if len(found) < TIME_BATCH or not promoted:
-                break
-        return total
+        stuck = self._unpromotable
+        while True:
+            limit = TIME_BATCH + len(stuck)
+            found = self.find(operations.due(queues, limit))
+            before = total
+            for jobs in stuck.divide(found):
+                ids = [document["_id"] for document in jobs]
+                total += self._update_each(ids, operations.promote, stuck)
+            stuck.settle()
+            if len(found) < limit or (stuck.full and total == before):
+                return total
 
     def reap(
         self,
@@ -269,39 +280,71 @@ class Store:
         a job has that does not say; `holders` is given the names of the consumers that held them.
         """
         reaped: Counter[tuple[str, str]] = Counter()
-        while found := self.find(operations.expired(queues, TIME_BATCH)):
+        stuck = self._unreapable
+        while True:
+            limit = TIME_BATCH + len(stuck)
+            found = self.find(operations.expired(queues, limit))
             before = reaped.total()
-            if holders is not None:
-                names = (document.get("locked_by") for document in found)
-                holders.update(name for name in names if isinstance(name, str))
-            for group, ids in operations.group_expired(found, limit_of).items():
-                command = partial(operations.reap, max_attempts=limit_of(group[0]))
-                reaped[group] += self._update_each(ids, command)
-            if len(found) < TIME_BATCH or reaped.total() == before:
-                break
-        return reaped
+            for jobs in stuck.divide(found):
+                if holders is not None:
+                    names = (document.get("locked_by") for document in jobs)
+                    holders.update(name for name in names if isinstance(name, str))
+                for group, ids in operations.group_expired(jobs, limit_of).items():
+                    command = partial(operations.reap, max_attempts=limit_of(group[0]))
+                    reaped[group] += self._update_each(ids, command, stuck)
+            stuck.settle()
+            if len(found) < limit or (stuck.full and reaped.total() == before):
+                return reaped
 
     def _update_each(
         self,
         ids: Sequence[ObjectId],
         command: Callable[[Sequence[ObjectId]], operations.Update],
+        stuck: StuckJobs,
     ) -> int:
-        """Send one update for all, or, when a document spoils it, one for each; count changes."""
+        """Send one update for all, or, when a document spoils it, for ever smaller parts of them;
+        count changes."""
+        if not ids:
+            return 0
         try:
             return self.jobs.update_many(*command(ids)).modified_count
         except OperationFailure as error:
             if error.code not in operations.DOCUMENT_ERRORS:
                 raise
             if len(ids) == 1:
-                self._stuck.log("cannot be changed", ids[0], error)
+                stuck.refused(ids[0], error)
                 return 0
-        return sum(self._update_each([job], command) for job in ids)
+        halves = operations.halves(ids)
+        return sum([self._update_each(half, command, stuck) for half in halves])
 
-    def seconds_to_next(self, *looks: operations.Find) -> float:
-        """Return the time until the first of what the looks find; infinity for nothing."""
-        waits = [math.inf]
-        for look in looks:
-            for document in self.find(look):
-                if document["due_in"] is not None:
-                    waits.append(max(0, document["due_in"]) / 1000)
-        return min(waits) + 0.001  # the server compares whole milliseconds
+    def try_stuck_again(self) -> None:
+        """Leave no job out next time: somebody wants to see all of them tried."""
+        for stuck in (self.unclaimable, self._unpromotable, self._unreapable):
+            stuck.forget()
+
+    def seconds_to_next(self, queues: Sequence[str]) -> float:
+        """Return the time until there is something to do: a job is due, a lease ends, or one that
+        could not be changed is to be tried again; infinity for nothing."""
+        return min(
+            self.seconds_to_due(queues),
+            self.seconds_to_expiry(queues),
+            self.unclaimable.wait(),
+        )
+
+    def seconds_to_due(self, queues: Sequence[str]) -> float:
+        """Return the time until the next job is due, or one is to be tried again."""
+        return self._seconds_to(partial(operations.next_due, queues), self._unpromotable)
+
+    def seconds_to_expiry(self, queues: Sequence[str] | None) -> float:
+        """Return the time until the next lease ends, or a job is to be tried again."""
+        return self._seconds_to(partial(operations.next_expiry, queues), self._unreapable)
+
+    def _seconds_to(self, look: Callable[[int], operations.Find], stuck: StuckJobs) -> float:
+        wait = stuck.wait()
+        if not stuck.full:  # else what comes next may be one of them, for ever
+            for document in self.find(look(1 + len(stuck))):
+                if document["_id"] not in stuck:
+                    if document["due_in"] is not None:
+                        wait = min(wait, max(0, document["due_in"]) / 1000)
+                    break
+        return wait + 0.001  # the server compares whole milliseconds

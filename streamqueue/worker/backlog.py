@@ -132,10 +132,10 @@ class Backlog:
 
     async def _find(self, limit: int, *, carry: bool) -> list[dict[str, Any]]:
         try:
-            return await self._store.find(operations.candidates(self._queues, limit, carry=carry))
+            return await self._store.candidates(self._queues, limit, carry=carry)
         except BSONError:
             # One that another program stored cannot be decoded; its claim finds out which.
-            return await self._store.find(operations.candidates(self._queues, limit))
+            return await self._store.candidates(self._queues, limit)
 
     def _ours(self, jobs: Iterable[Job]) -> list[Job]:
         """Return what is our turn, in order; of priorities above the lowest of it, all there is.

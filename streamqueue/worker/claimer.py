@@ -220,8 +220,10 @@ class Claimer:
             self.stopped.set()
 
     async def _wait(self) -> None:
-        """Wait until there is something to claim, or our turn at what was left to others."""
-        left = self._turn_at - monotonic()
+        """Wait until there is something to claim, or our turn at what was left to others, or time
+        to try again what could not be claimed."""
+        stuck = self._store.unclaimable
+        left = min(self._turn_at - monotonic(), stuck.wait())
         with anyio.move_on_after(left if math.isfinite(left) else None):
             await self._wake.wait()
             self._wake = anyio.Event()
@@ -229,6 +231,8 @@ class Claimer:
             self._turn_at = math.inf
             self._backlog.stealing = True
             self._scan_for = self._scan_for or "stream"
+        if not stuck.wait():
+            self._scan_for = self._scan_for or "scan"
 
     def _forget_announced(self) -> None:
         """Events that wait for a slot grow stale; the documents do not."""
@@ -297,8 +301,7 @@ class Claimer:
         if self._adopt:
             self._adopt = False
             await self._store.prepare()
-            with CancelScope(shield=True), self._store.limit():
-                await self._store.jobs.update_many(*operations.adopt(self._queues))
+            await self._store.adopt(self._queues)
 
     async def _take(self, trigger: ClaimTrigger, jobs: Sequence[Mapping[str, Any]]) -> None:
         # Only an untouched job is still as it was carried, and a large one was not carried.

@@ -37,7 +37,7 @@ import anyio
 from ..backoff import Backoff
 from ..errors import only_one
 from ..health import Health
-from .runtime import LOOP_TICK
+from .run import LOOP_TICK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import operations
 from ..clock import monotonic
 from ..store import log_reaped
 from .timers import Alarm
@@ -65,10 +64,9 @@ class Reaper:
 
     async def run_once(self) -> float:
         """Return expired leases; return the seconds until the next one ends."""
-        look = operations.next_expiry(None)
         with self._metrics.timed("reap"):
             await self._store.prepare()  # the server's time, for the wait of jobs in the metrics
-            left = await self._store.seconds_to_next(look)
+            left = await self._store.seconds_to_expiry(None)
             if left > 0.001:
                 return left
             holders: set[str] = set()
@@ -77,4 +75,4 @@ class Reaper:
             log_reaped(reaped, holders)
             for (queue, result), count in reaped.items():
                 self._metrics.reaped(queue, "dead" if result == "dead" else "requeued", count)
-            return await self._store.seconds_to_next(look)
+            return await self._store.seconds_to_expiry(None)

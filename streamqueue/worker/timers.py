@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 from pymongo.errors import PyMongoError
@@ -110,11 +110,11 @@ class Timers:
         """Promote what is due; return the seconds until the next job is."""
         with self._metrics.timed("promote"):
             await self._store.prepare()  # the server's time, for the next note
-            left = await self._store.seconds_to_next(operations.next_due(self._queues))
+            left = await self._store.seconds_to_due(self._queues)
             if left > SPREAD:
                 return left
             await self._store.promote(self._queues)
-            return await self._store.seconds_to_next(operations.next_due(self._queues))
+            return await self._store.seconds_to_due(self._queues)
 
 
 class Look(Protocol):
@@ -163,16 +163,13 @@ class Sweep:
         """Return how many ready jobs nobody had announced to this idle process."""
         if not self._claimer.idle:
             return 0
-        command = operations.candidates(list(self._handlers), SWEEP_LIMIT)
-        with self._metrics.timed("scan"):
-            found = {document["_id"] for document in await self._store.find(command)}
+        found = {job["_id"] for job in await self._waiting()}
         if not found:
             return 0
         await anyio.sleep(CONFIRM_AFTER)
         if not self._claimer.idle:
             return 0
-        with self._metrics.timed("scan"):
-            left = [job for job in await self._store.find(command) if job["_id"] in found]
+        left = [job for job in await self._waiting() if job["_id"] in found]
         for job in left:
             self._handlers[job["queue"]].metrics.missed_wakeups.inc()
         if left:
@@ -187,3 +184,9 @@ class Sweep:
             )
             self._claimer.scan("sweep")
         return len(left)
+
+    async def _waiting(self) -> list[dict[str, Any]]:
+        stuck = self._store.unclaimable  # they wait, but not for want of a wake-up
+        command = operations.candidates(list(self._handlers), SWEEP_LIMIT + len(stuck))
+        with self._metrics.timed("scan"):
+            return [job for job in await self._store.find(command) if job["_id"] not in stuck]

@@ -451,7 +451,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_start_race.py"
         "::test_a_job_put_while_a_stream_takes_its_time_to_reopen_is_found_by_the_scan_after_it",
         Edit(
-            "worker/runtime.py",
+            "worker/run.py",
             "        self._opened_before = True\n        self._claimer.scan(adopt=True)\n",
             "        if not self._opened_before:\n            self._claimer.scan(adopt=True)\n"
             "        self._opened_before = True\n",
@@ -479,18 +479,18 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_start_race.py"
         "::test_a_job_put_while_a_stream_takes_its_time_to_open_is_found_by_the_scan_after_it",
         Edit(
-            "worker/runtime.py",
+            "worker/run.py",
             "                await parts.start(self._watcher.run)\n",
             "                parts.start_soon(self._claimer.run)\n"
             "                await parts.start(self._watcher.run)\n",
         ),
         Edit(
-            "worker/runtime.py",
+            "worker/run.py",
             "                parts.start_soon(self._claimer.run)\n                logger.info(",
             "                logger.info(",
         ),
         Edit(
-            "worker/runtime.py",
+            "worker/run.py",
             "        self._opened_before = True\n        self._claimer.scan(adopt=True)\n",
             "        if self._opened_before:\n            self._claimer.scan(adopt=True)\n"
             "        self._opened_before = True\n",
@@ -691,8 +691,176 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_jobs_scheduled_before_the_worker_started_are_run_when_due",
         Edit(
             "worker/timers.py",
-            "return await self._store.seconds_to_next(operations.next_due(self._queues))",
-            "return math.inf",
+            "            return await self._store.seconds_to_due(self._queues)\n",
+            "            return math.inf\n",
+        ),
+    ),
+    # jobs that the server refuses to change
+    PlantedFault(
+        "a job that cannot be promoted is tried again at once",
+        13,
+        "worker/test_worker_stuck.py"
+        "::test_a_job_that_cannot_be_changed_is_tried_at_intervals_that_grow[scheduled]",
+        Edit("stuck.py", "            self._held[name] = None\n", "            pass\n"),
+    ),
+    PlantedFault(
+        "a job that cannot be changed is left out for ever",
+        3,
+        "worker/test_worker_stuck.py"
+        "::test_a_job_that_could_not_be_changed_is_run_once_it_can_be[scheduled]",
+        Edit("stuck.py", "        if self._again_at <= monotonic():\n", "        if False:\n"),
+    ),
+    PlantedFault(
+        "a look ahead that sees only the first of the jobs that are due",
+        13,
+        "worker/test_worker_stuck.py"
+        "::test_a_job_that_cannot_be_promoted_does_not_delay_the_one_behind_it",
+        Edit("async_store.py", "self.find(look(1 + len(stuck)))", "self.find(look(1))"),
+    ),
+    PlantedFault(
+        "a claim that does not look past the jobs that cannot be claimed",
+        13,
+        "contract/test_queue_stuck.py::test_a_job_that_is_known_to_be_stuck_does_not_hide_the_next",
+        Edit("store.py", "queues, limit + len(stuck)", "queues, limit"),
+    ),
+    PlantedFault(
+        "a repair that leaves out what was refused before",
+        3,
+        "contract/test_queue_stuck.py::test_a_repair_tries_what_was_stuck_at_once",
+        Edit("queue.py", "        self._store.try_stuck_again()\n", ""),
+    ),
+    PlantedFault(
+        "a job that cannot be claimed counts as not announced",
+        4,
+        "worker/test_worker_stuck.py::test_a_job_that_cannot_be_claimed_is_no_missed_wakeup",
+        Edit("worker/timers.py", ' if job["_id"] not in stuck]', "]"),
+    ),
+    # how the queue stands
+    PlantedFault(
+        "a census that is shown past its time",
+        5,
+        "ops/test_exporter.py::test_a_census_is_gone_when_it_has_grown_old",
+        Edit("state.py", " and monotonic() < self._good_until\n", "\n"),
+    ),
+    PlantedFault(
+        "a census taken again at once, however long it took",
+        15,
+        "ops/test_exporter.py::test_after_a_census_that_took_long_the_pause_is_long",
+        Edit(
+            "exporter.py", "return max(self._interval, BUSY_SHARE * took)", "return self._interval"
+        ),
+    ),
+    PlantedFault(
+        "a leader that does not notice that another one leads",
+        2,
+        "worker/test_worker_leader.py::test_a_leader_that_lost_its_place_removes_its_series",
+        Edit("exporter.py", ' and found["holder"] == candidate\n', "\n"),
+    ),
+    PlantedFault(
+        "a leader that goes on showing when its lease is over",
+        2,
+        "worker/test_worker_leader.py"
+        "::test_a_leader_that_cannot_renew_its_place_removes_its_series",
+        Edit("state.py", "return monotonic() < self._leads_until", "return self._leads_until > 0"),
+    ),
+    PlantedFault(
+        "the oldest of the most urgent jobs taken for the oldest of all",
+        3,
+        "ops/test_census.py::test_the_oldest_is_found_whatever_its_priority",
+        Edit("observations.py", '"_id": "$priority",', '"_id": None,'),
+    ),
+    PlantedFault(
+        "an age that leaves out due jobs that nobody promoted",
+        3,
+        "ops/test_census.py::test_a_due_job_that_nobody_promoted_waits_too",
+        Edit("observations.py", ", _first_due(queue)]", "]"),
+    ),
+    # what the metrics count
+    PlantedFault(
+        "duplicates counted as inserted",
+        7,
+        "contract/test_queue_metrics.py"
+        "::test_a_put_with_the_key_of_a_live_job_is_counted_as_a_duplicate",
+        Edit("series.py", 'self.put["duplicate"].inc()', 'self.put["inserted"].inc()'),
+    ),
+    PlantedFault(
+        "all of many puts counted as inserted when one was refused",
+        7,
+        "contract/test_queue_metrics.py"
+        "::test_of_many_puts_those_before_the_refused_one_are_counted_as_inserted",
+        Edit(
+            "series.py",
+            'inserted = (error.details or {}).get("nInserted", 0)',
+            "inserted = count",
+        ),
+    ),
+    # what a process says of itself
+    PlantedFault(
+        "an outage of MongoDB takes the process for dead",
+        5,
+        "unit/test_health.py::test_healthz_does_not_mind_a_process_that_is_not_ready",
+        Edit(
+            "health.py",
+            "return self.seconds_since_tick() <= self._stall_after",
+            "return not self._reasons",
+        ),
+    ),
+    PlantedFault(
+        "a reason not to be ready that forgets the one before it",
+        5,
+        "unit/test_health.py::test_ready_is_the_absence_of_reasons",
+        Edit("health.py", "{**self._reasons, key: reason}", "{key: reason}"),
+    ),
+    PlantedFault(
+        "a stuck event loop that is ready",
+        5,
+        "unit/test_health.py::test_a_stuck_loop_is_not_ready",
+        Edit("health.py", "        if not self.alive():\n", "        if False:\n"),
+    ),
+    PlantedFault(
+        "the service manager told of readiness whatever speaks against it",
+        4,
+        "cli/test_notify.py::test_it_is_ready_when_no_reason_is_left_and_says_so_once",
+        Edit("notify.py", "if not reasons and not self._ready:", "if not self._ready:"),
+    ),
+    PlantedFault(
+        "ready before the change stream is open",
+        4,
+        "cli/test_notify.py::test_it_is_ready_once_the_stream_is_open_and_not_before[one process]",
+        Edit("worker/runtime.py", '        self.health.not_ready("stream", NOT_OPEN)', "        #"),
+    ),
+    # what is printed and logged
+    PlantedFault(
+        "the text of a handler's exception in the log",
+        14,
+        "worker/test_worker_privacy.py"
+        "::test_no_payload_and_no_exception_text_is_logged_or_measured_or_printed",
+        Edit(
+            "worker/execution.py",
+            "name = None if error is None else type(error).__name__\n    record",
+            "name = None if error is None else repr(error)\n    record",
+        ),
+    ),
+    PlantedFault(
+        "the text of the server's refusal in the log",
+        14,
+        "worker/test_worker_stuck.py::test_what_a_refusal_quotes_is_not_logged",
+        Edit("stuck.py", '"code": error.code,', '"code": str(error.details),'),
+    ),
+    PlantedFault(
+        "a password in a field of a log line",
+        14,
+        "unit/test_logs.py::test_passwords_are_masked_wherever_they_are",
+        Edit("logs.py", "        return hide_password(value)\n", "        return value\n"),
+    ),
+    PlantedFault(
+        "a stored name that a terminal obeys",
+        14,
+        "unit/test_tables.py::test_what_a_terminal_would_obey_is_not_printed",
+        Edit(
+            "tables.py",
+            'yield printable("  ".join(cells).rstrip())',
+            'yield "  ".join(cells).rstrip()',
         ),
     ),
     PlantedFault(

@@ -21,7 +21,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import REGISTRY, CollectorRegistry
 from pymongo.errors import AutoReconnect
 
-from streamqueue import metrics as module
+from streamqueue import buckets
 from streamqueue.errors import ConfigurationError
 from streamqueue.metrics import AttemptOutcome, Metrics, Operation
 
@@ -342,11 +342,11 @@ def test_edges_that_do_not_increase_are_refused_before_anything_is_registered(
 
 
 def test_the_default_edges_keep_the_agreed_numbers() -> None:
-    assert len(module.LATENCY_BUCKETS) == 20
-    assert len(module.DURATION_BUCKETS) == 18
-    assert len(module.OPERATION_BUCKETS) == 12
-    assert len(module.LOOP_LAG_BUCKETS) == 10
-    assert sum(edge <= 0.015 for edge in module.LATENCY_BUCKETS) == 8
+    assert len(buckets.LATENCY_BUCKETS) == 20
+    assert len(buckets.DURATION_BUCKETS) == 18
+    assert len(buckets.OPERATION_BUCKETS) == 12
+    assert len(buckets.LOOP_LAG_BUCKETS) == 10
+    assert sum(edge <= 0.015 for edge in buckets.LATENCY_BUCKETS) == 8
 
 
 def test_queue_names_past_the_limit_are_counted_together(registry: CollectorRegistry) -> None:

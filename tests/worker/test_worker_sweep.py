@@ -22,7 +22,7 @@ def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
     def ignore(self: object, event: Mapping[str, Any]) -> None:
         pass
 
-    monkeypatch.setattr("streamqueue.worker.runtime._Run.event", ignore)
+    monkeypatch.setattr("streamqueue.worker.run.Run.event", ignore)
 
 
 @pytest.mark.usefixtures("deaf")
