@@ -23,15 +23,15 @@ APP = "real-run-producer"
 PAUSE_SECONDS = 0.05
 
 RARE: tuple[tuple[int, str, dict[str, Any], dict[str, Any]], ...] = (
-    (7, "emails", {"ends": "retries"}, {"max_attempts": 2}),
-    (11, "invoices", {"ends": "fails"}, {"max_attempts": 2}),
     (13, "emails", {"seconds": 0.01}, {"delay": 3}),
-    (17, "invoices", {"seconds": 0.3}, {"key": "the one report"}),
+    (17, "invoices", {"seconds": 0.3}, {"key": "the one report", "delay": 2}),
     (19, "emails", {"ends": "snoozes"}, {}),
     (23, "emails", {"seconds": 2.5}, {}),
-    (29, "emails", {"ends": "is discarded"}, {}),
-    (31, "emails", {"ends": "fails"}, {"max_attempts": 1}),
+    (29, "invoices", {"ends": "retries"}, {}),
+    (31, "emails", {"ends": "retries"}, {}),
     (37, "emails", {"blocked": 0.15}, {}),
+    (101, "invoices", {"ends": "fails"}, {"max_attempts": 2}),
+    (103, "emails", {"ends": "is discarded"}, {}),
 )
 """Every so many puts: the queue, the payload and how it is put."""
 

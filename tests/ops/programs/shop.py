@@ -40,20 +40,20 @@ async def send(job: AsyncJob) -> None:
     if blocked:
         Event().wait(blocked)
     await anyio.sleep(job.data.get("seconds", 0))
-    _end(job.data.get("ends"))
+    _end(job)
 
 
 def bill(job: Job) -> None:
     """The same in a thread."""
     Event().wait(job.data.get("seconds", 0))
-    _end(job.data.get("ends"))
+    _end(job)
 
 
-def _end(how: str | None) -> None:
-    match how:
+def _end(job: Job | AsyncJob) -> None:
+    match job.data.get("ends"):
         case "fails":
             raise RuntimeError("this job always fails")
-        case "retries":
+        case "retries" if job.attempts == 1:
             raise Retry(delay=0.5)
         case "snoozes" if random.random() < 0.5:  # or it would come back for ever
             raise Snooze(1)
