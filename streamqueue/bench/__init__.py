@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .report import Table
     from .scale import Scale
 
-PARTS = ("latency", "drain", "put", "depth", "idle", "fanout", "soak", "import")
+PARTS = ("latency", "drain", "put", "depth", "idle", "fanout", "scrape", "soak", "import")
 
 
 class Part(Protocol):
@@ -71,7 +71,19 @@ def run(
             f"there is no bench part {unknown[0]!r}: choose from {', '.join(PARTS)}"
         )
     # Here, so that the consumers, which are modules of this package too, load only what they use.
-    from . import depth, drain, environment, fanout, idle, imports, latency, puts, report, soak
+    from . import (
+        depth,
+        drain,
+        environment,
+        fanout,
+        idle,
+        imports,
+        latency,
+        puts,
+        report,
+        scrape,
+        soak,
+    )
     from .ground import open_ground
     from .scale import Scale
 
@@ -82,6 +94,7 @@ def run(
         "depth": depth,
         "idle": idle,
         "fanout": fanout,
+        "scrape": scrape,
         "soak": soak,
         "import": imports,
     }

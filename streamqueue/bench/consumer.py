@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from pymongo import AsyncMongoClient, monitoring
 
 from ..worker import Worker
@@ -28,7 +34,7 @@ if TYPE_CHECKING:
 
     from ..async_queue import AsyncJob
 
-QUEUE = "bench"
+QUEUE, OTHER_QUEUE = "bench", "other"
 WRITES = {"insert", "update", "delete", "findAndModify", "bulkWrite"}
 COUNTED = ("streamqueue_attempts_total", "streamqueue_claims_total")
 
@@ -69,7 +75,8 @@ class Consumer:
 
     Args:
         settings: ``database`` and ``collection`` to work on, ``concurrency``, and whether to
-            ``announce`` every job that is started (for lone jobs only: it costs).
+            ``announce`` every job that is started (for lone jobs only: it costs). With ``serve``
+            it also serves metrics, as many as a worker of two queues has.
     """
 
     def __init__(self, uri: str, settings: Mapping[str, Any]) -> None:
@@ -83,7 +90,12 @@ class Consumer:
             client[settings["database"]][settings["collection"]],
             concurrency=settings["concurrency"],
             registry=self._registry,
+            metrics_port=0 if settings.get("serve") else None,
         )
+        if settings.get("serve"):
+            for collector in (ProcessCollector, PlatformCollector, GCCollector):
+                collector(registry=self._registry)
+            self._worker.handler(OTHER_QUEUE)(self._pass)
         self._first_started_at: float | None = None
         self._worker.handler(QUEUE)(self._announce if settings["announce"] else self._pass)
 
@@ -122,7 +134,8 @@ class Consumer:
         """Work until SIGTERM."""
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._worker.run)
-            say({"what": "ready"})
+            server = self._worker.server
+            say({"what": "ready", "address": server and server.address})
 
 
 def _resident_bytes() -> int | None:

@@ -62,9 +62,10 @@ class Ground:
         *,
         concurrency: int = 20,
         announce: bool = False,
+        serve: bool = False,
     ) -> Team:
         """Return worker processes on this collection, to be entered; see ``consumer.py``."""
-        settings = {"concurrency": concurrency, "announce": announce}
+        settings = {"concurrency": concurrency, "announce": announce, "serve": serve}
         return Team("consumer", count, self.uri, settings | _place(jobs))
 
     def listener(self, jobs: Collection[dict[str, Any]]) -> Team:

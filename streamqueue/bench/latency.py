@@ -73,8 +73,10 @@ def _ours(ground: Ground, count: int) -> dict[str, float]:
     with ground.jobs() as jobs, ground.consumers(count, jobs, announce=True) as team:
         team.go()
         queue = MongoQueue(jobs, name=floor.QUEUE)
-        lines = _lone_jobs(ground, team, lambda number: queue.put({"number": number}))
-        return _quantiles([line["at"] - line["put_at"] for line in lines])
+        lines = lone_jobs(
+            team, lambda number: queue.put({"number": number}), ground.scale.lone_jobs
+        )
+        return quantiles([line["at"] - line["put_at"] for line in lines])
 
 
 def _floor(ground: Ground) -> tuple[dict[str, float], dict[str, float]]:
@@ -84,16 +86,17 @@ def _floor(ground: Ground) -> tuple[dict[str, float], dict[str, float]]:
         def put(number: int) -> None:
             jobs.insert_one(floor.document({"number": number}))
 
-        lines = _lone_jobs(ground, team, put)
+        lines = lone_jobs(team, put, ground.scale.lone_jobs)
         return (
-            _quantiles([line["at"] - line["put_at"] for line in lines]),
-            _quantiles([line["seen_at"] - line["put_at"] for line in lines]),
+            quantiles([line["at"] - line["put_at"] for line in lines]),
+            quantiles([line["seen_at"] - line["put_at"] for line in lines]),
         )
 
 
-def _lone_jobs(ground: Ground, team: Team, put: Callable[[int], object]) -> list[dict[str, Any]]:
+def lone_jobs(team: Team, put: Callable[[int], object], count: int) -> list[dict[str, Any]]:
+    """Put so many jobs, one by one; return what was said at the start of each, and ``put_at``."""
     lines = []
-    for number in range(WARM_UP + ground.scale.lone_jobs):
+    for number in range(WARM_UP + count):
         pause(random.uniform(0.005, 0.03))
         put_at = time.monotonic()
         put(number)
@@ -103,7 +106,8 @@ def _lone_jobs(ground: Ground, team: Team, put: Callable[[int], object]) -> list
     return lines
 
 
-def _quantiles(waits: list[float]) -> dict[str, float]:
+def quantiles(waits: list[float]) -> dict[str, float]:
+    """Return p50 and p99 of seconds, in milliseconds."""
     waits.sort()
     last = len(waits) - 1
     return {

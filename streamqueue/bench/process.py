@@ -167,12 +167,11 @@ class Team:
         for child in self._children:
             child.close()
 
-    def go(self) -> None:
-        """Let them all begin, and return when they listen."""
+    def go(self) -> list[dict[str, Any]]:
+        """Let them all begin, and return what they say when they listen."""
         for child in self._children:
             child.order("go")
-        for child in self._children:
-            child.expect("ready")
+        return [child.expect("ready") for child in self._children]
 
     def wait_for_start(self, number: int) -> dict[str, Any]:
         """Return what was said when the job with this number was started."""
@@ -190,14 +189,17 @@ class Team:
             f"job {number} was not started within {PATIENCE_SECONDS:.0f} s of its put"
         )
 
-    def reports(self) -> list[Report]:
-        """Ask them all."""
+    def ask(self) -> list[dict[str, Any]]:
+        """Ask them all for a report, whatever it is in their module."""
         for child in self._children:
             child.order("report")
-        answers = [child.expect("report") for child in self._children]
+        return [child.expect("report") for child in self._children]
+
+    def reports(self) -> list[Report]:
+        """Ask the consumers."""
         return [
             Report(**{key: value for key, value in answer.items() if key != "what"})
-            for answer in answers
+            for answer in self.ask()
         ]
 
     def wait_until_completed(

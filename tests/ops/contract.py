@@ -2,57 +2,59 @@
 
 from __future__ import annotations
 
+import math
+from typing import get_args
+
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from streamqueue.metrics import Metrics
+from streamqueue.census import Census, QueueCensus
+from streamqueue.metrics import Metrics, Operation
+from streamqueue.state import StateMetrics
 
 Series = dict[str, dict[str, set[str]]]
 """The values of each label of each series; an empty set where they are not from a closed list."""
 
 OPEN = {"queue", "task", "error", "version", "pymongo", "python", "le"}
 FROM_PROMETHEUS: dict[str, set[str]] = {"job": set(), "instance": set()}
-
-PENDING: Series = {
-    "streamqueue_claim_batch_jobs_bucket": {"le": set()},
-    "streamqueue_leases_renewed_total": {"queue": set()},
-    "streamqueue_queue_jobs": {"queue": set(), "state": {"ready", "scheduled", "running", "dead"}},
-    "streamqueue_queue_oldest_ready_age_seconds": {"queue": set()},
-    "streamqueue_queue_expired_leases": {"queue": set()},
-    "streamqueue_queue_consumers": {"queue": set()},
-    "streamqueue_queue_slots": {"queue": set()},
-    "streamqueue_oplog_window_seconds": {},
-    "streamqueue_state_collection_duration_seconds_bucket": {"le": set()},
-    "streamqueue_state_collection_errors_total": {},
-    "streamqueue_state_last_success_timestamp_seconds": {},
-    "streamqueue_leader": {},
-}
-"""Agreed, and not in ``streamqueue.metrics`` yet."""
-
 PROMETHEUS_OWN: Series = {"ALERTS": {"alertname": set(), "alertstate": {"firing", "pending"}}}
 
 
-def contract() -> Series:
-    """Return the series that the code makes, those that are agreed, and Prometheus's own."""
+def exposed() -> Series:
+    """Return every series that the code can show: a worker, a producer and an exporter in one."""
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     metrics.producer("emails")
     metrics.consumer("emails", "send")
     metrics.stream.connected.set(0)
-    metrics.operation_failed("put", TimeoutError())
+    metrics.worker.event_loop_lag.observe(0)
+    for operation in get_args(Operation):
+        metrics.operation_failed(operation, TimeoutError())
+    registry.register(_state())
     ProcessCollector(registry=registry)
     series: Series = {}
     for family in registry.collect():
         for sample in family.samples:
+            if sample.name.endswith("_created"):
+                continue  # the command switches them off
             labels = series.setdefault(sample.name, {})
             for label, value in sample.labels.items():
                 values = labels.setdefault(label, set())
                 if label not in OPEN:
                     values.add(value)
-    # An error was counted for one operation; it may be any.
-    series["streamqueue_mongodb_errors_total"]["operation"] = set(
-        series["streamqueue_mongodb_operation_duration_seconds_count"]["operation"]
-    )
+    return series
+
+
+def _state() -> StateMetrics:
+    state = StateMetrics()
+    state.lead(math.inf)
+    queues = {"emails": QueueCensus("emails")}
+    state.show(Census(queues, consumers={}, oplog_window=0.0), math.inf)
+    return state
+
+
+def contract() -> Series:
+    """Return what Prometheus has: the series that the code shows, and Prometheus's own."""
     return {
         name: {**labels, **FROM_PROMETHEUS}
-        for name, labels in {**series, **PENDING, **PROMETHEUS_OWN}.items()
+        for name, labels in {**exposed(), **PROMETHEUS_OWN}.items()
     }

@@ -6,12 +6,11 @@ import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from prometheus_client import CollectorRegistry
 
-from streamqueue.metrics import Metrics, Operation
+from tests.ops.contract import Series, exposed
 
 RULES = "streamqueue.rules.yml"
 CASES = "streamqueue.rules.test.yml"
@@ -19,54 +18,11 @@ ANNOTATIONS = {"summary", "description", "runbook"}
 SEVERITIES = {"critical", "warning", "info"}
 TARGET_LABELS = {"cluster", "namespace", "job", "instance"}
 
-Labels = Mapping[str, frozenset[str] | None]
-"""A metric's label names with the values each may have; None where any may stand."""
-
-_STATES = frozenset({"ready", "scheduled", "running", "dead"})
-STATE_METRICS: Mapping[str, Labels] = {
-    "streamqueue_queue_jobs": {"queue": None, "state": _STATES},
-    "streamqueue_queue_oldest_ready_age_seconds": {"queue": None},
-    "streamqueue_queue_expired_leases": {"queue": None},
-    "streamqueue_queue_consumers": {"queue": None},
-    "streamqueue_queue_slots": {"queue": None},
-    "streamqueue_oplog_window_seconds": {},
-    "streamqueue_state_last_success_timestamp_seconds": {},
-    "streamqueue_leader": {},
-}
-"""What the exporter, or a leader among the workers, shows besides."""
-
 _SELECTOR = re.compile(r"(?<![\w:.])(streamqueue_\w+)(?![\w:])(?:\{([^}]*)\})?")
 _RECORDED = re.compile(r"(?<![\w:])(\w+:streamqueue_\w+:\w+)")
 _MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 _GROUPING = re.compile(r"\b(by|on|without|ignoring)\s*\(([^)]*)\)")
 _CASE = re.compile(r"(\w+) (fires|not yet|stays quiet)\b")
-
-
-def process_metrics() -> dict[str, Labels]:
-    """Return every series a process can show: a worker with one queue and task, and a producer."""
-    registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    metrics.producer("any")
-    metrics.consumer("any", "any")
-    metrics.stream.connected.set(1)
-    for operation in get_args(Operation):
-        metrics.operation_failed(operation, TimeoutError())
-    found: dict[str, dict[str, set[str] | None]] = {}
-    for family in registry.collect():
-        for sample in family.samples:
-            labels = found.setdefault(sample.name, {})
-            for name, value in sample.labels.items():
-                values = labels.setdefault(name, set())
-                if values is not None:
-                    values.add(value)
-    free = {"queue", "task", "error", "version", "pymongo", "python", "le"}
-    return {
-        metric: {
-            name: None if name in free else frozenset(values or ())
-            for name, values in labels.items()
-        }
-        for metric, labels in found.items()
-    }
 
 
 def badly_written(folder: Path) -> Iterator[str]:
@@ -109,7 +65,7 @@ def _name(rule: Mapping[str, Any]) -> str:
 
 def unknown_names(folder: Path) -> Iterator[str]:
     """Series, labels and values that nothing exports or records, in the rules and in the cases."""
-    known = process_metrics() | STATE_METRICS
+    known = exposed()
     recorded = {rule["record"] for rule in rules(folder) if "record" in rule}
     for rule in rules(folder):
         yield from _unknown(f"{_name(rule)}", rule["expr"], known, recorded)
@@ -121,9 +77,7 @@ def unknown_names(folder: Path) -> Iterator[str]:
             yield from _unknown(case["name"], check["expr"], known, recorded)
 
 
-def _unknown(
-    where: str, text: str, known: Mapping[str, Labels], recorded: set[str]
-) -> Iterator[str]:
+def _unknown(where: str, text: str, known: Series, recorded: set[str]) -> Iterator[str]:
     for name in _RECORDED.findall(text):
         if name not in recorded:
             yield f"{where}: nothing records {name}"
@@ -139,8 +93,8 @@ def _unknown(
                 continue
             possible = known[metric][label]
             wanted = value.split("|") if "~" in operator else [value]
-            for one in wanted if possible is not None else ():
-                if one not in (possible or ()):
+            for one in wanted if possible else ():
+                if one not in possible:
                     yield f"{where}: {metric} has no {label}={one!r}"
 
 

@@ -27,8 +27,8 @@ from .panels import (
 
 OVERVIEW, CONSUMERS = "streamqueue-overview", "streamqueue-consumers"
 
-NOT_ON_A_BOARD = ("_count", "_sum", "_created")
-"""Parts of a histogram or counter whose other part is shown."""
+NOT_ON_A_BOARD = ("_count", "_sum")
+"""Parts of a histogram whose other part is shown."""
 
 
 def build(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,61 @@
+"""The worker of the real run: two queues, whose jobs say what is to happen to them.
+
+``streamqueue worker tests.ops.programs.shop:worker``, with the address in ``STREAMQUEUE_URI``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from threading import Event
+
+import anyio
+from pymongo import AsyncMongoClient
+
+from streamqueue import AsyncJob, Backoff, Discard, Job, Retry, Snooze, Worker
+
+APP = "real-run-worker"
+LEASE_SECONDS = 3.0
+
+
+def worker() -> Worker:
+    """Return the worker of this process."""
+    made = Worker(
+        AsyncMongoClient(os.environ["STREAMQUEUE_URI"], appname=APP).get_default_database(),
+        concurrency=8,
+        timeout=LEASE_SECONDS,
+        drain_timeout=2,
+        backoff=Backoff(initial=0.2, maximum=1),
+        reap_interval=0.5,
+        sweep_interval=10,
+    )
+    made.handler("emails")(send)
+    made.handler("invoices")(bill)
+    return made
+
+
+async def send(job: AsyncJob) -> None:
+    """Wait, or block the event loop, as long as the job says; then end as it says."""
+    blocked = job.data.get("blocked", 0)
+    if blocked:
+        Event().wait(blocked)
+    await anyio.sleep(job.data.get("seconds", 0))
+    _end(job)
+
+
+def bill(job: Job) -> None:
+    """The same in a thread."""
+    Event().wait(job.data.get("seconds", 0))
+    _end(job)
+
+
+def _end(job: Job | AsyncJob) -> None:
+    match job.data.get("ends"):
+        case "fails":
+            raise RuntimeError("this job always fails")
+        case "retries" if job.attempts == 1:
+            raise Retry(delay=0.5)
+        case "snoozes" if random.random() < 0.5:  # or it would come back for ever
+            raise Snooze(1)
+        case "is discarded":
+            raise Discard("nobody wants it")
