@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import TypeVar
 
 import anyio
@@ -36,8 +37,16 @@ async def wait_until_async(
         await anyio.sleep(0.005)
 
 
-def free_port() -> int:
-    """Return a port of the loopback address that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def free_port(following: int = 0) -> int:
+    """Return a port of the loopback address that nobody uses, nor so many that follow it."""
+    while True:
+        with ExitStack() as listeners:
+            first = listeners.enter_context(socket.socket())
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            try:
+                for other in range(port + 1, port + 1 + following):
+                    listeners.enter_context(socket.socket()).bind(("127.0.0.1", other))
+            except (OSError, OverflowError):
+                continue
+            return port

@@ -341,7 +341,7 @@ def test_without_a_server_it_fails_with_one_sentence(start: Start) -> None:
 
 
 def test_each_process_serves_its_own_metrics(start: Start, queue: MongoQueue) -> None:
-    port = free_port()
+    port = free_port(following=3)
     supervisor = start("--processes", "2", "--metrics-port", str(port), concurrency=1)
     supervisor.until_ready(2)
     put(queue, 2, seconds=0.5)
@@ -358,7 +358,7 @@ def test_each_process_serves_its_own_metrics(start: Start, queue: MongoQueue) ->
 def test_the_ports_are_as_far_apart_as_asked_for_also_from_a_port_of_the_workers_own(
     start: Start,
 ) -> None:
-    port = free_port()
+    port = free_port(following=3)
     supervisor = start(
         env={"STREAMQUEUE_PROCESSES": "2", "STREAMQUEUE_PORT_OFFSET": "7"}, metrics_port=port
     )
@@ -381,7 +381,7 @@ def identity(tmp_path: Path, authority: trustme.CA) -> Identity:
 def test_each_process_serves_its_metrics_over_tls_with_what_was_given(
     start: Start, identity: Identity, authority: trustme.CA
 ) -> None:
-    port = free_port()
+    port = free_port(following=3)
     supervisor = start(
         *("--processes", "2", "--metrics-port", str(port)),
         *("--metrics-cert", identity.cert.name, "--metrics-key", str(identity.key)),
@@ -398,7 +398,7 @@ def test_each_process_serves_its_metrics_over_tls_with_what_was_given(
 def test_the_certificate_can_be_given_as_variables_for_a_port_of_the_workers_own(
     start: Start, identity: Identity, authority: trustme.CA
 ) -> None:
-    port = free_port()
+    port = free_port(following=3)
     start(
         env={
             "STREAMQUEUE_METRICS_CERT": str(identity.cert),
@@ -419,7 +419,7 @@ def test_the_certificate_can_be_given_as_variables_for_a_port_of_the_workers_own
 def test_a_port_on_the_command_line_leaves_the_workers_own_certificate_in_use(
     start: Start, identity: Identity, authority: trustme.CA
 ) -> None:
-    port = free_port()
+    port = free_port(following=3)
     supervisor = start(
         *("--processes", "2", "--metrics-port", str(port)),
         metrics_port=0,
@@ -456,7 +456,7 @@ def test_wrong_certificates_are_refused_in_one_sentence(
 
 
 def test_a_port_in_use_stops_them_all(start: Start) -> None:
-    port = free_port()
+    port = free_port(following=1)
     with socket.create_server(("127.0.0.1", port + 1)):
         supervisor = start("--processes", "2", "--metrics-port", str(port))
 
