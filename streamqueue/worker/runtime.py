@@ -320,6 +320,7 @@ class _Run:
                 [self._timers, self._reaper],
                 interval,
                 metrics,
+                lambda: self._watcher.hears,
             )
         self._exporter: Exporter | None = None
         if worker.export_state == "leader":

@@ -125,7 +125,9 @@ class Look(Protocol):
 class Sweep:
     """Counts jobs that the stream failed to announce, and wakes the claimer for them.
 
-    Not a way to find work: while the stream does its duty the count stays 0.
+    Not a way to find work: while the stream does its duty the count stays 0. Nor does a stream that
+    is known to be broken miss anything: what is put meanwhile is found when it opens again, or here
+    if that is earlier.
     """
 
     def __init__(
@@ -136,7 +138,9 @@ class Sweep:
         clocks: Sequence[Look],
         interval: float,
         metrics: Metrics,
+        hears: Callable[[], bool],
     ) -> None:
+        self._hears = hears
         self._store = store
         self._handlers = handlers
         self._claimer = claimer
@@ -163,6 +167,7 @@ class Sweep:
         """Return how many ready jobs nobody had announced to this idle process."""
         if not self._claimer.idle:
             return 0
+        heard = self._hears()
         command = operations.candidates(list(self._handlers), SWEEP_LIMIT)
         with self._metrics.timed("scan"):
             found = {document["_id"] for document in await self._store.find(command)}
@@ -173,6 +178,10 @@ class Sweep:
             return 0
         with self._metrics.timed("scan"):
             left = [job for job in await self._store.find(command) if job["_id"] in found]
+        if left:
+            self._claimer.scan("sweep")
+        if not (heard and self._hears()):
+            return 0
         for job in left:
             self._handlers[job["queue"]].metrics.missed_wakeups.inc()
         if left:
@@ -185,5 +194,4 @@ class Sweep:
                     "count": len(left),
                 },
             )
-            self._claimer.scan("sweep")
         return len(left)
