@@ -39,8 +39,8 @@ ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "streamqueue.rules.yml"
 EXPORTER_APP = "streamqueue-exporter"
 DRILLED = {
-    "StreamqueueQueueStalled": ("max > 60", "max > 5"),
-    "StreamqueueNoConsumers": ("> 15", "> 3"),
+    "StreamqueueQueueStalled": ("max > 60", "max > 10"),
+    "StreamqueueNoConsumers": ("> 15", "> 5"),
 }
 """Alerts that are also evaluated with all their seconds shorter: the age and what it is here."""
 WORKERS = 3
@@ -295,6 +295,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=4, help="default 4")
     parser.add_argument("--keep", action="store_true", help="then go on until Ctrl-C")
     options = parser.parse_args()
+    for ending in (signal.SIGINT, signal.SIGTERM):  # one started in the background ignores Ctrl-C
+        signal.signal(ending, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder, RealRun(Path(folder)) as run:
         address = f"http://{run.monitoring.address}"
         sys.stderr.write(f"Prometheus is {address}; {options.minutes:g} minutes of load begin.\n")
