@@ -116,14 +116,14 @@ class Watcher:
         self._stopped = anyio.Event()
         self._token: Mapping[str, Any] | None = None
         self._failures = 0
-        self._hears = False
+        self._signs = 0
         self._outage = Outage()
         self._opened_at = -math.inf
 
     @property
-    def hears(self) -> bool:
-        """Whether a stream is open, as far as is known."""
-        return self._hears
+    def signs(self) -> int:
+        """How many signs of life the stream has given: events, or word that there are none."""
+        return self._signs
 
     def stop(self) -> None:
         """Make :meth:`run` return after the read under way, within ``max_await``."""
@@ -171,7 +171,6 @@ class Watcher:
             logger.info("The change stream is open", extra={"event": "stream_opened"})
         self._opened_at = monotonic()
         log_reopened(logger, self._outage.succeeded())
-        self._hears = True
         self._metrics.connected.set(1)
         self._health.clear("stream")
         self._listener.opened()
@@ -192,6 +191,7 @@ class Watcher:
                     return
                 self._token = stream.resume_token
                 log_reopened(logger, self._outage.succeeded())
+                self._signs += 1
                 self._metrics.last_event.set(time.time())
                 await anyio.lowlevel.checkpoint_if_cancelled()
         finally:
@@ -252,7 +252,6 @@ class Watcher:
     async def _recover(self, verdict: Verdict, error: Exception | None) -> None:
         """Say what happened, drop the token if it is no good, and pause unless this is the first
         failure in a row."""
-        self._hears = False
         self._metrics.connected.set(0)
         self._metrics.restarts[verdict.reason].inc()
         self._health.not_ready("stream", f"the change stream is being reopened ({verdict.reason})")

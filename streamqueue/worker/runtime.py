@@ -319,8 +319,9 @@ class _Run:
                 self._claimer,
                 [self._timers, self._reaper],
                 interval,
+                float(options.max_await),  # type: ignore[arg-type]
                 metrics,
-                lambda: self._watcher.hears,
+                lambda: self._watcher.signs,
             )
         self._exporter: Exporter | None = None
         if worker.export_state == "leader":

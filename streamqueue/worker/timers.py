@@ -125,9 +125,8 @@ class Look(Protocol):
 class Sweep:
     """Counts jobs that the stream failed to announce, and wakes the claimer for them.
 
-    Not a way to find work: while the stream does its duty the count stays 0. Nor does a stream that
-    is known to be broken miss anything: what is put meanwhile is found when it opens again, or here
-    if that is earlier.
+    Not a way to find work: while the stream does its duty the count stays 0. Nor has a stream that
+    says nothing at all missed anything: it is cut, and the driver, or we, are about to resume it.
     """
 
     def __init__(
@@ -137,10 +136,13 @@ class Sweep:
         claimer: Claimer,
         clocks: Sequence[Look],
         interval: float,
+        max_await: float,
         metrics: Metrics,
-        hears: Callable[[], bool],
+        signs: Callable[[], int],
     ) -> None:
-        self._hears = hears
+        # An idle stream says that there is nothing every `max_await`.
+        self._confirm_after = max(CONFIRM_AFTER, 1.5 * max_await)
+        self._signs = signs
         self._store = store
         self._handlers = handlers
         self._claimer = claimer
@@ -167,20 +169,20 @@ class Sweep:
         """Return how many ready jobs nobody had announced to this idle process."""
         if not self._claimer.idle:
             return 0
-        heard = self._hears()
+        signs = self._signs()
         command = operations.candidates(list(self._handlers), SWEEP_LIMIT)
         with self._metrics.timed("scan"):
             found = {document["_id"] for document in await self._store.find(command)}
         if not found:
             return 0
-        await anyio.sleep(CONFIRM_AFTER)
+        await anyio.sleep(self._confirm_after)
         if not self._claimer.idle:
             return 0
         with self._metrics.timed("scan"):
             left = [job for job in await self._store.find(command) if job["_id"] in found]
         if left:
             self._claimer.scan("sweep")
-        if not (heard and self._hears()):
+        if self._signs() == signs:
             return 0
         for job in left:
             self._handlers[job["queue"]].metrics.missed_wakeups.inc()
