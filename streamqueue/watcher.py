@@ -116,8 +116,14 @@ class Watcher:
         self._stopped = anyio.Event()
         self._token: Mapping[str, Any] | None = None
         self._failures = 0
+        self._signs = 0
         self._outage = Outage()
         self._opened_at = -math.inf
+
+    @property
+    def signs(self) -> int:
+        """How many signs of life the stream has given: events, or word that there are none."""
+        return self._signs
 
     def stop(self) -> None:
         """Make :meth:`run` return after the read under way, within ``max_await``."""
@@ -185,6 +191,7 @@ class Watcher:
                     return
                 self._token = stream.resume_token
                 log_reopened(logger, self._outage.succeeded())
+                self._signs += 1
                 self._metrics.last_event.set(time.time())
                 await anyio.lowlevel.checkpoint_if_cancelled()
         finally:

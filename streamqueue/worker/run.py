@@ -115,7 +115,9 @@ class Run:
                 self._claimer,
                 [self._timers, self._reaper],
                 interval,
+                float(options.max_await),  # type: ignore[arg-type]
                 metrics,
+                lambda: self._watcher.signs,
             )
         self._exporter: Exporter | None = None
         if exports:

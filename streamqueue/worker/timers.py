@@ -125,7 +125,8 @@ class Look(Protocol):
 class Sweep:
     """Counts jobs that the stream failed to announce, and wakes the claimer for them.
 
-    Not a way to find work: while the stream does its duty the count stays 0.
+    Not a way to find work: while the stream does its duty the count stays 0. Nor has a stream that
+    says nothing at all missed anything: it is cut, and the driver, or we, are about to resume it.
     """
 
     def __init__(
@@ -135,8 +136,13 @@ class Sweep:
         claimer: Claimer,
         clocks: Sequence[Look],
         interval: float,
+        max_await: float,
         metrics: Metrics,
+        signs: Callable[[], int],
     ) -> None:
+        # An idle stream says that there is nothing every `max_await`.
+        self._confirm_after = max(CONFIRM_AFTER, 1.5 * max_await)
+        self._signs = signs
         self._store = store
         self._handlers = handlers
         self._claimer = claimer
@@ -163,13 +169,18 @@ class Sweep:
         """Return how many ready jobs nobody had announced to this idle process."""
         if not self._claimer.idle:
             return 0
+        signs = self._signs()
         found = {job["_id"] for job in await self._waiting()}
         if not found:
             return 0
-        await anyio.sleep(CONFIRM_AFTER)
+        await anyio.sleep(self._confirm_after)
         if not self._claimer.idle:
             return 0
         left = [job for job in await self._waiting() if job["_id"] in found]
+        if left:
+            self._claimer.scan("sweep")
+        if self._signs() == signs:
+            return 0
         for job in left:
             self._handlers[job["queue"]].metrics.missed_wakeups.inc()
         if left:
@@ -182,7 +193,6 @@ class Sweep:
                     "count": len(left),
                 },
             )
-            self._claimer.scan("sweep")
         return len(left)
 
     async def _waiting(self) -> list[dict[str, Any]]:

@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client import Gauge
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
-from prometheus_client.registry import CollectorRegistry
+from prometheus_client.registry import Collector, CollectorRegistry
 
 from streamqueue import health_server as module
 from streamqueue.errors import ConfigurationError
-from streamqueue.health import Health
+from streamqueue.health import Health, Request, answer
 from streamqueue.health_server import HealthServer
 from streamqueue.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from prometheus_client.metrics_core import Metric
 
 PATIENCE = 10.0
 """How long a test waits for what should come at once."""
@@ -248,6 +251,33 @@ def test_promtool_accepts_a_scrape(server: HealthServer) -> None:
 
     assert b"streamqueue_job_wait_seconds_bucket" in response.body
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_others_get_the_interpreter_while_the_metrics_are_rendered() -> None:
+    registry = CollectorRegistry()
+    began, met, switching = threading.Event(), threading.Event(), sys.getswitchinterval()
+
+    class Family(Collector):
+        def collect(self) -> Iterator[Metric]:
+            began.set()
+            yield GaugeMetricFamily("met", "1 once the other thread has run.", met.is_set())
+
+    def wait() -> None:
+        began.wait()
+        met.set()
+
+    for _ in range(200):
+        registry.register(Family())
+    other = threading.Thread(target=wait)
+    other.start()
+    sys.setswitchinterval(60)  # nobody is interrupted
+    try:
+        answered = answer(Request("GET", "/metrics", {}), registry, None)
+    finally:
+        sys.setswitchinterval(switching)
+        other.join()
+
+    assert b"met 1.0" in answered.body
 
 
 def test_metrics_are_prometheus_text_unless_asked_otherwise(server: HealthServer) -> None:

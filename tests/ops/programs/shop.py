@@ -27,7 +27,6 @@ def worker() -> Worker:
         drain_timeout=2,
         backoff=Backoff(initial=0.2, maximum=1),
         reap_interval=0.5,
-        sweep_interval=10,
     )
     made.handler("emails")(send)
     made.handler("invoices")(bill)
