@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope
 from bson import ObjectId
-from bson.errors import BSONError
 
 from .. import operations
 from ..clock import monotonic
@@ -112,7 +111,7 @@ class Backlog:
             limit = MAX_BITE
         else:
             limit = min(MAX_BITE, max(BITE, BITE_PER_SLOT * free))
-        found = await self._find(limit, carry=sharers == 1)
+        found = await self._store.candidates(self._queues, limit, carry=sharers == 1)
         self.deep = len(found) == limit
         jobs: list[Job] = [
             job  # almost always all of them, and thousands at a time
@@ -129,13 +128,6 @@ class Backlog:
             random.shuffle(jobs)
         self._bite.extend(jobs)
         self._read_at = monotonic()
-
-    async def _find(self, limit: int, *, carry: bool) -> list[dict[str, Any]]:
-        try:
-            return await self._store.candidates(self._queues, limit, carry=carry)
-        except BSONError:
-            # One that another program stored cannot be decoded; its claim finds out which.
-            return await self._store.candidates(self._queues, limit)
 
     def _ours(self, jobs: Iterable[Job]) -> list[Job]:
         """Return what is our turn, in order; of priorities above the lowest of it, all there is.

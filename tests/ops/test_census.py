@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import Binary, ObjectId
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
@@ -183,6 +183,19 @@ async def test_a_damaged_time_does_not_stop_the_census(
 
 
 # what is held
+
+
+async def test_what_cannot_be_decoded_does_not_stop_the_census(
+    surveyor: Surveyor, jobs: Collection[Any]
+) -> None:
+    jobs.insert_one({"queue": "emails", "state": "running", "locked_by": Binary(b"abc", 4)})
+    a_consumer(jobs, "odd", host=Binary(b"abc", 4))
+
+    counted = await surveyor.take()
+
+    assert counted.queues["emails"].running == 1
+    assert counted.consumers is not None
+    assert counted.consumers["odd"].host is None
 
 
 async def test_a_lease_that_ended_and_was_not_returned_is_counted(
