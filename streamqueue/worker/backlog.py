@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope
 from bson import ObjectId
+from pymongo.errors import OperationFailure
 
 from .. import operations
 from ..clock import monotonic
@@ -151,13 +152,20 @@ class Backlog:
 
     async def _bury_if_odd(self, job: Job) -> bool:
         oddness = oddness_of(job)
-        if oddness is not None:
+        if oddness is None:
+            return False
+        try:
+            with CancelScope(shield=True), self._store.limit():
+                await self._store.jobs.update_one(*operations.bury(job["_id"], oddness))
+        except OperationFailure as refusal:
+            if refusal.code not in operations.DOCUMENT_ERRORS:
+                raise
+            self._store.unclaimable.refused(job["_id"], refusal)
+        else:
             logger.error(
                 "Buried a job: %s", oddness, extra={"event": "job_dead", "reason": oddness}
             )
-            with CancelScope(shield=True), self._store.limit():
-                await self._store.jobs.update_one(*operations.bury(job["_id"], oddness))
-        return oddness is not None
+        return True
 
 
 def oddness_of(job: Job) -> str | None:

@@ -125,6 +125,27 @@ async def test_more_stuck_jobs_than_are_read_at_a_time_hide_no_other(
     await wait_until_async(lambda: seen, "the job behind them is run", 5)
 
 
+@pytest.mark.parametrize("oddness", [{"queue": ["default"]}, {"_id": {"shop": 1}}])
+async def test_an_odd_document_that_cannot_be_buried_stops_nobody(
+    start: WorkerStarter,
+    queue: AsyncMongoQueue,
+    jobs: Collection[Any],
+    handler: Callable[..., Any],
+    seen: Seen,
+    oddness: dict[str, Any],
+) -> None:
+    insert_stuck(jobs, "ready")
+    jobs.delete_many({})
+    odd = {"queue": "default", "payload": {"bad": True}, **STUCK["ready"], **oddness}
+    jobs.insert_one(odd, bypass_document_validation=True)
+
+    worker = await start(handler, sweep_interval=None)
+    await queue.put({"n": 1})
+    await wait_until_async(lambda: seen, "the good job is run", 5)
+
+    await worker.until_idle(0.4)
+
+
 async def test_a_job_that_cannot_be_claimed_is_no_missed_wakeup(
     start: WorkerStarter,
     jobs: Collection[Any],
