@@ -172,6 +172,8 @@ class Surveyor:
         last = ""
         while len(found) <= MAX_QUEUES:
             look = await self._store.find(observations.next_queue(state, last))
+            if look and not isinstance(look[0]["queue"], str):
+                look = await self._store.find(observations.next_queue(state, last, named=True))
             if not look:
                 break
             last = look[0]["queue"]

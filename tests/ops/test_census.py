@@ -124,6 +124,18 @@ async def test_no_more_queues_are_counted_than_there_may_be_series(
     assert list(counted.queues) == ["q0", "q1", "q2"]
 
 
+@pytest.mark.parametrize("state", ["ready", "scheduled", "dead"])
+async def test_a_queue_that_is_not_a_name_hides_no_other(
+    surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue, state: str
+) -> None:
+    queue.put({})
+    for odd in (["a", "z"], ["b"], 7, None, {"a": 1}):
+        jobs.insert_one({"queue": odd, "state": state, "payload": {}})
+    jobs.insert_one({"queue": "reports", "state": state, "payload": {}})
+
+    assert list((await surveyor.take()).queues) == ["emails", "reports"]
+
+
 # how late
 
 
