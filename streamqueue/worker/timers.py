@@ -188,6 +188,8 @@ class Sweep:
 
     async def _waiting(self) -> list[dict[str, Any]]:
         stuck = self._store.unclaimable  # they wait, but not for want of a wake-up
+        if stuck.full:
+            return []  # there are others of them, which look like any job
         command = operations.candidates(list(self._handlers), SWEEP_LIMIT + len(stuck), bare=True)
         with self._metrics.timed("scan"):
             found = await self._store.find(command)
