@@ -192,9 +192,14 @@ class AsyncStore:
             if error.code not in operations.DOCUMENT_ERRORS:
                 raise
             stuck = self.unclaimable  # what cannot be given a place cannot be claimed either
-            look = operations.unplaced(queues, TIME_BATCH + len(stuck))
-            ids = [job["_id"] for job in stuck.sift(await self.find(look))]
-            await self._update_each(ids, partial(operations.adopt, queues), stuck)
+            while True:
+                limit = TIME_BATCH + len(stuck)
+                found = await self.find(operations.unplaced(queues, limit))
+                ids = [job["_id"] for job in stuck.sift(found)]
+                command = partial(operations.adopt, queues)
+                placed = await self._update_each(ids, command, stuck)
+                if len(found) < limit or (stuck.full and not placed):
+                    return
 
     async def take(
         self, ids: Sequence[ObjectId], consumer: str, token: bytes, timeout: float

@@ -182,9 +182,14 @@ class Store:
             if error.code not in operations.DOCUMENT_ERRORS:
                 raise
             stuck = self.unclaimable  # what cannot be given a place cannot be claimed either
-            look = operations.unplaced(queues, TIME_BATCH + len(stuck))
-            ids = [job["_id"] for job in stuck.sift(self.find(look))]
-            self._update_each(ids, partial(operations.adopt, queues), stuck)
+            while True:
+                limit = TIME_BATCH + len(stuck)
+                found = self.find(operations.unplaced(queues, limit))
+                ids = [job["_id"] for job in stuck.sift(found)]
+                command = partial(operations.adopt, queues)
+                placed = self._update_each(ids, command, stuck)
+                if len(found) < limit or (stuck.full and not placed):
+                    return
 
     def take(
         self, ids: Sequence[ObjectId], consumer: str, token: bytes, timeout: float

@@ -12,7 +12,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import stuck
+from streamqueue import async_store, store, stuck
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 STUCK: dict[str, dict[str, Any]] = {
@@ -125,6 +125,21 @@ async def test_a_stuck_job_keeps_no_other_from_being_given_its_place(
         taken = [await queue.next(), await queue.next()]
 
     assert [job.data["n"] for job in taken] == [1, 2]
+
+
+async def test_of_more_jobs_than_are_read_at_a_time_all_are_given_their_place(
+    queue: Any, jobs: Collection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (store, async_store):
+        monkeypatch.setattr(module, "TIME_BATCH", 2)
+    foreign = {"queue": "default", "state": "ready"}
+    jobs.insert_many({**foreign, "payload": {"bad": True}} for _ in range(3))
+    jobs.insert_many({**foreign, "payload": {"n": n}} for n in range(5))
+    refuse(jobs, {"payload.bad": {"$exists": False}})
+
+    assert await queue.next() is not None
+
+    assert jobs.count_documents({"priority": None}) == 3
 
 
 async def test_more_stuck_jobs_than_can_be_remembered_do_not_keep_a_call_for_ever(
