@@ -36,7 +36,7 @@ from .group_commit import GroupCommit
 from .job import JobView, describe, facts, outcome_of
 from .options import MAX_BATCH, QueueOptions, whole_number
 from .put import check_put, check_puts
-from .queue import CONTENDED_WINDOW, LATE_CLAIM, PROMOTE_EVERY
+from .queue import CONTENDED_WINDOW, LATE_CLAIM, MOST_CONTENDED, PROMOTE_EVERY
 from .server import object_id
 from .store import log_reaped
 
@@ -376,7 +376,9 @@ class AsyncMongoQueue:
             jobs = await self._take(ids[:limit])
             if jobs:
                 return jobs
-            contended = min(contended + 1, 8)
+            if contended == MOST_CONTENDED and self._store.unclaimable.full:
+                return []  # what can be seen are stuck ones, more than can be left out
+            contended = min(contended + 1, MOST_CONTENDED)
 
     async def _take(self, ids: list[ObjectId]) -> list[AsyncJob]:
         token = operations.new_token()

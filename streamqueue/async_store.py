@@ -24,7 +24,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from . import operations
 from .clock import ServerClock, monotonic
-from .document import CODEC
+from .document import BARE_CODEC, CODEC
 from .errors import ForeignLoop, ForkedProcess
 from .options import MAX_BATCH
 from .outage import Outage
@@ -55,6 +55,7 @@ class AsyncStore:
     def __init__(self, collection: object, *, patience: float | None = None) -> None:
         self._patience = patience
         self.jobs: AsyncCollection[Any] = jobs_collection(collection, AsyncCollection)
+        self._bare = self.jobs.with_options(codec_options=BARE_CODEC)
         self.clock = ServerClock()
         self._pid = os.getpid()
         self._loop: object = None
@@ -148,7 +149,7 @@ class AsyncStore:
         leaves no cursor behind on the server when the reader is cancelled between two.
         """
         with self.limit():
-            async with self.jobs.find(
+            async with (self._bare if command.bare else self.jobs).find(
                 command.filter,
                 command.projection,
                 sort=command.sort,
@@ -174,8 +175,13 @@ class AsyncStore:
         `carry` as in :func:`operations.candidates`.
         """
         stuck = self.unclaimable
-        look = operations.candidates(queues, limit + len(stuck), carry=carry)
-        return stuck.sift(await self.find(look))[:limit]
+        many = limit + len(stuck)
+        try:
+            found = await self.find(operations.candidates(queues, many, carry=carry))
+        except BSONError:
+            # One that another program stored cannot be decoded; its claim finds out which.
+            found = await self.find(operations.candidates(queues, many, bare=True))
+        return stuck.sift(found)[:limit]
 
     async def adopt(self, queues: Sequence[str]) -> None:
         """Give ready jobs inserted without a priority their place in the claim order."""
@@ -186,9 +192,14 @@ class AsyncStore:
             if error.code not in operations.DOCUMENT_ERRORS:
                 raise
             stuck = self.unclaimable  # what cannot be given a place cannot be claimed either
-            look = operations.unplaced(queues, TIME_BATCH + len(stuck))
-            ids = [job["_id"] for job in stuck.sift(await self.find(look))]
-            await self._update_each(ids, partial(operations.adopt, queues), stuck)
+            while True:
+                limit = TIME_BATCH + len(stuck)
+                found = await self.find(operations.unplaced(queues, limit))
+                ids = [job["_id"] for job in stuck.sift(found)]
+                command = partial(operations.adopt, queues)
+                placed = await self._update_each(ids, command, stuck)
+                if len(found) < limit or (stuck.full and not placed):
+                    return
 
     async def take(
         self, ids: Sequence[ObjectId], consumer: str, token: bytes, timeout: float

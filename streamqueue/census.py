@@ -16,7 +16,7 @@ from pymongo import ReadPreference
 from pymongo.errors import OperationFailure
 
 from . import observations, operations
-from .document import State
+from .document import BARE_CODEC, State
 from .server import UNAUTHORIZED, consumers_of
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ class Surveyor:
     def __init__(self, store: AsyncStore, *, holders: bool = False) -> None:
         self._store = store
         self._holders = holders
+        self._jobs = store.jobs.with_options(codec_options=BARE_CODEC)
         self._consumers = consumers_of(store.jobs)
         self._oplog = store.jobs.database.client.local.get_collection(
             "oplog.rs", read_preference=ReadPreference.PRIMARY
@@ -171,6 +172,8 @@ class Surveyor:
         last = ""
         while len(found) <= MAX_QUEUES:
             look = await self._store.find(observations.next_queue(state, last))
+            if look and not isinstance(look[0]["queue"], str):
+                look = await self._store.find(observations.next_queue(state, last, named=True))
             if not look:
                 break
             last = look[0]["queue"]
@@ -205,7 +208,7 @@ class Surveyor:
 
     async def _aggregate(self, pipeline: operations.Pipeline) -> list[dict[str, Any]]:
         with self._store.limit():
-            async with await self._store.jobs.aggregate(pipeline) as cursor:
+            async with await self._jobs.aggregate(pipeline) as cursor:
                 return await cursor.to_list()
 
     async def _count_consumers(self, census: Census) -> None:

@@ -50,6 +50,13 @@ CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
 )
 
 
+BARE_CODEC: CodecOptions[dict[str, Any]] = CODEC.with_options(
+    uuid_representation=UuidRepresentation.UNSPECIFIED
+)
+"""For what was stored by anybody and is not handed on: it decodes whatever a server stores. (Only a
+UUID that is not 16 bytes long makes the other one fail.)"""
+
+
 class State(StrEnum):
     """Where a job is in its life.
 

@@ -51,8 +51,8 @@ BUSY_SHARE = 20
 """The pause after a census is at least so many times as long as it took: counting a deep queue may
 not cost the server more than a twentieth of a core."""
 STALE_INTERVALS, STALE_AFTER = 4, 30.0
-"""A census is shown for so many intervals, and for half a minute at the least; and so long does a
-leader lead that says nothing."""
+"""A census is shown for so many intervals, and for half a minute at the least, or twice the pause
+after it where that is longer; and so long, without the pause, leads a leader that says nothing."""
 
 
 class Exporter:
@@ -92,6 +92,7 @@ class Exporter:
         self._health = health
         self._metrics = StateMetrics()
         self._leads_until = math.inf if candidate is None else -math.inf
+        self._next_at = -math.inf  # when the next census is due
         self._outage = LoggedOutage(logger, "census", "Counting the queues")
         self._not_ready("no census has been taken yet")
 
@@ -108,11 +109,17 @@ class Exporter:
             await self._resign()
 
     async def _step(self) -> float:
-        """Take a census if it is ours to take; return the seconds to pause."""
+        """Take a census if it is due and ours to take; return the seconds to pause."""
         try:
-            if self._candidate is not None and not await self._lead(self._candidate):
-                return self._stale_after / 3
-            return await self.take()
+            if self._candidate is None:
+                return await self.take()
+            # In between, too: the pause after a long census is longer than a leader may be silent.
+            look_in = self._stale_after / 3
+            if not await self._lead(self._candidate):
+                return look_in
+            if monotonic() >= self._next_at:
+                self._next_at = monotonic() + await self.take()
+            return min(look_in, max(0.0, self._next_at - monotonic()))
         except Exception as error:  # whatever is in the documents, it must not end the worker
             self._failed(error)
             return self._interval
@@ -127,13 +134,15 @@ class Exporter:
         await self._store.prepare()
         census = await self._surveyor.take()
         took = monotonic() - started
-        self._metrics.show(census, min(started + self._stale_after, self._leads_until))
+        pause = max(self._interval, BUSY_SHARE * took)
+        # At the least until the next one is there.
+        self._metrics.show(census, started + max(self._stale_after, took + 2 * pause))
         self._metrics.duration.observe(took)
         self._metrics.last_success.set(time.time())
         self._outage.succeeded()
         if self._health is not None:
             self._health.clear("state")
-        return max(self._interval, BUSY_SHARE * took)
+        return pause
 
     def _failed(self, error: Exception) -> None:
         self._metrics.errors.inc()
@@ -169,6 +178,7 @@ class Exporter:
         self._leads_until = sent + self._stale_after if ours else -math.inf
         self._metrics.lead(self._leads_until)
         if self._metrics.leads and not led:
+            self._next_at = -math.inf
             logger.info(
                 "This process exports the state of the queues now",
                 extra={"event": "leading", "consumer": candidate},

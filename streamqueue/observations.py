@@ -34,10 +34,16 @@ QUEUE_FIRST: Mapping[State, str] = {
 """The states whose index begins with the queue."""
 
 
-def next_queue(state: State, after: str) -> Find:
-    """The first queue, in alphabetical order, that comes after that one and has jobs in a state."""
-    order = [("queue", 1), ("state", 1)]
-    return Find({"queue": {"$gt": after}, "state": state}, {"_id": 0, "queue": 1}, order, 1)
+def next_queue(state: State, after: str, *, named: bool = False) -> Find:
+    """The first queue, in alphabetical order, that comes after that one and has jobs in a state.
+
+    A list of names is after a name that its names are after. `named` leaves such documents out, and
+    reads them all to do so.
+    """
+    wanted: Document = {"queue": {"$gt": after}, "state": state}
+    if named:
+        wanted["$expr"] = {"$eq": [{"$type": "$queue"}, "string"]}
+    return Find(wanted, {"_id": 0, "queue": 1}, [("queue", 1), ("state", 1)], 1)
 
 
 def queue_census(queue: str, collection: str) -> Pipeline:

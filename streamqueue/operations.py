@@ -61,6 +61,7 @@ class Find(NamedTuple):
     projection: Document | None = None
     sort: Sequence[tuple[str, int]] | None = None
     limit: int = 0
+    bare: bool = False  # read with BARE_CODEC: no document can fail it
 
 
 def new_token() -> bytes:
@@ -98,7 +99,9 @@ _CARRIED = (
 )
 
 
-def candidates(queues: Sequence[str], limit: int, *, carry: bool = False) -> Find:
+def candidates(
+    queues: Sequence[str], limit: int, *, carry: bool = False, bare: bool = False
+) -> Find:
     """What waits at the head of the queues: ids and priorities, read from the index alone.
 
     With `carry` also all that a handler sees of the job; without the payload where that is large.
@@ -108,7 +111,8 @@ def candidates(queues: Sequence[str], limit: int, *, carry: bool = False) -> Fin
         projection = dict.fromkeys(_CARRIED, 1)
         small = {"$lte": [{"$bsonSize": "$$ROOT"}, BACKLOG_DOCUMENT_BYTES]}
         projection["payload"] = {"$cond": [small, "$payload", "$$REMOVE"]}
-    return Find({"queue": _in(queues), "state": "ready"}, projection, CLAIM_ORDER, limit)
+    wanted: Document = {"queue": _in(queues), "state": "ready"}
+    return Find(wanted, projection, CLAIM_ORDER, limit, bare)
 
 
 def claim(
@@ -279,6 +283,7 @@ def due(queues: Sequence[str], limit: int) -> Find:
         {"_id": 1},
         [("run_at", 1)],
         limit,
+        bare=True,
     )
 
 
@@ -297,6 +302,7 @@ def next_due(queues: Sequence[str], limit: int = 1) -> Find:
         {"_id": 1, "due_in": _milliseconds_until("run_at")},
         [("run_at", 1)],
         limit,
+        bare=True,
     )
 
 
@@ -307,6 +313,7 @@ def next_expiry(queues: Sequence[str] | None, limit: int = 1) -> Find:
         {"_id": 1, "due_in": _milliseconds_until("locked_until")},
         [("locked_until", 1)],
         limit,
+        bare=True,
     )
 
 
@@ -317,6 +324,7 @@ def expired(queues: Sequence[str] | None, limit: int) -> Find:
         {"_id": 1, "queue": 1, "attempts": 1, "max_attempts": 1, "locked_by": 1},
         [("locked_until", 1)],
         limit,
+        bare=True,
     )
 
 
@@ -393,7 +401,7 @@ def adopt(queues: Sequence[str], ids: Sequence[ObjectId] | None = None) -> Updat
 
 def unplaced(queues: Sequence[str], limit: int) -> Find:
     """The jobs that :func:`adopt` gives a place."""
-    return Find(_unplaced(queues), {"_id": 1}, None, limit)
+    return Find(_unplaced(queues), {"_id": 1}, None, limit, bare=True)
 
 
 def _unplaced(queues: Sequence[str]) -> Document:

@@ -331,7 +331,9 @@ class MongoQueue:
             jobs = self._take(ids[:limit])
             if jobs:
                 return jobs
-            contended = min(contended + 1, 8)
+            if contended == MOST_CONTENDED and self._store.unclaimable.full:
+                return []  # what can be seen are stuck ones, more than can be left out
+            contended = min(contended + 1, MOST_CONTENDED)
 
     def _take(self, ids: list[ObjectId]) -> list[Job]:
         token = operations.new_token()
@@ -561,3 +563,4 @@ class Job(JobView):
                 self._ended = True
             case _:
                 self.error(describe(error))
+MOST_CONTENDED = 8

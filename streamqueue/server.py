@@ -16,7 +16,7 @@ from pymongo.synchronous.collection import Collection
 from pymongo.synchronous.database import Database
 from pymongo.write_concern import WriteConcern
 
-from .document import CODEC
+from .document import BARE_CODEC, CODEC
 from .durations import shown
 from .errors import ConfigurationError, ReplicaSetRequired
 
@@ -78,7 +78,7 @@ def consumers_of(jobs: AsyncCollection[Any]) -> AsyncCollection[Any]:
     """
     return jobs.database.get_collection(
         f"{jobs.name}.consumers",
-        codec_options=jobs.codec_options,
+        codec_options=BARE_CODEC,  # anybody may have written it
         read_preference=jobs.read_preference,
         write_concern=WriteConcern(1),
     )

@@ -18,7 +18,7 @@ from pymongo.synchronous.collection import Collection
 
 from . import operations
 from .clock import ServerClock, monotonic
-from .document import CODEC
+from .document import BARE_CODEC, CODEC
 from .errors import ForkedProcess
 from .options import MAX_BATCH
 from .outage import Outage
@@ -95,6 +95,7 @@ class Store:
 
     def __init__(self, collection: object) -> None:
         self.jobs: Collection[Any] = jobs_collection(collection, Collection)
+        self._bare = self.jobs.with_options(codec_options=BARE_CODEC)
         self.clock = ServerClock()
         self._pid = os.getpid()
         self._indexed = False
@@ -139,7 +140,7 @@ class Store:
 
     def find(self, command: operations.Find) -> list[dict[str, Any]]:
         """Send a read and return all of its answer, in one batch: by itself the first has 101."""
-        with self.jobs.find(
+        with (self._bare if command.bare else self.jobs).find(
             command.filter,
             command.projection,
             sort=command.sort,
@@ -165,8 +166,13 @@ class Store:
         `carry` as in :func:`operations.candidates`.
         """
         stuck = self.unclaimable
-        look = operations.candidates(queues, limit + len(stuck), carry=carry)
-        return stuck.sift(self.find(look))[:limit]
+        many = limit + len(stuck)
+        try:
+            found = self.find(operations.candidates(queues, many, carry=carry))
+        except BSONError:
+            # One that another program stored cannot be decoded; its claim finds out which.
+            found = self.find(operations.candidates(queues, many, bare=True))
+        return stuck.sift(found)[:limit]
 
     def adopt(self, queues: Sequence[str]) -> None:
         """Give ready jobs inserted without a priority their place in the claim order."""
@@ -176,9 +182,14 @@ class Store:
             if error.code not in operations.DOCUMENT_ERRORS:
                 raise
             stuck = self.unclaimable  # what cannot be given a place cannot be claimed either
-            look = operations.unplaced(queues, TIME_BATCH + len(stuck))
-            ids = [job["_id"] for job in stuck.sift(self.find(look))]
-            self._update_each(ids, partial(operations.adopt, queues), stuck)
+            while True:
+                limit = TIME_BATCH + len(stuck)
+                found = self.find(operations.unplaced(queues, limit))
+                ids = [job["_id"] for job in stuck.sift(found)]
+                command = partial(operations.adopt, queues)
+                placed = self._update_each(ids, command, stuck)
+                if len(found) < limit or (stuck.full and not placed):
+                    return
 
     def take(
         self, ids: Sequence[ObjectId], consumer: str, token: bytes, timeout: float

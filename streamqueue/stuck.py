@@ -10,6 +10,9 @@ from __future__ import annotations
 import logging
 import math
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from bson import Binary
 
 from .backoff import Backoff
 from .clock import monotonic
@@ -55,7 +58,7 @@ class StuckJobs:
 
     def __contains__(self, job_id: object) -> bool:
         """Whether a job is left out, or was until a moment ago and is being tried."""
-        name = repr(job_id)
+        name = _name(job_id)
         return name in self._held or name in self._trying
 
     @property
@@ -69,7 +72,7 @@ class StuckJobs:
 
     def refused(self, job_id: object, error: OperationFailure) -> None:
         """Leave a job out from now on, which the server refused to change."""
-        name = repr(job_id)
+        name = _name(job_id)
         self._trying.discard(name)
         if not self._held and self._again_at <= monotonic():
             self._plan()
@@ -94,7 +97,7 @@ class StuckJobs:
         """Return the jobs that are to be tried now, in the same order."""
         if not self._held:
             return found
-        names = [repr(job["_id"]) for job in found]
+        names = [_name(job["_id"]) for job in found]
         if self._again_at <= monotonic():
             self._try_again(set(names))
         return [job for name, job in zip(names, found, strict=True) if name not in self._held]
@@ -105,8 +108,8 @@ class StuckJobs:
         jobs = self.sift(found)
         if not self._trying:
             return jobs, []
-        again = [job for job in jobs if repr(job["_id"]) in self._trying]
-        return [job for job in jobs if repr(job["_id"]) not in self._trying], again
+        again = [job for job in jobs if _name(job["_id"]) in self._trying]
+        return [job for job in jobs if _name(job["_id"]) not in self._trying], again
 
     def settle(self) -> None:
         """Note that all were tried that were let through."""
@@ -131,3 +134,10 @@ class StuckJobs:
         self._trying = set(held[:TRIED_AT_ONCE])
         self._held = dict.fromkeys(held[TRIED_AT_ONCE:])
         self._plan()
+
+
+def _name(job_id: object) -> str:
+    """Return the same text for an id however it was decoded."""
+    if isinstance(job_id, UUID):
+        job_id = Binary.from_uuid(job_id)
+    return repr(job_id)

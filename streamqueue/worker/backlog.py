@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope
 from bson import ObjectId
-from bson.errors import BSONError
+from pymongo.errors import OperationFailure
 
 from .. import operations
 from ..clock import monotonic
@@ -112,7 +112,7 @@ class Backlog:
             limit = MAX_BITE
         else:
             limit = min(MAX_BITE, max(BITE, BITE_PER_SLOT * free))
-        found = await self._find(limit, carry=sharers == 1)
+        found = await self._store.candidates(self._queues, limit, carry=sharers == 1)
         self.deep = len(found) == limit
         jobs: list[Job] = [
             job  # almost always all of them, and thousands at a time
@@ -129,13 +129,6 @@ class Backlog:
             random.shuffle(jobs)
         self._bite.extend(jobs)
         self._read_at = monotonic()
-
-    async def _find(self, limit: int, *, carry: bool) -> list[dict[str, Any]]:
-        try:
-            return await self._store.candidates(self._queues, limit, carry=carry)
-        except BSONError:
-            # One that another program stored cannot be decoded; its claim finds out which.
-            return await self._store.candidates(self._queues, limit)
 
     def _ours(self, jobs: Iterable[Job]) -> list[Job]:
         """Return what is our turn, in order; of priorities above the lowest of it, all there is.
@@ -159,13 +152,20 @@ class Backlog:
 
     async def _bury_if_odd(self, job: Job) -> bool:
         oddness = oddness_of(job)
-        if oddness is not None:
+        if oddness is None:
+            return False
+        try:
+            with CancelScope(shield=True), self._store.limit():
+                await self._store.jobs.update_one(*operations.bury(job["_id"], oddness))
+        except OperationFailure as refusal:
+            if refusal.code not in operations.DOCUMENT_ERRORS:
+                raise
+            self._store.unclaimable.refused(job["_id"], refusal)
+        else:
             logger.error(
                 "Buried a job: %s", oddness, extra={"event": "job_dead", "reason": oddness}
             )
-            with CancelScope(shield=True), self._store.limit():
-                await self._store.jobs.update_one(*operations.bury(job["_id"], oddness))
-        return oddness is not None
+        return True
 
 
 def oddness_of(job: Job) -> str | None:

@@ -374,6 +374,11 @@ class Claimer:
             self._peers.look()
             if self._backlog.claimed(wanted, len(documents)):
                 self._scan_for = self._scan_for or trigger
+            if not documents and self._store.unclaimable.full:
+                # More stuck ones than can be left out: the next bite would be of them as well. Look
+                # again when they are tried again; what is announced until then does not wait.
+                self._backlog.drop()
+                self._scan_for = None
         if self._stopping and documents:
             with CancelScope(shield=True):
                 await self._store.untake([document["_id"] for document in documents], token)

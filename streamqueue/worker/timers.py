@@ -17,6 +17,7 @@ from pymongo.errors import PyMongoError
 from .. import operations
 from ..clock import monotonic
 from ..outage import LoggedOutage
+from .backlog import oddness_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -197,6 +198,10 @@ class Sweep:
 
     async def _waiting(self) -> list[dict[str, Any]]:
         stuck = self._store.unclaimable  # they wait, but not for want of a wake-up
-        command = operations.candidates(list(self._handlers), SWEEP_LIMIT + len(stuck))
+        if stuck.full:
+            return []  # there are others of them, which look like any job
+        command = operations.candidates(list(self._handlers), SWEEP_LIMIT + len(stuck), bare=True)
         with self._metrics.timed("scan"):
-            return [job for job in await self._store.find(command) if job["_id"] not in stuck]
+            found = await self._store.find(command)
+        # Odd ones are about to be buried, and have neither an id nor a queue to be counted by.
+        return [job for job in found if oddness_of(job) is None and job["_id"] not in stuck]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from threading import Timer
 from typing import Any
 
 import anyio
 import pytest
 from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
+
+from streamqueue import async_store, store, stuck
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 STUCK: dict[str, dict[str, Any]] = {
@@ -122,6 +125,39 @@ async def test_a_stuck_job_keeps_no_other_from_being_given_its_place(
         taken = [await queue.next(), await queue.next()]
 
     assert [job.data["n"] for job in taken] == [1, 2]
+
+
+async def test_of_more_jobs_than_are_read_at_a_time_all_are_given_their_place(
+    queue: Any, jobs: Collection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (store, async_store):
+        monkeypatch.setattr(module, "TIME_BATCH", 2)
+    foreign = {"queue": "default", "state": "ready"}
+    jobs.insert_many({**foreign, "payload": {"bad": True}} for _ in range(3))
+    jobs.insert_many({**foreign, "payload": {"n": n}} for n in range(5))
+    refuse(jobs, {"payload.bad": {"$exists": False}})
+
+    assert await queue.next() is not None
+
+    assert jobs.count_documents({"priority": None}) == 3
+
+
+async def test_more_stuck_jobs_than_can_be_remembered_do_not_keep_a_call_for_ever(
+    queue: Any, jobs: Collection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stuck, "MOST_STUCK", 3)
+    for _ in range(5):
+        insert_stuck(jobs, "ready")
+        refuse(jobs, {})
+    refuse(jobs, {"payload.bad": {"$exists": False}})
+
+    # A call that goes on for ever cannot be cancelled: claims are shielded.
+    way_out = Timer(5, refuse, (jobs, {}))
+    way_out.start()
+    try:
+        assert await queue.next() is None
+    finally:
+        way_out.cancel()
 
 
 async def test_a_repair_tries_what_was_stuck_at_once(queue: Any, jobs: Collection[Any]) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import Binary, ObjectId
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
@@ -124,6 +124,18 @@ async def test_no_more_queues_are_counted_than_there_may_be_series(
     assert list(counted.queues) == ["q0", "q1", "q2"]
 
 
+@pytest.mark.parametrize("state", ["ready", "scheduled", "dead"])
+async def test_a_queue_that_is_not_a_name_hides_no_other(
+    surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue, state: str
+) -> None:
+    queue.put({})
+    for odd in (["a", "z"], ["b"], 7, None, {"a": 1}):
+        jobs.insert_one({"queue": odd, "state": state, "payload": {}})
+    jobs.insert_one({"queue": "reports", "state": state, "payload": {}})
+
+    assert list((await surveyor.take()).queues) == ["emails", "reports"]
+
+
 # how late
 
 
@@ -183,6 +195,19 @@ async def test_a_damaged_time_does_not_stop_the_census(
 
 
 # what is held
+
+
+async def test_what_cannot_be_decoded_does_not_stop_the_census(
+    surveyor: Surveyor, jobs: Collection[Any]
+) -> None:
+    jobs.insert_one({"queue": "emails", "state": "running", "locked_by": Binary(b"abc", 4)})
+    a_consumer(jobs, "odd", host=Binary(b"abc", 4))
+
+    counted = await surveyor.take()
+
+    assert counted.queues["emails"].running == 1
+    assert counted.consumers is not None
+    assert counted.consumers["odd"].host is None
 
 
 async def test_a_lease_that_ended_and_was_not_returned_is_counted(

@@ -183,6 +183,33 @@ async def test_after_a_census_that_took_long_the_pause_is_long(
     assert pause >= exporter.BUSY_SHARE * 0.2
 
 
+async def test_a_census_is_shown_until_the_next_however_long_they_take(
+    export: Export,
+    shown: Shown,
+    jobs: Collection[Any],
+    queue: MongoQueue,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pause after it is longer than one that took no time would be shown."""
+    monkeypatch.setattr(exporter, "STALE_AFTER", 0.2)
+    monkeypatch.setattr(exporter, "BUSY_SHARE", 8)
+    queue.put({})
+    gone = False
+
+    def is_second() -> bool:
+        nonlocal gone
+        count = censuses(shown)
+        gone = gone or (count > 0 and shown("queue_jobs", queue="emails", state="ready") is None)
+        return count >= 2
+
+    slow = {"blockConnection": True, "blockTimeMS": 100}
+    with failing(jobs.database.client, "aggregate", app=APP, **slow):
+        async with export(interval=0.1):
+            await wait_until_async(is_second, "two censuses")
+
+    assert not gone
+
+
 # when it fails
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -36,6 +37,29 @@ async def test_of_the_workers_one_exports_the_state(start: WorkerStarter) -> Non
     for worker in workers:
         shows = worker.metric("streamqueue_state_last_success_timestamp_seconds") > 0
         assert shows == (worker in leading)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_leader_keeps_its_place_over_a_pause_longer_than_it_may_be_silent(
+    start: WorkerStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a census that took long."""
+    monkeypatch.setattr(exporter, "INTERVAL", 0.3)  # a leader may be silent for 1.2 seconds
+    monkeypatch.setattr(exporter, "BUSY_SHARE", 10_000)
+    worker = await start(idle, export_state="leader")
+    await wait_until_async(lambda: worker.metric("streamqueue_queue_slots") > 0, "it leads")
+    until = time.monotonic() + 2.5
+    lapsed = False
+
+    def is_over() -> bool:
+        nonlocal lapsed
+        lapsed = lapsed or worker.metric("streamqueue_queue_slots") == 0
+        return time.monotonic() > until
+
+    await wait_until_async(is_over, "two such times have passed")
+
+    assert not lapsed
+    assert worker.metric("streamqueue_state_collection_duration_seconds_count") == 1
 
 
 @pytest.mark.usefixtures("hasty")

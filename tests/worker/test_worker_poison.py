@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 from bson import Binary, Timestamp
-from bson.binary import UuidRepresentation
+from bson.binary import UUID_SUBTYPE, UuidRepresentation
 from bson.datetime_ms import DatetimeMS
 from pymongo.synchronous.collection import Collection
 
@@ -46,6 +46,16 @@ ODD_DOCUMENTS = {
     "running, a text as the end of its lease": READY | {"state": "running", "locked_until": "x"},
     "running, a timestamp as the end of its lease": READY
     | {"state": "running", "locked_until": Timestamp(1, 1)},
+}
+SHORT_UUID = Binary(b"abc", UUID_SUBTYPE)
+"""What a server stores and pymongo fails to decode."""
+UNREADABLE: dict[str, dict[str, Any]] = {
+    "the id of a ready job": READY | {"_id": SHORT_UUID},
+    "the priority of a ready job": READY | {"priority": SHORT_UUID},
+    "the id of a due job": READY | {"_id": SHORT_UUID, "state": "scheduled"},
+    "the id of an expired job": READY | {"_id": SHORT_UUID, "state": "running"},
+    "the holder of an expired job": READY | {"locked_by": SHORT_UUID, "state": "running"},
+    "the attempts of an expired job": READY | {"attempts": SHORT_UUID, "state": "running"},
 }
 
 AS_AN_EVENT = [
@@ -98,6 +108,37 @@ async def test_an_odd_document_found_by_a_scan_stops_nobody(
     await wait_until_async(
         lambda: sorted(good) == [0, 1, 2, 3] or worker.ended.is_set(), "the good jobs are done", 5
     )
+    assert worker.error is None
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+async def test_a_field_that_cannot_be_decoded_stops_nobody(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any], name: str
+) -> None:
+    jobs.insert_many([UNREADABLE[name], *({**READY, "payload": {"n": n}} for n in range(4))])
+
+    worker, good = await start_counting(start, reap_interval=0.1, sweep_interval=0.1)
+
+    await wait_until_async(
+        lambda: sorted(good) == [0, 1, 2, 3] or worker.ended.is_set(), "the good jobs are done", 5
+    )
+    worker.commands.forget()
+    await wait_until_async(
+        lambda: len(worker.commands.named("find")) > 3 or worker.ended.is_set(), "it goes on"
+    )
+    assert worker.error is None
+
+
+async def test_an_entry_of_the_list_of_consumers_that_cannot_be_decoded_stops_nobody(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    entry = {"_id": "odd", "seen_at": datetime.now(UTC), "queues": ["default"], "host": SHORT_UUID}
+    jobs.database[f"{jobs.name}.consumers"].insert_one(entry)
+
+    worker, good = await start_counting(start)
+    await queue.put({"n": 0})
+
+    await wait_until_async(lambda: good or worker.ended.is_set(), "the job is done", 5)
     assert worker.error is None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import AsyncJob, AsyncMongoQueue, async_store
+from streamqueue import AsyncJob, AsyncMongoQueue, async_store, stuck
 from streamqueue.worker import timers
 from tests.waiting import wait_until_async
 from tests.worker.started import WorkerStarter
@@ -123,6 +123,65 @@ async def test_more_stuck_jobs_than_are_read_at_a_time_hide_no_other(
     await start(handler, concurrency=2)
 
     await wait_until_async(lambda: seen, "the job behind them is run", 5)
+
+
+@pytest.mark.parametrize("oddness", [{"queue": ["default"]}, {"_id": {"shop": 1}}])
+async def test_an_odd_document_that_cannot_be_buried_stops_nobody(
+    start: WorkerStarter,
+    queue: AsyncMongoQueue,
+    jobs: Collection[Any],
+    handler: Callable[..., Any],
+    seen: Seen,
+    oddness: dict[str, Any],
+) -> None:
+    insert_stuck(jobs, "ready")
+    jobs.delete_many({})
+    odd = {"queue": "default", "payload": {"bad": True}, **STUCK["ready"], **oddness}
+    jobs.insert_one(odd, bypass_document_validation=True)
+
+    worker = await start(handler, sweep_interval=None)
+    await queue.put({"n": 1})
+    await wait_until_async(lambda: seen, "the good job is run", 5)
+
+    await worker.until_idle(0.4)
+
+
+async def test_more_stuck_jobs_than_can_be_remembered_keep_no_worker_busy(
+    start: WorkerStarter,
+    queue: AsyncMongoQueue,
+    jobs: Collection[Any],
+    handler: Callable[..., Any],
+    seen: Seen,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stuck, "MOST_STUCK", 3)
+    insert_stuck(jobs, "ready", 10)
+    worker = await start(handler, concurrency=2, sweep_interval=None)
+
+    await worker.until_idle(0.3)
+    await queue.put({"n": 1})
+    await wait_until_async(lambda: seen, "a job that is put later is run", 5)
+    await worker.until_idle(0.3)
+
+
+async def test_more_stuck_jobs_than_can_be_remembered_are_no_missed_wakeups(
+    start: WorkerStarter,
+    jobs: Collection[Any],
+    handler: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stuck, "MOST_STUCK", 3)
+    monkeypatch.setattr(timers, "CONFIRM_AFTER", 0.01)
+    insert_stuck(jobs, "ready", 10)
+
+    worker = await start(handler, concurrency=2, sweep_interval=0.1)
+
+    def sweeps() -> int:
+        finds = worker.commands.named("find")
+        return sum(sent.command["filter"].get("state") == "running" for sent in finds)
+
+    await wait_until_async(lambda: sweeps() >= 15, "the sweep has looked several times")
+    assert worker.metric("streamqueue_missed_wakeups_total") == 0
 
 
 async def test_a_job_that_cannot_be_claimed_is_no_missed_wakeup(
