@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import PyMongoError
@@ -251,6 +252,9 @@ def _setting(parser: Any, flag: str, **keywords: Any) -> None:
     value = os.environ.get(variable)
     if value is not None:
         # argparse converts and checks a default that is a string as if it had been typed.
+        # Its choices are only checked when it is typed.
+        if "choices" in keywords:
+            keywords["type"] = partial(_one_of, keywords["choices"])
         action = keywords.get("action")
         keywords["default"] = value.lower() in ("1", "true", "yes") if action else value
     parser.add_argument(flag, **keywords)
@@ -337,6 +341,12 @@ def _log_options() -> argparse.ArgumentParser:
         help="json writes one object per line, for programs; default text",
     )
     return parser
+
+
+def _one_of(choices: Sequence[str], text: str) -> str:
+    if text not in choices:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(choices)}")
+    return text
 
 
 def _whole(text: str) -> int:

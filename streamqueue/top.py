@@ -6,6 +6,7 @@ With the ``rich`` extra in colours; without it, or where the output is no termin
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from contextlib import contextmanager
@@ -111,6 +112,7 @@ def _in_colours(title: str, pulse: Pulse) -> Any:
     for queue in pulse.census.queues.values():
         if queue.oldest_ready_age >= LATE:
             colour = "red" if queue.oldest_ready_age >= VERY_LATE else "yellow"
-            drawn.highlight_regex(rf"(?m)^{tables.name_cell(queue.name)} .*$", colour)
+            name = re.escape(tables.name_cell(queue.name))  # anybody may have chosen it
+            drawn.highlight_regex(rf"(?m)^{name} .*$", colour)
     drawn.highlight_regex(r"(?m) dead:.*$", "red")
     return drawn

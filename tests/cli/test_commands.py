@@ -34,6 +34,9 @@ not_a_worker = 3
 """
 
 
+WRONG_VARIABLES = {"LOG_LEVEL": "debug", "LOG_FORMAT": "xml", "EXPORT_STATE": "yes"}
+
+
 @pytest.fixture
 def run(address: str, tmp_path: Path) -> Run:
     """Run a command with STREAMQUEUE_URI set; its output is text."""
@@ -338,3 +341,17 @@ def test_the_demo_accounts_for_every_job(uri: str, tmp_path: Path) -> None:
     assert (account["put"], account["completed"]) == (360, 360)
     assert (account["lost"], account["doubled"]) == (0, 0)
     assert account["retried"] >= 20
+
+
+@pytest.mark.parametrize("name", WRONG_VARIABLES)
+def test_a_variable_that_is_none_of_the_choices_is_refused_in_a_sentence(
+    run: Run, name: str
+) -> None:
+    """Not taken for the default, and no traceback."""
+    value = WRONG_VARIABLES[name]
+
+    result = run("worker", "tasks:worker", env={f"STREAMQUEUE_{name}": value})
+
+    assert result.returncode == 2
+    option = "--" + name.lower().replace("_", "-")
+    assert f"argument {option}: {value!r} is not one of " in result.stderr.splitlines()[-1]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamqueue import tables
+from streamqueue import tables, top
 from streamqueue.census import Census, ConsumerCensus, QueueCensus
 from streamqueue.pulse import Failure, Flow, Pulse, flow
 
@@ -141,3 +141,14 @@ def test_nothing_goes_backwards() -> None:
 
 def test_no_time_is_no_flow() -> None:
     assert flow(came=10, before=0, now=0, seconds=0) == Flow()
+
+
+@pytest.mark.parametrize("name", ["(", "a+b", "[", "emails"])
+def test_a_queue_that_is_late_is_in_red_whatever_its_name(name: str) -> None:
+    late = QueueCensus(name, ready=1, oldest_ready_age=100)
+    pulse = Pulse(NOW, Census(queues={name: late}, consumers={}))
+
+    drawn = top._in_colours("shop.jobs", pulse)
+
+    red = [drawn.plain[span.start : span.end] for span in drawn.spans if span.style == "red"]
+    assert [line.split()[0] for line in red] == [name]
