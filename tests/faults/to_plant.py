@@ -721,7 +721,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a claim that does not look past the jobs that cannot be claimed",
         13,
         "contract/test_queue_stuck.py::test_a_job_that_is_known_to_be_stuck_does_not_hide_the_next",
-        Edit("store.py", "queues, limit + len(stuck)", "queues, limit"),
+        Edit("store.py", "        many = limit + len(stuck)\n", "        many = limit\n"),
     ),
     PlantedFault(
         "a repair that leaves out what was refused before",
@@ -733,7 +733,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a job that cannot be claimed counts as not announced",
         4,
         "worker/test_worker_stuck.py::test_a_job_that_cannot_be_claimed_is_no_missed_wakeup",
-        Edit("worker/timers.py", ' if job["_id"] not in stuck]', "]"),
+        Edit("worker/timers.py", ' and job["_id"] not in stuck]', "]"),
     ),
     # how the queue stands
     PlantedFault(
@@ -747,7 +747,9 @@ FAULTS: tuple[PlantedFault, ...] = (
         15,
         "ops/test_exporter.py::test_after_a_census_that_took_long_the_pause_is_long",
         Edit(
-            "exporter.py", "return max(self._interval, BUSY_SHARE * took)", "return self._interval"
+            "exporter.py",
+            "pause = max(self._interval, BUSY_SHARE * took)",
+            "pause = self._interval",
         ),
     ),
     PlantedFault(
