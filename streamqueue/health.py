@@ -9,11 +9,13 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import math
 import re
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import anyio
 from prometheus_client import CollectorRegistry
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("streamqueue.health")
 
 PATHS = ("/healthz", "/metrics", "/readyz")
+KEPT_SECONDS = 0.9
+"""How long the metrics answer further scrapes as they were rendered for one: several Prometheus
+servers, or an impatient one, cost the jobs no more than a scrape a second."""
 PAUSE_SECONDS = 50e-6
 """Long enough for a waiting thread to get the interpreter; none at all is not."""
 
@@ -215,15 +220,27 @@ def _metrics(headers: Mapping[str, str], registry: CollectorRegistry) -> Answer:
     if _ODD_VERSION.search(accept):
         accept = ""
     encode, content_type = choose_encoder(accept)
-    try:
-        body = encode(_InPieces(registry))
-    except Exception:
-        logger.exception("Failed to collect the metrics", extra={"event": "metrics_failed"})
-        return json_answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "a collector failed"})
-    if not _wants_gzip(headers.get("accept-encoding", "")):
-        return Answer(HTTPStatus.OK, content_type, body)
-    packed = gzip.compress(body, mtime=0)
-    return Answer(HTTPStatus.OK, content_type, packed, (("Content-Encoding", "gzip"),))
+    packed = _wants_gzip(headers.get("accept-encoding", ""))
+    kept = _renderings.setdefault(registry, {})
+    form = (content_type, packed)
+    rendered_at, body = kept.get(form, (-math.inf, b""))
+    started = time.monotonic()
+    if started - rendered_at >= KEPT_SECONDS:
+        try:
+            body = encode(_InPieces(registry))
+        except Exception:
+            logger.exception("Failed to collect the metrics", extra={"event": "metrics_failed"})
+            return json_answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "a collector failed"})
+        if packed:
+            body = gzip.compress(body, mtime=0)
+        kept[form] = started, body
+    encoding = (("Content-Encoding", "gzip"),) if packed else ()
+    return Answer(HTTPStatus.OK, content_type, body, encoding)
+
+
+_renderings: WeakKeyDictionary[CollectorRegistry, dict[tuple[str, bool], tuple[float, bytes]]] = (
+    WeakKeyDictionary()
+)
 
 
 class _InPieces(CollectorRegistry):

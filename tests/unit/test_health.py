@@ -19,11 +19,13 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from streamqueue import health as health_module
 from streamqueue import health_server as module
 from streamqueue.errors import ConfigurationError
 from streamqueue.health import Health, Request, answer
 from streamqueue.health_server import HealthServer
 from streamqueue.metrics import Metrics
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -278,6 +280,49 @@ def test_others_get_the_interpreter_while_the_metrics_are_rendered() -> None:
         other.join()
 
     assert b"met 1.0" in answered.body
+
+
+def scraped(registry: CollectorRegistry, **headers: str) -> float:
+    """The value of the gauge on the registry, as a scrape has it."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    answered = answer(Request("GET", "/metrics", named), registry, None)
+    body = gzip.decompress(answered.body) if "accept-encoding" in named else answered.body
+    return float(body.split(b"\ndepth ")[1].split()[0])
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"accept_encoding": "gzip"}, {"accept": "application/openmetrics-text"}]
+)
+def test_many_scrapes_in_a_second_cost_one_rendering(headers: dict[str, str]) -> None:
+    registry = CollectorRegistry()
+    depth = Gauge("depth", "Its value says when it was rendered.", registry=registry)
+
+    values = []
+    for value in range(20):
+        depth.set(value)
+        values.append(scraped(registry, **headers))
+
+    assert len(set(values)) <= 2  # a second may end in between
+
+
+def test_a_rendering_is_good_for_less_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert health_module.KEPT_SECONDS < 1  # whoever scrapes every second never sees a value twice
+    monkeypatch.setattr(health_module, "KEPT_SECONDS", 0.05)
+    registry = CollectorRegistry()
+    depth = Gauge("depth", "Its value says when it was rendered.", registry=registry)
+    assert scraped(registry) == 0
+
+    depth.set(1)
+
+    wait_until(lambda: scraped(registry) == 1, "it is rendered anew")
+
+
+def test_each_registry_has_a_rendering_of_its_own() -> None:
+    first, second = CollectorRegistry(), CollectorRegistry()
+    Gauge("depth", "One.", registry=first).set(1)
+    Gauge("depth", "Two.", registry=second).set(2)
+
+    assert (scraped(first), scraped(second), scraped(first)) == (1, 2, 1)
 
 
 def test_metrics_are_prometheus_text_unless_asked_otherwise(server: HealthServer) -> None:
