@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import pymongo
 from anyio import CancelScope
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
@@ -46,6 +47,8 @@ logger = logging.getLogger("streamqueue.exporter")
 
 PATIENCE = 10.0
 """Seconds one read may take before its connection counts as wedged."""
+RESIGN_SECONDS = 1.0
+"""How long the end of a leader may wait for a server that is away."""
 INTERVAL = 5.0
 BUSY_SHARE = 20
 """The pause after a census is at least so many times as long as it took: counting a deep queue may
@@ -196,7 +199,7 @@ class Exporter:
             return
         self._metrics.lead(-math.inf)
         try:
-            with CancelScope(shield=True), self._store.limit():
+            with CancelScope(shield=True), pymongo.timeout(RESIGN_SECONDS):
                 await self._consumers.delete_one(operations.resign(self._candidate))
         except PyMongoError:
             pass  # its lease will end

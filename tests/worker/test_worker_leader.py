@@ -102,6 +102,18 @@ async def test_a_leader_that_cannot_renew_its_place_removes_its_series(
         assert worker.metric("streamqueue_queue_slots") == 0
 
 
+@pytest.mark.usefixtures("hasty")
+async def test_a_leader_does_not_wait_for_a_server_that_is_away_to_end(
+    start: WorkerStarter, jobs: Collection[Any]
+) -> None:
+    worker = await start(idle, export_state="leader")
+    await wait_until_async(lambda: worker.metric("streamqueue_queue_slots") > 0, "it leads")
+    silent = {"blockConnection": True, "blockTimeMS": 5000}
+
+    with failing(jobs.database.client, "delete", app=worker.app, **silent):
+        await worker.stop(within=4)
+
+
 async def test_a_worker_exports_nothing_unless_told_to(start: WorkerStarter) -> None:
     worker = await start(idle)
     await worker.until_idle()
