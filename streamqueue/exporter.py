@@ -28,7 +28,7 @@ from .async_store import AsyncStore
 from .census import Surveyor
 from .clock import monotonic
 from .durations import seconds
-from .errors import only_one
+from .errors import ConfigurationError, only_one
 from .metrics import Metrics
 from .outage import LoggedOutage
 from .server import consumers_of
@@ -100,9 +100,19 @@ class Exporter:
         self._not_ready("no census has been taken yet")
 
     async def run(self) -> None:
-        """Export for ever."""
+        """Export for ever.
+
+        Raises:
+            ConfigurationError: another one exports on the same registry.
+        """
         self._metrics.lead(self._leads_until)
-        self._registry.register(self._metrics)
+        try:
+            self._registry.register(self._metrics)
+        except ValueError as error:
+            raise ConfigurationError(
+                "the state of the queues is on this registry already: of the workers of a process "
+                "that share one, give export_state='leader' to one, or each a registry of its own"
+            ) from error
         try:
             while True:
                 pause = await self._step()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import anyio
 import pytest
+from prometheus_client import CollectorRegistry
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import exporter
+from streamqueue import ConfigurationError, Worker, exporter
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing
 from tests.worker.started import WorkerStarter
@@ -112,6 +115,21 @@ async def test_a_leader_does_not_wait_for_a_server_that_is_away_to_end(
 
     with failing(jobs.database.client, "delete", app=worker.app, **silent):
         await worker.stop(within=4)
+
+
+async def test_of_two_that_share_a_registry_the_second_says_what_to_do(
+    async_jobs: AsyncCollection[Any],
+) -> None:
+    registry = CollectorRegistry()
+    workers = [Worker(async_jobs, registry=registry, export_state="leader") for _ in range(2)]
+    for worker in workers:
+        worker.handler("default")(idle)
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(workers[0].run)
+        with pytest.raises(ConfigurationError, match="export_state"), anyio.fail_after(5):
+            await workers[1].run()
+        workers[0].stop()
 
 
 async def test_a_worker_exports_nothing_unless_told_to(start: WorkerStarter) -> None:
