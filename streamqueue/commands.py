@@ -27,7 +27,7 @@ from . import operations, tables
 from .async_store import AsyncStore
 from .census import Surveyor
 from .document import INDEXES, VALIDATOR
-from .errors import ConfigurationError
+from .errors import ConfigurationError, StreamQueueError
 from .exporter import serve_state
 from .health import Health
 from .health_server import MetricsAddress
@@ -306,7 +306,7 @@ def consumers(options: argparse.Namespace) -> None:
 
     census = anyio.run(count)
     if census.consumers is None:
-        raise ConfigurationError(
+        raise StreamQueueError(
             f"this user has no right to read the list of consumers: give it find on "
             f"{options.collection}.consumers"
         )

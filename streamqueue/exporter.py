@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import pymongo
 from anyio import CancelScope
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
@@ -27,7 +28,7 @@ from .async_store import AsyncStore
 from .census import Surveyor
 from .clock import monotonic
 from .durations import seconds
-from .errors import only_one
+from .errors import ConfigurationError, only_one
 from .metrics import Metrics
 from .outage import LoggedOutage
 from .server import consumers_of
@@ -46,6 +47,8 @@ logger = logging.getLogger("streamqueue.exporter")
 
 PATIENCE = 10.0
 """Seconds one read may take before its connection counts as wedged."""
+RESIGN_SECONDS = 1.0
+"""How long the end of a leader may wait for a server that is away."""
 INTERVAL = 5.0
 BUSY_SHARE = 20
 """The pause after a census is at least so many times as long as it took: counting a deep queue may
@@ -97,9 +100,19 @@ class Exporter:
         self._not_ready("no census has been taken yet")
 
     async def run(self) -> None:
-        """Export for ever."""
+        """Export for ever.
+
+        Raises:
+            ConfigurationError: another one exports on the same registry.
+        """
         self._metrics.lead(self._leads_until)
-        self._registry.register(self._metrics)
+        try:
+            self._registry.register(self._metrics)
+        except ValueError as error:
+            raise ConfigurationError(
+                "the state of the queues is on this registry already: of the workers of a process "
+                "that share one, give export_state='leader' to one, or each a registry of its own"
+            ) from error
         try:
             while True:
                 pause = await self._step()
@@ -196,7 +209,7 @@ class Exporter:
             return
         self._metrics.lead(-math.inf)
         try:
-            with CancelScope(shield=True), self._store.limit():
+            with CancelScope(shield=True), pymongo.timeout(RESIGN_SECONDS):
                 await self._consumers.delete_one(operations.resign(self._candidate))
         except PyMongoError:
             pass  # its lease will end

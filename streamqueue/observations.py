@@ -64,9 +64,9 @@ def _count(queue: str, state: State) -> Pipeline:
 def _oldest_ready(queue: str) -> Pipeline:
     # The index has the priority before the time. One key for each priority is looked at, because
     # this sort and this group are what the server makes a DISTINCT_SCAN of.
-    put_at: Document = {
-        "$convert": {"input": "$job", "to": "date", "onError": "$$NOW", "onNull": "$$NOW"}
-    }
+    # Only an ObjectId says when it was made; a number or a text may be taken for a date as well.
+    has_time = {"$eq": [{"$type": "$job"}, "objectId"]}
+    put_at: Document = {"$cond": [has_time, {"$toDate": "$job"}, "$$NOW"]}
     is_date = {"$eq": [{"$type": "$run_at"}, "date"]}
     return [
         {"$match": of_queue(queue, State.READY)},

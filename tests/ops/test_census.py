@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from bson import Binary, ObjectId
+from bson import Binary, Int64, ObjectId
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
@@ -178,6 +178,17 @@ async def test_a_foreign_job_without_times_waits_since_its_id_was_made(
     counted = await surveyor.take()
 
     assert counted.queues["emails"].oldest_ready_age == pytest.approx(120, abs=5)
+
+
+@pytest.mark.parametrize("job_id", [7.0, Int64(7), "2020-01-01"])
+async def test_an_id_that_only_looks_like_a_date_is_no_age(
+    surveyor: Surveyor, jobs: Collection[Any], job_id: Any
+) -> None:
+    jobs.insert_one({"_id": job_id, "queue": "emails", "state": "ready", "payload": {}})
+
+    counted = await surveyor.take()
+
+    assert counted.queues["emails"].oldest_ready_age < 5
 
 
 @pytest.mark.parametrize("run_at", [None, "soon", float("nan"), {}, 17])

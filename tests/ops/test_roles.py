@@ -389,6 +389,18 @@ async def test_an_exporter_without_a_right_leaves_out_what_that_is_for_and_nothi
 
 
 @pytest.mark.usefixtures("something_to_count")
+def test_who_may_not_read_the_list_of_consumers_is_told_so_and_used_the_command_rightly(
+    server: SecuredServer, database: str, run: Run
+) -> None:
+    uri = server.user(database, without(role("exporter", database), CONSUMERS, "find"))
+
+    result = run("consumers", uri=uri)
+
+    assert result.returncode == 1
+    assert says_one_sentence(result.stderr)
+
+
+@pytest.mark.usefixtures("something_to_count")
 def test_an_exporter_that_may_not_read_the_jobs_says_so_and_ends(
     server: SecuredServer, database: str, run: Run
 ) -> None:

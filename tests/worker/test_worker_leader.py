@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import anyio
 import pytest
+from prometheus_client import CollectorRegistry
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import exporter
+from streamqueue import ConfigurationError, Worker, exporter
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing
 from tests.worker.started import WorkerStarter
@@ -100,6 +103,33 @@ async def test_a_leader_that_cannot_renew_its_place_removes_its_series(
         await wait_until_async(lambda: worker.metric("streamqueue_leader") == 0, "it knows")
 
         assert worker.metric("streamqueue_queue_slots") == 0
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_leader_does_not_wait_for_a_server_that_is_away_to_end(
+    start: WorkerStarter, jobs: Collection[Any]
+) -> None:
+    worker = await start(idle, export_state="leader")
+    await wait_until_async(lambda: worker.metric("streamqueue_queue_slots") > 0, "it leads")
+    silent = {"blockConnection": True, "blockTimeMS": 5000}
+
+    with failing(jobs.database.client, "delete", app=worker.app, **silent):
+        await worker.stop(within=4)
+
+
+async def test_of_two_that_share_a_registry_the_second_says_what_to_do(
+    async_jobs: AsyncCollection[Any],
+) -> None:
+    registry = CollectorRegistry()
+    workers = [Worker(async_jobs, registry=registry, export_state="leader") for _ in range(2)]
+    for worker in workers:
+        worker.handler("default")(idle)
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(workers[0].run)
+        with pytest.raises(ConfigurationError, match="export_state"), anyio.fail_after(5):
+            await workers[1].run()
+        workers[0].stop()
 
 
 async def test_a_worker_exports_nothing_unless_told_to(start: WorkerStarter) -> None:
