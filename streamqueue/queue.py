@@ -563,4 +563,6 @@ class Job(JobView):
                 self._ended = True
             case _:
                 self.error(describe(error))
+
+
 MOST_CONTENDED = 8
