@@ -14,6 +14,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bson.errors import BSONError
 from pymongo.errors import PyMongoError
 
 from . import __version__, commands
@@ -62,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sentence, usage = explain(error, _known_uri(options))
         complain(sentence)
         return WRONG_USAGE if usage else FAILED
+    except BSONError as error:
+        complain(
+            "a document of the collection, stored by another program, cannot be decoded: "
+            f"{type(error).__name__}"
+        )
+        return FAILED
     except Exception as error:
         unusable = explain_file(error, _known_uri(options)) if isinstance(error, OSError) else None
         if unusable is not None:

@@ -20,8 +20,8 @@ from enum import StrEnum
 from typing import Any
 
 import bson
-from bson import Code, ObjectId, Timestamp
-from bson.binary import UuidRepresentation
+from bson import Binary, Code, ObjectId, Timestamp
+from bson.binary import UUID_SUBTYPE, UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
@@ -34,6 +34,7 @@ VERSION = 1
 MAX_PAYLOAD_BYTES = 15 * 1024 * 1024
 """A document may have 16 MiB; the rest is room for what claims and errors add (a job that cannot
 take them could never be claimed: error 17419)."""
+UUID_BYTES = 16
 SMALLEST_ELEMENT_BYTES = 3  # a type, a one-letter or index key and its end; null has no more
 MAX_PAYLOAD_DEPTH = 100
 """The server stores 180 levels (error 15), and its change events add some of their own."""
@@ -55,6 +56,13 @@ BARE_CODEC: CodecOptions[dict[str, Any]] = CODEC.with_options(
 )
 """For what was stored by anybody and is not handed on: it decodes whatever a server stores. (Only a
 UUID that is not 16 bytes long makes the other one fail.)"""
+
+
+def id_text(job_id: object) -> str:
+    """Return an id for people to read, with whichever of the two codecs it was decoded."""
+    if isinstance(job_id, Binary) and job_id.subtype == UUID_SUBTYPE and len(job_id) == UUID_BYTES:
+        return str(job_id.as_uuid())
+    return str(job_id)
 
 
 class State(StrEnum):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pymongo
-from anyio import CancelScope
+from anyio import TASK_STATUS_IGNORED, CancelScope
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
@@ -37,6 +37,7 @@ from .state import StateMetrics
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from anyio.abc import TaskStatus
     from prometheus_client import CollectorRegistry
     from pymongo.asynchronous.collection import AsyncCollection
 
@@ -99,8 +100,8 @@ class Exporter:
         self._outage = LoggedOutage(logger, "census", "Counting the queues")
         self._not_ready("no census has been taken yet")
 
-    async def run(self) -> None:
-        """Export for ever.
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Export for ever; as a task, started once the registry has the series.
 
         Raises:
             ConfigurationError: another one exports on the same registry.
@@ -113,6 +114,7 @@ class Exporter:
                 "the state of the queues is on this registry already: of the workers of a process "
                 "that share one, give export_state='leader' to one, or each a registry of its own"
             ) from error
+        task_status.started()
         try:
             while True:
                 pause = await self._step()
@@ -237,11 +239,12 @@ async def serve_state(
         AsyncStore(jobs, patience=PATIENCE), registry, interval=interval, health=health
     )
     await exporter.take()
-    server = address.serve(registry, health)
+    server = None
     try:
         async with anyio.create_task_group() as tasks:
             with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                tasks.start_soon(exporter.run)
+                await tasks.start(exporter.run)  # the first scrape sees it all
+                server = address.serve(registry, health)
                 tasks.start_soon(health.keep_beating)
                 health.clear("start")
                 if server is not None:

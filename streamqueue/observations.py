@@ -146,9 +146,10 @@ def pulse_pipeline() -> Pipeline:
 
 def failures(ids: Sequence[ObjectId]) -> Find:
     """What is stored of jobs that have failed, without their payloads."""
-    return Find({"_id": {"$in": list(ids)}}, _FAILURE)
+    return Find({"_id": {"$in": list(ids)}}, _FAILURE, bare=True)
 
 
 def latest_dead(queue: str, limit: int) -> Find:
     """The jobs of a queue that died last, in the same form."""
-    return Find(of_queue(queue, State.DEAD), _FAILURE, [("finished_at", -1)], limit)
+    newest_first = [("finished_at", -1)]
+    return Find(of_queue(queue, State.DEAD), _FAILURE, newest_first, limit, bare=True)

@@ -22,6 +22,7 @@ from . import observations
 from .async_store import AsyncStore
 from .census import Census, Surveyor
 from .clock import monotonic
+from .document import id_text
 from .stream import READ_ERRORS, WAIT_MARGIN, buffered, classify, client_settings
 
 if TYPE_CHECKING:
@@ -227,8 +228,9 @@ class PulseTaker:
     def _note_failure(self, found: Mapping[str, Any]) -> None:
         lines = str(found.get("last_error") or "no error stored").strip().splitlines()
         at, attempts = found.get("at"), found.get("attempts")
-        self._failures[str(found["_id"])] = Failure(
-            job_id=str(found["_id"]),
+        job_id = id_text(found["_id"])
+        self._failures[job_id] = Failure(
+            job_id=job_id,
             queue=str(found.get("queue")),
             at=at if isinstance(at, datetime) else None,
             attempts=attempts if isinstance(attempts, int) else 0,

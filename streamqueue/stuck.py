@@ -16,6 +16,7 @@ from bson import Binary
 
 from .backoff import Backoff
 from .clock import monotonic
+from .document import id_text
 
 if TYPE_CHECKING:
     from pymongo.errors import OperationFailure
@@ -82,12 +83,12 @@ class StuckJobs:
             self._logged.add(name)
             logger.error(
                 "Job %s %s: error %s",
-                job_id,
+                id_text(job_id),
                 self._what,
                 error.code,
                 extra={
                     "event": "job_stuck",
-                    "job_id": str(job_id),
+                    "job_id": id_text(job_id),
                     "reason": self._what,
                     "code": error.code,
                 },

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bson import Binary
 from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
@@ -355,3 +356,15 @@ def test_a_variable_that_is_none_of_the_choices_is_refused_in_a_sentence(
     assert result.returncode == 2
     option = "--" + name.lower().replace("_", "-")
     assert f"argument {option}: {value!r} is not one of " in result.stderr.splitlines()[-1]
+
+
+def test_a_document_that_cannot_be_decoded_is_told_of_in_a_sentence(
+    run: Run, jobs: Collection[Any]
+) -> None:
+    jobs.insert_one({"queue": "default", "state": "dead", "last_error": Binary(b"abc", 4)})
+
+    result = run("dead", "list")
+
+    assert result.returncode == 1
+    assert says_one_sentence(result)
+    assert "cannot be decoded" in result.stderr

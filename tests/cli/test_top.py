@@ -12,8 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
+from bson import Binary
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import MongoQueue
@@ -73,6 +75,18 @@ def test_it_shows_depth_consumers_and_the_latest_dead(top: Spawn, queue: MongoQu
     assert "(not on the list)" in said
     assert lines[-1].endswith("dead: boom")
     assert max(len(line) for line in lines) <= 80
+
+
+def test_a_failure_that_cannot_be_decoded_is_shown_as_well_as_it_can_be(
+    top: Spawn, jobs: Collection[Any]
+) -> None:
+    identity = UUID(int=7)
+    dead = {"_id": Binary.from_uuid(identity), "queue": "emails", "state": "dead", "payload": {}}
+    jobs.insert_one({**dead, "last_error": Binary(b"abc", 4)})
+
+    said = top("--json", "--once", "--interval", "0.2").communicate(timeout=30)[0]
+
+    assert [failure["job_id"] for failure in json.loads(said)["failures"]] == [str(identity)]
 
 
 def test_rates_come_from_the_stream(top: Spawn, queue: MongoQueue) -> None:

@@ -358,7 +358,7 @@ def test_each_process_serves_its_own_metrics(start: Start, queue: MongoQueue) ->
 def test_the_ports_are_as_far_apart_as_asked_for_also_from_a_port_of_the_workers_own(
     start: Start,
 ) -> None:
-    port = free_port(following=3)
+    port = free_port(following=7)
     supervisor = start(
         env={"STREAMQUEUE_PROCESSES": "2", "STREAMQUEUE_PORT_OFFSET": "7"}, metrics_port=port
     )

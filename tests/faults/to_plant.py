@@ -735,7 +735,42 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_stuck.py::test_a_job_that_cannot_be_claimed_is_no_missed_wakeup",
         Edit("worker/timers.py", ' and job["_id"] not in stuck]', "]"),
     ),
+    PlantedFault(
+        "a claim that goes on when more jobs are stuck than can be left out",
+        13,
+        "worker/test_worker_stuck.py"
+        "::test_more_stuck_jobs_than_can_be_remembered_keep_no_worker_busy",
+        Edit(
+            "worker/claimer.py", "if not documents and self._store.unclaimable.full:", "if False:"
+        ),
+    ),
+    PlantedFault(
+        "expired jobs read with a codec that one of them can fail",
+        13,
+        "worker/test_worker_poison.py::test_a_field_that_cannot_be_decoded_stops_nobody",
+        Edit("async_store.py", "(self._bare if command.bare else self.jobs)", "self.jobs"),
+    ),
+    PlantedFault(
+        "an odd document whose burial is refused ends the claim",
+        13,
+        "worker/test_worker_stuck.py::test_an_odd_document_that_cannot_be_buried_stops_nobody",
+        Edit(
+            "worker/backlog.py", "if refusal.code not in operations.DOCUMENT_ERRORS:", "if refusal:"
+        ),
+    ),
     # how the queue stands
+    PlantedFault(
+        "a census that is gone before the next one is there",
+        5,
+        "ops/test_exporter.py::test_a_census_is_shown_until_the_next_however_long_they_take",
+        Edit("exporter.py", "max(self._stale_after, took + 2 * pause)", "self._stale_after"),
+    ),
+    PlantedFault(
+        "a queue that is a list ends the census",
+        13,
+        "ops/test_census.py::test_a_queue_that_is_not_a_name_hides_no_other",
+        Edit("census.py", 'if look and not isinstance(look[0]["queue"], str):', "if False:"),
+    ),
     PlantedFault(
         "a census that is shown past its time",
         5,

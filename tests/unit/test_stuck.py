@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import pytest
-from bson import ObjectId
+from bson import Binary, ObjectId
 from pymongo.errors import WriteError
 
 from streamqueue import stuck as stuck_module
@@ -177,3 +178,15 @@ def test_each_is_logged_once(
     assert [record.getMessage() for record in caplog.records] == [
         "Job 1 cannot be promoted: error 121"
     ]
+
+
+def test_a_uuid_is_the_same_job_however_it_was_decoded(
+    stuck: StuckJobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    identity = UUID(int=7)
+
+    stuck.refused(Binary.from_uuid(identity), REFUSAL)
+
+    assert stuck.sift(jobs(identity)) == []
+    assert identity in stuck
+    assert str(identity) in caplog.text
