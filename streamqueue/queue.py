@@ -55,6 +55,8 @@ PROMOTE_EVERY = 1.0
 With none, every claim looks."""
 CONTENDED_WINDOW = 16
 """Candidates read beyond those wanted, to step aside into when another consumer was faster."""
+MOST_CONTENDED = 8
+"""Times that window grows, claim lost after claim lost."""
 LATE_CLAIM = 1.0
 """Seconds a claim may take whatever the lease: one that is shorter yet is over before its jobs can
 be looked at, and to claim them anew would change nothing."""
@@ -563,6 +565,3 @@ class Job(JobView):
                 self._ended = True
             case _:
                 self.error(describe(error))
-
-
-MOST_CONTENDED = 8

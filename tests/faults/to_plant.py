@@ -721,7 +721,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a claim that does not look past the jobs that cannot be claimed",
         13,
         "contract/test_queue_stuck.py::test_a_job_that_is_known_to_be_stuck_does_not_hide_the_next",
-        Edit("store.py", "many = limit + len(stuck)", "many = limit"),
+        Edit("store.py", "        many = limit + len(stuck)\n", "        many = limit\n"),
     ),
     PlantedFault(
         "a repair that leaves out what was refused before",
