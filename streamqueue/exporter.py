@@ -53,7 +53,9 @@ RESIGN_SECONDS = 1.0
 INTERVAL = 5.0
 BUSY_SHARE = 20
 """The pause after a census is at least so many times as long as it took: counting a deep queue may
-not cost the server more than a twentieth of a core."""
+not cost the server more than a twentieth of a core ..."""
+LONGEST_PAUSE = 60.0
+"""... unless the counts would be older than a minute by that: alerts are to notice an outage."""
 STALE_INTERVALS, STALE_AFTER = 4, 30.0
 """A census is shown for so many intervals, and for half a minute at the least, or twice the pause
 after it where that is longer; and so long, without the pause, leads a leader that says nothing."""
@@ -149,7 +151,7 @@ class Exporter:
         await self._store.prepare()
         census = await self._surveyor.take()
         took = monotonic() - started
-        pause = max(self._interval, BUSY_SHARE * took)
+        pause = max(self._interval, min(BUSY_SHARE * took, LONGEST_PAUSE))
         # At the least until the next one is there.
         self._metrics.show(census, started + max(self._stale_after, took + 2 * pause))
         self._metrics.duration.observe(took)

@@ -783,7 +783,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "ops/test_exporter.py::test_after_a_census_that_took_long_the_pause_is_long",
         Edit(
             "exporter.py",
-            "pause = max(self._interval, BUSY_SHARE * took)",
+            "pause = max(self._interval, min(BUSY_SHARE * took, LONGEST_PAUSE))",
             "pause = self._interval",
         ),
     ),

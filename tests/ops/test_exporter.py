@@ -183,6 +183,16 @@ async def test_after_a_census_that_took_long_the_pause_is_long(
     assert pause >= exporter.BUSY_SHARE * 0.2
 
 
+async def test_however_long_a_census_takes_the_counts_are_no_older_than_a_minute(
+    export: Export, queue: MongoQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.put({})
+    monkeypatch.setattr(exporter, "BUSY_SHARE", 10**9)
+
+    async with export() as running:
+        assert await running.take() == exporter.LONGEST_PAUSE
+
+
 async def test_a_census_is_shown_until_the_next_however_long_they_take(
     export: Export,
     shown: Shown,
