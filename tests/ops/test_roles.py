@@ -429,6 +429,40 @@ async def test_the_exporter_reads_the_jobs_the_consumers_and_the_oplog(
 
 
 @pytest.mark.usefixtures("something_to_count")
+async def test_a_leader_with_the_consumer_role_leaves_out_the_oplog_window_alone(
+    server: SecuredServer, database: str
+) -> None:
+    shown = await export(server.user(database, role("consumer", database)), database)
+    all_shown = await export(
+        server.user(database, role("consumer", database), role("exporter", database)), database
+    )
+
+    assert set(SHOWN.values()) - shown == {SHOWN[OPLOG, "find"]}
+    assert set(SHOWN.values()) <= all_shown
+
+
+@pytest.mark.usefixtures("something_to_count")
+@pytest.mark.parametrize(
+    ("name", "added", "stream"),
+    [
+        ("exporter", [], "broken (refused)"),
+        ("exporter", ["changeStream"], "open"),
+        ("consumer", [], "open"),
+    ],
+)
+def test_top_shows_rates_to_who_may_open_a_change_stream(
+    server: SecuredServer, database: str, run: Run, name: str, added: list[str], stream: str
+) -> None:
+    granted = role(name, database)
+    granted["privileges"][0]["actions"].extend(added)
+
+    result = run("top", "--once", uri=server.user(database, granted))
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"stream {stream}" in result.stdout
+
+
+@pytest.mark.usefixtures("something_to_count")
 @pytest.mark.parametrize("missing", [(CONSUMERS, "find"), (OPLOG, "find")], ids=str)
 async def test_an_exporter_without_a_right_leaves_out_what_that_is_for_and_nothing_else(
     server: SecuredServer, database: str, missing: tuple[str, str]
@@ -463,6 +497,7 @@ def test_an_exporter_that_may_not_read_the_jobs_says_so_and_ends(
     assert result.returncode == 1
     assert says_one_sentence(result.stderr)
     assert "not authorized" in result.stderr
+    assert "deploy/mongodb" in result.stderr
 
 
 # what they may not
