@@ -57,9 +57,8 @@ def explain(error: PyMongoError, uri: str | None) -> tuple[str, bool]:
             ), False
         case OperationFailure(code=code) if code == UNAUTHORIZED:
             return (
-                f"MongoDB refused it: {_refused(error)}. On the jobs collection a worker's user "
-                "needs find, update, remove and changeStream, a producer's insert, that of init "
-                "createIndex"
+                f"MongoDB refused it: {_refused(error)}; deploy/mongodb/README.md says which role "
+                "a user needs for what"
             ), False
         case DocumentTooLarge():
             return f"a document is too large for MongoDB: {_short(error)}", False

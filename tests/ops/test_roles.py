@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -47,6 +50,8 @@ EXPORTER = {
     (CONSUMERS, "find"): "the consumers",
     (OPLOG, "find"): "the oplog window",
 }
+SHIPPED = [f"streamqueue{kind}" for kind in ("Producer", "Consumer", "Setup", "Exporter")]
+USERS = [f"streamqueue-{kind}" for kind in ("producer", "consumer", "setup", "exporter")]
 BY_ROLE = {"producer": PRODUCER, "setup": SETUP, "consumer": CONSUMER, "exporter": EXPORTER}
 
 
@@ -69,6 +74,7 @@ def test_every_action_of_a_role_is_missed_below(name: str) -> None:
     assert actions(role(name, "any")) == set(BY_ROLE[name])
 
 
+@pytest.mark.usefixtures("no_roles_yet")
 @pytest.mark.skipif(shutil.which("mongosh") is None, reason="mongosh is not installed")
 def test_the_script_creates_the_roles_and_brings_them_up_to_date(
     server: SecuredServer, database: str
@@ -91,6 +97,52 @@ def test_the_script_creates_the_roles_and_brings_them_up_to_date(
         (privilege["resource"]["db"], privilege["resource"]["collection"])
         for privilege in reply["roles"][0]["privileges"]
     } == {(database, "tasks"), (database, "tasks.consumers")}
+
+
+@pytest.fixture
+def no_roles_yet(server: SecuredServer) -> Iterator[None]:
+    """None of the roles we ship is there, nor a user of the README's."""
+
+    def drop() -> None:
+        for command, names in (("dropUser", USERS), ("dropRole", SHIPPED)):
+            for name in names:
+                with suppress(OperationFailure):  # it is not there
+                    server.client.admin.command(command, name)
+
+    drop()
+    yield
+    drop()
+
+
+@pytest.mark.usefixtures("no_roles_yet")
+def test_the_readme_s_python_creates_roles_and_users_and_brings_the_roles_up_to_date(
+    server: SecuredServer, database: str, run: Run
+) -> None:
+    blocks = re.findall(
+        r"^```python\n(.*?)^```$", (ROLES.parent / "README.md").read_text(), re.M | re.S
+    )
+    (program,) = [block for block in blocks if "createUser" in block]
+
+    def create() -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            cwd=ROLES.parents[2],
+            env={**os.environ, "ADMIN_URI": server.address(), "JOBS_DATABASE": database},
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.splitlines()
+
+    users = dict(line.split(":") for line in create())
+    server.client.admin.command("updateRole", "streamqueueExporter", privileges=[])  # an older one
+    again = create()
+
+    assert (sorted(users), again) == (sorted(USERS), [])
+    for kind, command in (("setup", "init"), ("producer", "put {}"), ("exporter", "stats")):
+        name = f"streamqueue-{kind}"
+        result = run(*command.split(), uri=server.address(name, users[name], database=database))
+        assert (result.returncode, result.stderr) == (0, ""), command
 
 
 # setup
@@ -377,6 +429,40 @@ async def test_the_exporter_reads_the_jobs_the_consumers_and_the_oplog(
 
 
 @pytest.mark.usefixtures("something_to_count")
+async def test_a_leader_with_the_consumer_role_leaves_out_the_oplog_window_alone(
+    server: SecuredServer, database: str
+) -> None:
+    shown = await export(server.user(database, role("consumer", database)), database)
+    all_shown = await export(
+        server.user(database, role("consumer", database), role("exporter", database)), database
+    )
+
+    assert set(SHOWN.values()) - shown == {SHOWN[OPLOG, "find"]}
+    assert set(SHOWN.values()) <= all_shown
+
+
+@pytest.mark.usefixtures("something_to_count")
+@pytest.mark.parametrize(
+    ("name", "added", "stream"),
+    [
+        ("exporter", [], "broken (refused)"),
+        ("exporter", ["changeStream"], "open"),
+        ("consumer", [], "open"),
+    ],
+)
+def test_top_shows_rates_to_who_may_open_a_change_stream(
+    server: SecuredServer, database: str, run: Run, name: str, added: list[str], stream: str
+) -> None:
+    granted = role(name, database)
+    granted["privileges"][0]["actions"].extend(added)
+
+    result = run("top", "--once", uri=server.user(database, granted))
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"stream {stream}" in result.stdout
+
+
+@pytest.mark.usefixtures("something_to_count")
 @pytest.mark.parametrize("missing", [(CONSUMERS, "find"), (OPLOG, "find")], ids=str)
 async def test_an_exporter_without_a_right_leaves_out_what_that_is_for_and_nothing_else(
     server: SecuredServer, database: str, missing: tuple[str, str]
@@ -411,6 +497,7 @@ def test_an_exporter_that_may_not_read_the_jobs_says_so_and_ends(
     assert result.returncode == 1
     assert says_one_sentence(result.stderr)
     assert "not authorized" in result.stderr
+    assert "deploy/mongodb" in result.stderr
 
 
 # what they may not

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable
@@ -76,6 +77,23 @@ def test_the_hastened_rules_are_rules(tmp_path: Path) -> None:
 
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert all(rule.get("for", "0ms").endswith("ms") for rule in rules.rules_of(quick))
+
+
+def test_the_readme_s_command_makes_links_of_the_runbook_s_paths(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^\$ (sed .*) > rules\.yml$", (FOLDER / "README.md").read_text(), re.M)
+    linked = tmp_path / "rules.yml"
+
+    with linked.open("w") as output:
+        subprocess.run(shlex.split(command), cwd=FOLDER, stdout=output, check=True)
+
+    for rule in rules.rules_of(linked):
+        if "alert" in rule:
+            assert "runbook" not in rule["annotations"]
+            path, _, section = rule["annotations"]["runbook_url"].partition("#")
+            assert (
+                path == "https://git.example.org/streamqueue/blob/main/deploy/prometheus/README.md"
+            )
+            assert section == rule["alert"].lower()
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def test_passwords_are_hidden_and_nothing_else(text: str, hidden: str | None) ->
 def test_a_refused_command_is_named_and_not_quoted() -> None:
     sentence, usage = explain(OperationFailure(REFUSAL, 13), None)
 
-    assert "not authorized on shop to insert." in sentence
+    assert "not authorized on shop to insert;" in sentence
     assert "4111" not in sentence
     assert not usage
 
@@ -53,7 +53,7 @@ def test_a_refused_stream_is_named_as_such() -> None:
 
     sentence, _ = explain(OperationFailure(refusal, 13), None)
 
-    assert "not authorized on shop to open a changeStream." in sentence
+    assert "not authorized on shop to open a changeStream;" in sentence
 
 
 def test_a_server_that_cannot_be_named_is_not_made_up() -> None:
