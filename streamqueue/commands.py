@@ -29,14 +29,15 @@ from .census import Surveyor
 from .document import INDEXES, VALIDATOR
 from .errors import ConfigurationError, StreamQueueError
 from .exporter import serve_state
+from .flags import LAST_PORT
 from .health import Health
 from .health_server import MetricsAddress
+from .loading import NO_DATABASE, load_worker
 from .notify import Notifier
 from .options import QueueOptions
 from .queue import MongoQueue
 from .server import check_hello, object_id
 from .store import Store
-from .worker import Worker
 from .worker.processes import Processes, run_supervised
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from .census import Census
 
 PUT_BATCH = 1000
-ANY_PORT, LAST_PORT = 0, 65535
+ANY_PORT = 0
 
 
 # the connection
@@ -68,9 +69,7 @@ def _database(options: argparse.Namespace) -> Iterator[Database[Any]]:
         try:
             database = client.get_default_database()
         except pymongo.errors.ConfigurationError:
-            raise ConfigurationError(
-                "the URI names no database: put it in the path, as in mongodb://host/shop"
-            ) from None
+            raise ConfigurationError(NO_DATABASE) from None
         yield database
 
 
@@ -170,7 +169,8 @@ def worker(options: argparse.Namespace) -> int | None:
         number, descriptor = options.supervised
         channel = socket.socket(fileno=descriptor)
         channel.set_inheritable(False)  # before the module has a chance to start anything
-    worker = _load_worker(options.worker)
+    worker = load_worker(options.worker)
+    options.client = worker.client  # for the sentence when no server answers
     if options.export_state is not None:
         worker.export_state = options.export_state
     address = _metrics_address(options, worker.metrics_address)
@@ -247,32 +247,6 @@ def _check_ports(first: int, processes: int, offset: int) -> None:
             f"{processes} processes from --metrics-port {first} on, {offset} apart, need ports up "
             f"to {last}; there are none above {LAST_PORT}"
         )
-
-
-def _load_worker(name: str) -> Worker:
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise ConfigurationError(
-            f"name the worker as MODULE:WORKER, such as tasks:worker, not {name!r}"
-        )
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise ConfigurationError(
-                f"{module_name} needs a module that is missing: {error}"
-            ) from error
-        raise ConfigurationError(
-            f"there is no module {module_name!r} here; run this in the folder that holds it"
-        ) from error
-    found = getattr(module, attribute, None)
-    if found is None:
-        raise ConfigurationError(f"module {module_name!r} has no {attribute!r}")
-    worker = found() if callable(found) and not isinstance(found, Worker) else found
-    if not isinstance(worker, Worker):
-        raise ConfigurationError(f"{name} is not a streamqueue Worker but {type(worker).__name__}")
-    return worker
 
 
 def _has_uvloop() -> bool:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskStatus
     from prometheus_client import CollectorRegistry
+    from pymongo import AsyncMongoClient
     from pymongo.asynchronous.collection import AsyncCollection
 
     from ..certificates import StrPath
@@ -169,9 +170,18 @@ class Worker:
         return register
 
     @property
+    def client(self) -> AsyncMongoClient[Any]:
+        """The client of the collection, as it was given."""
+        return self._store.jobs.database.client
+
+    @property
     def queues(self) -> list[str]:
         """The queues that have a handler."""
         return list(self._handlers)
+
+    def handles(self, function: object) -> bool:
+        """Whether the function is the handler of one of its queues."""
+        return any(handler.function is function for handler in self._handlers.values())
 
     def health_app(self) -> HealthApp:
         """Return ``/metrics``, ``/healthz`` and ``/readyz`` for a server of the program's own.
