@@ -177,6 +177,11 @@ def worker(options: argparse.Namespace) -> int | None:
     if address.port is not None and address.port != ANY_PORT:
         address = replace(address, port=address.port + number * options.port_offset)
     worker.metrics_address = address
+    if options.export_state == "leader" and address.port is None:
+        raise ConfigurationError(
+            "--export-state=leader is for --metrics-port: give that too, such as 9464, or nobody "
+            "can see what it exports"
+        )
     # Half of every counter's lines, and nobody asks for them. Process-wide, so the library itself
     # must not do it.
     disable_created_metrics()  # type: ignore[no-untyped-call]

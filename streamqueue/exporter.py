@@ -231,6 +231,7 @@ async def serve_state(
         ReplicaSetRequired: a standalone server.
         PyMongoError: the first census could not be taken. Later ones are tried again.
     """
+    address.check()
     health.not_ready("start", "nothing is served yet")
     registry = Metrics.of(None).registry
     exporter = Exporter(
@@ -247,7 +248,7 @@ async def serve_state(
                 if server is not None:
                     logger.info(
                         "Serving the state of the queues on %s",
-                        server.address,
+                        server.url,
                         extra={"event": "exporter_ready"},
                     )
                 async for received in signals:
@@ -263,3 +264,4 @@ async def serve_state(
     finally:
         if server is not None:
             server.stop()
+    logger.info("Stopped", extra={"event": "exporter_stopped"})

@@ -33,6 +33,7 @@ from .diagnosis import hide_password
 EVENTS = {
     # a worker
     "worker_started": "the server answered; the change stream is being opened",
+    "metrics_served": "its metrics and health can be asked for at the address in the message",
     "worker_ready": "its stream is open and it claims",
     "signal_received": "SIGTERM or SIGINT",
     "worker_stopping": "it claims nothing more and lets its handlers finish",
@@ -63,6 +64,7 @@ EVENTS = {
     "certificates_refused": "they were replaced by what cannot be used; the old ones stay",
     # the state of the queues
     "exporter_ready": "the queues were counted, and are served",
+    "exporter_stopped": "the exporter was told to stop, and has",
     "leading": "of the workers told to export the state, this one does",
     "leading_no_more": "another one does",
     "census_failed": "the queues could not be counted: a fault",

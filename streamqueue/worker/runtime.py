@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pymongo.asynchronous.collection import AsyncCollection
 
     from ..certificates import StrPath
+
+logger = logging.getLogger("streamqueue.worker")
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
@@ -230,10 +233,17 @@ class Worker:
         self.health.clear("worker")
         self.health.clear("draining")
         try:
+            self.metrics_address.check()
             await self._store.prepare()
             await self._store.check_rights()
             metrics = Metrics.of(self._registry)
             self.server = self.metrics_address.serve(metrics.registry, self.health)
+            if self.server is not None:
+                logger.info(
+                    "Serving metrics and health on %s",
+                    self.server.url,
+                    extra={"event": "metrics_served"},
+                )
             run = Run(
                 self.options,
                 self._store,

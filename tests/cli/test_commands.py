@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -512,3 +513,80 @@ def test_a_module_that_fails_shows_the_users_part_of_the_traceback(
         f"streamqueue: module 'tasks' could not be imported, because of the {kind} above"
     )
     assert result.returncode == 1
+
+
+@pytest.mark.parametrize("how", ["--export-state", "STREAMQUEUE_EXPORT_STATE"])
+def test_a_leader_that_serves_nothing_is_refused(run: Run, tmp_path: Path, how: str) -> None:
+    """It would be elected, and show its numbers to nobody."""
+    (tmp_path / "tasks.py").write_text(WORKER)
+    options = [f"{how}=leader"] if how.startswith("--") else []
+
+    result = run("worker", "tasks:worker", *options, env={} if options else {how: "leader"})
+
+    assert "--export-state=leader is for --metrics-port" in result.stderr
+    assert says_one_sentence(result)
+    assert result.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--metrics-port", "0", "--metrics-cert", "nowhere.pem"], "cannot read the certificate"),
+        (["--metrics-port", "0", "--metrics-key", "a.key"], "keyfile= (--metrics-key) goes with"),
+        (["--metrics-port", "0", "--metrics-host", ""], "--metrics-host)"),
+    ],
+)
+@pytest.mark.parametrize("command", ["worker", "exporter"])
+def test_what_cannot_be_served_is_refused_before_mongodb_is_asked(
+    run: Run, tmp_path: Path, command: str, options: list[str], words: str
+) -> None:
+    (tmp_path / "tasks.py").write_text(WORKER)
+    nowhere = f"mongodb://127.0.0.1:{free_port()}/x?serverSelectionTimeoutMS=300"
+    name = ["tasks:worker"] if command == "worker" else []
+
+    result = run(command, *name, *options, env={"STREAMQUEUE_URI": nowhere})
+
+    assert words in result.stderr
+    assert says_one_sentence(result)
+    assert result.returncode == 2
+
+
+def test_the_flags_of_a_port_in_use_are_named(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("exporter", "--metrics-port", str(taken.getsockname()[1]))
+
+    assert "--metrics-host and --metrics-port" in result.stderr
+    assert result.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "serving"),
+    [
+        (["worker", "tasks:worker"], "Serving metrics and health on http://127.0.0.1:"),
+        (["exporter"], "Serving the state of the queues on http://127.0.0.1:"),
+    ],
+)
+def test_it_logs_where_it_serves_and_its_end(
+    address: str, tmp_path: Path, command: list[str], serving: str
+) -> None:
+    (tmp_path / "tasks.py").write_text(WORKER)
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamqueue", *command, "--metrics-port", str(port)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "STREAMQUEUE_URI": address},
+    )
+    assert process.stderr is not None
+    last = "Working on" if command[0] == "worker" else "Serving"
+    lines = [process.stderr.readline()]
+    while last not in lines[-1]:
+        assert process.poll() is None
+        lines.append(process.stderr.readline())
+
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=20)
+
+    assert [line for line in lines if f"{serving}{port}\n" in line]
+    assert "Stopped" in rest.splitlines()[-1]
