@@ -23,11 +23,11 @@ import pymongo.errors
 from prometheus_client import disable_created_metrics
 from pymongo import AsyncMongoClient, MongoClient
 
-from . import operations, tables
+from . import observations, operations, tables
 from .async_store import AsyncStore
 from .census import Surveyor
-from .document import INDEXES, VALIDATOR
-from .errors import ConfigurationError, StreamQueueError
+from .document import INDEXES, VALIDATOR, State
+from .errors import ConfigurationError, JobNotFound, StreamQueueError
 from .exporter import serve_state
 from .flags import LAST_PORT
 from .health import Health
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .census import Census
 
 PUT_BATCH = 1000
+MOST_NAMED = 3
 ANY_PORT = 0
 
 
@@ -362,6 +363,7 @@ def dead_list(options: argparse.Namespace) -> None:
         queue = MongoQueue(store.jobs, name=options.queue)
         store.prepare()
         found = store.find(operations.dead(queue.name, options.limit))
+        nothing = "" if found else _no_dead(store, queue.name)
     content = [
         {
             "id": str(job["_id"]),
@@ -372,7 +374,24 @@ def dead_list(options: argparse.Namespace) -> None:
         for job in found
     ]
     lines = (f"{row['id']}  {_when(row['finished_at'])}  {_last_line(row)}" for row in content)
-    _show(options, content, lines if content else ["no dead jobs"])
+    _show(options, content, lines if content else [nothing])
+
+
+def _no_dead(store: Store, queue: str) -> str:
+    """Say that a queue has no dead jobs, and which others have: one look at the index for each."""
+    others: list[str] = []
+    after = ""
+    while len(others) <= MOST_NAMED:
+        found = store.find(observations.next_queue(State.DEAD, after))
+        if not found or not isinstance(found[0]["queue"], str):
+            break
+        after = found[0]["queue"]
+        if after != queue:
+            others.append(tables.printable(after))
+    if not others:
+        return f"no dead jobs in queue {queue}, nor in any other"
+    named = ", ".join(others[:MOST_NAMED]) + (", ..." if len(others) > MOST_NAMED else "")
+    return f"no dead jobs in queue {queue} (there are some in {named}: --queue {others[0]})"
 
 
 def _when(moment: Any) -> str:
@@ -381,14 +400,23 @@ def _when(moment: Any) -> str:
 
 def _last_line(row: dict[str, Any]) -> str:
     lines = str(row["last_error"] or "no error stored").strip().splitlines()
-    return f"{row['attempts']} attempts: {tables.printable(lines[-1][:100])}"
+    attempts = "1 attempt" if row["attempts"] == 1 else f"{row['attempts']} attempts"
+    return f"{attempts}: {tables.printable(lines[-1][:100])}"
 
 
 def dead_requeue(options: argparse.Namespace) -> None:
     job_id = None if options.job_id is None else object_id(options.job_id)
-    with _queue(options) as queue:
-        count = queue.requeue(job_id)
-    _show(options, {"requeued": count}, [f"{count} requeued"])
+    with _database(options) as database:
+        store = Store(database[options.collection])
+        queue = MongoQueue(store.jobs, name=options.queue)
+        try:
+            count = queue.requeue(job_id)
+        except JobNotFound as error:
+            raise StreamQueueError(f"no dead job {job_id} in queue {queue.name}") from error
+        # Also dead jobs may stay: a live one has the key.
+        nothing = not count and not store.find(operations.dead(queue.name, 1))
+        line = _no_dead(store, queue.name) if nothing else f"{count} requeued"
+    _show(options, {"requeued": count}, [line])
 
 
 def dead_purge(options: argparse.Namespace) -> None:

@@ -590,3 +590,64 @@ def test_it_logs_where_it_serves_and_its_end(
 
     assert [line for line in lines if f"{serving}{port}\n" in line]
     assert "Stopped" in rest.splitlines()[-1]
+
+
+def bury(jobs: Collection[Any], *names: str) -> None:
+    """Leave a dead job in each of the queues."""
+    for name in names:
+        queue = MongoQueue(jobs, name=name, max_attempts=1)
+        queue.put({})
+        job = queue.next()
+        assert job is not None
+        job.error("broken")
+
+
+@pytest.mark.parametrize("action", ["list", "requeue"])
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ([], "no dead jobs in queue default, nor in any other"),
+        (
+            ["emails"],
+            "no dead jobs in queue default (there are some in emails: --queue emails)",
+        ),
+        (
+            ["a", "b", "x", "y"],
+            "no dead jobs in queue default (there are some in a, b, x, ...: --queue a)",
+        ),
+    ],
+)
+def test_where_nothing_is_dead_the_queues_with_dead_jobs_are_named(
+    run: Run, jobs: Collection[Any], action: str, others: list[str], words: str
+) -> None:
+    bury(jobs, *others)
+
+    assert run("dead", action).stdout == f"{words}\n"
+
+
+def test_a_dead_job_that_must_stay_is_not_said_to_be_missing(
+    run: Run, jobs: Collection[Any]
+) -> None:
+    queue = MongoQueue(jobs, max_attempts=1)
+    queue.put({}, key="k")
+    job = queue.next()
+    assert job is not None
+    job.error("broken")
+    queue.put({}, key="k")
+
+    assert run("dead", "requeue").stdout == "0 requeued\n"
+
+
+def test_a_job_that_is_not_dead_is_told_with_its_queue(run: Run, jobs: Collection[Any]) -> None:
+    job_id = MongoQueue(jobs, name="emails").put({})
+
+    result = run("dead", "requeue", str(job_id), "--queue", "emails")
+
+    assert f"no dead job {job_id} in queue emails" in result.stderr
+    assert says_one_sentence(result)
+
+
+def test_one_attempt_is_one(run: Run, jobs: Collection[Any]) -> None:
+    bury(jobs, "default")
+
+    assert "  1 attempt: broken" in run("dead", "list").stdout
