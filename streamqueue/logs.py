@@ -57,7 +57,7 @@ EVENTS = {
     "operation_recovered": "that operation works again",
     "consumers_refused": "no right to write the list of consumers: claims are not shared out",
     "indexes_created": "the collection was new, or this version wants more indexes",
-    "indexes_refused": "no right to create indexes: somebody else must have",
+    "indexes_refused": "no right to create indexes; at INFO if some are missing, else at DEBUG",
     "metrics_failed": "a collector raised during a scrape",
     "client_refused": "a client of the metrics' port that TLS did not let in",
     "certificates_renewed": "the certificates of the metrics' port were replaced, and read",

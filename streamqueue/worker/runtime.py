@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import logging
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -99,17 +102,15 @@ class Worker:
         metrics_client_ca: StrPath | None = None,
         **settings: Any,
     ) -> None:
-        try:
-            self.options = WorkerOptions(
-                concurrency=concurrency,
-                timeout=timeout,
-                max_attempts=max_attempts,
-                drain_timeout=drain_timeout,
-                backoff=backoff or Backoff(),
-                **settings,
-            )
-        except TypeError as error:
-            raise ConfigurationError(f"Worker() does not know that setting: {error}") from error
+        _refuse_unknown(settings)
+        self.options = WorkerOptions(
+            concurrency=concurrency,
+            timeout=timeout,
+            max_attempts=max_attempts,
+            drain_timeout=drain_timeout,
+            backoff=backoff or Backoff(),
+            **settings,
+        )
         self._store = AsyncStore(collection, patience=PATIENCE)
         self._registry = registry
         self.metrics_address = MetricsAddress(
@@ -264,3 +265,13 @@ class Worker:
             if self.server is not None:
                 self.server.stop()
                 self.server = None
+
+
+def _refuse_unknown(settings: dict[str, Any]) -> None:
+    """Raise if one of the settings is none, with the one that was probably meant."""
+    rarer = {field.name for field in fields(WorkerOptions)}
+    for name in settings.keys() - rarer:
+        arguments = [*rarer, *inspect.signature(Worker).parameters]
+        close = difflib.get_close_matches(name, sorted({*arguments} - {"settings"}), n=1)
+        hint = f": did you mean {close[0]}?" if close else ""
+        raise ConfigurationError(f"Worker() has no setting {name!r}{hint}")
