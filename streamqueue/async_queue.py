@@ -396,8 +396,9 @@ class AsyncMongoQueue:
                 jobs.append(AsyncJob(record, self))
             else:
                 logger.error(
-                    "Buried job %s: %s",
+                    "Buried job %s of queue %s: %s",
                     record.id,
+                    record.queue,
                     record.damage,
                     extra={"event": "job_dead", **facts(record), "reason": record.damage},
                 )

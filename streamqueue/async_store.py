@@ -109,10 +109,17 @@ class AsyncStore:
                 # A consumer's role need not include createIndex: `streamqueue init` is run by
                 # somebody whose role does.
                 if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
-                    self._indexes.log_refused()
+                    self._indexes.log_refused(await self._indexes_there())
                     return
                 self._indexed = False
                 raise
+
+    async def _indexes_there(self) -> list[str] | None:
+        try:
+            with self.limit():
+                return [index["name"] async for index in await self.jobs.list_indexes()]
+        except PyMongoError:  # no right to that either, most likely
+            return None
 
     async def check_rights(self) -> None:
         """Try what a worker does to its jobs, on one that does not exist.

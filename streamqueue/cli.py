@@ -11,7 +11,7 @@ import argparse
 import logging
 import os
 import sys
-from functools import partial
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from bson.errors import BSONError
@@ -22,6 +22,9 @@ from .connection import find_uri
 from .diagnosis import explain, explain_file, hide_password
 from .errors import ConfigurationError, ReplicaSetRequired, StreamQueueError
 from .exporter import INTERVAL
+from .flags import at_least_one, integer, number, seconds, setting, whole
+from .flags import port as port_number
+from .loading import ModuleFailed
 from .logs import JsonFormatter, TextFormatter
 from .server import DEFAULT_COLLECTION
 
@@ -55,12 +58,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except ModuleFailed as failure:
+        # Theirs is the mistake: the traceback shows it, from their file on.
+        if as_json:
+            logger.critical(
+                "%s", failure, exc_info=failure.cause, extra={"event": "command_failed"}
+            )
+        else:
+            trace = traceback.format_exception(failure.cause)
+            print(hide_password("".join(trace)), end="", file=sys.stderr)
+            complain(str(failure))
+        return FAILED
     except StreamQueueError as error:
         complain(str(error))
         usage = isinstance(error, ConfigurationError) and not isinstance(error, ReplicaSetRequired)
         return WRONG_USAGE if usage else FAILED
     except PyMongoError as error:
-        sentence, usage = explain(error, _known_uri(options))
+        sentence, usage = explain(error, _contacted(options))
         complain(sentence)
         return WRONG_USAGE if usage else FAILED
     except BSONError as error:
@@ -80,6 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "Ended by an error of the program", exc_info=True, extra={"event": "command_failed"}
         )
         return FAILED
+
+
+def _contacted(options: argparse.Namespace) -> Any:
+    """Return the client or the URI that was used; None where only the error itself knows."""
+    if hasattr(options, "worker"):
+        return getattr(options, "client", None)
+    return _known_uri(options)
 
 
 def _known_uri(options: argparse.Namespace) -> str | None:
@@ -122,27 +143,27 @@ def _parser() -> argparse.ArgumentParser:
         "demo", commands.demo, "Show jobs flow, kill a consumer, and account for every job."
     )
     _uri_options(demo, "a replica set to use instead of a local one")
-    _setting(demo, "--jobs", type=_whole, default=2000, help="jobs in the flow; default 2000")
-    _setting(demo, "--json", action="store_true", help="print the account as JSON")
+    setting(demo, "--jobs", type=whole, default=2000, help="jobs in the flow; default 2000")
+    setting(demo, "--json", action="store_true", help="print the account as JSON")
 
     server = command(
         "server", commands.server, "Run a local one-node replica set, for trying things out."
     )
-    _setting(server, "--port", type=_whole, help="default: any free port")
-    _setting(server, "--data-dir", metavar="DIR", help="keep the data here; default: a new folder")
+    setting(server, "--port", type=port_number, help="default: any free port")
+    setting(server, "--data-dir", metavar="DIR", help="keep the data here; default: a new folder")
 
     bench = command("bench", commands.bench, "Measure the queue against what this server permits.")
     bench.add_argument("parts", nargs="*", metavar="PART", help="default: all, the quick version")
     _uri_options(bench, "a replica set to use instead of a local one")
-    _setting(bench, "--rounds", type=_whole, help="default 3, with --full 5")
-    _setting(bench, "--jobs", type=_whole, help="jobs in one measurement; default: by part")
-    _setting(bench, "--big", type=_whole, help="a deep queue; default 100000, with --full 1000000")
-    _setting(bench, "--max-processes", type=_whole, default=16, help="consumers; default 16")
-    _setting(bench, "--full", action="store_true", help="the long version")
-    _setting(bench, "--json", action="store_true", help="print JSON, for scripts")
+    setting(bench, "--rounds", type=whole, help="default 3, with --full 5")
+    setting(bench, "--jobs", type=whole, help="jobs in one measurement; default: by part")
+    setting(bench, "--big", type=whole, help="a deep queue; default 100000, with --full 1000000")
+    setting(bench, "--max-processes", type=whole, default=16, help="consumers; default 16")
+    setting(bench, "--full", action="store_true", help="the long version")
+    setting(bench, "--json", action="store_true", help="print JSON, for scripts")
 
     init = command("init", commands.init, "Create the indexes and check the server.", where)
-    _setting(
+    setting(
         init,
         "--validator",
         action="store_true",
@@ -157,21 +178,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     worker.add_argument("worker", metavar="MODULE:WORKER", help="a Worker, or what returns one")
     _metrics_options(worker)
-    _setting(
+    setting(
         worker,
         "--processes",
-        type=_at_least_one,
+        type=at_least_one,
         default=1,
         help="consumer processes under one supervisor; default 1, without one",
     )
-    _setting(
+    setting(
         worker,
         "--port-offset",
-        type=_whole,
+        type=whole,
         default=1,
         help="process i, from 0, serves on the metrics port + i times this; default 1",
     )
-    _setting(
+    setting(
         worker,
         "--export-state",
         choices=["off", "leader"],
@@ -188,10 +209,10 @@ def _parser() -> argparse.ArgumentParser:
         where,
         _log_options(),
     )
-    _setting(
+    setting(
         exporter,
         "--interval",
-        type=_seconds,
+        type=seconds,
         metavar="SECONDS",
         default=INTERVAL,
         help=f"from one count to the next; default {INTERVAL:g}",
@@ -202,10 +223,10 @@ def _parser() -> argparse.ArgumentParser:
     put.add_argument(
         "payload", nargs="*", help="JSON objects; none, or '-', reads one per line from stdin"
     )
-    put.add_argument("--priority", type=int, help="higher runs first; default 0")
-    put.add_argument("--delay", type=float, metavar="SECONDS", help="until it is ready; default 0")
+    put.add_argument("--priority", type=integer, help="higher runs first; default 0")
+    put.add_argument("--delay", type=number, metavar="SECONDS", help="until it is ready; default 0")
     put.add_argument("--key", help="at most one live job has it")
-    put.add_argument("--max-attempts", type=int, help="default 3")
+    put.add_argument("--max-attempts", type=integer, help="default 3")
 
     command("stats", commands.stats, "Count the jobs of the queue.", where, which, form)
     command(
@@ -222,10 +243,10 @@ def _parser() -> argparse.ArgumentParser:
         where,
         form,
     )
-    _setting(
+    setting(
         top,
         "--interval",
-        type=_seconds,
+        type=seconds,
         metavar="SECONDS",
         default=1.0,
         help="between two looks; default 1",
@@ -243,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     acts = dead.add_subparsers(title="actions", required=True, metavar="ACTION")
     parents = [where, which, form]
     listing = acts.add_parser("list", help="the dead jobs, latest first", parents=parents)
-    listing.add_argument("--limit", type=_whole, default=20, help="default 20")
+    listing.add_argument("--limit", type=whole, default=20, help="default 20")
     listing.set_defaults(run=commands.dead_list)
     requeue = acts.add_parser("requeue", help="make dead jobs ready again", parents=parents)
     requeue.add_argument("job_id", nargs="?", metavar="ID", help="default: all of them")
@@ -251,20 +272,6 @@ def _parser() -> argparse.ArgumentParser:
     purge = acts.add_parser("purge", help="remove the dead jobs for good", parents=parents)
     purge.set_defaults(run=commands.dead_purge)
     return parser
-
-
-def _setting(parser: Any, flag: str, **keywords: Any) -> None:
-    """Add an option whose default is taken from its variable."""
-    variable = "STREAMQUEUE_" + flag.lstrip("-").replace("-", "_").upper()
-    value = os.environ.get(variable)
-    if value is not None:
-        # argparse converts and checks a default that is a string as if it had been typed.
-        # Its choices are only checked when it is typed.
-        if "choices" in keywords:
-            keywords["type"] = partial(_one_of, keywords["choices"])
-        action = keywords.get("action")
-        keywords["default"] = value.lower() in ("1", "true", "yes") if action else value
-    parser.add_argument(flag, **keywords)
 
 
 def _uri_options(parser: argparse.ArgumentParser, text: str) -> None:
@@ -281,7 +288,7 @@ def _uri_options(parser: argparse.ArgumentParser, text: str) -> None:
 def _where_options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     _uri_options(parser, "mongodb://host/database?replicaSet=name, with the database in its path")
-    _setting(
+    setting(
         parser,
         "--collection",
         metavar="NAME",
@@ -293,7 +300,7 @@ def _where_options() -> argparse.ArgumentParser:
 
 def _queue_option() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
-    _setting(parser, "--queue", metavar="NAME", default="default", help="default: default")
+    setting(parser, "--queue", metavar="NAME", default="default", help="default: default")
     return parser
 
 
@@ -301,15 +308,15 @@ def _metrics_options(parser: argparse.ArgumentParser, port: int | None = None) -
     """Add where to serve the metrics: on `port`, or nowhere, unless the user says."""
     group = parser.add_argument_group("metrics and health, for Prometheus and probes")
     default = "not served" if port is None else str(port)
-    _setting(
+    setting(
         group,
         "--metrics-port",
         metavar="PORT",
-        type=_whole,
+        type=port_number,
         default=port,
         help=f"serve /metrics, /healthz and /readyz here; default: {default}",
     )
-    _setting(
+    setting(
         group,
         "--metrics-host",
         metavar="ADDRESS",
@@ -321,26 +328,27 @@ def _metrics_options(parser: argparse.ArgumentParser, port: int | None = None) -
         ("--metrics-key", "its private key, a PEM file without a passphrase"),
         ("--metrics-client-ca", "only to clients with a certificate of an authority in this file"),
     ):
-        _setting(group, flag, metavar="FILE", help=text)
+        # A certificate that got lost on the way must not open the port to everybody.
+        setting(group, flag, metavar="FILE", help=text, empty_is_unset=False)
 
 
 def _form_option() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
-    _setting(parser, "--json", action="store_true", help="print JSON, for scripts")
+    setting(parser, "--json", action="store_true", help="print JSON, for scripts")
     return parser
 
 
 def _log_options() -> argparse.ArgumentParser:
     """Return the options of a command that runs until it is told to stop."""
     parser = argparse.ArgumentParser(add_help=False)
-    _setting(
+    setting(
         parser,
         "--log-level",
         default="INFO",
         choices=["DEBUG", "INFO", "WARNING", "ERROR"],
         help="default INFO",
     )
-    _setting(
+    setting(
         parser,
         "--log-format",
         default="text",
@@ -348,30 +356,3 @@ def _log_options() -> argparse.ArgumentParser:
         help="json writes one object per line, for programs; default text",
     )
     return parser
-
-
-def _one_of(choices: Sequence[str], text: str) -> str:
-    if text not in choices:
-        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(choices)}")
-    return text
-
-
-def _whole(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("must not be negative")
-    return number
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0.1 <= number <= 3600:
-        raise argparse.ArgumentTypeError("must be 0.1 to 3600 seconds")
-    return number
-
-
-def _at_least_one(text: str) -> int:
-    number = _whole(text)
-    if number == 0:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number

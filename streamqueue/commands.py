@@ -23,20 +23,21 @@ import pymongo.errors
 from prometheus_client import disable_created_metrics
 from pymongo import AsyncMongoClient, MongoClient
 
-from . import operations, tables
+from . import observations, operations, tables
 from .async_store import AsyncStore
 from .census import Surveyor
-from .document import INDEXES, VALIDATOR
-from .errors import ConfigurationError, StreamQueueError
+from .document import INDEXES, VALIDATOR, State
+from .errors import ConfigurationError, JobNotFound, StreamQueueError
 from .exporter import serve_state
+from .flags import LAST_PORT
 from .health import Health
 from .health_server import MetricsAddress
+from .loading import NO_DATABASE, load_worker
 from .notify import Notifier
 from .options import QueueOptions
 from .queue import MongoQueue
 from .server import check_hello, object_id
 from .store import Store
-from .worker import Worker
 from .worker.processes import Processes, run_supervised
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ if TYPE_CHECKING:
     from .census import Census
 
 PUT_BATCH = 1000
-ANY_PORT, LAST_PORT = 0, 65535
+MOST_NAMED = 3
+ANY_PORT = 0
 
 
 # the connection
@@ -68,9 +70,7 @@ def _database(options: argparse.Namespace) -> Iterator[Database[Any]]:
         try:
             database = client.get_default_database()
         except pymongo.errors.ConfigurationError:
-            raise ConfigurationError(
-                "the URI names no database: put it in the path, as in mongodb://host/shop"
-            ) from None
+            raise ConfigurationError(NO_DATABASE) from None
         yield database
 
 
@@ -170,13 +170,19 @@ def worker(options: argparse.Namespace) -> int | None:
         number, descriptor = options.supervised
         channel = socket.socket(fileno=descriptor)
         channel.set_inheritable(False)  # before the module has a chance to start anything
-    worker = _load_worker(options.worker)
+    worker = load_worker(options.worker)
+    options.client = worker.client  # for the sentence when no server answers
     if options.export_state is not None:
         worker.export_state = options.export_state
     address = _metrics_address(options, worker.metrics_address)
     if address.port is not None and address.port != ANY_PORT:
         address = replace(address, port=address.port + number * options.port_offset)
     worker.metrics_address = address
+    if options.export_state == "leader" and address.port is None:
+        raise ConfigurationError(
+            "--export-state=leader is for --metrics-port: give that too, such as 9464, or nobody "
+            "can see what it exports"
+        )
     # Half of every counter's lines, and nobody asks for them. Process-wide, so the library itself
     # must not do it.
     disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -247,32 +253,6 @@ def _check_ports(first: int, processes: int, offset: int) -> None:
             f"{processes} processes from --metrics-port {first} on, {offset} apart, need ports up "
             f"to {last}; there are none above {LAST_PORT}"
         )
-
-
-def _load_worker(name: str) -> Worker:
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise ConfigurationError(
-            f"name the worker as MODULE:WORKER, such as tasks:worker, not {name!r}"
-        )
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise ConfigurationError(
-                f"{module_name} needs a module that is missing: {error}"
-            ) from error
-        raise ConfigurationError(
-            f"there is no module {module_name!r} here; run this in the folder that holds it"
-        ) from error
-    found = getattr(module, attribute, None)
-    if found is None:
-        raise ConfigurationError(f"module {module_name!r} has no {attribute!r}")
-    worker = found() if callable(found) and not isinstance(found, Worker) else found
-    if not isinstance(worker, Worker):
-        raise ConfigurationError(f"{name} is not a streamqueue Worker but {type(worker).__name__}")
-    return worker
 
 
 def _has_uvloop() -> bool:
@@ -383,6 +363,7 @@ def dead_list(options: argparse.Namespace) -> None:
         queue = MongoQueue(store.jobs, name=options.queue)
         store.prepare()
         found = store.find(operations.dead(queue.name, options.limit))
+        nothing = "" if found else _no_dead(store, queue.name)
     content = [
         {
             "id": str(job["_id"]),
@@ -393,7 +374,24 @@ def dead_list(options: argparse.Namespace) -> None:
         for job in found
     ]
     lines = (f"{row['id']}  {_when(row['finished_at'])}  {_last_line(row)}" for row in content)
-    _show(options, content, lines if content else ["no dead jobs"])
+    _show(options, content, lines if content else [nothing])
+
+
+def _no_dead(store: Store, queue: str) -> str:
+    """Say that a queue has no dead jobs, and which others have: one look at the index for each."""
+    others: list[str] = []
+    after = ""
+    while len(others) <= MOST_NAMED:
+        found = store.find(observations.next_queue(State.DEAD, after))
+        if not found or not isinstance(found[0]["queue"], str):
+            break
+        after = found[0]["queue"]
+        if after != queue:
+            others.append(tables.printable(after))
+    if not others:
+        return f"no dead jobs in queue {queue}, nor in any other"
+    named = ", ".join(others[:MOST_NAMED]) + (", ..." if len(others) > MOST_NAMED else "")
+    return f"no dead jobs in queue {queue} (there are some in {named}: --queue {others[0]})"
 
 
 def _when(moment: Any) -> str:
@@ -402,14 +400,23 @@ def _when(moment: Any) -> str:
 
 def _last_line(row: dict[str, Any]) -> str:
     lines = str(row["last_error"] or "no error stored").strip().splitlines()
-    return f"{row['attempts']} attempts: {tables.printable(lines[-1][:100])}"
+    attempts = "1 attempt" if row["attempts"] == 1 else f"{row['attempts']} attempts"
+    return f"{attempts}: {tables.printable(lines[-1][:100])}"
 
 
 def dead_requeue(options: argparse.Namespace) -> None:
     job_id = None if options.job_id is None else object_id(options.job_id)
-    with _queue(options) as queue:
-        count = queue.requeue(job_id)
-    _show(options, {"requeued": count}, [f"{count} requeued"])
+    with _database(options) as database:
+        store = Store(database[options.collection])
+        queue = MongoQueue(store.jobs, name=options.queue)
+        try:
+            count = queue.requeue(job_id)
+        except JobNotFound as error:
+            raise StreamQueueError(f"no dead job {job_id} in queue {queue.name}") from error
+        # Also dead jobs may stay: a live one has the key.
+        nothing = not count and not store.find(operations.dead(queue.name, 1))
+        line = _no_dead(store, queue.name) if nothing else f"{count} requeued"
+    _show(options, {"requeued": count}, [line])
 
 
 def dead_purge(options: argparse.Namespace) -> None:

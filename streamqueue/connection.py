@@ -98,6 +98,12 @@ def _check(uri: str) -> None:
             "the user or password in the MongoDB URI must be percent-encoded: write '/' as %2F, "
             "'?' as %3F, '@' as %40, ':' as %3A and '%' as %25"
         )
+    if not uri.startswith(("mongodb://", "mongodb+srv://")):
+        # pymongo takes it for the name of a host, and then misses the database.
+        raise ConfigurationError(
+            "the MongoDB URI has no mongodb:// at its beginning: write it as in "
+            "mongodb://host/database?replicaSet=name"
+        )
     if hosts := _HOSTS.match(uri):
         try:
             split_hosts(hosts[1])

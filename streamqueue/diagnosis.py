@@ -25,6 +25,10 @@ from .server import UNAUTHORIZED
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pymongo import AsyncMongoClient
+
+    AnyClient = MongoClient[Any] | AsyncMongoClient[Any]
+
 # Up to the last '@' of the word, whatever stands before it: a password that was not percent-encoded
 # may hold any character.
 _PASSWORD = re.compile(r"(mongodb(?:\+srv)?://[^\s:]*):(?:(?!mongodb(?:\+srv)?://)\S)*@")
@@ -41,15 +45,18 @@ def hide_password(text: str) -> str:
     return _SECRET_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
 
 
-def explain(error: PyMongoError, uri: str | None) -> tuple[str, bool]:
-    """Return the sentence, and whether the mistake is in how the command was called."""
+def explain(error: PyMongoError, where: str | AnyClient | None) -> tuple[str, bool]:
+    """Return the sentence, and whether the mistake is in how the command was called.
+
+    `where` is the URI or the client that was used, if that is known.
+    """
     match error:
         case InvalidURI():
             return f"the URI is not a MongoDB address: {_short(error)}", True
         case ConfigurationError():
             return f"the URI or a MongoDB setting is wrong: {_short(error)}", True
         case ServerSelectionTimeoutError():
-            return _explain_unreachable(error, uri), False
+            return _explain_unreachable(error, where), False
         case OperationFailure(code=code) if code == AUTHENTICATION_FAILED:
             return (
                 "MongoDB refused the user or password: check the URI's credentials, and its "
@@ -86,15 +93,28 @@ def _refused(error: PyMongoError) -> str:
     return _COMMAND.sub(command, text.split(", full error:")[0])
 
 
-def _explain_unreachable(error: PyMongoError, uri: str | None) -> str:
-    try:
+def _contacted(
+    where: str | AnyClient | None,
+) -> tuple[list[tuple[str, int | None]], Mapping[str, Any]]:
+    """Return the addresses and the options of the URI or client."""
+    if where is None or isinstance(where, str):
         with warnings.catch_warnings(action="ignore"):  # given already, by the client
-            parsed = parse_uri(uri or "", warn=True)
-    except (PyMongoError, OSError, ValueError):
+            parsed = parse_uri(where or "", warn=True)
+        return parsed["nodelist"], parsed["options"]
+    # The client does not keep its URI. What it makes of it is not public; what it knows of the
+    # servers is, but a server of another replica set has been dropped from that.
+    seen = where.topology_description.server_descriptions()
+    addresses = getattr(where, "_seeds", None) or seen
+    return sorted(addresses), getattr(where.options, "_options", {})
+
+
+def _explain_unreachable(error: PyMongoError, where: str | AnyClient | None) -> str:
+    try:
+        addresses, options = _contacted(where)
+        first = addresses[0]
+    except (PyMongoError, OSError, ValueError, LookupError):
         return f"MongoDB cannot be reached: {_short(error)}"
-    hosts = ", ".join(f"{host}:{port}" for host, port in parsed["nodelist"])
-    options: Mapping[str, Any] = parsed["options"]
-    first = parsed["nodelist"][0]
+    hosts = ", ".join(f"{host}:{port}" for host, port in addresses)
     if trouble := _tls_trouble(_short(error), hosts, first, options):
         return trouble
     wanted = options.get("replicaSet")

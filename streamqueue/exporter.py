@@ -235,6 +235,7 @@ async def serve_state(
         ReplicaSetRequired: a standalone server.
         PyMongoError: the first census could not be taken. Later ones are tried again.
     """
+    address.check()
     health.not_ready("start", "nothing is served yet")
     registry = Metrics.of(None).registry
     exporter = Exporter(
@@ -252,7 +253,7 @@ async def serve_state(
                 if server is not None:
                     logger.info(
                         "Serving the state of the queues on %s",
-                        server.address,
+                        server.url,
                         extra={"event": "exporter_ready"},
                     )
                 async for received in signals:
@@ -268,3 +269,4 @@ async def serve_state(
     finally:
         if server is not None:
             server.stop()
+    logger.info("Stopped", extra={"event": "exporter_stopped"})

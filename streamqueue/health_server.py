@@ -22,19 +22,18 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from prometheus_client import CollectorRegistry
+
 from .certificates import Certificates
 from .errors import ConfigurationError
-from .health import Answer, Request, answer, json_answer
+from .health import Answer, Health, Request, answer, json_answer
 from .health_connection import Connection, SecureConnection
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from prometheus_client import CollectorRegistry
-
     from .certificates import StrPath
-    from .health import Health
 
 logger = logging.getLogger("streamqueue.health")
 
@@ -87,9 +86,15 @@ class HealthServer:
     ) -> None:
         # An empty host would mean every interface, and an unset variable is how one comes about.
         if not host:
-            raise ConfigurationError("host= must be an address to listen on, such as 127.0.0.1")
+            raise ConfigurationError(
+                "host= must be an address to listen on, such as 127.0.0.1 (a worker's "
+                "metrics_host=, or --metrics-host)"
+            )
         if not 0 <= port <= 65535:
-            raise ConfigurationError(f"port= must be 0 to 65535, not {port!r}")
+            raise ConfigurationError(
+                f"port= must be 0 to 65535, not {port!r} (a worker's metrics_port=, or "
+                "--metrics-port)"
+            )
         self.host = host
         self.port = port
         self._registry = registry
@@ -99,7 +104,9 @@ class HealthServer:
         if certfile is not None:
             self._certificates = Certificates(certfile, keyfile, client_ca)
         elif keyfile is not None or client_ca is not None:
-            alone = "keyfile=" if keyfile is not None else "client_ca="
+            alone = "keyfile= (--metrics-key)"
+            if keyfile is None:
+                alone = "client_ca= (--metrics-client-ca)"
             raise ConfigurationError(
                 f"{alone} goes with certfile=: give the server's certificate too (a worker's "
                 "metrics_cert=, or --metrics-cert), or neither for plain HTTP"
@@ -113,6 +120,11 @@ class HealthServer:
     def address(self) -> str:
         """``host:port``, as it stands in a URL."""
         return _address(self.host, self.port)
+
+    @property
+    def url(self) -> str:
+        """The address as a URL, without a path."""
+        return f"{'http' if self._certificates is None else 'https'}://{self.address}"
 
     def start(self) -> None:
         """Listen and return at once; a server that is started already is left as it is.
@@ -269,9 +281,25 @@ class MetricsAddress:
         Raises:
             ConfigurationError: as HealthServer and its start do.
         """
+        server = self._server(registry, health)
+        if server is not None:
+            server.start()
+        return server
+
+    def check(self) -> None:
+        """Find what is wrong with the address and the files now, before anything is begun.
+
+        Whether the port is free shows only when it is served on.
+
+        Raises:
+            ConfigurationError: as HealthServer does.
+        """
+        self._server(CollectorRegistry(), Health())
+
+    def _server(self, registry: CollectorRegistry, health: Health) -> HealthServer | None:
         if self.port is None:
             return None
-        server = HealthServer(
+        return HealthServer(
             registry,
             health,
             host=self.host,
@@ -280,8 +308,6 @@ class MetricsAddress:
             keyfile=self.key,
             client_ca=self.client_ca,
         )
-        server.start()
-        return server
 
 
 def _encode(content: Answer, *, without_body: bool = False) -> bytes:
@@ -318,7 +344,8 @@ def _listen(host: str, port: int) -> socket.socket:
 def _cannot_listen(host: str, port: int, reason: str) -> ConfigurationError:
     return ConfigurationError(
         f"cannot serve metrics and health on {_address(host, port)}, {reason}: choose another "
-        "host= or port= (a worker's metrics_host= and metrics_port=; port 0 takes a free one)"
+        "host= or port= (a worker's metrics_host= and metrics_port=, or --metrics-host and "
+        "--metrics-port; port 0 takes a free one)"
     )
 
 

@@ -33,6 +33,7 @@ from .diagnosis import hide_password
 EVENTS = {
     # a worker
     "worker_started": "the server answered; the change stream is being opened",
+    "metrics_served": "its metrics and health can be asked for at the address in the message",
     "worker_ready": "its stream is open and it claims",
     "signal_received": "SIGTERM or SIGINT",
     "worker_stopping": "it claims nothing more and lets its handlers finish",
@@ -56,13 +57,14 @@ EVENTS = {
     "operation_recovered": "that operation works again",
     "consumers_refused": "no right to write the list of consumers: claims are not shared out",
     "indexes_created": "the collection was new, or this version wants more indexes",
-    "indexes_refused": "no right to create indexes: somebody else must have",
+    "indexes_refused": "no right to create indexes; at INFO if some are missing, else at DEBUG",
     "metrics_failed": "a collector raised during a scrape",
     "client_refused": "a client of the metrics' port that TLS did not let in",
     "certificates_renewed": "the certificates of the metrics' port were replaced, and read",
     "certificates_refused": "they were replaced by what cannot be used; the old ones stay",
     # the state of the queues
     "exporter_ready": "the queues were counted, and are served",
+    "exporter_stopped": "the exporter was told to stop, and has",
     "leading": "of the workers told to export the state, this one does",
     "leading_no_more": "another one does",
     "census_failed": "the queues could not be counted: a fault",

@@ -18,7 +18,7 @@ from pymongo.synchronous.collection import Collection
 
 from . import operations
 from .clock import ServerClock, monotonic
-from .document import BARE_CODEC, CODEC
+from .document import BARE_CODEC, CODEC, INDEXES
 from .errors import ForkedProcess
 from .options import MAX_BATCH
 from .outage import Outage
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("streamqueue.store")
 reaper_logger = logging.getLogger("streamqueue.reaper")
 
+INDEX_NAMES = {index.document["name"] for index in INDEXES}
 TIME_BATCH = 1000
 """Jobs promoted or reaped in one update: a million due together take turns with other work."""
 
@@ -52,14 +53,21 @@ class Indexes:
                 "Created %d indexes", count, extra={"event": "indexes_created", "count": count}
             )
 
-    def log_refused(self) -> None:
-        """Log that the user's role does not include it."""
-        if not self._refused:
-            self._refused = True
-            logger.info(
-                "No right to create indexes: `streamqueue init`, run by somebody who has it, does",
-                extra={"event": "indexes_refused", "code": UNAUTHORIZED},
-            )
+    def log_refused(self, there: Iterable[str] | None) -> None:
+        """Log that the user's role does not include it: at INFO if some are known to be missing.
+
+        `there` has the names of those that are there, None when the role does not include to look.
+        """
+        if self._refused:
+            return
+        self._refused = True
+        missing = 0 if there is None else len(INDEX_NAMES - set(there))
+        logger.log(
+            logging.INFO if missing else logging.DEBUG,
+            "No right to create indexes%s: `streamqueue init`, run by somebody who has it, does",
+            f", and {missing} are missing" if missing else "",
+            extra={"event": "indexes_refused", "code": UNAUTHORIZED, "count": missing},
+        )
 
 
 def log_reaped(reaped: Mapping[tuple[str, str], int], holders: Iterable[str]) -> None:
@@ -135,8 +143,14 @@ class Store:
                 # somebody whose role does.
                 if error.code != UNAUTHORIZED:
                     raise
-                self._indexes.log_refused()
+                self._indexes.log_refused(self._indexes_there())
             self._indexed = True
+
+    def _indexes_there(self) -> list[str] | None:
+        try:
+            return [index["name"] for index in self.jobs.list_indexes()]
+        except PyMongoError:  # no right to that either, most likely
+            return None
 
     def find(self, command: operations.Find) -> list[dict[str, Any]]:
         """Send a read and return all of its answer, in one batch: by itself the first has 101."""

@@ -162,8 +162,13 @@ class Backlog:
                 raise
             self._store.unclaimable.refused(job["_id"], refusal)
         else:
+            # One of our names, or a list with one in it.
+            queue = job["queue"] if isinstance(job.get("queue"), str) else "unknown"
             logger.error(
-                "Buried a job: %s", oddness, extra={"event": "job_dead", "reason": oddness}
+                "Buried a job of queue %s: %s",
+                queue,
+                oddness,
+                extra={"event": "job_dead", "reason": oddness},
             )
         return True
 

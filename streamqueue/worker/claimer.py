@@ -407,8 +407,9 @@ class Claimer:
         """Bury a claimed job that cannot be run; if that fails, its lease will return it."""
         reason = str(record.damage)
         logger.error(
-            "Buried job %s: %s",
+            "Buried job %s of queue %s: %s",
             record.id,
+            record.queue,
             reason,
             extra={"event": "job_dead", **facts(record), "reason": reason},
         )

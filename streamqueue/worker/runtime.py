@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import logging
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -25,9 +29,12 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskStatus
     from prometheus_client import CollectorRegistry
+    from pymongo import AsyncMongoClient
     from pymongo.asynchronous.collection import AsyncCollection
 
     from ..certificates import StrPath
+
+logger = logging.getLogger("streamqueue.worker")
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
@@ -95,17 +102,15 @@ class Worker:
         metrics_client_ca: StrPath | None = None,
         **settings: Any,
     ) -> None:
-        try:
-            self.options = WorkerOptions(
-                concurrency=concurrency,
-                timeout=timeout,
-                max_attempts=max_attempts,
-                drain_timeout=drain_timeout,
-                backoff=backoff or Backoff(),
-                **settings,
-            )
-        except TypeError as error:
-            raise ConfigurationError(f"Worker() does not know that setting: {error}") from error
+        _refuse_unknown(settings)
+        self.options = WorkerOptions(
+            concurrency=concurrency,
+            timeout=timeout,
+            max_attempts=max_attempts,
+            drain_timeout=drain_timeout,
+            backoff=backoff or Backoff(),
+            **settings,
+        )
         self._store = AsyncStore(collection, patience=PATIENCE)
         self._registry = registry
         self.metrics_address = MetricsAddress(
@@ -169,9 +174,18 @@ class Worker:
         return register
 
     @property
+    def client(self) -> AsyncMongoClient[Any]:
+        """The client of the collection, as it was given."""
+        return self._store.jobs.database.client
+
+    @property
     def queues(self) -> list[str]:
         """The queues that have a handler."""
         return list(self._handlers)
+
+    def handles(self, function: object) -> bool:
+        """Whether the function is the handler of one of its queues."""
+        return any(handler.function is function for handler in self._handlers.values())
 
     def health_app(self) -> HealthApp:
         """Return ``/metrics``, ``/healthz`` and ``/readyz`` for a server of the program's own.
@@ -220,10 +234,17 @@ class Worker:
         self.health.clear("worker")
         self.health.clear("draining")
         try:
+            self.metrics_address.check()
             await self._store.prepare()
             await self._store.check_rights()
             metrics = Metrics.of(self._registry)
             self.server = self.metrics_address.serve(metrics.registry, self.health)
+            if self.server is not None:
+                logger.info(
+                    "Serving metrics and health on %s",
+                    self.server.url,
+                    extra={"event": "metrics_served"},
+                )
             run = Run(
                 self.options,
                 self._store,
@@ -244,3 +265,13 @@ class Worker:
             if self.server is not None:
                 self.server.stop()
                 self.server = None
+
+
+def _refuse_unknown(settings: dict[str, Any]) -> None:
+    """Raise if one of the settings is none, with the one that was probably meant."""
+    rarer = {field.name for field in fields(WorkerOptions)}
+    for name in settings.keys() - rarer:
+        arguments = [*rarer, *inspect.signature(Worker).parameters]
+        close = difflib.get_close_matches(name, sorted({*arguments} - {"settings"}), n=1)
+        hint = f": did you mean {close[0]}?" if close else ""
+        raise ConfigurationError(f"Worker() has no setting {name!r}{hint}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ not_a_worker = 3
 """
 
 
-WRONG_VARIABLES = {"LOG_LEVEL": "debug", "LOG_FORMAT": "xml", "EXPORT_STATE": "yes"}
+WRONG_VARIABLES = {"LOG_LEVEL": "loud", "LOG_FORMAT": "xml", "EXPORT_STATE": "yes"}
 
 
 @pytest.fixture
@@ -356,6 +357,7 @@ def test_a_variable_that_is_none_of_the_choices_is_refused_in_a_sentence(
     assert result.returncode == 2
     option = "--" + name.lower().replace("_", "-")
     assert f"argument {option}: {value!r} is not one of " in result.stderr.splitlines()[-1]
+    assert f"STREAMQUEUE_{name}" in result.stderr.splitlines()[-1]
 
 
 def test_a_document_that_cannot_be_decoded_is_told_of_in_a_sentence(
@@ -368,3 +370,297 @@ def test_a_document_that_cannot_be_decoded_is_told_of_in_a_sentence(
     assert result.returncode == 1
     assert says_one_sentence(result)
     assert "cannot be decoded" in result.stderr
+
+
+def first_log_line(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 1, result.stderr
+    return result.stderr.splitlines()[0]
+
+
+@pytest.mark.parametrize("value", ["info", "Info", "INFO", ""])
+@pytest.mark.parametrize("as_option", [True, False])
+def test_a_log_level_and_a_format_may_be_written_in_any_case(
+    run: Run, value: str, as_option: bool
+) -> None:
+    shape = "Json" if value else "json"
+    arguments = ["--log-format", shape, *(["--log-level", value] if value else [])]
+    variables = {"STREAMQUEUE_LOG_FORMAT": shape, "STREAMQUEUE_LOG_LEVEL": value}
+    uri = f"mongodb://127.0.0.1:{free_port()}/x?serverSelectionTimeoutMS=100"
+
+    result = run(
+        *("exporter", "--metrics-port", "0", "--uri", uri, *(arguments if as_option else [])),
+        env={} if as_option else variables,
+    )
+
+    assert json.loads(first_log_line(result))["event"] == "command_failed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "words"),
+    [
+        (["--metrics-port", "abc"], {}, "--metrics-port: must be a whole number, not 'abc'"),
+        (["--metrics-port", "99999"], {}, "--metrics-port: must be 0 to 65535, not 99999"),
+        (["--interval", "soon"], {}, "--interval: must be a number, not 'soon'"),
+        (
+            [],
+            {"STREAMQUEUE_METRICS_PORT": "abc"},
+            "must be a whole number, not 'abc' (from the variable STREAMQUEUE_METRICS_PORT)",
+        ),
+        ([], {"STREAMQUEUE_INTERVAL": "0"}, "(from the variable STREAMQUEUE_INTERVAL)"),
+    ],
+)
+def test_a_value_that_is_none_is_told_with_what_it_must_be_and_where_it_came_from(
+    run: Run, arguments: list[str], variables: dict[str, str], words: str
+) -> None:
+    result = run("exporter", *arguments, env=variables)
+
+    assert result.returncode == 2
+    assert words in result.stderr.splitlines()[-1]
+
+
+def test_a_typed_value_is_not_blamed_on_the_variable(run: Run) -> None:
+    result = run("exporter", "--metrics-port", "abc", env={"STREAMQUEUE_METRICS_PORT": "9465"})
+
+    assert "STREAMQUEUE_METRICS_PORT" not in result.stderr.splitlines()[-1]
+
+
+ODD_TASKS = """
+from pymongo import AsyncMongoClient
+from streamqueue import Worker
+worker = Worker(AsyncMongoClient("mongodb://h").x.jobs)
+@worker.handler("default")
+async def send(job): ...
+def broken(): return 1 / 0
+def wants_more(job): ...
+def nothing(): ...
+async def later(): return worker
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tasks:send", "tasks:send is a handler; name the Worker, such as tasks:worker"),
+        ("tasks:broken", "it raised ZeroDivisionError: division by zero"),
+        ("tasks:wants_more", "is called without arguments and must return a Worker"),
+        ("tasks:nothing", "tasks:nothing returned no streamqueue Worker but NoneType"),
+        ("tasks:later", "tasks:later returned no streamqueue Worker but coroutine"),
+        ("./tasks:worker", "a module is named without .py or a path, such as tasks:worker"),
+        ("tasks.py:worker", "a module is named without .py or a path, such as tasks:worker"),
+        ("a/b:worker", "a module is named without .py or a path, such as tasks:worker"),
+        ("tasks.py", "a module is named without .py or a path, such as tasks:worker"),
+    ],
+)
+def test_what_is_no_worker_is_told_from_one_in_one_sentence(
+    run: Run, tmp_path: Path, name: str, words: str
+) -> None:
+    (tmp_path / "tasks.py").write_text(ODD_TASKS)
+
+    result = run("worker", name)
+
+    assert words in result.stderr
+    assert says_one_sentence(result)
+    assert result.returncode == 2
+
+
+def test_a_worker_without_a_server_names_the_host_it_asked(run: Run, tmp_path: Path) -> None:
+    """And not that of a variable its module does not read."""
+    port = free_port()
+    uri = f"mongodb://ada:hunter2@127.0.0.1:{port}/x?replicaSet=rs0&serverSelectionTimeoutMS=300"
+    (tmp_path / "tasks.py").write_text(WORKER.replace('os.environ["STREAMQUEUE_URI"]', repr(uri)))
+
+    result = run("worker", "tasks:worker")
+
+    assert f"no MongoDB server answers at 127.0.0.1:{port}:" in result.stderr
+    assert says_one_sentence(result)
+    assert "hunter2" not in result.stderr
+
+
+def test_a_workers_wrong_replica_set_name_is_named(run: Run, tmp_path: Path, address: str) -> None:
+    wrong = address.replace("replicaSet=rs0", "replicaSet=wrong&serverSelectionTimeoutMS=300")
+    (tmp_path / "tasks.py").write_text(WORKER)
+
+    result = run("worker", "tasks:worker", env={"STREAMQUEUE_URI": wrong})
+
+    assert "'rs0', not 'wrong'" in result.stderr
+    assert says_one_sentence(result)
+
+
+def test_a_workers_address_without_a_database_is_wrong_usage(
+    run: Run, tmp_path: Path, uri: str
+) -> None:
+    (tmp_path / "tasks.py").write_text(WORKER)
+
+    result = run("worker", "tasks:worker", env={"STREAMQUEUE_URI": uri})
+
+    assert result.returncode == 2
+    assert "the URI names no database" in result.stderr
+    assert says_one_sentence(result)
+
+
+def test_an_address_that_is_only_a_host_is_told_what_it_lacks(run: Run) -> None:
+    result = run("stats", "--uri", "localhost")
+
+    assert result.returncode == 2
+    assert "has no mongodb://" in result.stderr
+    assert says_one_sentence(result)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("spam = eggs", "NameError"), ("def spam(:", "SyntaxError")]
+)
+@pytest.mark.parametrize("inner", [True, False])
+def test_a_module_that_fails_shows_the_users_part_of_the_traceback(
+    run: Run, tmp_path: Path, code: str, kind: str, inner: bool
+) -> None:
+    (tmp_path / "tasks.py").write_text("import settings" if inner else code)
+    (tmp_path / "settings.py").write_text(code)
+
+    result = run("worker", "tasks:worker")
+
+    *trace, sentence = result.stderr.splitlines()
+    files = [Path(line.split('"')[1]).name for line in trace if line.startswith("  File ")]
+    assert files == (["tasks.py", "settings.py"] if inner else ["tasks.py"])
+    assert trace[-1].startswith(kind)
+    assert sentence == (
+        f"streamqueue: module 'tasks' could not be imported, because of the {kind} above"
+    )
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize("how", ["--export-state", "STREAMQUEUE_EXPORT_STATE"])
+def test_a_leader_that_serves_nothing_is_refused(run: Run, tmp_path: Path, how: str) -> None:
+    """It would be elected, and show its numbers to nobody."""
+    (tmp_path / "tasks.py").write_text(WORKER)
+    options = [f"{how}=leader"] if how.startswith("--") else []
+
+    result = run("worker", "tasks:worker", *options, env={} if options else {how: "leader"})
+
+    assert "--export-state=leader is for --metrics-port" in result.stderr
+    assert says_one_sentence(result)
+    assert result.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--metrics-port", "0", "--metrics-cert", "nowhere.pem"], "cannot read the certificate"),
+        (["--metrics-port", "0", "--metrics-key", "a.key"], "keyfile= (--metrics-key) goes with"),
+        (["--metrics-port", "0", "--metrics-host", ""], "--metrics-host)"),
+    ],
+)
+@pytest.mark.parametrize("command", ["worker", "exporter"])
+def test_what_cannot_be_served_is_refused_before_mongodb_is_asked(
+    run: Run, tmp_path: Path, command: str, options: list[str], words: str
+) -> None:
+    (tmp_path / "tasks.py").write_text(WORKER)
+    nowhere = f"mongodb://127.0.0.1:{free_port()}/x?serverSelectionTimeoutMS=300"
+    name = ["tasks:worker"] if command == "worker" else []
+
+    result = run(command, *name, *options, env={"STREAMQUEUE_URI": nowhere})
+
+    assert words in result.stderr
+    assert says_one_sentence(result)
+    assert result.returncode == 2
+
+
+def test_the_flags_of_a_port_in_use_are_named(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("exporter", "--metrics-port", str(taken.getsockname()[1]))
+
+    assert "--metrics-host and --metrics-port" in result.stderr
+    assert result.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "serving"),
+    [
+        (["worker", "tasks:worker"], "Serving metrics and health on http://127.0.0.1:"),
+        (["exporter"], "Serving the state of the queues on http://127.0.0.1:"),
+    ],
+)
+def test_it_logs_where_it_serves_and_its_end(
+    address: str, tmp_path: Path, command: list[str], serving: str
+) -> None:
+    (tmp_path / "tasks.py").write_text(WORKER)
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamqueue", *command, "--metrics-port", str(port)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "STREAMQUEUE_URI": address},
+    )
+    assert process.stderr is not None
+    last = "Working on" if command[0] == "worker" else "Serving"
+    lines = [process.stderr.readline()]
+    while last not in lines[-1]:
+        assert process.poll() is None
+        lines.append(process.stderr.readline())
+
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=20)
+
+    assert [line for line in lines if f"{serving}{port}\n" in line]
+    assert "Stopped" in rest.splitlines()[-1]
+
+
+def bury(jobs: Collection[Any], *names: str) -> None:
+    """Leave a dead job in each of the queues."""
+    for name in names:
+        queue = MongoQueue(jobs, name=name, max_attempts=1)
+        queue.put({})
+        job = queue.next()
+        assert job is not None
+        job.error("broken")
+
+
+@pytest.mark.parametrize("action", ["list", "requeue"])
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ([], "no dead jobs in queue default, nor in any other"),
+        (
+            ["emails"],
+            "no dead jobs in queue default (there are some in emails: --queue emails)",
+        ),
+        (
+            ["a", "b", "x", "y"],
+            "no dead jobs in queue default (there are some in a, b, x, ...: --queue a)",
+        ),
+    ],
+)
+def test_where_nothing_is_dead_the_queues_with_dead_jobs_are_named(
+    run: Run, jobs: Collection[Any], action: str, others: list[str], words: str
+) -> None:
+    bury(jobs, *others)
+
+    assert run("dead", action).stdout == f"{words}\n"
+
+
+def test_a_dead_job_that_must_stay_is_not_said_to_be_missing(
+    run: Run, jobs: Collection[Any]
+) -> None:
+    queue = MongoQueue(jobs, max_attempts=1)
+    queue.put({}, key="k")
+    job = queue.next()
+    assert job is not None
+    job.error("broken")
+    queue.put({}, key="k")
+
+    assert run("dead", "requeue").stdout == "0 requeued\n"
+
+
+def test_a_job_that_is_not_dead_is_told_with_its_queue(run: Run, jobs: Collection[Any]) -> None:
+    job_id = MongoQueue(jobs, name="emails").put({})
+
+    result = run("dead", "requeue", str(job_id), "--queue", "emails")
+
+    assert f"no dead job {job_id} in queue emails" in result.stderr
+    assert says_one_sentence(result)
+
+
+def test_one_attempt_is_one(run: Run, jobs: Collection[Any]) -> None:
+    bury(jobs, "default")
+
+    assert "  1 attempt: broken" in run("dead", "list").stdout

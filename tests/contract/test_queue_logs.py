@@ -112,17 +112,43 @@ async def test_a_new_collection_says_that_its_indexes_were_made_and_an_old_one_d
     assert line["count"] == len(jobs.index_information()) - 1
 
 
-async def test_without_the_right_to_make_indexes_a_queue_says_so_once_and_works(
-    shell: Shell, client: MongoClient[Any], caplog: pytest.LogCaptureFixture
+async def test_without_the_right_to_make_missing_indexes_a_queue_says_so_once_and_works(
+    shell: Shell,
+    jobs: Collection[Any],
+    client: MongoClient[Any],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
+    jobs.insert_one({})
+    jobs.drop_indexes()
     queue = shell.queue()
 
     with failing(client, "createIndexes", app=None, errorCode=13):
         await queue.put({"card": CANARY})
 
-    assert [line["levelname"] for line in logged(caplog, "indexes_refused")] == ["INFO"]
+    [line] = logged(caplog, "indexes_refused")
+    assert (line["levelname"], line["count"]) == ("INFO", 5)
     assert await queue.size() == 1
+
+
+@pytest.mark.parametrize("may_look", [True, False])
+async def test_without_that_right_it_says_nothing_of_indexes_that_may_all_be_there(
+    shell: Shell, client: MongoClient[Any], caplog: pytest.LogCaptureFixture, may_look: bool
+) -> None:
+    await shell.queue().size()  # makes them
+    caplog.set_level(logging.DEBUG)
+    refused = {"failCommands": ["createIndexes", *([] if may_look else ["listIndexes"])]}
+
+    client.admin.command(
+        "configureFailPoint", "failCommand", mode="alwaysOn", data={**refused, "errorCode": 13}
+    )
+    try:
+        await shell.queue().put({})
+    finally:
+        client.admin.command("configureFailPoint", "failCommand", mode="off")
+
+    [line] = logged(caplog, "indexes_refused")
+    assert line["levelname"] == "DEBUG"
 
 
 async def test_indexes_that_are_not_safe_yet_are_no_reason_to_stop(
@@ -155,3 +181,17 @@ async def test_a_stream_that_breaks_is_a_line_and_one_when_it_is_back(
     )
     assert (back["levelname"], back["count"]) == ("INFO", 1)
     assert back["seconds"] >= 0
+
+
+async def test_a_job_that_is_buried_is_named_with_its_queue(
+    shell: Shell, jobs: Collection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = shell.queue(name="emails")
+    job_id = await queue.put({})
+    jobs.update_one({"_id": job_id}, {"$set": {"payload": CANARY}})
+
+    assert await queue.next() is None
+
+    [line] = logged(caplog, "job_dead")
+    assert line["message"].startswith(f"Buried job {job_id} of queue emails: ")
+    assert CANARY not in written(caplog)

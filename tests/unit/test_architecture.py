@@ -76,6 +76,8 @@ ORDER = [
     "top",
     "demo",
     "bench",
+    "loading",
+    "flags",
     "commands",
     "cli",
     "__main__",

@@ -134,8 +134,15 @@ def test_a_uri_of_which_a_part_would_be_taken_for_another_is_refused_without_bei
         "mongodb://[::1]:27017,127.0.0.1/?replicaSet=rs0",
         "mongodb+srv://ada:hunter2@cluster.example.org/shop?w=majority",
         "mongodb://db?replicaSet=rs0",
-        "nonsense",  # pymongo has a sentence for it
     ],
 )
 def test_everything_else_is_left_to_pymongo(uri: str) -> None:
     assert find_uri(uri) == uri
+
+
+@pytest.mark.parametrize("uri", ["localhost", "ada:hunter2@db/shop", "http://db/shop"])
+def test_an_address_without_its_scheme_is_refused_and_not_quoted(uri: str) -> None:
+    with pytest.raises(ConfigurationError, match="has no mongodb://") as refused:
+        find_uri(uri)
+
+    assert "hunter2" not in str(refused.value)

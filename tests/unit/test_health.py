@@ -646,8 +646,8 @@ def test_a_port_in_use_is_named_with_the_option_to_change_it(
 
     assert str(raised.value) == (
         f"cannot serve metrics and health on 127.0.0.1:{server.port}, address already in use: "
-        "choose another host= or port= (a worker's metrics_host= and metrics_port=; port 0 takes a "
-        "free one)"
+        "choose another host= or port= (a worker's metrics_host= and metrics_port=, or "
+        "--metrics-host and --metrics-port; port 0 takes a free one)"
     )
     second.stop()
     assert ask(server, "/healthz").status == 200
@@ -657,8 +657,16 @@ def test_a_port_in_use_is_named_with_the_option_to_change_it(
     ("host", "port", "message"),
     [
         ("", 0, "host="),
-        ("127.0.0.1", 65536, "port= must be 0 to 65535, not 65536"),
-        ("127.0.0.1", -1, "port= must be 0 to 65535, not -1"),
+        (
+            "127.0.0.1",
+            65536,
+            "port= must be 0 to 65535, not 65536",
+        ),
+        (
+            "127.0.0.1",
+            -1,
+            "port= must be 0 to 65535, not -1",
+        ),
         ("192.0.2.1", 0, "192.0.2.1:0, cannot assign requested address"),
         ("x" * 70, 0, "no such host"),
     ],

@@ -529,8 +529,12 @@ def refusal(**files: Any) -> str:
 
 
 def test_a_key_or_client_authorities_without_a_certificate_are_refused(identity: Identity) -> None:
-    assert refusal(keyfile=identity.key).startswith("keyfile= goes with certfile=: give ")
-    assert refusal(client_ca=identity.client_ca).startswith("client_ca= goes with certfile=: give ")
+    assert refusal(keyfile=identity.key).startswith(
+        "keyfile= (--metrics-key) goes with certfile=: give "
+    )
+    assert refusal(client_ca=identity.client_ca).startswith(
+        "client_ca= (--metrics-client-ca) goes with certfile=: give "
+    )
 
 
 @pytest.mark.parametrize("missing", ["certfile", "keyfile", "client_ca"])

@@ -112,6 +112,16 @@ async def test_a_setting_that_is_unknown_or_out_of_range_is_refused(
         await make_and_run()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("concurency", "concurrency"), ("metric_port", "metrics_port")]
+)
+async def test_a_misspelt_setting_is_told_with_the_one_that_was_meant(
+    async_jobs: AsyncCollection[Any], wrong: str, meant: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"'{wrong}': did you mean {meant}\\?"):
+        Worker(async_jobs, **{wrong: 3})
+
+
 async def test_a_blocking_collection_is_refused(jobs: Any) -> None:
     with pytest.raises(ConfigurationError, match="AsyncCollection"):
         Worker(jobs)

@@ -1,0 +1,124 @@
+"""Finding the Worker that ``streamqueue worker MODULE:WORKER`` names, in the user's own code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import ConfigurationError as PyMongoConfigurationError
+from pymongo.errors import PyMongoError
+
+from .errors import ConfigurationError, StreamQueueError
+from .worker import Worker
+
+if TYPE_CHECKING:
+    from types import ModuleType, TracebackType
+
+_OURS = str(Path(__file__).parent)
+NO_DATABASE = "the URI names no database: put it in the path, as in mongodb://host/shop"
+
+
+class ModuleFailed(StreamQueueError):
+    """The user's module raised while it was imported.
+
+    Attributes:
+        cause: what it raised; its traceback begins in the user's code.
+    """
+
+    def __init__(self, module: str, cause: Exception) -> None:
+        super().__init__(
+            f"module {module!r} could not be imported, because of the {type(cause).__name__} above"
+        )
+        self.cause = cause.with_traceback(_of_the_user(cause.__traceback__))
+
+
+def load_worker(name: str) -> Worker:
+    """Import the module and return its worker, or what the function of that name returns.
+
+    Raises:
+        ConfigurationError: there is no such thing; the message says what there is.
+        ModuleFailed: the module raised.
+        PyMongoError, OSError: it raised these: the command line has sentences for most.
+    """
+    module_name, _, attribute = name.partition(":")
+    if "/" in module_name or "\\" in module_name or module_name.endswith(".py"):
+        raise ConfigurationError(
+            f"a module is named without .py or a path, such as tasks:worker, not {name!r}: run "
+            "this in the folder that holds it"
+        )
+    if not module_name or not attribute:
+        raise ConfigurationError(
+            f"name the worker as MODULE:WORKER, such as tasks:worker, not {name!r}"
+        )
+    sys.path.insert(0, str(Path.cwd()))
+    module = _import(module_name)
+    found = getattr(module, attribute, None)
+    if found is None:
+        raise ConfigurationError(f"module {module_name!r} has no {attribute!r}")
+    worker = found
+    if callable(found) and not isinstance(found, Worker):
+        _refuse_handler(module, name, found)
+        worker = _call(name, found)
+    if not isinstance(worker, Worker):
+        verb = "is not a" if worker is found else "returned no"
+        raise ConfigurationError(f"{name} {verb} streamqueue Worker but {type(worker).__name__}")
+    return worker
+
+
+def _import(module_name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise ConfigurationError(
+                f"{module_name} needs a module that is missing: {error}"
+            ) from error
+        raise ConfigurationError(
+            f"there is no module {module_name!r} here; run this in the folder that holds it"
+        ) from error
+    except PyMongoConfigurationError as error:
+        if "No default database" in str(error):
+            raise ConfigurationError(NO_DATABASE) from error
+        raise
+    except (StreamQueueError, PyMongoError, OSError):
+        raise
+    except Exception as error:
+        raise ModuleFailed(module_name, error) from error
+
+
+def _of_the_user(trace: TracebackType | None) -> TracebackType | None:
+    """Leave out where we called the import machinery; a SyntaxError has nothing else, and says
+    itself where it is."""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        importing = file.startswith("<frozen importlib") or file == importlib.__file__
+        if not importing and not file.startswith(_OURS):
+            return trace
+        trace = trace.tb_next
+    return None
+
+
+def _refuse_handler(module: ModuleType, name: str, found: object) -> None:
+    """Raise if it is the handler of a worker in the same module."""
+    for attribute, value in vars(module).items():
+        if isinstance(value, Worker) and value.handles(found):
+            raise ConfigurationError(
+                f"{name} is a handler; name the Worker, such as {module.__name__}:{attribute}"
+            )
+
+
+def _call(name: str, function: Any) -> object:
+    try:
+        made = function()
+    except (StreamQueueError, PyMongoError, OSError):
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"{name} is called without arguments and must return a Worker, but it raised "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
+    if hasattr(made, "close") and hasattr(made, "cr_frame"):  # or Python warns of it
+        made.close()
+    return made
