@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,9 +116,11 @@ def _call(name: str, function: Any) -> object:
     except (StreamQueueError, PyMongoError, OSError):
         raise
     except Exception as error:
+        last = traceback.extract_tb(_of_the_user(error.__traceback__))[-1:]
+        place = "".join(f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in last)
         raise ConfigurationError(
             f"{name} is called without arguments and must return a Worker, but it raised "
-            f"{type(error).__name__}: {' '.join(str(error).split())}"
+            f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
         ) from error
     if hasattr(made, "close") and hasattr(made, "cr_frame"):  # or Python warns of it
         made.close()

@@ -441,7 +441,7 @@ async def later(): return worker
     ("name", "words"),
     [
         ("tasks:send", "tasks:send is a handler; name the Worker, such as tasks:worker"),
-        ("tasks:broken", "it raised ZeroDivisionError: division by zero"),
+        ("tasks:broken", "it raised ZeroDivisionError: division by zero (tasks.py, line 7)"),
         ("tasks:wants_more", "is called without arguments and must return a Worker"),
         ("tasks:nothing", "tasks:nothing returned no streamqueue Worker but NoneType"),
         ("tasks:later", "tasks:later returned no streamqueue Worker but coroutine"),

@@ -421,8 +421,20 @@ def test_an_end_without_a_server_is_an_object(start: Start) -> None:
     check_every_line(worker)
 
 
-def test_an_error_that_nobody_expected_is_an_object(start: Start) -> None:
+def test_a_function_that_makes_no_worker_is_an_object(start: Start) -> None:
     worker = start("--log-format", "json", name="tasks:broken", ready=False)
+
+    assert worker.exit_code() == 2
+
+    [line] = worker.lines()
+    assert line["event"] == "command_failed"
+    assert "it raised RuntimeError: mongodb://shop:***@db.example" in line["message"]
+    check_every_line(worker)
+
+
+def test_an_error_of_the_users_module_is_an_object(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(WORKER + "\nbroken()\n")
+    worker = start("--log-format", "json", name="failing:worker", ready=False)
 
     assert worker.exit_code() == 1
 
