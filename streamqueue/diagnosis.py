@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import ssl
 import warnings
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from pymongo import MongoClient
 from pymongo.errors import (
@@ -81,9 +82,24 @@ def explain_file(error: OSError, uri: str | None) -> str | None:
             f"the URI must name PEM files ({error.reason or error})"
         )
     named = error.filename
-    if isinstance(named, str) and uri and named in unquote(uri):
-        return f"the URI names the file {named!r}, which cannot be read: {error.strerror}"
-    return None
+    # pymongo 4.20.1 and newer do not say which file, but which option.
+    option = _UNREADABLE.search(str(error))
+    if named is None and option is not None:
+        settings = dict(parse_qsl((uri or "").partition("?")[2]))
+        by_name = {name.lower(): value for name, value in settings.items()}
+        named = by_name.get(option[1].lower())
+        if named is None:
+            return f"the file that {option[1]}= names in the URI cannot be read: {_why(error)}"
+    elif not (isinstance(named, str) and uri and named in unquote(uri)):
+        return None
+    return f"the URI names the file {named!r}, which cannot be read: {_why(error)}"
+
+
+_UNREADABLE = re.compile(r"The (\w+) file is not readable")
+
+
+def _why(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error.strerror)
 
 
 def _refused(error: PyMongoError) -> str:
