@@ -32,6 +32,7 @@ from .exporter import serve_state
 from .flags import LAST_PORT
 from .health import Health
 from .health_server import MetricsAddress
+from .job import last_line
 from .loading import NO_DATABASE, load_worker
 from .notify import Notifier
 from .options import QueueOptions
@@ -399,9 +400,8 @@ def _when(moment: Any) -> str:
 
 
 def _last_line(row: dict[str, Any]) -> str:
-    lines = str(row["last_error"] or "no error stored").strip().splitlines()
     attempts = "1 attempt" if row["attempts"] == 1 else f"{row['attempts']} attempts"
-    return f"{attempts}: {tables.printable(lines[-1][:100])}"
+    return f"{attempts}: {tables.printable(last_line(row['last_error'])[:100])}"
 
 
 def dead_requeue(options: argparse.Namespace) -> None:

@@ -116,6 +116,12 @@ def describe(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
+def last_line(stored: object) -> str:
+    """Return the line of a stored error that says most: of a traceback, the exception itself."""
+    lines = str(stored or "no error stored").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
 def outcome_of(error: BaseException) -> Outcome | None:
     """Return the outcome an exception stands for, or None for an ordinary failure.
 

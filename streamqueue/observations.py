@@ -7,13 +7,13 @@ tests. (6.0.5 walks over the whole collection for ``distinct`` on a partial inde
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .document import State
-from .operations import Find, of_queue
+from .operations import Find, milliseconds_since, of_queue
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from bson import ObjectId
 
@@ -26,11 +26,7 @@ _FAILURE: Document = {
 }
 OLDEST, DUE = "oldest", "due"
 
-QUEUE_FIRST: Mapping[State, str] = {
-    State.READY: "streamqueue_ready",
-    State.SCHEDULED: "streamqueue_scheduled",
-    State.DEAD: "streamqueue_dead",
-}
+QUEUE_FIRST = (State.READY, State.SCHEDULED, State.DEAD)
 """The states whose index begins with the queue."""
 
 
@@ -84,17 +80,11 @@ def _oldest_ready(queue: str) -> Pipeline:
 
 
 def _first_due(queue: str) -> Pipeline:
-    is_date = {"$eq": [{"$type": "$run_at"}, "date"]}
     return [
         {"$match": of_queue(queue, State.SCHEDULED)},
         {"$sort": {"run_at": 1}},
         {"$limit": 1},
-        {
-            "$project": {
-                "_id": DUE,
-                "age": {"$cond": [is_date, {"$subtract": ["$$NOW", "$run_at"]}, 0]},
-            }
-        },
+        {"$project": {"_id": DUE, "age": milliseconds_since("run_at", no_date=0)}},
     ]
 
 
@@ -110,10 +100,8 @@ def running_census(*, by_holder: bool) -> Pipeline:
         "expired": {"$sum": expired},
     }
     if by_holder:
-        is_date = {"$eq": [{"$type": "$locked_at"}, "date"]}
-        held: dict[str, Any] = {"$cond": [is_date, {"$subtract": ["$$NOW", "$locked_at"]}, 0]}
         group["_id"]["holder"] = "$locked_by"
-        group["longest"] = {"$max": held}
+        group["longest"] = {"$max": milliseconds_since("locked_at", no_date=0)}
     return [{"$match": {"state": State.RUNNING}}, {"$group": group}]
 
 

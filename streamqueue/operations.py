@@ -351,10 +351,10 @@ def _milliseconds_until(field: str) -> Document:
     return {"$cond": [is_date, {"$subtract": [f"${field}", "$$NOW"]}, 0]}
 
 
-def _milliseconds_since(field: str) -> Document:
-    """An expression; null for what is no date."""
+def milliseconds_since(field: str, *, no_date: int | None) -> Document:
+    """An expression; with another value for what is no date."""
     is_date = {"$eq": [{"$type": f"${field}"}, "date"]}
-    return {"$cond": [is_date, {"$subtract": ["$$NOW", f"${field}"]}, None]}
+    return {"$cond": [is_date, {"$subtract": ["$$NOW", f"${field}"]}, no_date]}
 
 
 def _past(field: str) -> Document:
@@ -447,7 +447,10 @@ def deregister(consumer: str, *others: str) -> Document:
 def registered() -> Find:
     """All consumers there are, with the milliseconds since each was seen as ``silent``, and since
     it started as ``up``."""
-    times = {"silent": _milliseconds_since("seen_at"), "up": _milliseconds_since("started_at")}
+    times = {
+        "silent": milliseconds_since("seen_at", no_date=None),
+        "up": milliseconds_since("started_at", no_date=None),
+    }
     about = dict.fromkeys(("queues", "concurrency", "host", "pid", "version"), 1)
     return Find({"_id": {"$type": "string"}}, {**about, **times})
 

@@ -23,6 +23,7 @@ from .async_store import AsyncStore
 from .census import Census, Surveyor
 from .clock import monotonic
 from .document import id_text
+from .job import last_line
 from .stream import READ_ERRORS, WAIT_MARGIN, buffered, classify, client_settings
 
 if TYPE_CHECKING:
@@ -226,7 +227,6 @@ class PulseTaker:
                 self._note_failure(found)
 
     def _note_failure(self, found: Mapping[str, Any]) -> None:
-        lines = str(found.get("last_error") or "no error stored").strip().splitlines()
         at, attempts = found.get("at"), found.get("attempts")
         job_id = id_text(found["_id"])
         self._failures[job_id] = Failure(
@@ -235,7 +235,7 @@ class PulseTaker:
             at=at if isinstance(at, datetime) else None,
             attempts=attempts if isinstance(attempts, int) else 0,
             dead=found.get("state") == "dead",
-            error=lines[-1] if lines else "",
+            error=last_line(found.get("last_error")),
         )
         if len(self._failures) > KEPT:
             kept = self._latest(KEPT)

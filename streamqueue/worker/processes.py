@@ -37,7 +37,6 @@ import anyio
 from ..backoff import Backoff
 from ..errors import only_one
 from ..health import Health
-from .run import LOOP_TICK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -109,7 +108,7 @@ class Processes:
         """
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._obey_signals)
-            tasks.start_soon(self._beat)
+            tasks.start_soon(self.health.keep_beating)
             async with anyio.create_task_group() as places:
                 places.start_soon(self._keep, 0)
                 await self._one_is_ready.wait()
@@ -127,11 +126,6 @@ class Processes:
                 },
             )
         return self._exit_code
-
-    async def _beat(self) -> None:
-        while True:
-            self.health.beat()
-            await anyio.sleep(LOOP_TICK)
 
     def _look(self) -> None:
         """Note how many are ready; before all were, a death does not count against it."""

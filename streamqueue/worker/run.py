@@ -121,8 +121,7 @@ class Run:
             )
         self._exporter: Exporter | None = None
         if exports:
-            candidate = str(options.consumer_id)
-            self._exporter = Exporter(store, metrics.registry, candidate=candidate)
+            self._exporter = Exporter(store, metrics.registry, candidate=self._consumer)
         self._watcher = Watcher(
             store.jobs,
             queues,

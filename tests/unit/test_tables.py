@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from streamqueue import tables, top
 from streamqueue.census import Census, ConsumerCensus, QueueCensus
+from streamqueue.job import last_line
 from streamqueue.pulse import Failure, Flow, Pulse, flow
 
 NOW = datetime(2026, 3, 1, 3, 0, 0, tzinfo=UTC)
@@ -125,6 +126,19 @@ def test_what_a_terminal_would_obey_is_not_printed() -> None:
     consumer = ConsumerCensus("\x1b[2J\r\nevil", ["default"])
 
     assert list(tables.consumers([consumer]))[1].startswith("·[2J··evil  default")
+
+
+@pytest.mark.parametrize(
+    ("stored", "line"),
+    [
+        ("Traceback ...\n  in send\nValueError: no\n", "ValueError: no"),
+        ("no", "no"),
+        (None, "no error stored"),
+        ("  \n", ""),
+    ],
+)
+def test_of_a_stored_error_the_last_line_is_shown(stored: str | None, line: str) -> None:
+    assert last_line(stored) == line
 
 
 # what came and went
