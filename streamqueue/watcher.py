@@ -224,8 +224,11 @@ class Watcher:
                 self._tell(event)
                 event = await stream.try_next() if buffered(stream) else None
         if told:
-            # Whoever was woken goes first: preparing the next read takes as long as a claim.
-            await anyio.lowlevel.checkpoint()
+            # Whoever was woken goes first: preparing the next read takes as long as preparing a
+            # claim. Twice, because pymongo writes a command that has a timeout in a task of its
+            # own: in the first turn the claim is prepared, in the second it is sent.
+            for _ in range(2):
+                await anyio.lowlevel.checkpoint()
 
     def _tell(self, event: Mapping[str, Any]) -> None:
         counter = self._metrics.events.get(event["operationType"])

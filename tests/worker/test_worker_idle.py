@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+from anyio.lowlevel import checkpoint
 from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
@@ -44,6 +45,36 @@ async def test_an_idle_worker_starts_a_job_with_nothing_sent_but_the_claim(
     with anyio.fail_after(5):
         await started.wait()
     assert [sent.name for sent in sent_before_the_handler] == ["update"]
+
+
+async def test_the_claim_is_sent_before_the_next_read_of_the_stream_is_prepared(
+    start: WorkerStarter, queue: AsyncMongoQueue
+) -> None:
+    prepared_together: list[list[str]] = []
+    started = anyio.Event()
+
+    async def handler(job: Any) -> None:
+        started.set()
+
+    worker = await start(handler)
+    await worker.until_idle()
+
+    async def note_each_turn_of_the_loop() -> None:
+        while True:
+            before = len(worker.commands.all)
+            await checkpoint()
+            if sent := worker.commands.all[before:]:
+                prepared_together.append([command.name for command in sent])
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(note_each_turn_of_the_loop)
+        await queue.put({"n": 1})
+        with anyio.fail_after(5):
+            await started.wait()
+        tasks.cancel_scope.cancel()
+
+    # A command is on the wire one turn after it is prepared, at the latest.
+    assert ["update"] in prepared_together
 
 
 async def test_the_server_counts_one_update_and_no_query_for_a_job_of_an_idle_worker(
