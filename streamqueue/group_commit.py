@@ -51,19 +51,21 @@ class GroupCommit(Generic[Item]):
         Cancelled before its write began, the item is withdrawn; after that the caller learns the
         outcome first, because a cancelled write has usually been applied.
         """
+        if not self._writing:
+            await self._write_alone(item)
+            return
         entry = _Entry(item)
         self._waiting.append(entry)
-        if self._writing:
-            try:
-                await entry.turn.wait()
-            except BaseException:
-                if self._withdraw(entry):
-                    raise
-                with anyio.CancelScope(shield=True):
-                    await entry.turn.wait()
-                if not entry.answered:  # its turn came at the same moment
-                    await self._lead(entry)
+        try:
+            await entry.turn.wait()
+        except BaseException:
+            if self._withdraw(entry):
                 raise
+            with anyio.CancelScope(shield=True):
+                await entry.turn.wait()
+            if not entry.answered:  # its turn came at the same moment
+                await self._lead(entry)
+            raise
         if not entry.answered:
             await self._lead(entry)
         if entry.error is not None:
@@ -75,9 +77,19 @@ class GroupCommit(Generic[Item]):
             return True
         return False
 
+    async def _write_alone(self, item: Item) -> None:
+        """Write the item of a caller that found nobody writing, so nobody waiting either."""
+        self._writing = True
+        try:
+            with anyio.CancelScope(shield=True):
+                (error,) = await self._write([item])
+        finally:
+            self._hand_over()
+        if error is not None:
+            raise error
+
     async def _lead(self, leader: _Entry[Item]) -> None:
         """Write what has gathered, answer it, and give the next group its leader."""
-        self._writing = True
         group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
         try:
             with anyio.CancelScope(shield=True):
@@ -97,8 +109,11 @@ class GroupCommit(Generic[Item]):
             for entry in group:
                 entry.answered = True
                 entry.turn.set()
-            if self._waiting:
-                # Still "writing": the one whose turn it is leads before anybody new can.
-                self._waiting[0].turn.set()
-            else:
-                self._writing = False
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._waiting:
+            # Still "writing": the one whose turn it is leads before anybody new can.
+            self._waiting[0].turn.set()
+        else:
+            self._writing = False
