@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from bson.codec_options import CodecOptions
+
 logger = logging.getLogger("streamqueue.store")
 
 
@@ -149,14 +151,17 @@ class AsyncStore:
         """Make the next :meth:`prepare` create the indexes again: the collection may be new."""
         self._indexed = False
 
-    async def find(self, command: operations.Find) -> list[dict[str, Any]]:
-        """Send a read and return all of its answer.
+    async def find(
+        self, command: operations.Find, codec: CodecOptions[Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Send a read and return all of its answer, decoded with `codec` if one is given.
 
         Asked for in one batch (by itself the first has 101 documents): that is one round trip, and
         leaves no cursor behind on the server when the reader is cancelled between two.
         """
         with self.limit():
-            async with (self._bare if command.bare else self.jobs).find(
+            jobs = self._bare if command.bare else self.jobs
+            async with (jobs if codec is None else jobs.with_options(codec_options=codec)).find(
                 command.filter,
                 command.projection,
                 sort=command.sort,
@@ -175,16 +180,23 @@ class AsyncStore:
             return []
 
     async def candidates(
-        self, queues: Sequence[str], limit: int, *, carry: bool = False
+        self,
+        queues: Sequence[str],
+        limit: int,
+        *,
+        carry: bool = False,
+        codec: CodecOptions[Any] | None = None,
     ) -> list[dict[str, Any]]:
         """Return what waits at the head of the queues, past the jobs that cannot be claimed.
 
-        `carry` as in :func:`operations.candidates`.
+        `carry` as in :func:`operations.candidates`, `codec` as in :meth:`find`.
         """
         stuck = self.unclaimable
         many = limit + len(stuck)
         try:
-            found = await self.find(operations.candidates(queues, many, carry=carry))
+            found = await self.find(operations.candidates(queues, many, carry=carry), codec)
+            for job in found if codec is not None else ():
+                job["_id"]  # what is read raw is decoded now
         except BSONError:
             # One that another program stored cannot be decoded; its claim finds out which.
             found = await self.find(operations.candidates(queues, many, bare=True))

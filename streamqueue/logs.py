@@ -73,9 +73,12 @@ EVENTS = {
     # the supervisor of --processes
     "process_started": "a consumer process is ready",
     "process_restarted": "the same, in place of one that died",
-    "process_died": "a consumer process ended that should not have",
+    "process_died": "a consumer process, or the dealer, ended that should not have",
     "process_killed": "one whose event loop stood still, under a service manager's watchdog",
     "process_ended": "one ended in order, told so by somebody else; it is not started again",
+    "dealer_refused": "it cannot use what a process says, of another version; that listens alone",
+    "dealer_joined": "a consumer process has its jobs from the dealer",
+    "dealer_gone": "a consumer process listens for itself: there is no dealer, or it is silent",
     "supervisor_stopped": "all consumer processes have ended",
     "supervisor_gone": "a consumer process lost its supervisor, and stops",
     # any command
@@ -104,7 +107,7 @@ FIELDS = {
     "signal": "the name of one that was received, or that killed a process",
     "exit_code": "of a process that ended by itself",
     "pid": "of a consumer process",
-    "process_number": "of a consumer process, from 0; in JSON `process`",
+    "process_number": "of a consumer process, from 0, or -1 for the dealer; in JSON `process`",
 }
 """Every field, and what is in it. Fields that do not apply are absent."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -19,6 +20,8 @@ from .clock import monotonic
 from .document import id_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pymongo.errors import OperationFailure
 
 logger = logging.getLogger("streamqueue.store")
@@ -48,9 +51,10 @@ class StuckJobs:
     def __init__(self, what: str) -> None:
         self._what = what
         self._logged: set[str] = set()
-        # As texts, because an id may be of any kind. The longest untried stands first.
-        self._held: dict[str, None] = {}
-        self._trying: set[str] = set()
+        # Ids by their texts, because an id may be of any kind. The longest untried comes first.
+        self._held: dict[str, Any] = {}
+        self._trying: dict[str, Any] = {}
+        self._news: deque[Any] = deque(maxlen=MOST_LOGGED)
         self._tries = 0
         self._again_at = -math.inf
 
@@ -73,12 +77,9 @@ class StuckJobs:
 
     def refused(self, job_id: object, error: OperationFailure) -> None:
         """Leave a job out from now on, which the server refused to change."""
+        self.hold(job_id)
+        self._news.append(job_id)
         name = _name(job_id)
-        self._trying.discard(name)
-        if not self._held and self._again_at <= monotonic():
-            self._plan()
-        if not self.full:
-            self._held[name] = None
         if name not in self._logged and len(self._logged) < MOST_LOGGED:
             self._logged.add(name)
             logger.error(
@@ -93,6 +94,30 @@ class StuckJobs:
                     "code": error.code,
                 },
             )
+
+    def hold(self, job_id: object) -> None:
+        """Leave a job out from now on, which somebody was refused."""
+        name = _name(job_id)
+        self._trying.pop(name, None)
+        if not self._held and self._again_at <= monotonic():
+            self._plan()
+        if not self.full:
+            self._held[name] = job_id
+
+    def hold_only(self, job_ids: Iterable[object]) -> None:
+        """Leave out these jobs and no others, as somebody found who tries them again."""
+        self._held = {_name(job_id): job_id for job_id in job_ids}
+        self._trying = {}
+
+    def ids(self) -> list[Any]:
+        """Return the ids of those that are left out or being tried again."""
+        return [*self._held.values(), *self._trying.values()]
+
+    def news(self) -> list[Any]:
+        """Return the ids of the latest that were refused, once."""
+        news = list(self._news)
+        self._news.clear()
+        return news
 
     def sift(self, found: list[Job]) -> list[Job]:
         """Return the jobs that are to be tried now, in the same order."""
@@ -115,13 +140,13 @@ class StuckJobs:
     def settle(self) -> None:
         """Note that all were tried that were let through."""
         if self._trying:  # somebody got through: it may be over for the others too
-            self._trying = set()
+            self._trying = {}
             self._tries = 0
             self._plan()
 
     def forget(self) -> None:
         """Try all of them next time."""
-        self._held, self._trying = {}, set()
+        self._held, self._trying = {}, {}
         self._tries, self._again_at = 0, -math.inf
 
     def _plan(self) -> None:
@@ -131,9 +156,9 @@ class StuckJobs:
     def _try_again(self, there: set[str]) -> None:
         """Let some through; those that are not there any more are nobody's concern."""
         self.settle()
-        held = [name for name in list(self._held) if name in there]
-        self._trying = set(held[:TRIED_AT_ONCE])
-        self._held = dict.fromkeys(held[TRIED_AT_ONCE:])
+        held = [(name, job_id) for name, job_id in self._held.items() if name in there]
+        self._trying = dict(held[:TRIED_AT_ONCE])
+        self._held = dict(held[TRIED_AT_ONCE:])
         self._plan()
 
 

@@ -37,6 +37,7 @@ from .stream import (
     INVALIDATED,
     READ_ERRORS,
     WAIT_MARGIN,
+    Reason,
     Verdict,
     buffered,
     classify,
@@ -71,6 +72,9 @@ class Listener(Protocol):
 
     def opened(self) -> None:
         """The stream is open (again): look at the documents."""
+
+    def broken(self, reason: Reason) -> None:
+        """The stream is not open any more; it is being reopened."""
 
     def event(self, event: Mapping[str, Any]) -> None:
         """A job became ready or scheduled."""
@@ -129,11 +133,16 @@ class Watcher:
         """Make :meth:`run` return after the read under way, within ``max_await``."""
         self._stopped.set()
 
-    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+    async def run(
+        self, *, must_open: bool = True, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
+    ) -> None:
         """Read until stopped; started once the first stream is open.
 
+        Args:
+            must_open: whether it is an error when the first stream cannot be opened.
+
         Raises:
-            PyMongoError: the first stream could not be opened. After that errors are dealt with.
+            PyMongoError: so it was. All other errors are dealt with.
         """
         client = self._jobs.database.client._duplicate(**client_settings("streamqueue-stream"))
         jobs = client[self._jobs.database.name].get_collection(
@@ -146,7 +155,7 @@ class Watcher:
                     with CancelScope(shield=True):
                         stream = await self._open(jobs)
                 except PyMongoError as error:
-                    if not started:
+                    if must_open and not started:
                         raise
                     await self._recover(classify(error), error)
                     continue
@@ -221,7 +230,7 @@ class Watcher:
             event = await stream.try_next()
             told = event is not None
             while event is not None:
-                self._tell(event)
+                tell(self._listener, event, self._metrics)
                 event = await stream.try_next() if buffered(stream) else None
         if told:
             # Whoever was woken goes first: preparing the next read takes as long as preparing a
@@ -230,34 +239,13 @@ class Watcher:
             for _ in range(2):
                 await anyio.lowlevel.checkpoint()
 
-    def _tell(self, event: Mapping[str, Any]) -> None:
-        counter = self._metrics.events.get(event["operationType"])
-        if counter is not None:
-            counter.inc()
-        written = event.get("wallTime")
-        if written is not None:  # from MongoDB 6.0 on
-            self._metrics.event_age.observe(max(0.0, time.time() - written.timestamp()))
-        try:
-            self._listener.event(event)
-        except Exception as error:
-            # One odd event must not end the reading of all others; a look finds its job. Without
-            # what the exception says, which may be from the job.
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            logger.error(
-                "Could not use a change event: %s in %s, line %s",
-                type(error).__name__,
-                place.filename,
-                place.lineno,
-                extra={"event": "event_unusable", "error": type(error).__name__},
-            )
-            self._listener.opened()
-
     async def _recover(self, verdict: Verdict, error: Exception | None) -> None:
         """Say what happened, drop the token if it is no good, and pause unless this is the first
         failure in a row."""
         self._metrics.connected.set(0)
         self._metrics.restarts[verdict.reason].inc()
         self._health.not_ready("stream", f"the change stream is being reopened ({verdict.reason})")
+        self._listener.broken(verdict.reason)
         if not verdict.resume:
             self._token = None
         if self._outage.failed():
@@ -270,3 +258,27 @@ class Watcher:
         self._failures += 1
         with anyio.move_on_after(max(pause, self._opened_at + REOPEN_EVERY - monotonic())):
             await self._stopped.wait()
+
+
+def tell(listener: Listener, event: Mapping[str, Any], metrics: StreamMetrics) -> None:
+    """Count an event that has arrived and pass it on."""
+    counter = metrics.events.get(event["operationType"])
+    if counter is not None:
+        counter.inc()
+    written = event.get("wallTime")
+    if written is not None:  # from MongoDB 6.0 on
+        metrics.event_age.observe(max(0.0, time.time() - written.timestamp()))
+    try:
+        listener.event(event)
+    except Exception as error:
+        # One odd event must not end the reading of all others; a look finds its job. Without what
+        # the exception says, which may be from the job.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        logger.error(
+            "Could not use a change event: %s in %s, line %s",
+            type(error).__name__,
+            place.filename,
+            place.lineno,
+            extra={"event": "event_unusable", "error": type(error).__name__},
+        )
+        listener.opened()

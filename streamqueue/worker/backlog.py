@@ -17,7 +17,7 @@ import random
 from collections import deque
 from collections.abc import Mapping
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anyio import CancelScope
 from bson import ObjectId
@@ -27,7 +27,9 @@ from .. import operations
 from ..clock import monotonic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
+
+    from bson.codec_options import CodecOptions
 
     from ..async_store import AsyncStore
     from .peers import Peers
@@ -49,8 +51,25 @@ CONTENDED_SECONDS = 30.0
 Job = Mapping[str, Any]
 
 
+class Dealing(Protocol):
+    """Where a process gets its bites while somebody reads for several of them (``hand``)."""
+
+    async def ask(
+        self, count: int, stuck: Collection[Any]
+    ) -> tuple[Sequence[dict[str, Any]], bool] | None:
+        """Return jobs, and whether more are waiting; None when nobody deals."""
+
+    def lost(self, wanted: int, won: int) -> None:
+        """Note a claim that lost some of its jobs to somebody else."""
+
+
 class Backlog:
     """A bite of the waiting jobs of these queues.
+
+    Args:
+        dealing: whoever deals out bites, if somebody does.
+        dealt: returns the ids of jobs that a bite must not have: they were dealt to a process.
+        raw: read the jobs with this codec instead, whole or not.
 
     Attributes:
         deep: whether more was waiting than the last bite held.
@@ -58,7 +77,19 @@ class Backlog:
         stealing: take the others' jobs too.
     """
 
-    def __init__(self, store: AsyncStore, queues: Sequence[str], peers: Peers) -> None:
+    def __init__(
+        self,
+        store: AsyncStore,
+        queues: Sequence[str],
+        peers: Peers,
+        *,
+        dealing: Dealing | None = None,
+        dealt: Callable[[], Collection[ObjectId]] = tuple,
+        raw: CodecOptions[Any] | None = None,
+    ) -> None:
+        self._dealing = dealing
+        self._dealt = dealt
+        self._raw = raw
         self._store = store
         self._queues = list(queues)
         self._peers = peers
@@ -96,6 +127,8 @@ class Backlog:
 
     def claimed(self, wanted: int, won: int) -> bool:
         """Note how a claim went; return whether so much was lost that the bite is not worth it."""
+        if self._dealing is not None and won < wanted:
+            self._dealing.lost(wanted, won)
         if wanted - won <= COLLISION_SHARE * wanted:
             return False
         self.contend()
@@ -104,6 +137,14 @@ class Backlog:
 
     async def read(self, free: int) -> None:
         """Read the next bite, for this many free slots."""
+        if self._dealing is not None:
+            answer = await self._dealing.ask(free, self._store.unclaimable.news())
+            if answer is not None:
+                dealt, self.deep = answer
+                self.left = False
+                self._bite.extend(dealt)
+                self._read_at = monotonic()
+                return
         contended = monotonic() < self._contended_until
         sharers = self._peers.count() if contended else 1
         if sharers > 1:
@@ -112,8 +153,13 @@ class Backlog:
             limit = MAX_BITE
         else:
             limit = min(MAX_BITE, max(BITE, BITE_PER_SLOT * free))
-        found = await self._store.candidates(self._queues, limit, carry=sharers == 1)
+        elsewhere = self._dealt()
+        limit += len(elsewhere)
+        found = await self._store.candidates(
+            self._queues, limit, carry=sharers == 1, codec=self._raw
+        )
         self.deep = len(found) == limit
+        elsewhere = {*elsewhere, *self._dealt()}  # before too: it may have been claimed since
         jobs: list[Job] = [
             job  # almost always all of them, and thousands at a time
             for job in found
@@ -121,6 +167,8 @@ class Backlog:
         ]
         if len(jobs) < len(found):
             jobs = [job for job in found if not await self._bury_if_odd(job)]
+        if elsewhere:
+            jobs = [job for job in jobs if job["_id"] not in elsewhere]
         self.left = False
         if sharers > 1:
             jobs = self._ours(jobs)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from ..metrics import Metrics
     from ..options import WorkerOptions
     from .completer import Completer
+    from .hand import Hand
     from .handler import RegisteredHandler
     from .peers import Peers
     from .slots import Slots
@@ -71,6 +72,7 @@ class Claimer:
 
     Args:
         start: what runs a claimed attempt; must not wait for it.
+        hand: where to ask for what waits, while somebody deals it out.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Claimer:
         options: WorkerOptions,
         metrics: Metrics,
         start: Callable[[Attempt], None],
+        hand: Hand,
     ) -> None:
         self._store = store
         self._handlers = handlers
@@ -101,7 +104,8 @@ class Claimer:
         self.stopped = anyio.Event()
         # What is known to be claimable. Only `run` claims; events and timers only add.
         self._announced: dict[ObjectId, Mapping[str, Any]] = {}
-        self._backlog = Backlog(store, self._queues, peers)
+        self._hand = hand
+        self._backlog = Backlog(store, self._queues, peers, dealing=hand)
         self._scan_for: ClaimTrigger | None = "scan"
         self._turn_at = math.inf  # when to look for what was left to others
         self._trust = 1.0
@@ -160,6 +164,7 @@ class Claimer:
             self.scan("stream")
             return
         if inserted and job_id in self._recent and self._recent[job_id] == job.get("run_at"):
+            self._wake.set()  # a dealer waits for word that it was dealt with
             return
         unplaced = job.get("priority") is None
         self._peers.job_came()
@@ -206,6 +211,7 @@ class Claimer:
                 free = self._slots.free
                 if free < 1:
                     self._forget_announced()
+                    self._settle(0)
                     await self._slots.wait_for_change()
                 elif self._slots.unstarted:
                     # Handlers that return at once leave more slots in a moment: one claim for all.
@@ -214,16 +220,21 @@ class Claimer:
                     await self._claim(free)
                 else:
                     self._unloaded.set()
+                    self._settle(free)
                     await self._wait()
         finally:
             self._unloaded.set()
             self.stopped.set()
 
+    def _settle(self, free: int) -> None:
+        self._hand.settled(free, self._knows, self._store.unclaimable.news())
+
     async def _wait(self) -> None:
         """Wait until there is something to claim, or our turn at what was left to others, or time
         to try again what could not be claimed."""
-        stuck = self._store.unclaimable
-        left = min(self._turn_at - monotonic(), stuck.wait())
+        # (A dealer tries those again itself.)
+        stuck_for = math.inf if self._hand.deals else self._store.unclaimable.wait()
+        left = min(self._turn_at - monotonic(), stuck_for)
         with anyio.move_on_after(left if math.isfinite(left) else None):
             await self._wake.wait()
             self._wake = anyio.Event()
@@ -231,7 +242,7 @@ class Claimer:
             self._turn_at = math.inf
             self._backlog.stealing = True
             self._scan_for = self._scan_for or "stream"
-        if not stuck.wait():
+        if not (self._hand.deals or self._store.unclaimable.wait()):
             self._scan_for = self._scan_for or "scan"
 
     def _forget_announced(self) -> None:
@@ -298,7 +309,7 @@ class Claimer:
         await self._take(trigger, jobs)
 
     async def _place_unplaced(self) -> None:
-        if self._adopt:
+        if self._adopt and not self._hand.deals:
             self._adopt = False
             await self._store.prepare()
             await self._store.adopt(self._queues)

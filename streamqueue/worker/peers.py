@@ -34,14 +34,15 @@ from ..outage import LoggedOutage
 from ..server import UNAUTHORIZED, consumers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from ..async_store import AsyncStore
 
 logger = logging.getLogger("streamqueue.peers")
 
 Job = TypeVar("Job", bound="Mapping[str, Any]")
-ALONE = (0, 1)
+Places = tuple[frozenset[int], int]
+ALONE: Places = (frozenset({0}), 1)
 
 HEARTBEAT = 30.0
 """Seconds between two signs of life. An idle process sends nothing else, and every write wakes
@@ -70,19 +71,27 @@ class Peers:
     """The consumers of a collection, this one among them.
 
     Args:
-        consumer: the name of this one.
+        consumer: the name of this one; None for who claims nothing, but deals out to those that do.
         queues: what it handles.
         concurrency: how many jobs it runs at a time; for people to read.
+        own: returns the names whose turn counts as ours; None is `consumer` alone.
     """
 
     def __init__(
-        self, store: AsyncStore, consumer: str, queues: Sequence[str], concurrency: int
+        self,
+        store: AsyncStore,
+        consumer: str | None,
+        queues: Sequence[str],
+        concurrency: int = 0,
+        own: Callable[[], Collection[str]] | None = None,
     ) -> None:
         self._consumers = consumers_of(store.jobs)
         self._store = store
         self._consumer = consumer
         self._queues = list(queues)
         self._concurrency = concurrency
+        self._own = own or (lambda: () if consumer is None else (consumer,))
+        self._dealt_to = False
         self._refused = False
         self._listing = LoggedOutage(
             logger, "consumers", "The list of consumers", level=logging.INFO
@@ -90,12 +99,21 @@ class Peers:
         self._joined_at = self._read_at = -math.inf
         self._look_at = math.inf
         self._moved = anyio.Event()
-        # By queue: which of how many we are, in the order of their names.
-        self._places: dict[str, tuple[int, int]] = {}
+        # By queue: who there is, in the order of their names, and which of them are ours.
+        self._names: dict[str, list[str]] = {}
+        self._places: dict[str, Places] = {}
+
+    def dealt_to(self, yes: bool) -> None:
+        """Note whether somebody else minds whose turn it is: then all that comes is ours."""
+        was, self._dealt_to = self._dealt_to, yes
+        if yes:
+            self._places = {}
+        elif was:
+            self.look()
 
     def count(self) -> int:
-        """Return how many consumers share the queue that has most of them; 1 is this one alone."""
-        return max((count for _, count in self._places.values()), default=1)
+        """Return how many share the queue that has most of them, all of ours as one; 1 is alone."""
+        return max((count - len(own) + 1 for own, count in self._places.values()), default=1)
 
     def courtesy(self) -> float:
         """Return the seconds to leave to those whose turn it is."""
@@ -103,8 +121,14 @@ class Peers:
 
     def turn(self, job: Mapping[str, Any]) -> int:
         """Return how many others come first for this job: 0 if it is ours to take."""
-        place, count = self._places.get(job["queue"], ALONE)
-        return (place - _number(job["_id"])) % count
+        places, count = self._places.get(job["queue"], ALONE)
+        number = _number(job["_id"])
+        return min((place - number) % count for place in places)
+
+    def first(self, job: Mapping[str, Any]) -> str | None:
+        """Return the name of the one whose turn it is before all others, if any is known."""
+        names = self._names.get(job["queue"])
+        return names[_number(job["_id"]) % len(names)] if names else None
 
     def deal(self, jobs: Iterable[Job]) -> tuple[list[Job], list[Job]]:
         """Return the jobs that are ours to take, and the others, each in their order."""
@@ -112,8 +136,8 @@ class Peers:
         others: list[Job] = []
         places = self._places
         for job in jobs:  # thousands: as turn(), without the call
-            place, count = places.get(job["queue"], ALONE)
-            (others if (place - _number(job["_id"])) % count else own).append(job)
+            ours, count = places.get(job["queue"], ALONE)
+            (own if _number(job["_id"]) % count in ours else others).append(job)
         return own, others
 
     async def gone(self, consumers: Iterable[str]) -> None:
@@ -141,7 +165,7 @@ class Peers:
             self._look_by(now + LOOK_PAUSE * random.uniform(1.0, 2.0))
 
     def _look_by(self, moment: float) -> None:
-        if moment < self._look_at and not self._refused:
+        if moment < self._look_at and not (self._refused or self._dealt_to):
             self._look_at = moment
             self._moved.set()
 
@@ -151,31 +175,39 @@ class Peers:
             return
         if self._joined_at < 0:
             self._joined_at = monotonic()
+        if self._consumer is None:
+            await self._look()
+            return
         about = {"host": socket.gethostname(), "pid": os.getpid(), "version": own_version()}
         command = operations.register(self._consumer, self._queues, self._concurrency, about)
         try:
             with CancelScope(shield=True), pymongo.timeout(PATIENCE):
                 await self._consumers.update_one(*command, upsert=True)
-                await self._read()
+                if not self._dealt_to:
+                    await self._read()
         except PyMongoError as error:
-            if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
-                self._refused = True
-                self._places = {}
-                logger.info(
-                    "Claiming without regard for other consumers: no right to keep the list in %s",
-                    self._consumers.name,
-                    extra={
-                        "event": "consumers_refused",
-                        "consumer": self._consumer,
-                        "code": error.code,
-                    },
-                )
-            else:
-                self._listing.failed(error, "The list of consumers is out of reach: %s")
+            self._failed(error)
+
+    def _failed(self, error: PyMongoError) -> None:
+        if not (isinstance(error, OperationFailure) and error.code == UNAUTHORIZED):
+            self._listing.failed(error, "The list of consumers is out of reach: %s")
+            return
+        self._refused = True
+        self._places, self._names = {}, {}
+        if self._consumer is not None:
+            logger.info(
+                "Claiming without regard for other consumers: no right to keep the list in %s",
+                self._consumers.name,
+                extra={
+                    "event": "consumers_refused",
+                    "consumer": self._consumer,
+                    "code": error.code,
+                },
+            )
 
     async def leave(self) -> None:
         """Take this consumer off the list, so that nobody leaves jobs to it."""
-        if self._refused:
+        if self._refused or self._consumer is None:
             return
         try:
             with CancelScope(shield=True), pymongo.timeout(PATIENCE):
@@ -196,11 +228,14 @@ class Peers:
                 beat_at = monotonic() + HEARTBEAT * random.uniform(0.9, 1.1)
                 await self.join()
             else:
-                try:
-                    with CancelScope(shield=True), pymongo.timeout(PATIENCE):
-                        await self._read()
-                except PyMongoError as error:
-                    self._listing.failed(error, "The list of consumers is out of reach: %s")
+                await self._look()
+
+    async def _look(self) -> None:
+        try:
+            with CancelScope(shield=True), pymongo.timeout(PATIENCE):
+                await self._read()
+        except PyMongoError as error:
+            self._failed(error)
 
     async def _read(self) -> None:
         self._read_at = monotonic()
@@ -216,9 +251,13 @@ class Peers:
                     for queue in queues if isinstance(queues, list) else ():
                         if isinstance(queue, str) and queue in names:
                             names[queue].append(str(found["_id"]))
+        own = set(self._own())
         for queue, there in names.items():
-            there = sorted({*there, self._consumer})
-            self._places[queue] = there.index(self._consumer), len(there)
+            there = self._names[queue] = sorted({*there, *own})
+            places = frozenset(place for place, name in enumerate(there) if name in own)
+            self._places[queue] = (places, len(there)) if places else ALONE
+        if self._dealt_to:
+            self._places = {}
         if forgotten:
             await self._consumers.delete_many(operations.deregister(*forgotten))
         self._listing.succeeded()

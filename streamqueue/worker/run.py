@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -23,6 +24,7 @@ from ..watcher import Watcher
 from .claimer import Claimer
 from .completer import Completer
 from .execution import Execution
+from .hand import Hand, Invitations
 from .handler import RegisteredHandler
 from .lease import Attempt, Leases
 from .peers import Peers
@@ -31,7 +33,7 @@ from .slots import Slots
 from .timers import Sweep, Timers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from anyio.abc import TaskStatus
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from ..health import Health
     from ..metrics import Metrics
     from ..options import WorkerOptions
+    from ..stream import Reason
     from .handler import Handler
 
 logger = logging.getLogger("streamqueue.worker")
@@ -62,6 +65,7 @@ class Run:
         metrics: Metrics,
         *,
         exports: bool,
+        invitations: Invitations,
     ) -> None:
         timeout = float(options.timeout)  # type: ignore[arg-type]
         self._drain_timeout = float(options.drain_timeout)  # type: ignore[arg-type]
@@ -87,6 +91,18 @@ class Run:
         self._completer = Completer(store, timeout, metrics, self._execution.ended)
         self._execution.completer = self._completer
         self._peers = Peers(store, self._consumer, queues, options.concurrency)
+        watcher = partial(
+            Watcher,
+            store.jobs,
+            queues,
+            self,
+            max_await=float(options.max_await),  # type: ignore[arg-type]
+            metrics=metrics.stream,
+            health=health,
+        )
+        self._hand = Hand(
+            invitations, self._consumer, self, watcher, metrics=metrics.stream, health=health
+        )
         self._claimer = Claimer(
             store,
             self._handlers,
@@ -96,6 +112,7 @@ class Run:
             options,
             metrics,
             self._start,
+            self._hand,
         )
         self._timers = Timers(store, queues, metrics)
         self._reaper = Reaper(
@@ -117,19 +134,11 @@ class Run:
                 interval,
                 float(options.max_await),  # type: ignore[arg-type]
                 metrics,
-                lambda: self._watcher.signs,
+                lambda: self._hand.signs,
             )
         self._exporter: Exporter | None = None
         if exports:
             self._exporter = Exporter(store, metrics.registry, candidate=self._consumer)
-        self._watcher = Watcher(
-            store.jobs,
-            queues,
-            self,
-            max_await=float(options.max_await),  # type: ignore[arg-type]
-            metrics=metrics.stream,
-            health=health,
-        )
 
     async def serve(
         self,
@@ -175,7 +184,7 @@ class Run:
             parts.start_soon(self._beat)
             async with anyio.create_task_group() as runners:
                 self._execution.open(runners)
-                await parts.start(self._watcher.run)
+                await parts.start(self._hand.run)
                 await self._peers.join()
                 parts.start_soon(self._peers.run)
                 parts.start_soon(self._leases.run)
@@ -221,7 +230,7 @@ class Run:
         )
         self._health.draining()
         self._claimer.stop()
-        self._watcher.stop()
+        self._hand.stop()
         with CancelScope(shield=True):
             await self._claimer.stopped.wait()
         await self._peers.leave()
@@ -288,6 +297,9 @@ class Run:
         self._timers.look()
         self._reaper.look()
 
+    def broken(self, reason: Reason) -> None:
+        """Nothing to do: the watcher has noted it where people look."""
+
     @property
     def loaded(self) -> bool:
         return self._claimer.loaded
@@ -312,6 +324,23 @@ class Run:
             else:
                 inserted = event["operationType"] == "insert"
                 self._claimer.announce(document, inserted=inserted)
+
+    # and the hand's
+
+    def dealt_to(self, yes: bool) -> None:
+        self._peers.dealt_to(yes)
+
+    def more(self, everything: bool) -> None:
+        self._claimer.scan("stream")
+        if everything:
+            self._timers.look()
+            self._reaper.look()
+
+    def activity(self) -> None:
+        self._reaper.activity()
+
+    def stuck(self, job_ids: Sequence[Any]) -> None:
+        self._store.unclaimable.hold_only(job_ids)
 
 
 async def _stop_on_signal(

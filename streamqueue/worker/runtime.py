@@ -20,10 +20,13 @@ from ..health_app import HealthApp
 from ..health_server import HealthServer, MetricsAddress
 from ..metrics import Metrics
 from ..options import WorkerOptions
+from .dealer import Dealer
+from .hand import Invitations
 from .handler import Handler, is_async
 from .run import Run
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from datetime import timedelta
 
@@ -123,6 +126,7 @@ class Worker:
         self.health = Health()
         self.health.not_ready("worker", NOT_RUNNING)
         self.server: HealthServer | None = None
+        self._invitations = Invitations()
 
     @property
     def export_state(self) -> str:
@@ -172,6 +176,27 @@ class Worker:
             return function
 
         return register
+
+    def join(self, channel: socket.socket) -> None:
+        """Be dealt jobs by the dealer at the other end, when this worker runs.
+
+        For the supervisor of several. Without a dealer a worker listens to a stream of its own.
+        """
+        self._invitations.bring(channel)
+
+    def dealer(self) -> Dealer:
+        """Return what deals out the jobs of its queues to several workers like this one.
+
+        Raises:
+            ConfigurationError: no handler is registered.
+        """
+        self._check_handlers()
+        max_await = float(self.options.max_await)  # type: ignore[arg-type]
+        return Dealer(self._store, list(self._handlers), max_await=max_await)
+
+    def _check_handlers(self) -> None:
+        if not self._handlers:
+            raise ConfigurationError("this worker has no handler: register one per queue first")
 
     @property
     def client(self) -> AsyncMongoClient[Any]:
@@ -225,8 +250,7 @@ class Worker:
             PyMongoError: no server, or a privilege is missing. Only at the start: what happens
                 later is retried, logged and counted.
         """
-        if not self._handlers:
-            raise ConfigurationError("this worker has no handler: register one per queue first")
+        self._check_handlers()
         if self._stop is not None:
             raise ConfigurationError("this worker is running already")
         self._stop, self._hurry = anyio.Event(), anyio.Event()
@@ -252,6 +276,7 @@ class Worker:
                 self.health,
                 metrics,
                 exports=self.export_state == "leader",
+                invitations=self._invitations,
             )
             await run.serve(
                 self._stop, self._hurry, handle_signals=handle_signals, task_status=task_status

@@ -15,6 +15,7 @@ from pymongo.synchronous.collection import Collection
 from streamqueue import AsyncMongoQueue
 from tests.worker.processes import WorkerProcess
 from tests.worker.started import WorkerStarter
+from tests.worker.table import Table
 
 
 @pytest.fixture
@@ -39,6 +40,14 @@ async def start(uri: str, jobs: Collection[dict[str, Any]]) -> AsyncIterator[Wor
         starter = WorkerStarter(uri, jobs.database.name, jobs.name, tasks)
         yield starter
         await starter.end()
+
+
+@pytest.fixture
+async def table(start: WorkerStarter) -> AsyncIterator[Table]:
+    """Starts dealers and seats workers: ``await table.open()``, ``await table.seat(handler)``."""
+    table = Table(start)
+    yield table
+    await table.end()
 
 
 @pytest.fixture

@@ -172,7 +172,7 @@ class WorkerStarter:
         self._uri = uri
         self._database = database
         self._collection = collection
-        self._tasks = tasks
+        self.tasks = tasks
         self._clients: list[AsyncMongoClient[dict[str, Any]]] = []
         self.started: list[StartedWorker] = []
 
@@ -203,7 +203,7 @@ class WorkerStarter:
     async def begin(self, worker: StartedWorker) -> None:
         """Run a prepared worker; return once its stream is open."""
         self.started.append(worker)
-        await self._tasks.start(worker.run)
+        await self.tasks.start(worker.run)
 
     async def end(self) -> None:
         """Stop what still runs, in a hurry, and raise what any of them died of."""

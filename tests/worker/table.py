@@ -1,0 +1,245 @@
+"""Workers at a dealer's table, all in the test's own event loop, and puppets that play either."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from anyio import CancelScope
+from pymongo import MongoClient
+from pymongo.synchronous.collection import Collection
+
+from streamqueue import AsyncJob
+from streamqueue.worker.dealer import Dealer
+from streamqueue.worker.feed import Feed
+from tests.waiting import wait_until_async
+from tests.worker.started import Commands, StartedWorker, WorkerStarter
+
+SOON = 2.0
+"""Seconds: long before any lease ends, or a sweep (there is none) would find it."""
+
+
+class Notes:
+    """A handler that notes whose jobs ran, how often, and how many at a time."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._seconds = seconds
+        self.seen: list[Any] = []
+        self.running = self.most_running = 0
+
+    async def __call__(self, job: AsyncJob) -> None:
+        self.seen.append(job.data.get("n"))
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        await anyio.sleep(self._seconds)
+        self.running -= 1
+
+    async def until_seen(self, count: int, within: float = SOON) -> None:
+        await wait_until_async(lambda: len(self.seen) >= count, f"{count} jobs ran", within)
+
+
+def lost(*workers: StartedWorker) -> float:
+    """How many claims they have lost to one another."""
+    return sum(w.metric("streamqueue_claims_total", result="lost") for w in workers)
+
+
+def completed(*workers: StartedWorker) -> int:
+    return sum(worker.outcomes().get("completed", 0) for worker in workers)
+
+
+def streams(client: MongoClient[Any], jobs: Collection[Any]) -> int:
+    """How many change streams on the collection are open at the server, idle ones as well."""
+    opened = "cursor.originatingCommand.pipeline.0.$changeStream"
+    found = client.admin.aggregate(
+        [
+            {"$currentOp": {"idleCursors": True, "localOps": True}},
+            {"$match": {"ns": f"{jobs.database.name}.{jobs.name}", opened: {"$exists": True}}},
+        ]
+    )
+    return len({op["cursor"]["cursorId"] for op in found})
+
+
+async def until_done(jobs: Collection[Any], within: float = SOON) -> None:
+    await wait_until_async(lambda: not jobs.count_documents({}), "all jobs are done", within)
+
+
+class StartedDealer:
+    """A dealer under test, with a client and a record of commands of its own."""
+
+    def __init__(self, host: StartedWorker) -> None:
+        self._host = host
+        self.dealer: Dealer = host.worker.dealer()
+        self.ended = anyio.Event()
+        self._scope = CancelScope()
+
+    @property
+    def commands(self) -> Commands:
+        """What it and its stream have sent."""
+        return self._host.commands
+
+    @property
+    def app(self) -> str:
+        """What its client calls itself."""
+        return self._host.app
+
+    async def run(self, *, task_status: Any) -> None:
+        try:
+            with self._scope:
+                await self.dealer.run(task_status=task_status)
+        finally:
+            self.ended.set()
+
+    def connect(self) -> socket.socket:
+        """Return a connection to it."""
+        one, other = socket.socketpair()
+        self.dealer.join(one)
+        return other
+
+    async def stop(self) -> None:
+        """Tell it to stop and wait for its end."""
+        self.dealer.stop()
+        with anyio.fail_after(5):
+            await self.ended.wait()
+
+
+class Puppet:
+    """One end of a connection, played by the test."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._feed = Feed(channel)
+        self.heard: list[dict[str, Any]] = []
+
+    def sit(self, *, free: int, consumer: str = "puppet") -> None:
+        """Take a seat."""
+        self.say({"consumer": consumer, "free": free})
+
+    def say(self, frame: dict[str, Any]) -> None:
+        self._feed.send(frame)
+
+    def say_bytes(self, data: bytes) -> None:
+        self._channel.send(data)
+
+    async def until_heard(self, name: str, within: float = 5.0) -> dict[str, Any]:
+        """Return the next frame with this field."""
+        with anyio.fail_after(within):
+            while True:
+                for index, frame in enumerate(self.heard):
+                    if name in frame:
+                        del self.heard[: index + 1]
+                        return frame
+                frames = await self._feed.receive()
+                assert frames, f"closed before {name}"
+                self.heard += frames
+
+    async def until_closed(self, within: float = 5.0) -> None:
+        with anyio.fail_after(within):
+            while await self._feed.receive():
+                pass
+
+    def leave(self, says_so: bool) -> None:
+        if says_so:
+            self.say({"leaving": True})
+        self.close()
+
+    def close(self) -> None:
+        self._feed.close()
+
+
+class Table:
+    """Dealers, and workers that are dealt to; all are stopped at the end of the test."""
+
+    def __init__(self, start: WorkerStarter) -> None:
+        self._start = start
+        self._dealers: list[StartedDealer] = []
+        self._puppets: list[Puppet] = []
+
+    @property
+    def dealer(self) -> StartedDealer:
+        """The newest dealer."""
+        return self._dealers[-1]
+
+    async def open(self, *queues: str, **settings: Any) -> StartedDealer:
+        """Start a dealer; return once its stream is open."""
+
+        async def never(job: Any) -> None:
+            raise AssertionError("a dealer runs no job")
+
+        host = self._start.prepare(never, **settings)
+        for queue in queues:
+            host.worker.handler(queue)(never)
+        dealer = StartedDealer(host)
+        self._dealers.append(dealer)
+        await self._start.tasks.start(dealer.run)
+        return dealer
+
+    def invite(self, worker: StartedWorker, dealer: StartedDealer | None = None) -> None:
+        """Join a worker and a dealer, as their supervisor does."""
+        worker.worker.join((dealer or self.dealer).connect())
+
+    def prepare(self, *handlers: Callable[..., Any], **settings: Any) -> StartedWorker:
+        """Make a worker that is not invited yet."""
+        return self._start.prepare(*handlers, **{"sweep_interval": None, **settings})
+
+    async def begin(self, worker: StartedWorker) -> None:
+        """Run a prepared worker; return once a stream is open, here or at the dealer's."""
+        await self._start.begin(worker)
+
+    async def seat(self, *handlers: Callable[..., Any], **settings: Any) -> StartedWorker:
+        """Start a worker that is dealt to by the newest dealer."""
+        worker = self.prepare(*handlers, **settings)
+        self.invite(worker)
+        await self.begin(worker)
+        return worker
+
+    async def seats(
+        self, count: int, *handlers: Callable[..., Any], **settings: Any
+    ) -> list[StartedWorker]:
+        """Start several alike; return once all have looked at what there is, and idle."""
+        workers = [await self.seat(*handlers, **settings) for _ in range(count)]
+        for worker in workers:
+            await worker.until_idle()
+        return workers
+
+    async def until_idle(self, seconds: float = 0.25) -> None:
+        """Wait until neither dealer nor worker has sent anything but ``getMore`` for a while."""
+        everybody = [*self._dealers, *self._start.started]
+        await wait_until_async(
+            lambda: all(one.commands.quiet_for(seconds) for one in everybody), "all are idle"
+        )
+
+    def puppet(self, *, free: int, consumer: str = "puppet") -> Puppet:
+        """Seat a puppet in a worker's place."""
+        puppet = self.stranger()
+        puppet.sit(free=free, consumer=consumer)
+        return puppet
+
+    def stranger(self) -> Puppet:
+        """Connect a puppet that has not said who it is."""
+        puppet = Puppet(self.dealer.connect())
+        self._puppets.append(puppet)
+        return puppet
+
+    def puppet_dealer(self, worker: StartedWorker) -> Puppet:
+        """Bring a worker a puppet in a dealer's place."""
+        one, other = socket.socketpair()
+        worker.worker.join(one)
+        puppet = Puppet(other)
+        self._puppets.append(puppet)
+        return puppet
+
+    async def end(self) -> None:
+        """Stop the workers first: without a dealer each would open a stream."""
+        for puppet in self._puppets:
+            puppet.close()
+        running = [worker for worker in self._start.started if not worker.ended.is_set()]
+        for worker in running:
+            worker.worker.stop()
+            worker.worker.stop()
+        for worker in running:
+            await worker.until_ended()
+        for dealer in self._dealers:
+            if not dealer.ended.is_set():
+                await dealer.stop()
