@@ -27,6 +27,7 @@ from .flags import port as port_number
 from .loading import ModuleFailed
 from .logs import JsonFormatter, TextFormatter
 from .server import DEFAULT_COLLECTION
+from .worker.processes import DEALER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     options = _parser().parse_args(arguments)
     supervised = getattr(options, "supervised", None)
-    number = None if supervised is None else supervised[0]
+    number = None if supervised is None or supervised[0] == DEALER else supervised[0]
     as_json = getattr(options, "log_format", "text") == "json"
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter((JsonFormatter if as_json else TextFormatter)(process=number))

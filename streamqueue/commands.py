@@ -39,7 +39,8 @@ from .options import QueueOptions
 from .queue import MongoQueue
 from .server import check_hello, object_id
 from .store import Store
-from .worker.processes import Processes, run_supervised
+from .worker.processes import DEALER, Processes
+from .worker.supervised import run_supervised
 
 if TYPE_CHECKING:
     import argparse
@@ -188,7 +189,10 @@ def worker(options: argparse.Namespace) -> int | None:
     # must not do it.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     notifier.follow(worker.health, f"Working on queues: {', '.join(worker.queues)}")
-    run = worker.run if channel is None else partial(run_supervised, worker, channel)
+    run = worker.run
+    if channel is not None:
+        supervised = worker.dealer() if number == DEALER else worker
+        run = partial(run_supervised, supervised, channel)
     anyio.run(run, backend_options={"use_uvloop": _has_uvloop()})
     return None
 
@@ -212,7 +216,7 @@ def _worker_processes(options: argparse.Namespace, notifier: Notifier) -> int:
     def command(number: int, descriptor: int) -> list[str]:
         return [*arguments, "--supervised", str(number), str(descriptor)]
 
-    processes = Processes(command, options.processes, silence=notifier.watchdog)
+    processes = Processes(command, options.processes, deals=True, silence=notifier.watchdog)
     notifier.follow(processes.health, f"{options.processes} processes work on {options.worker}")
     return anyio.run(processes.run)
 

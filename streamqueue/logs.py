@@ -76,6 +76,7 @@ EVENTS = {
     "process_died": "a consumer process, or the dealer, ended that should not have",
     "process_killed": "one whose event loop stood still, under a service manager's watchdog",
     "process_ended": "one ended in order, told so by somebody else; it is not started again",
+    "dealer_ready": "the process that deals out jobs to the others is",
     "dealer_refused": "it cannot use what a process says, of another version; that listens alone",
     "dealer_joined": "a consumer process has its jobs from the dealer",
     "dealer_gone": "a consumer process listens for itself: there is no dealer, or it is silent",

@@ -5,10 +5,9 @@ others is a fresh interpreter, because by then the supervisor has imported pymon
 threads, and a fork takes over locks that nobody will release; in a session of its own, so that
 Ctrl-C in the terminal reaches the supervisor alone.
 
-A socket pair joins the supervisor to each. The process says when it is ready, and from then on that
-its event loop turns. The supervisor says to stop, and to hurry, here and not with a signal: service
-managers send theirs to every process of a service, and one passed on as well would count as the
-second. When the supervisor is gone, killed even, its end is closed, and that is an order to stop.
+A socket pair joins the supervisor to each (``supervised``). One process more deals out the jobs to
+the others (``dealer``): it is started first and ends last, and the supervisor gives each of them a
+connection with it, and another when it had to be replaced.
 
 Who is started again:
 
@@ -19,6 +18,7 @@ Who is started again:
 - Nobody who ends by itself before it was ever ready: the worker is named wrongly, or there is no
   server. All are stopped, and the supervisor ends with that exit code. The first process is started
   alone, so that such an error is said once.
+- The dealer, however it ends before the others have.
 - Nobody who was told to stop and ended in order (exit code 0), by whomever it was told.
 """
 
@@ -28,33 +28,34 @@ import logging
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
 from ..backoff import Backoff
-from ..errors import only_one
 from ..health import Health
+from .supervised import HURRY, JOIN, READY, STOP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from anyio.abc import Process, TaskStatus
 
-    from .runtime import Worker
-
 logger = logging.getLogger("streamqueue.worker")
 
-READY, BEAT, STOP, HURRY = b"r", b"b", b"s", b"h"
 FINE, FAILED = 0, 1
+DEALER = -1
+"""The number of the process that deals out jobs to the others."""
 
 PAUSES = Backoff(initial=1, maximum=30, jitter=0.25)
 A_WHILE = 30.0
 """Seconds of being ready after which a death says nothing about the next start."""
 ABORT_SECONDS = 5.0
 """How long a process may take to die of SIGABRT, writing down where it stood, before SIGKILL."""
+DEALER_SECONDS = 5.0
+"""How long the dealer may take to end once all others have, before SIGKILL."""
 
 
 class Processes:
@@ -62,8 +63,11 @@ class Processes:
 
     Args:
         command: takes the number of a process, from 0, and the descriptor of its end of the socket
-            pair; returns the program and its arguments. The program calls :func:`run_supervised`.
+            pair; returns the program and its arguments. The program calls
+            :func:`~.supervised.run_supervised`.
         count: how many.
+        deals: also start the process :data:`DEALER`, which runs a :class:`~.dealer.Dealer`, before
+            all others, and connect each with it.
         pauses: before a process that died soon is started again: after the first such death in a
             row, the second, and so on.
         a_while: seconds a process must have been ready for its death not to be a soon one.
@@ -80,12 +84,14 @@ class Processes:
         command: Callable[[int, int], Sequence[str]],
         count: int,
         *,
+        deals: bool = False,
         pauses: Backoff = PAUSES,
         a_while: float = A_WHILE,
         silence: float | None = None,
     ) -> None:
         self._command = command
         self._count = count
+        self._deals = deals
         self._pauses = pauses
         self._a_while = a_while
         self._silence = silence
@@ -93,6 +99,8 @@ class Processes:
         self._were_ready: set[int] = set()
         self.health = Health()
         self._look()
+        self._dealer: _Running | None = None
+        self._dealer_is_ready = anyio.Event()
         self._one_is_ready = anyio.Event()
         self._stop = anyio.Event()
         self._exit_code = FINE
@@ -109,11 +117,18 @@ class Processes:
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._obey_signals)
             tasks.start_soon(self.health.keep_beating)
-            async with anyio.create_task_group() as places:
-                places.start_soon(self._keep, 0)
-                await self._one_is_ready.wait()
-                for number in range(1, self._count):
-                    places.start_soon(self._keep, number)
+            async with anyio.create_task_group() as dealing:
+                if self._deals:
+                    dealing.start_soon(self._keep, DEALER)
+                    await self._dealer_is_ready.wait()
+                async with anyio.create_task_group() as places:
+                    places.start_soon(self._keep, 0)
+                    await self._one_is_ready.wait()
+                    for number in range(1, self._count):
+                        places.start_soon(self._keep, number)
+                self._stop.set()
+                if self._dealer is not None:  # last: without it, each would open a stream
+                    await self._see_off(self._dealer)
             tasks.cancel_scope.cancel()
         if self._were_ready:
             logger.info(
@@ -160,9 +175,18 @@ class Processes:
     def _tell(self, order: bytes) -> None:
         self._stop.set()
         self.health.draining()
+        self._dealer_is_ready.set()
         self._one_is_ready.set()  # or nobody starts the others, to find that they need not
         for running in self._running.values():
             running.tell(order)
+
+    async def _see_off(self, dealer: _Running) -> None:
+        """Stop the dealer, and kill it if it does not end: it holds nothing."""
+        dealer.tell(STOP)
+        with anyio.move_on_after(DEALER_SECONDS) as patience:
+            await dealer.process.wait()
+        if patience.cancelled_caught:
+            dealer.process.kill()
 
     async def _keep(self, number: int) -> None:
         """Have a process with this number, and after its death another one, until the stop."""
@@ -172,8 +196,9 @@ class Processes:
             end = await self._run_one(number, again=end is not None)
             was_ready = was_ready or end.ready_for is not None
             if self._stop.is_set():
-                # One that was not ready yet was ended with a signal: it held nothing.
-                if end.ready_for is not None and end.code != FINE:
+                # One that was not ready yet was ended with a signal: it held nothing. Nor does the
+                # dealer ever.
+                if number != DEALER and end.ready_for is not None and end.code != FINE:
                     logger.warning(
                         "%s while it was draining",
                         end.account,
@@ -189,7 +214,7 @@ class Processes:
                     )
                 self._exit_code = end.code
                 self._tell(STOP)
-            elif end.code == FINE:
+            elif end.code == FINE and number != DEALER:
                 logger.info(
                     "%s: somebody else told it to stop; it is not started again",
                     end.account,
@@ -227,22 +252,30 @@ class Processes:
                         start_new_session=True,
                     )
                 except OSError as error:
-                    account = f"Process {number} could not be made ({error})"
+                    account = f"{_name(number)} could not be made ({error})"
                     return _End(account, number, None, FAILED, None)
-            running = self._running[number] = _Running(process, ours)
+            running = _Running(process, ours)
+            if number == DEALER:
+                self._dealer = running
+            else:
+                self._running[number] = running
+                self._introduce(running)
             if self._stop.is_set():  # since we began to start it
                 running.tell(STOP)
             async with anyio.create_task_group() as attention:
                 attention.start_soon(self._listen, number, running, ours, began, again)
                 code = await process.wait()
                 attention.cancel_scope.cancel()
-            del self._running[number]
+            if number == DEALER:
+                self._dealer = None
+            else:
+                del self._running[number]
             running.listen()  # it may have said so just before its end
             self._look()
         ready_for = None
         if running.ready_at is not None:
             ready_for = anyio.current_time() - running.ready_at
-        account = f"Process {number} (pid {process.pid}) {_how(code)}"
+        account = f"{_name(number)} (pid {process.pid}) {_how(code)}"
         return _End(account, number, process.pid, code, ready_for)
 
     async def _listen(
@@ -256,28 +289,43 @@ class Processes:
             # Also when the time is over: it may be us who stood still, and the beats are there.
             heard = running.listen()
             if running.ready_at is not None and not was_ready:
-                logger.info(
-                    "Process %d (pid %d) is ready",
-                    number,
-                    running.process.pid,
-                    extra={
-                        "event": "process_restarted" if again else "process_started",
-                        "process_number": number,
-                        "pid": running.process.pid,
-                        "seconds": round(running.ready_at - began, 3),
-                    },
-                )
-                self._were_ready.add(number)
-                self._one_is_ready.set()
-                self._look()
+                took = running.ready_at - began
+                if number == DEALER:
+                    logger.info(
+                        "The dealer (pid %d) is ready",
+                        running.process.pid,
+                        extra={
+                            "event": "dealer_ready",
+                            "pid": running.process.pid,
+                            "seconds": round(took, 3),
+                        },
+                    )
+                    self._dealer_is_ready.set()
+                    for other in self._running.values():
+                        self._introduce(other)
+                else:
+                    logger.info(
+                        "Process %d (pid %d) is ready",
+                        number,
+                        running.process.pid,
+                        extra={
+                            "event": "process_restarted" if again else "process_started",
+                            "process_number": number,
+                            "pid": running.process.pid,
+                            "seconds": round(took, 3),
+                        },
+                    )
+                    self._were_ready.add(number)
+                    self._one_is_ready.set()
+                    self._look()
             if running.left:
                 return
             if patience.cancelled_caught and not heard:
                 break
         logger.error(
-            "Process %d (pid %d) is killed: its event loop has stood still for %.0f s; a handler "
+            "%s (pid %d) is killed: its event loop has stood still for %.0f s; a handler "
             "must not block it",
-            number,
+            _name(number),
             running.process.pid,
             self._silence,
             extra={
@@ -290,6 +338,15 @@ class Processes:
         running.process.send_signal(signal.SIGABRT)
         await anyio.sleep(ABORT_SECONDS)
         running.process.kill()
+
+    def _introduce(self, running: _Running) -> None:
+        """Connect a process with the dealer, if there is one."""
+        if self._dealer is not None and self._dealer.ready_at is not None:
+            # What does not arrive is closed here, which its other end takes for an answer.
+            one, other = socket.socketpair()
+            with one, other:
+                self._dealer.join(one)
+                running.join(other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +410,15 @@ class _Running:
         except OSError:
             pass  # it has just ended
 
+    def join(self, channel: socket.socket) -> None:
+        """Give it one end of a connection with the dealer, or the dealer one with a process."""
+        with suppress(OSError):  # it has just ended
+            socket.send_fds(self._channel, [JOIN], [channel.fileno()])
+
+
+def _name(number: int) -> str:
+    return "The dealer" if number == DEALER else f"Process {number}"
+
 
 def _how(code: int) -> str:
     if code >= 0:
@@ -365,51 +431,3 @@ def _signal(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # a real-time signal
         return f"signal {number}"
-
-
-async def run_supervised(worker: Worker, channel: socket.socket) -> None:
-    """Run a worker as one of several processes, until it, or its supervisor, is told to stop.
-
-    Args:
-        channel: this process's end of the socket pair. It stays open.
-
-    Raises:
-        Whatever :meth:`Worker.run` raises.
-    """
-    channel.setblocking(False)
-    worker.health.observe(partial(_say, channel, BEAT))
-    try:
-        async with anyio.create_task_group() as tasks:
-
-            async def run(*, task_status: TaskStatus[None]) -> None:
-                await worker.run(task_status=task_status)
-                tasks.cancel_scope.cancel()
-
-            await tasks.start(run)
-            await _obey(worker, channel)
-    except BaseExceptionGroup as group:
-        raise only_one(group) from None
-
-
-async def _obey(worker: Worker, channel: socket.socket) -> None:
-    _say(channel, READY)
-    orders = READY
-    while orders:
-        await anyio.wait_readable(channel)
-        try:
-            orders = channel.recv(16)
-        except OSError:
-            orders = b""
-        if not orders:
-            logger.warning("The supervisor is gone", extra={"event": "supervisor_gone"})
-        if not worker.stopping:  # it may have had a signal of its own
-            worker.stop()
-        if HURRY in orders:
-            worker.stop()
-
-
-def _say(channel: socket.socket, what: bytes) -> None:
-    try:
-        channel.send(what)
-    except OSError:
-        pass  # the supervisor is gone, as the next read will say, or has not listened for hours

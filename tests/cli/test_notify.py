@@ -446,6 +446,28 @@ def test_a_process_that_stands_still_entirely_is_killed_too(start: Start) -> Non
     wait_until(lambda: f"(pid {pid}) was killed by SIGKILL" in service.log, "its end", within=30)
 
 
+def test_a_dealer_that_stands_still_is_killed_and_another_takes_its_place(
+    start: Start, queue: MongoQueue
+) -> None:
+    service = start(2)
+    service.until("READY=1")
+    pids, status = pids_by_number(service), service.manager.status
+    [before] = dealers(service)
+
+    os.kill(before, signal.SIGSTOP)
+    wait_until(lambda: len(dealers(service)) == 2, "another is ready", within=30)
+
+    assert f"The dealer (pid {before}) was killed by SIGKILL" in service.log
+    assert pids_by_number(service) == pids
+    assert service.manager.status == status
+    queue.put({"n": 1})
+    until_said(service, "finished")
+
+
+def dealers(service: NotifiedProcess) -> list[int]:
+    return [int(pid) for pid in re.findall(r"The dealer \(pid (\d+)\) is ready", service.log)]
+
+
 def test_a_supervisor_that_stood_still_itself_kills_nobody(start: Start) -> None:
     service = start(2)
     service.until("READY=1")

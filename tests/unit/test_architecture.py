@@ -72,6 +72,7 @@ ORDER = [
     "worker.reaper",
     "worker.run",
     "worker.runtime",
+    "worker.supervised",
     "worker.processes",
     "worker",
     "__init__",
