@@ -21,6 +21,7 @@ MODULES = (
     "clocks",
     "cancellations",
     "wakeups",
+    "dealing",
     "servers",
     "wires",
     "streams",

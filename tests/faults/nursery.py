@@ -33,6 +33,7 @@ from tests.waiting import wait_until
 PROGRAMS = (
     "tests.faults.programs.canceller",
     "tests.faults.programs.consumer",
+    "tests.faults.programs.fleet",
     "tests.faults.programs.lone",
     "tests.faults.programs.producer",
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults import cancellations, clocks, kills, poison, wakeups
+from tests.faults import cancellations, clocks, dealing, kills, poison, wakeups
 from tests.faults.drill import Arena, Drill, Scale, perform
 
 DRILLS = [
@@ -15,6 +15,8 @@ DRILLS = [
     *clocks.DRILLS,
     *cancellations.DRILLS,
     *wakeups.DRILLS,
+    dealing.dealer_kills,
+    dealing.dealt_lone_jobs,
 ]
 
 

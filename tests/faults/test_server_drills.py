@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.faults.dealing import dealer_cuts
 from tests.faults.drill import Arena, Drill, Scale, perform
 from tests.faults.servers import failovers
 from tests.faults.streams import oplog
 from tests.faults.wires import cuts, wedged_streams
 
-DRILLS = [failovers, cuts, wedged_streams, oplog]
+DRILLS = [failovers, cuts, wedged_streams, oplog, dealer_cuts]
 
 
 @pytest.fixture(scope="module")

@@ -68,6 +68,9 @@ class PlantedFault:
 
 NOT_HELD = "contract/test_queue_held.py::test_a_job_that_is_no_longer_held_cannot_be_changed"
 """Every call on a job, after every way to lose it."""
+DEALER = "cli/test_worker_dealer.py"
+TABLE = "worker/test_worker_dealer.py"
+TABLE_FAULTS = "worker/test_worker_dealer_faults.py"
 
 FAULTS: tuple[PlantedFault, ...] = (
     # the fences: operations.py, and the shells that complete
@@ -480,9 +483,9 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_a_job_put_while_a_stream_takes_its_time_to_open_is_found_by_the_scan_after_it",
         Edit(
             "worker/run.py",
-            "                await parts.start(self._watcher.run)\n",
+            "                await parts.start(self._hand.run)\n",
             "                parts.start_soon(self._claimer.run)\n"
-            "                await parts.start(self._watcher.run)\n",
+            "                await parts.start(self._hand.run)\n",
         ),
         Edit(
             "worker/run.py",
@@ -564,7 +567,167 @@ FAULTS: tuple[PlantedFault, ...] = (
         "everybody going for every job at once",
         10,
         "worker/test_worker_peers.py::test_idle_workers_leave_jobs_to_the_one_whose_turn_it_is",
-        Edit("worker/peers.py", 'return (place - _number(job["_id"])) % count', "return 0"),
+        Edit(
+            "worker/peers.py",
+            "return min((place - number) % count for place in places)",
+            "return 0",
+        ),
+    ),
+    # the dealer of several processes
+    PlantedFault(
+        "nobody is told to look for what was dealt to a process that does nothing about it",
+        4,
+        f"{DEALER}::test_a_process_that_stands_still_keeps_no_job_that_it_was_dealt",
+        Edit("worker/table.py", "                if seat.late:\n", "                if False:\n"),
+    ),
+    PlantedFault(
+        "nobody is told to look for what was dealt to a process that has died",
+        4,
+        f"{DEALER}::test_a_process_killed_with_a_job_just_dealt_to_it_does_not_take_it_along",
+        Edit(
+            "worker/dealer.py",
+            "        if self.stopping:\n            return\n        if seat.owes",
+            "        return\n        if seat.owes",
+        ),
+    ),
+    PlantedFault(
+        "a process waits for a silent dealer for ever",
+        4,
+        f"{DEALER}::test_a_dealer_that_stands_still_keeps_no_job_waiting_for_long",
+        Edit("worker/hand.py", "SILENT_AFTER if self._dealt_to else None", "None"),
+    ),
+    PlantedFault(
+        "a process never returns to a dealer that was silent",
+        6,
+        f"{DEALER}::test_a_dealer_that_stands_still_keeps_no_job_waiting_for_long",
+        Edit(
+            "worker/hand.py",
+            "            if patience.cancelled_caught:\n                self._be_dealt_to(False)\n",
+            "            if patience.cancelled_caught:\n                feed.close()\n",
+        ),
+    ),
+    PlantedFault(
+        "a process keeps the stream of its own when there is a dealer again",
+        6,
+        f"{DEALER}::test_a_dealer_killed_amid_jobs_costs_none_and_another_takes_its_place",
+        Edit(
+            "worker/hand.py",
+            "            if self._watcher is not None:\n                self._watcher.stop()\n"
+            "            logger.info(",
+            "            logger.info(",
+        ),
+    ),
+    PlantedFault(
+        "nobody is introduced to a dealer that took another's place",
+        6,
+        f"{DEALER}::test_a_dealer_killed_amid_jobs_costs_none_and_another_takes_its_place",
+        Edit(
+            "worker/processes.py",
+            "                    for other in self._running.values():\n"
+            "                        self._introduce(other)\n",
+            "",
+        ),
+    ),
+    PlantedFault(
+        "processes that each listen for themselves",
+        6,
+        f"{DEALER}::test_idle_processes_and_their_dealer_hold_one_stream",
+        Edit("worker/processes.py", "                self._introduce(running)\n", ""),
+    ),
+    PlantedFault(
+        "a dealer that is stopped before those it deals to",
+        6,
+        f"{DEALER}::test_the_dealer_is_the_last_to_end",
+        Edit(
+            "worker/processes.py",
+            "        for running in self._running.values():\n            running.tell(order)\n",
+            "        if self._dealer is not None:\n            self._dealer.tell(order)\n"
+            "        for running in self._running.values():\n            running.tell(order)\n",
+        ),
+    ),
+    PlantedFault(
+        "a dealer that dies of the signal that tells it to stop",
+        12,
+        f"{DEALER}::test_a_dealer_that_is_sent_the_signal_deals_until_its_processes_have_left",
+        Edit("worker/dealer.py", "            if handle_signals and ", "            if False and "),
+    ),
+    PlantedFault(
+        "a supervisor that waits for its dealer for ever",
+        12,
+        f"{DEALER}::test_a_dealer_that_stands_still_does_not_keep_the_supervisor_from_ending",
+        Edit("worker/processes.py", "            dealer.process.kill()\n", "            pass\n"),
+    ),
+    PlantedFault(
+        "a watchdog that does not see to the dealer",
+        4,
+        "cli/test_notify.py::test_a_dealer_that_stands_still_is_killed_and_another_takes_its_place",
+        Edit(
+            "worker/processes.py",
+            "self._silence if was_ready else None",
+            "self._silence if was_ready and number != DEALER else None",
+        ),
+    ),
+    PlantedFault(
+        "jobs that a process gave up without a word are not read again",
+        4,
+        f"{TABLE}::test_waiting_jobs_that_a_worker_gave_up_are_dealt_again",
+        Edit("worker/dealer.py", "            if seat.owes_jobs:\n", "            if False:\n"),
+    ),
+    PlantedFault(
+        "waiting jobs dealt to two processes",
+        10,
+        f"{TABLE}::test_a_backlog_is_drained_by_all_without_a_lost_claim[20]",
+        Edit("worker/backlog.py", "        if elsewhere:\n", "        if False:\n"),
+    ),
+    PlantedFault(
+        "a dealer that does not give a place to what another program inserted",
+        4,
+        f"{TABLE}::test_jobs_that_another_program_inserted_without_a_priority_are_run",
+        Edit("worker/dealer.py", "await self._store.adopt(self._queues)", "pass"),
+    ),
+    PlantedFault(
+        "processes that are dealt nothing are not told that others are",
+        3,
+        f"{TABLE}::test_leases_are_watched_by_workers_that_are_dealt_nothing",
+        Edit("worker/dealer.py", '"active": self._active}', '"active": False}'),
+    ),
+    PlantedFault(
+        "what a process takes along that leaves in order is not looked for",
+        4,
+        f"{TABLE}::test_waiting_jobs_that_a_worker_takes_with_it_are_run_by_others[True]",
+        Edit(
+            "worker/dealer.py",
+            "        if seat.owes:\n            self._look_for_more()\n        elif",
+            "        if",
+        ),
+    ),
+    PlantedFault(
+        "a dealer that forgets when a job falls due",
+        4,
+        f"{TABLE}::test_delayed_jobs_are_promoted_on_time_by_the_dealer",
+        Edit("worker/dealer.py", 'self._timers.note(fields.get("run_at"))', "pass"),
+    ),
+    PlantedFault(
+        "jobs that were read are forgotten after a lost claim",
+        4,
+        f"{TABLE}::test_jobs_that_were_read_before_a_claim_was_lost_are_read_again",
+        Edit(
+            "worker/dealer.py",
+            "                self._look_for_more()  # what was read is forgotten\n",
+            "                pass\n",
+        ),
+    ),
+    PlantedFault(
+        "a process waits for a dealer's answer for ever",
+        4,
+        f"{TABLE_FAULTS}::test_a_dealer_that_takes_long_to_answer_holds_up_no_job",
+        Edit("worker/hand.py", "move_on_after(ANSWER_WITHIN)", "move_on_after(None)"),
+    ),
+    PlantedFault(
+        "a dealer that does not say that its stream lives",
+        5,
+        f"{TABLE_FAULTS}::test_while_the_stream_is_quiet_all_workers_know_that_it_lives",
+        Edit("worker/dealer.py", '"tick": signs - seen', '"tick": 0'),
     ),
     # the worker's leases
     PlantedFault(
@@ -701,7 +864,11 @@ FAULTS: tuple[PlantedFault, ...] = (
         13,
         "worker/test_worker_stuck.py"
         "::test_a_job_that_cannot_be_changed_is_tried_at_intervals_that_grow[scheduled]",
-        Edit("stuck.py", "            self._held[name] = None\n", "            pass\n"),
+        Edit(
+            "stuck.py",
+            "        if not self.full:\n            self._held[name] = job_id\n",
+            "",
+        ),
     ),
     PlantedFault(
         "a job that cannot be changed is left out for ever",
@@ -748,7 +915,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "expired jobs read with a codec that one of them can fail",
         13,
         "worker/test_worker_poison.py::test_a_field_that_cannot_be_decoded_stops_nobody",
-        Edit("async_store.py", "(self._bare if command.bare else self.jobs)", "self.jobs"),
+        Edit("async_store.py", "self._bare if command.bare else self.jobs", "self.jobs"),
     ),
     PlantedFault(
         "an odd document whose burial is refused ends the claim",
