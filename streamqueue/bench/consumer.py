@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import resource
+import socket
 import sys
 import time
 from collections import Counter
@@ -76,7 +77,8 @@ class Consumer:
     Args:
         settings: ``database`` and ``collection`` to work on, ``concurrency``, and whether to
             ``announce`` every job that is started (for lone jobs only: it costs). With ``serve``
-            it also serves metrics, as many as a worker of two queues has.
+            it also serves metrics, as many as a worker of two queues has. With ``dealt_by``, a
+            descriptor, it is dealt its jobs; with ``deals_to``, several, it is the one that deals.
     """
 
     def __init__(self, uri: str, settings: Mapping[str, Any]) -> None:
@@ -96,6 +98,9 @@ class Consumer:
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=self._registry)
             self._worker.handler(OTHER_QUEUE)(self._pass)
+        if "dealt_by" in settings:
+            self._worker.join(socket.socket(fileno=settings["dealt_by"]))
+        self._deals_to = settings.get("deals_to", ())
         self._first_started_at: float | None = None
         self._worker.handler(QUEUE)(self._announce if settings["announce"] else self._pass)
 
@@ -137,6 +142,15 @@ class Consumer:
             server = self._worker.server
             say({"what": "ready", "address": server and server.address})
 
+    async def deal(self) -> None:
+        """Deal out its jobs to others, until SIGTERM."""
+        dealer = self._worker.dealer()
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(dealer.run)
+            for descriptor in self._deals_to:
+                dealer.join(socket.socket(fileno=descriptor))
+            say({"what": "ready"})
+
 
 def _resident_bytes() -> int | None:
     """Return the memory in use now; None where the system does not say (not Linux)."""
@@ -151,11 +165,13 @@ def main() -> int:
     """Run one consumer; say why in one line if it cannot."""
     logging.basicConfig(level=logging.ERROR)
     disable_created_metrics()  # type: ignore[no-untyped-call]  # as the worker command does
-    consumer = Consumer(os.environ["STREAMQUEUE_URI"], json.loads(sys.argv[1]))
+    settings = json.loads(sys.argv[1])
+    consumer = Consumer(os.environ["STREAMQUEUE_URI"], settings)
     wait_for_go()
     obey(consumer.report)
     try:
-        anyio.run(consumer.run, backend_options={"use_uvloop": has_uvloop()})
+        run = consumer.deal if settings.get("deals_to") else consumer.run
+        anyio.run(run, backend_options={"use_uvloop": has_uvloop()})
     except Exception as error:
         cause: BaseException = error
         while isinstance(cause, BaseExceptionGroup):

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .fleet import Fleet
 from .ground import fill
 from .report import Row, Table
 
@@ -80,7 +81,7 @@ def _drain_head(ground: Ground, jobs: Collection[dict[str, Any]], depth: int) ->
     # Twice the head: there must be something left while the last report is on its way.
     total = max(waiting, depth + 2 * head)
     fill(jobs, total - waiting)
-    with ground.consumers(1, jobs, concurrency=CONCURRENCY) as team:
+    with ground.consumers(Fleet(1), jobs, concurrency=CONCURRENCY) as team:
         team.go()
         return _watch(team, head, total)
 

@@ -1,11 +1,12 @@
-"""A backlog of jobs that do nothing, drained by some processes.
+"""A backlog of jobs that do nothing, drained by some consumers.
 
 Ours: from the first handler's start in any process to the last acknowledged complete; the
 processes are loaded but open their streams only after the backlog is there. Floor: one process
 that reads 100 (or 1,000) whole jobs in the claim order, takes them with one ``update_many`` and
 removes them with one ``delete_many``.
 
-Round trips are all commands of the consumers but the change stream's ``getMore``, per job.
+Round trips are all commands of the consumers, and of their dealer, but the change stream's
+``getMore``, per job.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import StreamQueueError
 from . import floor
+from .fleet import Fleet
+from .fleet import of as fleets
 from .process import completed_by
 from .report import Row, Table
 
@@ -29,21 +32,21 @@ NOT_ROUND_TRIPS = {"getMore", "heartbeat"}
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Some processes, and how many handlers each runs at a time."""
+    """Some consumers, and how many handlers each runs at a time."""
 
-    processes: int
+    fleet: Fleet
     concurrency: int
     share: float = 1.0
     """Of the whole backlog: the slower cases get less."""
 
     @property
     def name(self) -> str:
-        return f"processes: {self.processes}, concurrency {self.concurrency}"
+        return f"{self.fleet}, concurrency {self.concurrency}"
 
 
 CASES = (
-    *(Case(1, 100), Case(2, 100), Case(4, 100), Case(8, 100)),
-    *(Case(1, 10, share=0.3), Case(1, 1, share=0.05)),
+    *(Case(fleet, 100) for fleet in fleets(1, 2, 4, 8)),
+    *(Case(Fleet(1), 10, share=0.3), Case(Fleet(1), 1, share=0.05)),
 )
 
 
@@ -61,7 +64,7 @@ def steps(scale: Scale) -> int:
 
 
 def _cases(scale: Scale) -> list[Case]:
-    return [case for case in CASES if case.processes <= scale.processes]
+    return [case for case in CASES if case.fleet.size <= scale.processes]
 
 
 def measure(ground: Ground) -> Table:
@@ -82,9 +85,9 @@ def measure(ground: Ground) -> Table:
     for case in cases:
         rates = [drained.rate for drained in ours[case]]
         table.rows.append(Row.against(f"drain, {case.name}", "jobs/s", rates, floors[100]))
-        if case.processes > 1:
+        if case.fleet.size > 1:
             table.rows.append(
-                Row.against("  the same", "jobs/s", rates, base, "1 process, concurrency 100")
+                Row.against("  the same", "jobs/s", rates, base, "1 worker, concurrency 100")
             )
         lost = [drained.lost for drained in ours[case]]
         table.rows.append(Row.alone("  lost claims", "%", lost))
@@ -100,7 +103,7 @@ def _drain(ground: Ground, case: Case) -> Drained:
     count = max(10, int(ground.scale.backlog * case.share))
     with (
         ground.jobs(count) as jobs,
-        ground.consumers(case.processes, jobs, concurrency=case.concurrency) as team,
+        ground.consumers(case.fleet, jobs, concurrency=case.concurrency) as team,
     ):
         team.go()
         reports = team.wait_until_completed(count)

@@ -1,6 +1,7 @@
 """What idle processes cost the server while others write: every open stream reads the whole oplog.
 
-300 writes a second (w:1) go to another collection while 0, 1, 4 and 16 idle workers exist. The
+300 writes a second (w:1) go to another collection while 0, 1, 4 and 16 idle workers exist,
+separate or with a dealer. The
 processor time of mongod is read from ``/proc``, so only for the local replica set on Linux.
 """
 
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo import WriteConcern
 
+from . import fleet
+from .fleet import Fleet
 from .process import pause
 from .report import Row, Table
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from .ground import Ground
     from .scale import Scale
 
-PROCESSES = (0, 1, 4, 16)
+FLEETS = (Fleet(0), *fleet.of(1, 4, 16))
 WRITES_PER_SECOND = 300
 SETTLE_SECONDS = 0.5
 USER_TIME = 11
@@ -30,11 +33,7 @@ USER_TIME = 11
 
 
 def steps(scale: Scale) -> int:
-    return scale.few_rounds * len(_counts(scale))
-
-
-def _counts(scale: Scale) -> list[int]:
-    return [count for count in PROCESSES if count <= scale.processes]
+    return scale.few_rounds * len(fleet.allowed(FLEETS, scale))
 
 
 def measure(ground: Ground) -> Table:
@@ -44,31 +43,29 @@ def measure(ground: Ground) -> Table:
         ground.progress.step("skipped")
         table.notes.append("skipped: mongod's processor time is read from /proc of a local server")
         return table
-    counts = _counts(ground.scale)
-    used: dict[int, list[Mapping[str, float]]] = {count: [] for count in counts}
+    fleets = fleet.allowed(FLEETS, ground.scale)
+    used: dict[Fleet, list[Mapping[str, float]]] = {consumers: [] for consumers in fleets}
     for _ in range(ground.scale.few_rounds):
-        for count in counts:
-            ground.progress.step(f"{count} idle processes")
-            used[count].append(_measure(ground, ground.server.pid, count))
-    base = [figures["mongod"] for figures in used[0]]
-    for count in counts:
-        mongod = [figures["mongod"] for figures in used[count]]
-        name = f"mongod, idle processes: {count}"
-        table.rows.append(
-            Row.against(name, "% of one", mongod, base, "none")
-            if count
-            else Row.alone(name, "% of one", mongod)
-        )
-        if count:
-            each = [figures["consumer"] for figures in used[count]]
+        for consumers in fleets:
+            ground.progress.step(f"{consumers}, idle")
+            used[consumers].append(_measure(ground, ground.server.pid, consumers))
+    base = [figures["mongod"] for figures in used[FLEETS[0]]]
+    for consumers in fleets:
+        mongod = [figures["mongod"] for figures in used[consumers]]
+        if consumers.size:
+            name = f"mongod, {consumers}, idle"
+            table.rows.append(Row.against(name, "% of one", mongod, base, "none"))
+            each = [figures["consumer"] for figures in used[consumers]]
             table.rows.append(Row.alone("  each process", "% of one", each))
+        else:
+            table.rows.append(Row.alone("mongod, no workers", "% of one", mongod))
     rates = [figures["writes"] for rounds in used.values() for figures in rounds]
     table.rows.append(Row.alone("writes to another collection", "1/s", rates))
     return table
 
 
-def _measure(ground: Ground, pid: int, count: int) -> dict[str, float]:
-    with ground.jobs() as jobs, ground.consumers(count, jobs) as team:
+def _measure(ground: Ground, pid: int, consumers: Fleet) -> dict[str, float]:
+    with ground.jobs() as jobs, ground.consumers(consumers, jobs) as team:
         team.go()
         pause(SETTLE_SECONDS)
         before, server_before, begun = team.reports(), _processor_seconds(pid), time.monotonic()
@@ -80,7 +77,7 @@ def _measure(ground: Ground, pid: int, count: int) -> dict[str, float]:
     )
     return {
         "mongod": 100 * server / elapsed,
-        "consumer": 100 * clients / elapsed / max(1, count),
+        "consumer": 100 * clients / elapsed / max(1, len(after)),
         "writes": written / elapsed,
     }
 

@@ -14,6 +14,7 @@ from pymongo.errors import PyMongoError
 from ..document import INDEXES
 from ..embedded import EmbeddedServer
 from . import floor
+from .fleet import Fleet
 from .process import Team
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Ground:
 
     def consumers(
         self,
-        count: int,
+        fleet: Fleet,
         jobs: Collection[dict[str, Any]],
         *,
         concurrency: int = 20,
@@ -66,11 +67,11 @@ class Ground:
     ) -> Team:
         """Return worker processes on this collection, to be entered; see ``consumer.py``."""
         settings = {"concurrency": concurrency, "announce": announce, "serve": serve}
-        return Team("consumer", count, self.uri, settings | _place(jobs))
+        return Team("consumer", fleet, self.uri, settings | _place(jobs))
 
     def listener(self, jobs: Collection[dict[str, Any]]) -> Team:
         """Return the process that waits on a raw change stream, to be entered."""
-        return Team("floor", 1, self.uri, _place(jobs))
+        return Team("floor", Fleet(1), self.uri, _place(jobs))
 
 
 def _place(jobs: Collection[dict[str, Any]]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from .fleet import Fleet
 from .process import pause
 from .report import Row, Table
 
@@ -27,7 +28,7 @@ def measure(ground: Ground) -> Table:
     """Return operations per second, by command, and per cent of one processor."""
     length = ground.scale.idle_seconds
     ground.progress.step(f"one idle worker for {length:.0f} s")
-    with ground.jobs() as jobs, ground.consumers(1, jobs) as team:
+    with ground.jobs() as jobs, ground.consumers(Fleet(1), jobs) as team:
         team.go()
         pause(SETTLE_SECONDS)
         (before,) = team.reports()

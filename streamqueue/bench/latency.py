@@ -13,51 +13,48 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..queue import MongoQueue
-from . import floor
+from . import fleet, floor
 from .process import pause
 from .report import Row, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .fleet import Fleet
     from .ground import Ground
     from .process import Team
     from .scale import Scale
 
-PROCESSES = (1, 4, 16)
+FLEETS = fleet.of(1, 4, 16)
 WARM_UP = 5
 QUANTILES = {"p50": 0.50, "p99": 0.99}
 
 
 def steps(scale: Scale) -> int:
-    return scale.rounds * (1 + len(_counts(scale)))
-
-
-def _counts(scale: Scale) -> list[int]:
-    return [count for count in PROCESSES if count <= scale.processes]
+    return scale.rounds * (1 + len(fleet.allowed(FLEETS, scale)))
 
 
 def measure(ground: Ground) -> Table:
     """Return p50 and p99 in milliseconds."""
-    counts = _counts(ground.scale)
+    fleets = fleet.allowed(FLEETS, ground.scale)
     floors: list[dict[str, float]] = []
     events: list[dict[str, float]] = []
-    ours: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
+    ours: dict[Fleet, list[dict[str, float]]] = {consumers: [] for consumers in fleets}
     for _ in range(ground.scale.rounds):
         ground.progress.step("the floor")
         started, seen = _floor(ground)
         floors.append(started)
         events.append(seen)
-        for count in counts:
-            ground.progress.step(f"{count} idle processes")
-            ours[count].append(_ours(ground, count))
+        for consumers in fleets:
+            ground.progress.step(f"{consumers}, idle")
+            ours[consumers].append(_ours(ground, consumers))
     table = Table()
-    for count in counts:
+    for consumers in fleets:
         for quantile in QUANTILES:
-            mine = [waits[quantile] for waits in ours[count]]
+            mine = [waits[quantile] for waits in ours[consumers]]
             bare = [waits[quantile] for waits in floors]
             table.rows.append(
-                Row.against(f"idle pick-up, processes: {count}, {quantile}", "ms", mine, bare)
+                Row.against(f"idle pick-up, {consumers}, {quantile}", "ms", mine, bare)
             )
     for quantile in QUANTILES:
         # Not ours, but what the floor is made of.
@@ -69,8 +66,8 @@ def measure(ground: Ground) -> Table:
     return table
 
 
-def _ours(ground: Ground, count: int) -> dict[str, float]:
-    with ground.jobs() as jobs, ground.consumers(count, jobs, announce=True) as team:
+def _ours(ground: Ground, consumers: Fleet) -> dict[str, float]:
+    with ground.jobs() as jobs, ground.consumers(consumers, jobs, announce=True) as team:
         team.go()
         queue = MongoQueue(jobs, name=floor.QUEUE)
         lines = lone_jobs(

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import queue
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,6 +23,8 @@ from ..errors import StreamQueueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from .fleet import Fleet
 
 PATIENCE_SECONDS = 60.0
 """Without any movement for this long, something is broken."""
@@ -55,6 +59,7 @@ class Child:
         uri: str,
         settings: Mapping[str, Any],
         started: queue.SimpleQueue[dict[str, Any]],
+        descriptors: Sequence[int] = (),
     ) -> None:
         self._name = f"{module} process {number}"
         self._started = started
@@ -67,6 +72,7 @@ class Child:
             stderr=self._errors,
             env={**os.environ, "STREAMQUEUE_URI": uri},
             start_new_session=True,
+            pass_fds=descriptors,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -140,18 +146,26 @@ class Child:
 class Team:
     """Some children of one kind, in a ``with`` block that ends them."""
 
-    def __init__(self, module: str, count: int, uri: str, settings: Mapping[str, Any]) -> None:
-        self._module, self._count, self._uri, self._settings = module, count, uri, settings
+    def __init__(
+        self,
+        module: str,
+        fleet: Fleet,
+        uri: str,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self._module, self._fleet, self._uri, self._settings = module, fleet, uri, settings
+        self._dealer: Child | None = None
         self._children: list[Child] = []
         self._started: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         try:
-            for number in range(1, self._count + 1):
-                self._children.append(
-                    Child(self._module, number, self._uri, self._settings, self._started)
-                )
-            for child in self._children:
+            if self._fleet.dealt:
+                self._start_dealt()
+            else:
+                for number in range(1, self._fleet.size + 1):
+                    self._children.append(self._child(number, self._settings))
+            for child in self._everybody():
                 child.expect("loaded")
         except BaseException:
             self._end()
@@ -161,14 +175,36 @@ class Team:
     def __exit__(self, *_: object) -> None:
         self._end()
 
+    def _child(self, number: int, settings: Mapping[str, Any], *descriptors: int) -> Child:
+        return Child(self._module, number, self._uri, settings, self._started, descriptors)
+
+    def _start_dealt(self) -> None:
+        """Start them, each connected with a dealer, as a supervisor does."""
+        with ExitStack() as ends:
+            ours: list[int] = []
+            for number in range(1, self._fleet.size + 1):
+                one, other = socket.socketpair()
+                ends.enter_context(one)
+                ours.append(one.fileno())
+                with other:
+                    settings = {**self._settings, "dealt_by": other.fileno()}
+                    self._children.append(self._child(number, settings, other.fileno()))
+            self._dealer = self._child(0, {**self._settings, "deals_to": ours}, *ours)
+
+    def _everybody(self) -> list[Child]:
+        return ([] if self._dealer is None else [self._dealer]) + self._children
+
     def _end(self) -> None:
-        for child in self._children:
+        for child in self._everybody():
             child.terminate()
-        for child in self._children:
+        for child in self._everybody():
             child.close()
 
     def go(self) -> list[dict[str, Any]]:
         """Let them all begin, and return what they say when they listen."""
+        if self._dealer is not None:
+            self._dealer.order("go")
+            self._dealer.expect("ready")
         for child in self._children:
             child.order("go")
         return [child.expect("ready") for child in self._children]
@@ -180,7 +216,7 @@ class Team:
             try:
                 line = self._started.get(timeout=0.5)
             except queue.Empty:
-                for child in self._children:
+                for child in self._everybody():
                     child.check()
                 continue
             if line["number"] == number:
@@ -190,10 +226,10 @@ class Team:
         )
 
     def ask(self) -> list[dict[str, Any]]:
-        """Ask them all for a report, whatever it is in their module."""
-        for child in self._children:
+        """Ask them all, the dealer too, for a report, whatever it is in their module."""
+        for child in self._everybody():
             child.order("report")
-        return [child.expect("report") for child in self._children]
+        return [child.expect("report") for child in self._everybody()]
 
     def reports(self) -> list[Report]:
         """Ask the consumers."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..queue import MongoQueue
 from . import floor
+from .fleet import Fleet
 from .latency import QUANTILES, lone_jobs, quantiles
 from .process import Team
 from .report import Row, Table
@@ -66,9 +67,9 @@ def _stretch(scale: Scale) -> int:
 
 def _round(ground: Ground) -> tuple[list[float], list[float], int]:
     waits: dict[bool, list[float]] = {False: [], True: []}
-    with ground.jobs() as jobs, ground.consumers(1, jobs, announce=True, serve=True) as team:
+    with ground.jobs() as jobs, ground.consumers(Fleet(1), jobs, announce=True, serve=True) as team:
         (ready,) = team.go()
-        with Team("scraper", 1, ground.uri, {"address": ready["address"]}) as scraper:
+        with Team("scraper", Fleet(1), ground.uri, {"address": ready["address"]}) as scraper:
             scraper.go()
             queue = MongoQueue(jobs, name=floor.QUEUE)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..queue import MongoQueue
 from . import floor
+from .fleet import Fleet
 from .report import Row, Table
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def measure(ground: Ground) -> Table:
     """Return megabytes, early and at the end, and jobs per second."""
     total = ground.scale.soaked
     early_count = min(EARLY, total // 5)
-    with ground.jobs() as jobs, ground.consumers(1, jobs, concurrency=CONCURRENCY) as team:
+    with ground.jobs() as jobs, ground.consumers(Fleet(1), jobs, concurrency=CONCURRENCY) as team:
         queue = MongoQueue(jobs, name=floor.QUEUE)
         put = shown = 0
         ground.progress.step(f"0 of {total:,} jobs")
