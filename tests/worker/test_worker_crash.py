@@ -59,7 +59,9 @@ async def test_a_worker_that_shared_a_backlog_takes_over_from_one_that_was_kille
     for _ in range(40):
         await queue.put({"seconds": 60})
     victim.until_said("started")
-    await wait_until_async(lambda: not jobs.count_documents({"state": "ready"}), "all are held")
+    await wait_until_async(
+        lambda: len(successor.attempts) + len(victim.said("started")) == 40, "all were started"
+    )
 
     victim.send(signal.SIGKILL)
     await worker.until_outcomes(completed=40, within=LEASE + REAP_INTERVAL + SLACK)
