@@ -14,7 +14,7 @@ demo: $(VENV)/demo system ## Put jobs, wake consumers, kill one with -9, account
 	@$(BIN)/streamqueue demo
 
 test: $(VENV)/dev system prometheus faketime systemd deploy-tools ## Run the tests against a real replica set.
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 faults: $(VENV)/dev system faketime ## Break servers and processes while jobs flow; account for every job (15 minutes).
 	$(BIN)/python -m tests.faults $(DRILLS)
