@@ -106,7 +106,9 @@ def _orders(worker: Supervised, channel: socket.socket) -> set[bytes] | None:
     except OSError:
         return None
     for descriptor in descriptors:
-        worker.join(socket.socket(fileno=descriptor))
+        connection = socket.socket(fileno=descriptor)
+        connection.set_inheritable(False)  # or what a handler starts keeps it open after our death
+        worker.join(connection)
     return {said[i : i + 1] for i in range(len(said))} - {JOIN} if said else None
 
 
