@@ -179,8 +179,9 @@ class Hand:
         await watcher.run(must_open=not self._started, task_status=self)
         self._signs += watcher.signs
         self._watcher = None
-        if self._dealt_to and self._open:  # it has just noted that its own is closed
+        if self._dealt_to and self._open:  # what it noted last was about its own
             self._metrics.connected.set(1)
+            self._health.clear("stream")
 
     async def _listen_to_dealers(self) -> None:
         while not self._stopped:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import pytest
@@ -10,6 +10,7 @@ from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncMongoQueue, stuck
+from streamqueue.stream import Reason
 from streamqueue.worker import hand as hands
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing
@@ -20,6 +21,7 @@ from tests.worker.test_worker_stuck import STUCK, insert_stuck
 
 RESTARTS = "streamqueue_stream_restarts_total"
 CONNECTED = "streamqueue_stream_connected"
+REASONS = get_args(Reason)
 
 
 def connected(*workers: StartedWorker) -> list[float]:
@@ -133,6 +135,30 @@ async def test_a_dealer_that_was_silent_is_listened_to_again(
         await wait_until_async(lambda: streams(client, jobs) == 0, "its stream is closed")
         await wait_until_async(lambda: connected(worker) == [1], "it is connected")
         tasks.cancel_scope.cancel()
+
+
+async def test_a_stream_that_breaks_when_a_dealer_is_back_says_nothing_of_the_dealers(
+    table: Table,
+    jobs: Collection[Any],
+    client: MongoClient[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hands, "SILENT_AFTER", 60)
+    worker = table.prepare(Notes(), max_await=0.1)
+    await table.begin(worker)
+    dealer = table.puppet_dealer(worker)
+    breaks = {"errorCode": 280, "blockConnection": True, "blockTimeMS": 500}
+
+    with failing(client, "getMore", app=STREAM_APP, times=1, **breaks) as fault:
+        await wait_until_async(lambda: fault.hits() > 0, "its read is about to fail")
+        dealer.say({"opened": True})
+        await wait_until_async(
+            lambda: any(worker.metric(RESTARTS, reason=r) for r in REASONS), "its stream breaks"
+        )
+
+    await wait_until_async(lambda: streams(client, jobs) == 0, "its stream is closed")
+    await wait_until_async(lambda: connected(worker) == [1], "it is connected")
+    assert worker.worker.health.reasons() == {}
 
 
 async def test_a_dealer_that_takes_long_to_answer_holds_up_no_job(
