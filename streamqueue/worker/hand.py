@@ -186,11 +186,17 @@ class Hand:
     async def _listen_to_dealers(self) -> None:
         while not self._stopped:
             self._feed = await self._invitations.take()
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._feed.keep_sending)
-                await self._listen_to(self._feed)
-            self._feed = None
-            self._be_dealt_to(False)
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._feed.keep_sending)
+                    await self._listen_to(self._feed)
+            except BaseException:
+                self._stopped = True  # it is the run that ends, by a stop or an error
+                raise
+            finally:
+                self._feed.close()
+                self._feed = None
+                self._be_dealt_to(False)
 
     async def _listen_to(self, feed: Feed) -> None:
         """Listen until one end closes. A dealer that is silent may only have been stopped, and

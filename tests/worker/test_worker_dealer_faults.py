@@ -161,6 +161,22 @@ async def test_a_stream_that_breaks_when_a_dealer_is_back_says_nothing_of_the_de
     assert worker.worker.health.reasons() == {}
 
 
+async def test_a_worker_that_waits_for_an_answer_stops_at_once(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hands, "ANSWER_WITHIN", 60)
+    monkeypatch.setattr(hands, "SILENT_AFTER", 60)
+    worker = table.prepare(Notes())
+    dealer = table.puppet_dealer(worker)
+    dealer.say({"opened": True})
+    await table.begin(worker)
+    await dealer.until_heard("ask")
+
+    await worker.stop(within=5)
+
+    assert connected(worker) == [0]
+
+
 async def test_a_dealer_that_takes_long_to_answer_holds_up_no_job(
     table: Table, queue: AsyncMongoQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
