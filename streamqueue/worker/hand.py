@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 from anyio import TASK_STATUS_IGNORED
+from pymongo.errors import PyMongoError
 
 from ..stream import WAIT_MARGIN
 from ..watcher import Listener, Watcher, tell
@@ -176,7 +177,11 @@ class Hand:
 
     async def _listen_alone(self) -> None:
         self._watcher = watcher = self._new_watcher()
-        await watcher.run(must_open=not self._started, task_status=self)
+        try:
+            await watcher.run(must_open=not self._started, task_status=self)
+        except PyMongoError:
+            if not self._started:  # else a dealer has come meanwhile
+                raise
         self._signs += watcher.signs
         self._watcher = None
         if self._dealt_to and self._open:  # what it noted last was about its own

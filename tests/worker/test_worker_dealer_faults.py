@@ -161,6 +161,28 @@ async def test_a_stream_that_breaks_when_a_dealer_is_back_says_nothing_of_the_de
     assert worker.worker.health.reasons() == {}
 
 
+async def test_a_worker_that_a_dealer_starts_needs_no_stream_of_its_own(
+    table: Table, client: MongoClient[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hands, "SILENT_AFTER", 60)
+    worker = table.prepare(Notes())
+    refused = {"errorCode": 13, "blockConnection": True, "blockTimeMS": 500}
+
+    async with anyio.create_task_group() as tasks:
+        with failing(client, "aggregate", app=STREAM_APP, times=1, **refused) as fault:
+            tasks.start_soon(table.begin, worker)
+            await wait_until_async(lambda: fault.hits() > 0, "its stream is about to be refused")
+            dealer = table.puppet_dealer(worker)
+            dealer.say({"opened": True})
+            await dealer.until_heard("ask")
+            dealer.say({"jobs": [], "more": False})
+            await dealer.until_heard("free")
+            await anyio.sleep(1)  # longer than the refusal takes
+
+    assert not worker.ended.is_set()
+    assert connected(worker) == [1]
+
+
 async def test_a_worker_that_waits_for_an_answer_stops_at_once(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
