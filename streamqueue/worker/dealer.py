@@ -255,6 +255,8 @@ class Dealer:
                     self._reading.failed(error, "Reading what waits failed, trying again: %s")
                     self._more = self._adopt = True
                     await anyio.sleep(FAILURE_PAUSE * random.uniform(0.5, 1.0))
+                    if not self._table.asking():  # who asked has left
+                        self._have_one_ask()
             else:
                 if not (self._more or self._backlog):
                     self._unloaded.set()

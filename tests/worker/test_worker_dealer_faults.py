@@ -231,6 +231,25 @@ async def test_a_dealer_that_cannot_read_what_waits_holds_up_no_job(
         await notes.until_seen(30)
 
 
+async def test_jobs_that_could_not_be_read_for_a_worker_that_left_are_read_for_another(
+    table: Table, queue: AsyncMongoQueue, client: MongoClient[Any]
+) -> None:
+    await queue.put({"n": 1})  # before there is a stream to say so
+    dealer = await table.open()
+    leaving = table.puppet(free=0, consumer="leaving")
+    other = table.puppet(free=0, consumer="other")
+    await leaving.until_heard("opened")
+    await other.until_heard("opened")
+    fails = {"errorCode": 50, "blockConnection": True, "blockTimeMS": 500}
+
+    with failing(client, "find", app=dealer.app, times=4, **fails) as fault:
+        leaving.say({"ask": 1, "done": 0, "stuck": []})
+        await wait_until_async(lambda: fault.hits() > 0, "the read is about to fail")
+        leaving.leave(True)
+        other.say({"free": 1, "done": 0, "more": False, "stuck": []})
+        await other.until_heard("look")
+
+
 @pytest.mark.parametrize(
     "data",
     [
