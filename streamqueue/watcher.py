@@ -1,4 +1,4 @@
-"""The worker's ear: one change stream per process, read all the time, that wakes and never decides.
+"""An ear of a worker or a dealer: one change stream, always read, that wakes and never decides.
 
 States of the stream, and what leads out of each::
 

@@ -53,7 +53,7 @@ LOOP_TICK = 0.5
 class Run:
     """One run of a worker: its parts, made in its event loop and gone with it.
 
-    Also the watcher's listener: an event is passed to whoever has use for it.
+    Also the listener of its hand: an event is passed to whoever has use for it.
     """
 
     def __init__(
@@ -287,7 +287,7 @@ class Run:
             await anyio.sleep(LOOP_TICK)
             self._metrics.worker.event_loop_lag.observe(max(0.0, anyio.current_time() - due))
 
-    # the watcher's listener
+    # the listener of a stream, its own or the dealer's
 
     def opened(self) -> None:
         if self._opened_before:
@@ -298,7 +298,7 @@ class Run:
         self._reaper.look()
 
     def broken(self, reason: Reason) -> None:
-        """Nothing to do: the watcher has noted it where people look."""
+        """Nothing to do: it is noted already where people look."""
 
     @property
     def loaded(self) -> bool:
