@@ -177,7 +177,7 @@ def worker(options: argparse.Namespace) -> int | None:
     if options.export_state is not None:
         worker.export_state = options.export_state
     address = _metrics_address(options, worker.metrics_address)
-    if address.port is not None and address.port != ANY_PORT:
+    if number != DEALER and address.port is not None and address.port != ANY_PORT:
         address = replace(address, port=address.port + number * options.port_offset)
     worker.metrics_address = address
     if options.export_state == "leader" and address.port is None:

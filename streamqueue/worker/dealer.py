@@ -116,7 +116,7 @@ class Dealer:
     async def run(
         self, *, handle_signals: bool = True, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
     ) -> None:
-        """Deal until stopped; started once the change stream is open.
+        """Deal until stopped, once; started as soon as the change stream is open.
 
         Args:
             handle_signals: let SIGTERM and SIGINT (in the main thread) stop it, from then on, once
@@ -190,6 +190,7 @@ class Dealer:
             self._tasks.start_soon(self._peers.gone, [seat.consumer])
             for other in self._table:  # it may have held jobs, whose leases will end
                 other.look(everything=True)
+            self._table.owing()
 
     def late(self, seat: Seat) -> None:
         """Have another process look for what this one does nothing about. (As the table's host.)"""

@@ -184,9 +184,11 @@ class Hand:
                 raise
         self._signs += watcher.signs
         self._watcher = None
-        if self._dealt_to and self._open:  # what it noted last was about its own
-            self._metrics.connected.set(1)
-            self._health.clear("stream")
+        if self._dealt_to:  # what it noted last was about its own
+            if self._open:
+                self._note_open()
+            else:
+                self._health.not_ready("stream", "the change stream is being reopened")
 
     async def _listen_to_dealers(self) -> None:
         while not self._stopped:
@@ -218,6 +220,7 @@ class Hand:
                 self._be_dealt_to(False)
             elif self._open and not self._dealt_to and frames:
                 self._be_dealt_to(True)
+                self._note_open()
                 self._listener.more(everything=True)
             try:
                 for frame in frames:
@@ -244,10 +247,15 @@ class Hand:
         self._metrics.connected.set(0)
         self._reply(None)
         if not self._stopped:
+            self._health.not_ready("stream", "the change stream is being opened")
             logger.warning(
                 "No dealer any more: listening to a change stream of its own",
                 extra={"event": "dealer_gone", "consumer": self._consumer},
             )
+
+    def _note_open(self) -> None:
+        self._metrics.connected.set(1)
+        self._health.clear("stream")
 
     def _hear(self, frame: dict[str, Any]) -> None:
         if "event" in frame:
@@ -269,9 +277,8 @@ class Hand:
         elif "opened" in frame:
             self._open = True
             self._be_dealt_to(True)
-            self._metrics.connected.set(1)
+            self._note_open()
             self._metrics.last_event.set(time.time())
-            self._health.clear("stream")
             self.started()
             self._listener.opened()
         elif "broken" in frame:

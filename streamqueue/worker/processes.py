@@ -222,6 +222,8 @@ class Processes:
                 )
                 return
             else:
+                if number == DEALER:  # the others can do without it
+                    self._dealer_is_ready.set()
                 soon = end.ready_for is None or end.ready_for < self._a_while
                 deaths = deaths + 1 if soon else 0
                 pause = self._pauses.delay(deaths) if soon else 0.0

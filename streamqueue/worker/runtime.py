@@ -180,7 +180,8 @@ class Worker:
     def join(self, channel: socket.socket) -> None:
         """Be dealt jobs by the dealer at the other end, when this worker runs.
 
-        For the supervisor of several. Without a dealer a worker listens to a stream of its own.
+        For the supervisor of several. Without a dealer a worker listens to a stream of its own, and
+        so does one that runs again, until it is given another connection.
         """
         self._invitations.bring(channel)
 

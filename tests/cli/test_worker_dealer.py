@@ -366,6 +366,21 @@ def test_a_stop_when_only_the_dealer_is_ready_ends_all(start: Start, tmp_path: P
     assert not is_there(dealer)
 
 
+def test_processes_start_without_a_dealer_that_dies_before_it_is_ready(
+    start: Start, queue: MongoQueue, tmp_path: Path
+) -> None:
+    module = tmp_path / "tasks.py"
+    module.write_text(
+        "import os, sys\nif '-1' in sys.argv: os.kill(os.getpid(), 9)\n" + module.read_text()
+    )
+
+    supervisor = start("--processes", "2", sweep_interval=None)
+
+    supervisor.until_ready(2)
+    assert not dealers(supervisor)
+    Lone(supervisor, queue).run(within=SOON)
+
+
 def test_a_stop_while_the_dealer_looks_for_a_server_ends_it(start: Start) -> None:
     nowhere = f"mongodb://127.0.0.1:{free_port()}/x"
     supervisor = start("--processes", "2", env={"STREAMQUEUE_URI": nowhere})
