@@ -68,6 +68,7 @@ class Program:
         self.name = name
         self.address = f"127.0.0.1:{port}"
         self._log = folder / f"{name}.log"
+        self._asked = False
         kept = {key: value for key, value in os.environ.items() if not key.startswith("STREAMQ")}
         with self._log.open("ab") as output:
             self.process = subprocess.Popen(
@@ -103,11 +104,16 @@ class Program:
         """Return the end of what it has said."""
         return self._log.read_text()[-3000:]
 
-    def stop(self) -> int:
-        """Ask it to end, and return its exit code."""
-        if self.process.poll() is None:
+    def ask_to_end(self) -> None:
+        """Send it SIGTERM, once: a second one would kill it when it has all but ended."""
+        if not self._asked and self.process.poll() is None:
+            self._asked = True
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
+
+    def stop(self) -> int:
+        """Ask it to end, and return its exit code."""
+        self.ask_to_end()
         try:
             return self.process.wait(15)
         finally:
@@ -192,7 +198,7 @@ class RealRun:
     def stop_workers(self) -> list[int]:
         """Tell all workers to end; return their exit codes."""
         for worker in self.workers:
-            worker.process.terminate()
+            worker.ask_to_end()
         codes = [worker.stop() for worker in self.workers]
         self.workers = []
         return codes
