@@ -190,7 +190,6 @@ class Dealer:
             self._tasks.start_soon(self._peers.gone, [seat.consumer])
             for other in self._table:  # it may have held jobs, whose leases will end
                 other.look(everything=True)
-            self._table.owing()
 
     def late(self, seat: Seat) -> None:
         """Have another process look for what this one does nothing about. (As the table's host.)"""
@@ -243,7 +242,6 @@ class Dealer:
         seat = self._table.free()
         if seat is not None:
             seat.look()
-            self._table.owing()
 
     async def _deal(self) -> None:
         while True:
@@ -305,7 +303,6 @@ class Dealer:
             seat.answer(jobs, more=bool(self._backlog) or self._more)
             if jobs:
                 self._active = True
-                self._table.owing()
         if self.loaded:
             self._have_one_ask()
 
@@ -388,8 +385,4 @@ class Dealer:
             if seat is None:
                 self._look_for_more(adopt=unplaced)
             else:
-                self._announce(seat, event)
-
-    def _announce(self, seat: Seat, event: Mapping[str, Any]) -> None:
-        seat.announce(event)
-        self._table.owing()
+                seat.announce(event)

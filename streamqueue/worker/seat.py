@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..clock import monotonic
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from bson import ObjectId
 
@@ -23,15 +23,20 @@ DEALT_FOR = 1.0
 class Seat:
     """A process at the dealer's table.
 
+    Args:
+        free: how many jobs it could claim when it came.
+        owing: called whenever it is dealt something that it has to deal with.
+
     Attributes:
         feed: the way to it.
         consumer: its name.
         asked: how many waiting jobs it has asked for and not been answered; 0 is none.
     """
 
-    def __init__(self, feed: Feed, consumer: str, free: int) -> None:
+    def __init__(self, feed: Feed, consumer: str, free: int, owing: Callable[[], None]) -> None:
         self.feed = feed
         self.consumer = consumer
+        self._owing = owing
         self.asked = 0
         self._free = free
         self._sent = self._done = self._excused = 0
@@ -87,6 +92,7 @@ class Seat:
             self._sent_at = monotonic()
         self._sent += 1
         self.feed.send(frame)
+        self._owing()
 
     def answer(self, jobs: Sequence[Mapping[str, Any]], *, more: bool) -> None:
         """Deal it waiting jobs; `more`: there are others."""
@@ -95,6 +101,8 @@ class Seat:
         self._dealt = {job["_id"] for job in jobs}
         self._dealt_at = monotonic()
         self.feed.send({"jobs": list(jobs), "more": more})
+        if jobs:
+            self._owing()
 
     def settled(self, done: int, free: int | None = None) -> None:
         """It has dealt with so many events in all, and with every waiting job."""

@@ -84,7 +84,8 @@ class Table:
                 while not leaving and (frames := await feed.receive()):
                     for frame in frames:
                         if seat is None:
-                            seat = Seat(feed, str(frame["consumer"]), int(frame["free"]))
+                            name, free = str(frame["consumer"]), int(frame["free"])
+                            seat = Seat(feed, name, free, self._owing)
                             self._seats.append(seat)
                             self._host.seated(seat)
                         elif "leaving" in frame:
@@ -99,8 +100,7 @@ class Table:
                     self._seats.remove(seat)
                     self._host.left(seat, leaving=leaving)
 
-    def owing(self) -> None:
-        """Something was dealt: see that it is dealt with."""
+    def _owing(self) -> None:
         self._dealt_something.set()
 
     async def run(self) -> None:

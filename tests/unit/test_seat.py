@@ -19,7 +19,7 @@ EVENT = {"operationType": "insert"}
 def seat() -> Iterator[Seat]:
     one, other = socket.socketpair()
     with one, other:
-        yield Seat(Feed(one), "ada", free=2)
+        yield Seat(Feed(one), "ada", free=2, owing=lambda: None)
 
 
 @pytest.fixture
