@@ -35,7 +35,7 @@ from ..options import MAX_BATCH
 from ..outage import LoggedOutage
 from .backlog import Backlog, oddness_of, priority_of
 from .lease import Attempt
-from .peers import MOST_TRUST, MOST_TURNS, TURN
+from .peers import MOST_TRUST, turn_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -189,8 +189,7 @@ class Claimer:
 
     def _wait_for_turn(self, turn: int) -> None:
         """Look for what was left to others when so many of them have had their chance."""
-        wait = TURN * min(turn, MOST_TURNS) * self._trust
-        at = monotonic() + wait * random.uniform(1.0, 1.2)
+        at = turn_over(turn, self._trust)
         if at < self._turn_at:
             self._turn_at = at
             self._wake.set()

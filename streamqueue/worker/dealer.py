@@ -39,7 +39,7 @@ from ..watcher import Watcher
 from .backlog import Backlog, oddness_of
 from .claimer import LOADED_LEISURE
 from .hand import TICK
-from .peers import MOST_TURNS, TURN, Peers
+from .peers import Peers, turn_over
 from .table import Table
 from .timers import Timers
 
@@ -307,7 +307,7 @@ class Dealer:
             self._have_one_ask()
 
     def _wait_for_turn(self, turn: int) -> None:
-        at = monotonic() + TURN * min(turn, MOST_TURNS) * random.uniform(1.0, 1.2)
+        at = turn_over(turn)
         if at < self._turn_at:
             self._turn_at = at
             self._wake.set()

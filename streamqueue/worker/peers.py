@@ -263,6 +263,15 @@ class Peers:
         self._listing.succeeded()
 
 
+def turn_over(turn: int, trust: float = 1.0) -> float:
+    """Return the moment when so many others have had their chance at a job; a random bit later, so
+    that those who waited do not go for it in step.
+
+    `trust`: how many times longer they are given, because they have always come.
+    """
+    return monotonic() + TURN * min(turn, MOST_TURNS) * trust * random.uniform(1.0, 1.2)
+
+
 def _number(job_id: object) -> int:
     """Return a number that every process gives this id.
 
