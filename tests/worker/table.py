@@ -122,6 +122,10 @@ class Puppet:
     def say_bytes(self, data: bytes) -> None:
         self._channel.send(data)
 
+    def ask(self, count: int) -> None:
+        """Ask a dealer for so many waiting jobs."""
+        self.say({"ask": count, "done": 0, "stuck": []})
+
     async def until_heard(self, name: str, within: float = 5.0) -> dict[str, Any]:
         """Return the next frame with this field."""
         with anyio.fail_after(within):

@@ -264,7 +264,7 @@ async def test_waiting_jobs_that_a_worker_takes_with_it_are_run_by_others(
     await table.open()
     puppet = table.puppet(free=10)
     await queue.put_many([{"n": n} for n in range(10)])
-    puppet.say({"ask": 10, "done": 0, "stuck": []})
+    puppet.ask(10)
     assert len((await puppet.until_heard("jobs"))["jobs"]) == 10
     await table.seats(1, notes)
     assert notes.seen == []
@@ -281,7 +281,7 @@ async def test_waiting_jobs_that_a_worker_does_nothing_about_are_run_by_others(
     await table.open()
     puppet = table.puppet(free=10)
     await queue.put_many([{"n": n} for n in range(10)])
-    puppet.say({"ask": 10, "done": 0, "stuck": []})
+    puppet.ask(10)
     assert len((await puppet.until_heard("jobs"))["jobs"]) == 10
 
     await table.seats(1, notes)
@@ -297,10 +297,10 @@ async def test_waiting_jobs_that_a_worker_gave_up_are_dealt_again(
     await queue.put_many([{"n": n} for n in range(10)])
     await table.open()
     puppet = table.puppet(free=10)
-    puppet.say({"ask": 10, "done": 0, "stuck": []})
+    puppet.ask(10)
     first = await puppet.until_heard("jobs")
 
-    puppet.say({"ask": 10, "done": 0, "stuck": []})
+    puppet.ask(10)
 
     assert (await puppet.until_heard("jobs"))["jobs"] == first["jobs"]
 
@@ -312,12 +312,12 @@ async def test_jobs_that_were_read_before_a_claim_was_lost_are_read_again(
     await queue.put_many([{"n": n} for n in range(20)])
     await table.open()
     puppet = table.puppet(free=10)
-    puppet.say({"ask": 10, "done": 0, "stuck": []})
+    puppet.ask(10)
     first = await puppet.until_heard("jobs")
 
     puppet.say({"lost": 10, "won": 5})
     puppet.say({"free": 10, "done": 0, "more": False, "stuck": []})
-    puppet.say({"ask": 20, "done": 0, "stuck": []})
+    puppet.ask(20)
 
     second = await puppet.until_heard("jobs")
     assert len(first["jobs"]) == 10
