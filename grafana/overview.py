@@ -19,6 +19,8 @@ from series import (
     FAILED,
     LONGEST_SILENCE,
     OLDEST,
+    OLDEST_RUNNING,
+    OVERDUE,
     SHOWN,
     SLOTS,
     WAIT,
@@ -149,12 +151,20 @@ def flow() -> list[Json]:
             },
             "short",
             stack=True,
-            w=12,
+            w=6,
         ),
         timeseries(
             "Oldest due job by queue",
             "Since when the oldest job that could run has been waiting.",
             {"{{queue}}": OLDEST},
+            "s",
+            w=6,
+        ),
+        timeseries(
+            "Oldest attempt by queue",
+            "Since when the attempt that began first has been running. One that hangs grows by a "
+            "second each second, and keeps its slot.",
+            {"{{queue}}": OLDEST_RUNNING},
             "s",
             w=6,
         ),
@@ -225,7 +235,7 @@ def recovery() -> list[Json]:
                 "lost": increase("streamqueue_leases_lost_total{@queue}"),
             },
             "short",
-            w=6,
+            w=5,
         ),
         timeseries(
             "Expired leases not returned yet",
@@ -233,14 +243,22 @@ def recovery() -> list[Json]:
             "reaper runs.",
             {"{{queue}}": EXPIRED},
             "short",
-            w=6,
+            w=5,
         ),
         timeseries(
             "Dead jobs by queue",
             "A step up is a job given up; a step down, one requeued or removed.",
             {"{{queue}}": DEAD},
             "short",
-            w=6,
+            w=5,
+        ),
+        timeseries(
+            "Buried unseen",
+            "Jobs made dead before a handler saw any, by what is wrong with their documents: other "
+            f"programs put them there. Each says why in `last_error`. {EACH_POINT}",
+            {"{{reason}}": increase("streamqueue_jobs_buried_total{@job}", by="reason")},
+            "short",
+            w=5,
         ),
         timeseries(
             "Missed wake-ups",
@@ -248,7 +266,26 @@ def recovery() -> list[Json]:
             f"0. {EACH_POINT}",
             {"{{queue}}": increase("streamqueue_missed_wakeups_total{@queue}", by="queue")},
             "short",
-            w=6,
+            w=4,
+        ),
+        timeseries(
+            "Overdue scheduled jobs",
+            "Jobs that nobody has made ready 10 s after their time, or that have no time. Back at "
+            "0 at once, while a worker serves the queue.",
+            {"{{queue}}": OVERDUE},
+            "short",
+            w=12,
+        ),
+        timeseries(
+            "Not seen by the other panels",
+            "Documents whose queue is no valid name, which nobody works on, and queues that are "
+            "not counted because there are more than 200. There may be more of both.",
+            {
+                "foreign documents": "max(streamqueue_foreign_documents{@job})",
+                "queues left out": "max(streamqueue_queues_left_out{@job})",
+            },
+            "short",
+            w=12,
         ),
     ]
 

@@ -1,9 +1,12 @@
-// Creates the four roles of roles/*.json, or brings them up to date.
+// Creates the four roles of roles/*.json that everybody needs, or brings them up to date.
 //
 //   JOBS_DATABASE=shop mongosh "$ADMIN_URI" deploy/mongodb/create-roles.js
 //
-// They are made in the database admin: only there may a role reach into another one (the exporter's
-// reads local). JOBS_COLLECTION is for jobs that are not in the collection "jobs".
+// They are made in the database admin: only there may a role reach into another one.
+// JOBS_COLLECTION is for jobs that are not in the collection "jobs".
+//
+// OPLOG_WINDOW=yes makes a fifth, streamqueueOplogWindow. Whoever has it reads every write of the
+// cluster, password verifiers included: README.md says what it is for, and what to do instead.
 
 const fs = require("fs");
 const path = require("path");
@@ -16,7 +19,11 @@ if (!database) {
 }
 
 const admin = db.getSiblingDB("admin");
-for (const name of ["producer", "consumer", "setup", "exporter"]) {
+const names = ["producer", "consumer", "setup", "exporter"];
+if (process.env.OPLOG_WINDOW === "yes") {
+  names.push("oplog-window");
+}
+for (const name of names) {
   const role = JSON.parse(fs.readFileSync(path.join(__dirname, "roles", `${name}.json`), "utf8"));
   for (const { resource } of role.privileges) {
     if (resource.db === "JOBS_DATABASE") {
