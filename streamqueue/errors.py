@@ -6,7 +6,7 @@
     ├── ConfigurationError (ValueError)     a setting or argument outside its range
     │   └── ReplicaSetRequired              the server has no change streams
     ├── PayloadError (ValueError)           not a mapping, not BSON, too deep, too large
-    ├── DuplicateJob                        a live job has this key        .key .job_id
+    ├── DuplicateJob                        a live job has this key   .key .job_id .ids .existing
     ├── JobNotFound (LookupError)           no such job in that state      .job_id
     ├── LeaseLost                           the job is no longer ours      .job_id
     ├── ForeignLoop (RuntimeError)          made in one event loop, used in another
@@ -14,8 +14,8 @@
     └── EmbeddedServerError                 the local mongod cannot start
 
     Outcome                                 raised by handlers; not errors
-    ├── Retry(delay=None)                   again later; counts as an attempt
-    ├── Snooze(delay)                       again later; does not count
+    ├── Retry(delay=None, reason=None)      again later; counts as an attempt
+    ├── Snooze(delay, reason=None)          again later; does not count
     └── Discard(reason)                     never again: dead at once
 
 ``pymongo.errors.PyMongoError`` passes through untouched, with its labels. One that reports a
@@ -27,6 +27,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import timedelta
 
     from bson import ObjectId
@@ -67,19 +68,38 @@ class PayloadError(StreamQueueError, ValueError):
 
 
 class DuplicateJob(StreamQueueError):
-    """A job with this key is already scheduled, ready or running.
+    """A job with this key is already scheduled, ready or running. Of many, the rest has been put.
+
+    Raised within a transaction, it says that the server has ended that: nothing of it is stored.
 
     Attributes:
-        key: the key that was asked for.
+        key: the key that was asked for; of many, the first that was taken.
         job_id: the live job that has it, or None when it ended in between or the user may only
             write.
+        ids: of ``put_many``, what it would have returned: the ids in order, and where a key was
+            taken, that of the live job that has it, or None.
+        existing: of ``put_many``, the positions of those that were not put, because a job with
+            their id, or a live one with their key, was there.
     """
 
-    def __init__(self, key: str, job_id: ObjectId | None) -> None:
+    def __init__(
+        self,
+        key: str,
+        job_id: ObjectId | None,
+        *,
+        ids: Sequence[ObjectId | None] = (),
+        existing: Sequence[int] = (),
+        ended_transaction: bool = False,
+    ) -> None:
         which = "" if job_id is None else f" (job {job_id})"
-        super().__init__(f"a live job already has the key {key!r}{which}")
+        end = "; that ended the transaction, and nothing of it is stored"
+        super().__init__(
+            f"a live job already has the key {key!r}{which}{end if ended_transaction else ''}"
+        )
         self.key = key
         self.job_id = job_id
+        self.ids = list(ids)
+        self.existing = list(existing)
 
 
 class JobNotFound(StreamQueueError, LookupError):
@@ -136,14 +156,23 @@ class Outcome(Exception):
 class Retry(Outcome):
     """Run the job again later; the attempt counts.
 
+    What is stored of it says the delay, the reason, and the cause (``raise Retry(5) from error``).
+
     Args:
         delay: seconds (or a timedelta) until it is ready again; None leaves it to the backoff.
             With no attempts left the job is dead instead.
+        reason: why, for people.
     """
 
-    def __init__(self, delay: float | timedelta | None = None) -> None:
+    def __init__(
+        self, delay: float | timedelta | None = None, *, reason: object | None = None
+    ) -> None:
         super().__init__(delay)
         self.delay = delay
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return _sentence(self, self.delay, self.reason)
 
 
 class Snooze(Outcome):
@@ -151,11 +180,16 @@ class Snooze(Outcome):
 
     Args:
         delay: seconds (or a timedelta) until it is ready again.
+        reason: why, for people.
     """
 
-    def __init__(self, delay: float | timedelta) -> None:
+    def __init__(self, delay: float | timedelta, *, reason: object | None = None) -> None:
         super().__init__(delay)
         self.delay = delay
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return _sentence(self, self.delay, self.reason)
 
 
 class Discard(Outcome):
@@ -165,9 +199,38 @@ class Discard(Outcome):
         reason: stored as the job's last error.
     """
 
-    def __init__(self, reason: str = "discarded by the handler") -> None:
+    def __init__(self, reason: object = "discarded by the handler") -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+def _sentence(outcome: Outcome, delay: object, reason: object) -> str:
+    """Return when a job is to run again, and why."""
+    when = "again after the backoff"
+    if isinstance(delay, (int, float)):
+        when = f"again after {text_of(delay)} s"
+    elif delay is not None:
+        when = f"again after {text_of(delay)}"
+    if reason is not None:
+        when += f": {text_of(reason)}"
+    cause = outcome.__cause__
+    if cause is not None:
+        when += f", because of {type_name(cause)}: {text_of(cause)}"
+    return when
+
+
+def type_name(value: object) -> str:
+    """Return the name of a value's type; a metaclass of somebody's cannot make this fail."""
+    name = type.__dict__["__name__"].__get__(type(value))
+    return str.__str__(name)
+
+
+def text_of(value: object) -> str:
+    """Return a value as text; the name of its type where it cannot make one."""
+    try:
+        return str.__str__(str(value))  # of a subclass of str, a plain one
+    except BaseException as problem:  # somebody's __str__ may raise anything, SystemExit too
+        return f"<{type_name(value)}, without a text because of {type_name(problem)}>"
 
 
 def only_one(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -20,7 +20,6 @@ or, with ``logging.config.dictConfig``: ``{"()": "streamqueue.logs.JsonFormatter
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -28,22 +27,32 @@ from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from typing import Any
 
-from .diagnosis import hide_password
+from . import plain
+from .passwords import hide_password, hide_passwords, passwords_of
+from .running import running
+from .tracebacks import describe
 
 EVENTS = {
     # a worker
     "worker_started": "the server answered; the change stream is being opened",
     "metrics_served": "its metrics and health can be asked for at the address in the message",
     "worker_ready": "its stream is open and it claims",
-    "signal_received": "SIGTERM or SIGINT",
+    "signal_received": "SIGTERM, SIGINT or SIGHUP",
+    "server_awaited": "no server answers at the start: at once, and then every ten seconds",
     "worker_stopping": "it claims nothing more and lets its handlers finish",
     "worker_stopped": "it holds nothing more: how long that took, how many jobs it gave back",
     # its jobs
     "attempt_failed": "a handler raised, or called job.error()",
     "job_dead": "attempts used up, discarded by its handler, or impossible to run",
     "lease_lost": "the job is, or may be, somebody else's; its handler is cancelled",
+    "lease_blocked": "an open transaction has changed the job, whose lease is renewed by itself",
+    "end_shortened": "the server refused the message at an attempt's end; it was left out",
+    "end_refused": "the server refuses an attempt's end, or its renewal: its lease will end it",
+    "handler_left": "a handler does not end though it was cancelled; the process ends without it",
     "claim_given_back": "a handler was stopped by a shutdown; the attempt does not count",
     "claim_left": "a claim that could not be given back; the end of its lease will do it",
+    "loop_blocked": "a handler keeps the event loop from all others: once a minute for each",
+    "claim_late": "a claim took longer than its lease: slow server, or timeout= is too short",
     "jobs_reaped": "jobs of consumers that died or hung: ready again, or dead",
     "job_stuck": "the server refuses every change to a job's document",
     "job_stays_dead": "a dead job was not requeued, because a live one has its key",
@@ -56,34 +65,39 @@ EVENTS = {
     "operation_failing": "the server or the way there fails an operation: the first time in a row",
     "operation_recovered": "that operation works again",
     "consumers_refused": "no right to write the list of consumers: claims are not shared out",
+    "indexes_failed": "the indexes could not be created for now; they are tried again later",
     "indexes_created": "the collection was new, or this version wants more indexes",
-    "indexes_refused": "no right to create indexes; at INFO if some are missing, else at DEBUG",
+    "indexes_refused": "no right to create indexes; a warning if some are missing, else at DEBUG",
+    "index_blocked": "an index cannot be made: `reason`; without that of the keys none can be used",
     "metrics_failed": "a collector raised during a scrape",
     "client_refused": "a client of the metrics' port that TLS did not let in",
     "certificates_renewed": "the certificates of the metrics' port were replaced, and read",
-    "certificates_refused": "they were replaced by what cannot be used; the old ones stay",
+    "certificates_refused": "the new certificates cannot be used; the old ones stay",
     # the state of the queues
     "exporter_ready": "the queues were counted, and are served",
     "exporter_stopped": "the exporter was told to stop, and has",
     "leading": "of the workers told to export the state, this one does",
-    "leading_no_more": "another one does",
+    "leading_no_more": "another worker exports the state",
     "census_failed": "the queues could not be counted: a fault",
     "census_refused": "no right to read a part of the state; it is left out",
     "queues_left_out": "more queues than there may be series",
     # the supervisor of --processes
     "process_started": "a consumer process is ready",
     "process_restarted": "the same, in place of one that died",
-    "process_died": "a consumer process, or the dealer, ended that should not have",
-    "process_killed": "one whose event loop stood still, under a service manager's watchdog",
+    "process_died": "a consumer process, or the dispatcher, ended that should not have",
+    "process_killed": "one whose event loop stood still under a watchdog, or that did not end",
     "process_ended": "one ended in order, told so by somebody else; it is not started again",
-    "dealer_ready": "the process that deals out jobs to the others is",
-    "dealer_refused": "it cannot use what a process says, of another version; that listens alone",
-    "dealer_joined": "a consumer process has its jobs from the dealer",
-    "dealer_gone": "a consumer process listens for itself: there is no dealer, or it is silent",
+    "dispatcher_ready": "the process that hands out jobs to the others is",
+    "dispatcher_refused": "a process says what it cannot use, of another version; it listens alone",
+    "dispatcher_joined": "a consumer process has its jobs from the dispatcher",
+    "dispatcher_gone": "a consumer process listens for itself: no dispatcher, or a silent one",
     "supervisor_stopped": "all consumer processes have ended",
     "supervisor_gone": "a consumer process lost its supervisor, and stops",
     # any command
+    "logs_hidden": "the module's logging configuration hides lines that --log-level asks for",
     "manager_unreachable": "the service manager's socket takes no message: the first in a row",
+    "thread_failed": "a thread of the program, `task`, was ended by an error",
+    "process_ended_at_once": "by a third signal, or because something held it that did not end",
     "command_failed": "what ends the command, as the sentence on the terminal",
 }
 """Every ``event``, and what has happened when it is logged."""
@@ -102,13 +116,16 @@ FIELDS = {
     "reason": "why, in a word or a few",
     "error": "the class of an exception",
     "code": "MongoDB's number for it",
+    "code_name": "and its name for that",
     "operation": "as in the metrics: claim, complete, renew, reap, ...; also sweep, consumers",
     "count": "of what the event is about: jobs, failures, indexes, processes",
     "seconds": "how long it took or lasted",
     "signal": "the name of one that was received, or that killed a process",
+    "task": "the name of a handler, or of what else runs in the event loop",
+    "place": "where in the code, innermost first",
     "exit_code": "of a process that ended by itself",
     "pid": "of a consumer process",
-    "process_number": "of a consumer process, from 0, or -1 for the dealer; in JSON `process`",
+    "process_number": "of a consumer process, from 0, or -1 for the dispatcher; in JSON `process`",
 }
 """Every field, and what is in it. Fields that do not apply are absent."""
 
@@ -120,10 +137,11 @@ class JsonFormatter(logging.Formatter):
     """Writes a record as one line of JSON.
 
     It has ``time`` (RFC 3339, UTC, milliseconds), ``level``, ``logger``, ``message``, and whatever
-    the record was given as ``extra``; of an exception its class as ``error`` (unless the record
-    says another) and its ``traceback``, of ``stack_info=True`` the ``stack``. What JSON has no form
-    for is written as ``str`` gives it. Passwords in MongoDB addresses are masked. An extra that has
-    the name of one of the above gets an underscore.
+    the record was given as ``extra``; inside a handler ``queue``, ``job_id`` and ``attempt``; of an
+    exception its class as ``error`` (unless the record says another) and its ``traceback``, of
+    ``stack_info=True`` the ``stack``. What JSON has no form for is written as ``str`` gives it.
+    Passwords in MongoDB addresses are masked. An extra that has the name of one of the above gets
+    an underscore.
 
     Args:
         process: the number of this process among several, written as ``process``; default: none.
@@ -149,16 +167,26 @@ class JsonFormatter(logging.Formatter):
                 # `process` is the record's own word for the pid, so no extra can have that name.
                 name = "process" if name == "process_number" else name
                 line[f"{name}_" if name in line else name] = _plain(value)
+        for name, value in _of_the_attempt(record).items():
+            line.setdefault(name, value)
         if record.exc_info and record.exc_info[0] is not None:
             line.setdefault("error", record.exc_info[0].__name__)
-            line["traceback"] = hide_password(self.formatException(record.exc_info))
+            line["traceback"] = self.formatException(record.exc_info)
         if record.stack_info:
-            line["stack"] = hide_password(self.formatStack(record.stack_info))
-        return json.dumps(line)  # in ASCII, so that no terminal and no locale can break it
+            line["stack"] = hide_passwords(self.formatStack(record.stack_info))
+        return plain.as_json(line)
+
+    def formatException(self, ei: Any) -> str:
+        """Return the traceback, as much of it as the exception lets be had, without passwords."""
+        return _traceback(ei)
 
 
 class TextFormatter(logging.Formatter):
     """Writes a record as text for people, with the passwords in MongoDB addresses masked.
+
+    Inside a handler the queue, the job and the attempt stand behind the message. A record begins
+    one line: a newline in its message is written as ``\\n``, other characters that cannot be seen
+    likewise, and the lines of a traceback are indented.
 
     Args:
         process: the number of this process among several, written before the logger's name.
@@ -170,11 +198,60 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the lines, without the last one's end."""
-        return hide_password(super().format(record))
+        parts = [plain.escaped(hide_password(self._line(record)))]
+        if record.exc_info:
+            parts.append(self.formatException(record.exc_info))
+        elif record.exc_text:  # of a record that another process or thread has formatted
+            parts.append(hide_passwords(record.exc_text))
+        if record.stack_info:
+            parts.append(hide_passwords(self.formatStack(record.stack_info)))
+        first, *others = parts
+        return "\n".join([first, *(f"  {plain.escaped_lines(other)}" for other in others)])
+
+    def _line(self, record: logging.LogRecord) -> str:
+        record.message = record.getMessage()
+        record.asctime = self.formatTime(record, self.datefmt)
+        return self.formatMessage(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line without the traceback."""
+        line = super().formatMessage(record)
+        attempt = _of_the_attempt(record)
+        if not attempt:
+            return line
+        which = "queue={queue} job_id={job_id} attempt={attempt}".format_map(attempt)
+        return f"{line} [{which}]"
+
+    def formatException(self, ei: Any) -> str:
+        """Return the traceback, as much of it as the exception lets be had, without passwords."""
+        return _traceback(ei)
+
+
+def _of_the_attempt(record: logging.LogRecord) -> dict[str, object]:
+    """Return the fields of the attempt that writes a line, unless the line names a job itself.
+
+    Looked at where the line is formatted: the handlers of ``logging`` do so in the writer's
+    context, but for those that hand a record to another thread.
+    """
+    attempt = running.get()
+    if attempt is None or "job_id" in vars(record):
+        return {}
+    return {
+        "queue": attempt.queue,
+        "job_id": str(attempt.job_id),
+        "attempt": attempt.attempt,
+    }
+
+
+def _traceback(exc_info: Any) -> str:
+    error = exc_info[1]
+    if error is None:
+        return ""
+    return hide_passwords(describe(error).rstrip("\n"), passwords_of(error))
 
 
 def _plain(value: object, depth: int = 1) -> Any:
-    """Return what JSON has for a value; beyond a few levels, and of anything else, its text."""
+    """Return a value as JSON has it; its text beyond a few levels, and where JSON has nothing."""
     if isinstance(value, str):
         return hide_password(value)
     if value is None or isinstance(value, (bool, int)):

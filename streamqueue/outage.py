@@ -11,6 +11,7 @@ import math
 from typing import NamedTuple
 
 from .clock import monotonic
+from .failures import failure_facts, failure_name
 
 STEADY = 10.0
 """Seconds without a failure after which an outage is over that began this soon after another. Some
@@ -79,16 +80,18 @@ class LoggedOutage:
         self._outage = Outage()
 
     def failed(self, error: BaseException, sentence: str, *arguments: object) -> None:
-        """Log a failure unless it goes on; `sentence` has a place for the error's class, last."""
-        # The class only: the text of a refusal may quote the document.
-        name = type(error).__name__
+        """Log a failure unless it goes on; `sentence` has a place for what it was, last."""
         if self._outage.failed():
             self._logger.log(
                 self._level,
                 sentence,
                 *arguments,
-                name,
-                extra={"event": "operation_failing", "operation": self._operation, "error": name},
+                failure_name(error),
+                extra={
+                    "event": "operation_failing",
+                    "operation": self._operation,
+                    **failure_facts(error),
+                },
             )
 
     def succeeded(self) -> None:

@@ -16,6 +16,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
 
 from streamqueue.embedded import EmbeddedServer
+from tests.leftovers import failpoints_switched_off
 
 
 @pytest.fixture(scope="session")
@@ -42,9 +43,13 @@ def client(uri: str) -> Iterator[MongoClient[dict[str, Any]]]:
 
 @pytest.fixture
 def jobs(client: MongoClient[dict[str, Any]]) -> Iterator[Collection[dict[str, Any]]]:
-    """A new collection on a blocking client, for queues and for looking at documents."""
+    """A new collection on a blocking client, for queues and for looking at documents.
+
+    A failpoint that a test leaves on is off afterwards.
+    """
     name = f"test_{secrets.token_hex(6)}"
-    yield client[name].jobs
+    with failpoints_switched_off(client):
+        yield client[name].jobs
     client.drop_database(name)
 
 

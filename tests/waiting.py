@@ -13,8 +13,11 @@ import anyio
 Value = TypeVar("Value")
 
 
-def wait_until(condition: Callable[[], Value], what: str, within: float = 10.0) -> Value:
-    """Return the first true answer, or fail saying what did not happen in that many seconds."""
+def wait_until(condition: Callable[..., Value], what: str, within: float = 10.0) -> Value:
+    """Return the first true answer, or fail saying what did not happen in that many seconds.
+
+    The condition is called with nothing; its defaults may hold what a loop goes on to change.
+    """
     deadline = time.monotonic() + within
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{what}: not within {within} s"
@@ -23,7 +26,7 @@ def wait_until(condition: Callable[[], Value], what: str, within: float = 10.0) 
 
 
 async def wait_until_async(
-    condition: Callable[[], Value | Awaitable[Value]], what: str, within: float = 10.0
+    condition: Callable[..., Value | Awaitable[Value]], what: str, within: float = 10.0
 ) -> Value:
     """The same in an event loop; the condition may be a coroutine function."""
     deadline = time.monotonic() + within

@@ -26,6 +26,9 @@ from prometheus_client import (
 )
 from pymongo import AsyncMongoClient, monitoring
 
+from ..plain import printable
+from ..processes.dispatcher import dispatcher_for
+from ..processes.subscriber import subscribe
 from ..worker import Worker
 from .channel import obey, say, wait_for_go
 from .environment import has_uvloop
@@ -33,7 +36,7 @@ from .environment import has_uvloop
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..async_queue import AsyncJob
+    from ..queue.job import AsyncJob
 
 QUEUE, OTHER_QUEUE = "bench", "other"
 WRITES = {"insert", "update", "delete", "findAndModify", "bulkWrite"}
@@ -99,7 +102,7 @@ class Consumer:
                 collector(registry=self._registry)
             self._worker.handler(OTHER_QUEUE)(self._pass)
         if "dealt_by" in settings:
-            self._worker.join(socket.socket(fileno=settings["dealt_by"]))
+            subscribe(self._worker)(socket.socket(fileno=settings["dealt_by"]))
         self._deals_to = settings.get("deals_to", ())
         self._first_started_at: float | None = None
         self._worker.handler(QUEUE)(self._announce if settings["announce"] else self._pass)
@@ -144,11 +147,11 @@ class Consumer:
 
     async def deal(self) -> None:
         """Deal out its jobs to others, until SIGTERM."""
-        dealer = self._worker.dealer()
+        dispatcher = dispatcher_for(self._worker)
         async with anyio.create_task_group() as tasks:
-            await tasks.start(dealer.run)
+            await tasks.start(dispatcher.run)
             for descriptor in self._deals_to:
-                dealer.join(socket.socket(fileno=descriptor))
+                dispatcher.join(socket.socket(fileno=descriptor))
             say({"what": "ready"})
 
 
@@ -176,7 +179,7 @@ def main() -> int:
         cause: BaseException = error
         while isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
-        sys.stderr.write(f"{type(cause).__name__}: {cause}\n")
+        sys.stderr.write(printable(f"{type(cause).__name__}: {cause}") + "\n")
         return 1
     return 0
 

@@ -5,7 +5,7 @@ processes are loaded but open their streams only after the backlog is there. Flo
 that reads 100 (or 1,000) whole jobs in the claim order, takes them with one ``update_many`` and
 removes them with one ``delete_many``.
 
-Round trips are all commands of the consumers, and of their dealer, but the change stream's
+Round trips are all commands of the consumers, and of their dispatcher, but the change stream's
 ``getMore``, per job.
 """
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pymongo
 
 from .. import __version__
-from ..server import check_hello
+from ..store.collection import check_hello
 
 if TYPE_CHECKING:
     from pymongo import MongoClient

@@ -1,8 +1,8 @@
 """What idle processes cost the server while others write: every open stream reads the whole oplog.
 
 300 writes a second (w:1) go to another collection while 0, 1, 4 and 16 idle workers exist, separate
-or with a dealer. The processor time of mongod is read from ``/proc``, so only for the local replica
-set on Linux.
+or with a dispatcher. The processor time of mongod is read from ``/proc``, so only for the local
+replica set on Linux.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How consumers are started: each by itself, or several of one worker, with a dealer.
+"""How consumers are started: each by itself, or several of one worker, with a dispatcher.
 
 ``streamqueue worker --processes N`` is the way to have several on one machine. Separate workers are
 what one has on as many machines; here they race on the processors of one.
@@ -20,7 +20,7 @@ class Fleet:
     """So many consumers.
 
     Attributes:
-        dealt: whether a dealer joins them; it is one process more.
+        dealt: whether a dispatcher joins them; it is one process more.
     """
 
     size: int
@@ -33,7 +33,7 @@ class Fleet:
 
 
 def of(*sizes: int) -> tuple[Fleet, ...]:
-    """Return fleets of these sizes: all separate ones, then all with a dealer that can have one."""
+    """Return fleets of these sizes: all separate, then all with a dispatcher that can be."""
     return (
         *(Fleet(size) for size in sizes),
         *(Fleet(size, dealt=True) for size in sizes if size > 1),

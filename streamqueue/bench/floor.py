@@ -21,6 +21,7 @@ from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, MongoClient, WriteConcern
 from pymongo.errors import PyMongoError
 
+from ..plain import printable
 from .channel import obey, say, wait_for_go
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def main() -> int:
     try:
         listen(os.environ["STREAMQUEUE_URI"], json.loads(sys.argv[1]))
     except PyMongoError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.write(printable(f"{type(error).__name__}: {error}") + "\n")
         return 1
     return 0
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from ..document import INDEXES
 from ..embedded import EmbeddedServer
+from ..protocol.document import INDEXES
 from . import floor
 from .fleet import Fleet
 from .process import Team

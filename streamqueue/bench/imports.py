@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 from ..errors import StreamQueueError
+from ..interpreter import python
 from .report import Row, Table
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def measure(ground: Ground) -> Table:
 def _import_once(statement: str) -> tuple[float, float]:
     try:
         done = subprocess.run(  # noqa: S603 (our own program)
-            [sys.executable, "-c", PROGRAM.replace("STATEMENT", statement)],
+            python("-c", PROGRAM.replace("STATEMENT", statement)),
             capture_output=True,
             timeout=WITHIN_SECONDS,
             check=True,

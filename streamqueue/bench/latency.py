@@ -12,7 +12,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..queue import MongoQueue
+from ..queue.blocking import MongoQueue
 from . import fleet, floor
 from .process import pause
 from .report import Row, Table

@@ -11,7 +11,6 @@ import os
 import queue
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import StreamQueueError
+from ..interpreter import python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +66,7 @@ class Child:
         self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         self._process = subprocess.Popen(  # noqa: S603 (our own program)
-            [sys.executable, "-m", f"{__package__}.{module}", json.dumps(settings)],
+            python("-m", f"{__package__}.{module}", json.dumps(settings)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -154,7 +154,7 @@ class Team:
         settings: Mapping[str, Any],
     ) -> None:
         self._module, self._fleet, self._uri, self._settings = module, fleet, uri, settings
-        self._dealer: Child | None = None
+        self._dispatcher: Child | None = None
         self._children: list[Child] = []
         self._started: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
@@ -179,7 +179,7 @@ class Team:
         return Child(self._module, number, self._uri, settings, self._started, descriptors)
 
     def _start_dealt(self) -> None:
-        """Start them, each connected with a dealer, as a supervisor does."""
+        """Start them, each connected with a dispatcher, as a supervisor does."""
         with ExitStack() as ends:
             ours: list[int] = []
             for number in range(1, self._fleet.size + 1):
@@ -189,10 +189,10 @@ class Team:
                 with other:
                     settings = {**self._settings, "dealt_by": other.fileno()}
                     self._children.append(self._child(number, settings, other.fileno()))
-            self._dealer = self._child(0, {**self._settings, "deals_to": ours}, *ours)
+            self._dispatcher = self._child(0, {**self._settings, "deals_to": ours}, *ours)
 
     def _everybody(self) -> list[Child]:
-        return ([] if self._dealer is None else [self._dealer]) + self._children
+        return ([] if self._dispatcher is None else [self._dispatcher]) + self._children
 
     def _end(self) -> None:
         for child in self._everybody():
@@ -202,9 +202,9 @@ class Team:
 
     def go(self) -> list[dict[str, Any]]:
         """Let them all begin, and return what they say when they listen."""
-        if self._dealer is not None:
-            self._dealer.order("go")
-            self._dealer.expect("ready")
+        if self._dispatcher is not None:
+            self._dispatcher.order("go")
+            self._dispatcher.expect("ready")
         for child in self._children:
             child.order("go")
         return [child.expect("ready") for child in self._children]
@@ -226,7 +226,7 @@ class Team:
         )
 
     def ask(self) -> list[dict[str, Any]]:
-        """Ask them all, the dealer too, for a report, whatever it is in their module."""
+        """Ask them all, the dispatcher too, for a report, whatever it is in their module."""
         for child in self._everybody():
             child.order("report")
         return [child.expect("report") for child in self._everybody()]

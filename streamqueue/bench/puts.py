@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from pymongo import AsyncMongoClient
 
-from ..async_queue import AsyncMongoQueue
-from ..queue import MongoQueue
+from ..queue.asynchronous import AsyncMongoQueue
+from ..queue.blocking import MongoQueue
 from . import floor
 from .environment import has_uvloop
 from .report import Row, Table

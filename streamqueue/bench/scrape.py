@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..queue import MongoQueue
+from ..queue.blocking import MongoQueue
 from . import floor
 from .fleet import Fleet
 from .latency import QUANTILES, lone_jobs, quantiles

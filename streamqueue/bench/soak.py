@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from ..queue import MongoQueue
+from ..queue.blocking import MongoQueue
 from . import floor
 from .fleet import Fleet
 from .report import Row, Table

@@ -1,5 +1,5 @@
 """The consumer process: everything between a wake-up and the end of a job."""
 
-from .runtime import Worker
+from .worker import Worker
 
 __all__ = ["Worker"]

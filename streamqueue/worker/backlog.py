@@ -1,79 +1,63 @@
-"""What waits, read from its head in bites.
+"""What waits, read from its head in chunks.
 
 The head of a queue index is the dear part of it: the server walks over the keys of all that was
-claimed in the last minutes. So it is read rarely and in large bites, and claims take from the bite.
+claimed in the last minutes. So it is read rarely and in large chunks, and claims take from those.
 
-Alone, a process reads jobs whole and takes them in order. Once it has lost claims to others it
-reads ids only and keeps to those whose turn is its own (``peers``), but for more urgent ones, for
-which everybody goes. When nothing in a bite is its own, it waits for its turn at the others' and
+A chunk has ids and their order, and nothing else of the jobs: what runs is what a claim returns.
+
+Alone, a process takes them in order. Once it has lost claims to others it keeps to those whose turn
+is its own (``partition``), but for more urgent ones, for
+which everybody goes. When nothing in a chunk is its own, it waits for its turn at the others' and
 then takes them as well, for as long as it loses few.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from collections import deque
 from collections.abc import Mapping
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from anyio import CancelScope
-from bson import ObjectId
-from pymongo.errors import OperationFailure
-
-from .. import operations
 from ..clock import monotonic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
+    from bson import ObjectId
     from bson.codec_options import CodecOptions
 
-    from ..async_store import AsyncStore
-    from .peers import Peers
+    from ..store.asynchronous import AsyncStore
+    from .partition import Peers
+    from .source import Source
 
-logger = logging.getLogger("streamqueue.claimer")
-
-BITE = 64
-BITE_PER_SLOT = 4
-MAX_BITE = 1000
-MAX_SHARED_BITE = 2000
-"""A shared bite must have one share for each consumer in it."""
-BITE_SECONDS = 1.0
-"""How long a bite is worth trying: other processes claim from the same head."""
+CHUNK = 64
+CHUNK_PER_SLOT = 4
+MAX_CHUNK = 1000
+MAX_SHARED_CHUNK = 2000
+"""A shared chunk must have one share for each consumer in it."""
+CHUNK_SECONDS = 1.0
+"""How long a chunk is worth trying: other processes claim from the same head."""
 COLLISION_SHARE = 0.1
 """The share of a claim lost to others from which on the head counts as contended."""
 CONTENDED_SECONDS = 30.0
-"""How long it counts as that: while everybody keeps to their own, nobody loses a claim."""
+"""How long the head counts as that: while everybody keeps to their own, nobody loses a claim."""
 
 Job = Mapping[str, Any]
 
 
-class Dealing(Protocol):
-    """Where a process gets its bites while somebody reads for several of them (``hand``)."""
-
-    async def ask(
-        self, count: int, stuck: Collection[Any]
-    ) -> tuple[Sequence[dict[str, Any]], bool] | None:
-        """Return jobs, and whether more are waiting; None when nobody deals."""
-
-    def lost(self, wanted: int, won: int) -> None:
-        """Note a claim that lost some of its jobs to somebody else."""
-
-
 class Backlog:
-    """A bite of the waiting jobs of these queues.
+    """A chunk of the waiting jobs of these queues.
 
     Args:
-        dealing: whoever deals out bites, if somebody does.
-        dealt: returns the ids of jobs that a bite must not have: they were dealt to a process.
-        raw: read the jobs with this codec instead, whole or not.
+        source: is asked for what waits first, and told of lost claims; None reads the documents.
+        dispatched: returns the ids of jobs that a chunk must not have: a process was given them.
+        raw: read them with this codec instead.
 
     Attributes:
-        deep: whether more was waiting than the last bite held.
-        left: whether the last bite left jobs to those whose turn they are.
+        deep: whether more was waiting than the last chunk held.
+        left: whether the last chunk left jobs to those whose turn they are.
         stealing: take the others' jobs too.
     """
 
@@ -83,17 +67,17 @@ class Backlog:
         queues: Sequence[str],
         peers: Peers,
         *,
-        dealing: Dealing | None = None,
-        dealt: Callable[[], Collection[ObjectId]] = tuple,
+        source: Source | None = None,
+        dispatched: Callable[[], Collection[ObjectId]] = tuple,
         raw: CodecOptions[Any] | None = None,
     ) -> None:
-        self._dealing = dealing
-        self._dealt = dealt
+        self._source = source
+        self._dispatched = dispatched
         self._raw = raw
         self._store = store
         self._queues = list(queues)
         self._peers = peers
-        self._bite: deque[Job] = deque()
+        self._chunk: deque[Job] = deque()
         self._read_at = -math.inf
         self._contended_until = -math.inf
         self.deep = False
@@ -101,24 +85,24 @@ class Backlog:
         self.stealing = False
 
     def __len__(self) -> int:
-        return len(self._bite)
+        return len(self._chunk)
 
     @property
     def stale(self) -> bool:
-        """Whether the bite has lain too long."""
-        return bool(self._bite) and monotonic() - self._read_at > BITE_SECONDS
+        """Whether the chunk was read too long ago."""
+        return bool(self._chunk) and monotonic() - self._read_at > CHUNK_SECONDS
 
     def yields_to(self, job: Job) -> bool:
-        """Whether a job is more urgent than all of the bite."""
-        return bool(self._bite) and priority_of(job) > priority_of(self._bite[0])
+        """Whether a job is more urgent than all of the chunk."""
+        return bool(self._chunk) and priority_of(job) > priority_of(self._chunk[0])
 
     def drop(self) -> None:
-        """Forget the bite; the documents are still there."""
-        self._bite.clear()
+        """Forget the chunk; the documents are still there."""
+        self._chunk.clear()
 
     def take(self, count: int) -> list[Job]:
-        """Return the next jobs of the bite, and forget them."""
-        return [self._bite.popleft() for _ in range(min(count, len(self._bite)))]
+        """Return the next jobs of the chunk, and forget them."""
+        return [self._chunk.popleft() for _ in range(min(count, len(self._chunk)))]
 
     def contend(self) -> None:
         """Keep to our own jobs for a while: others claim from the same head."""
@@ -126,9 +110,9 @@ class Backlog:
         self.stealing = False
 
     def claimed(self, wanted: int, won: int) -> bool:
-        """Note how a claim went; return whether so much was lost that the bite is not worth it."""
-        if self._dealing is not None and won < wanted:
-            self._dealing.lost(wanted, won)
+        """Note how a claim went; return whether so much was lost that the chunk is not worth it."""
+        if self._source is not None and won < wanted:
+            self._source.lost(wanted, won)
         if wanted - won <= COLLISION_SHARE * wanted:
             return False
         self.contend()
@@ -136,54 +120,44 @@ class Backlog:
         return True
 
     async def read(self, free: int) -> None:
-        """Read the next bite, for this many free slots."""
-        if self._dealing is not None:
-            answer = await self._dealing.ask(free, self._store.unclaimable.news())
+        """Read the next chunk, for this many free slots."""
+        if self._source is not None:
+            answer = await self._source.ask(free, self._store.unclaimable.news())
             if answer is not None:
-                dealt, self.deep = answer
+                jobs, self.deep = answer
                 self.left = False
-                self._bite.extend(dealt)
+                self._chunk.extend(jobs)
                 self._read_at = monotonic()
                 return
         contended = monotonic() < self._contended_until
         sharers = self._peers.count() if contended else 1
         if sharers > 1:
-            limit = min(MAX_SHARED_BITE, max(BITE, sharers * free))
+            limit = min(MAX_SHARED_CHUNK, max(CHUNK, sharers * free))
         elif self.deep:
-            limit = MAX_BITE
+            limit = MAX_CHUNK
         else:
-            limit = min(MAX_BITE, max(BITE, BITE_PER_SLOT * free))
-        elsewhere = self._dealt()
+            limit = min(MAX_CHUNK, max(CHUNK, CHUNK_PER_SLOT * free))
+        elsewhere = self._dispatched()
         limit += len(elsewhere)
-        found = await self._store.candidates(
-            self._queues, limit, carry=sharers == 1, codec=self._raw
-        )
+        found = await self._store.candidates(self._queues, limit, codec=self._raw)
         self.deep = len(found) == limit
-        elsewhere = {*elsewhere, *self._dealt()}  # before too: it may have been claimed since
-        jobs: list[Job] = [
-            job  # almost always all of them, and thousands at a time
-            for job in found
-            if type(job["_id"]) is ObjectId and type(job.get("queue")) is str
-        ]
-        if len(jobs) < len(found):
-            jobs = [job for job in found if not await self._bury_if_odd(job)]
+        elsewhere = {*elsewhere, *self._dispatched()}  # before too: it may have been claimed since
+        read: list[Job] = list(found)
         if elsewhere:
-            jobs = [job for job in jobs if job["_id"] not in elsewhere]
+            read = [job for job in found if job["_id"] not in elsewhere]
         self.left = False
         if sharers > 1:
-            jobs = self._ours(jobs)
+            read = self._ours(read)
         elif contended:
             # With others that are not on the list, order would mean to lose every race.
-            random.shuffle(jobs)
-        self._bite.extend(jobs)
+            random.shuffle(read)
+        self._chunk.extend(read)
         self._read_at = monotonic()
 
     def _ours(self, jobs: Iterable[Job]) -> list[Job]:
-        """Return what is our turn, in order; of priorities above the lowest of it, all there is.
-
-        A less urgent job of ours must not come before a more urgent one whose consumer may be busy.
-        """
-        own, others = self._peers.deal(jobs)
+        """Return the jobs whose turn is ours, in claim order, plus every job more urgent than the
+        least urgent of them, whosever turn that is: its consumer may be busy."""
+        own, others = self._peers.divide(jobs)
         if self.stealing:
             random.shuffle(others)
             return sorted(own + others, key=priority_of, reverse=True)
@@ -197,37 +171,6 @@ class Backlog:
             own += urgent
             own.sort(key=priority_of, reverse=True)  # stable: our own first in each priority
         return own
-
-    async def _bury_if_odd(self, job: Job) -> bool:
-        oddness = oddness_of(job)
-        if oddness is None:
-            return False
-        try:
-            with CancelScope(shield=True), self._store.limit():
-                await self._store.jobs.update_one(*operations.bury(job["_id"], oddness))
-        except OperationFailure as refusal:
-            if refusal.code not in operations.DOCUMENT_ERRORS:
-                raise
-            self._store.unclaimable.refused(job["_id"], refusal)
-        else:
-            # One of our names, or a list with one in it.
-            queue = job["queue"] if isinstance(job.get("queue"), str) else "unknown"
-            logger.error(
-                "Buried a job of queue %s: %s",
-                queue,
-                oddness,
-                extra={"event": "job_dead", "reason": oddness},
-            )
-        return True
-
-
-def oddness_of(job: Job) -> str | None:
-    """Say what makes a document impossible to run here, whatever else is in it."""
-    if isinstance(job["_id"], (Mapping, list)):
-        return "its _id is not a plain value"
-    if not isinstance(job.get("queue"), str):  # a list with the name in it matches the name
-        return "its queue is not a name"
-    return None
 
 
 def priority_of(job: Job) -> float:

@@ -2,50 +2,53 @@
 
 Start: the server was checked → open the stream → then look at what is waiting (what comes in
 between is an event) → serve. Stop: claim nothing more and keep renewing → let handlers finish →
-after ``drain_timeout`` release the rest → close the stream.
+after ``drain_timeout`` cancel and release the rest, and leave what does not end → close the stream.
 """
 
 from __future__ import annotations
 
-import logging
-import signal
-import threading
+import math
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
-from anyio import CancelScope
+from anyio import CancelScope, get_cancelled_exc_class
 
+from .. import plain, signals
 from ..clock import monotonic
-from ..exporter import Exporter
-from ..metrics import AttemptOutcome
-from ..stream import changed_state
-from ..watcher import Watcher
+from ..errors import StreamQueueError
+from ..exporter.exporter import Exporter
+from ..protocol.document import BARE_CODEC
+from ..running import in_attempt
+from ..stream.watcher import Watcher
 from .claimer import Claimer
 from .completer import Completer
-from .execution import Execution
-from .hand import Hand, Invitations
-from .handler import RegisteredHandler
-from .lease import Attempt, Leases
-from .peers import Peers
+from .delivery import Delivery
+from .drain import Drain
+from .executor import Execution
+from .handler import RegisteredHandler, limit_of
+from .leases import Leases
+from .listener import WorkerListener
+from .partition import Peers
 from .reaper import Reaper
+from .runners import Runners
+from .scheduler import Sweep, Timers
 from .slots import Slots
-from .timers import Sweep, Timers
+from .source import SourceSettings
+from .tasks import contained_exits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
 
     from anyio.abc import TaskStatus
 
-    from ..async_store import AsyncStore
-    from ..health import Health
-    from ..metrics import Metrics
-    from ..options import WorkerOptions
-    from ..stream import Reason
-    from .handler import Handler
+    from ..health.health import Health
+    from ..metrics.series import Metrics
+    from .settings import Settings
 
-logger = logging.getLogger("streamqueue.worker")
+logger = plain.logger("streamqueue.worker")
 
+NOT_TOLD = "the worker's run ended though nobody told it to stop"
 LOOP_TICK = 0.5
 """Seconds between two beats of the event loop, for its lag and ``/healthz``."""
 
@@ -53,104 +56,102 @@ LOOP_TICK = 0.5
 class Run:
     """One run of a worker: its parts, made in its event loop and gone with it.
 
-    Also the listener of its hand: an event is passed to whoever has use for it.
+    Attributes:
+        ready: whether its stream is open and it claims, or did.
     """
 
-    def __init__(
-        self,
-        options: WorkerOptions,
-        store: AsyncStore,
-        handlers: Mapping[str, Handler],
-        health: Health,
-        metrics: Metrics,
-        *,
-        exports: bool,
-        invitations: Invitations,
-    ) -> None:
-        timeout = float(options.timeout)  # type: ignore[arg-type]
-        self._drain_timeout = float(options.drain_timeout)  # type: ignore[arg-type]
-        queues = list(handlers)
+    def __init__(self, settings: Settings, health: Health, metrics: Metrics) -> None:
+        options, store = settings.options, settings.store
+        timeout = options.timeout
+        max_await = options.max_await
+        queues = list(settings.handlers)
         self._store = store
+        store.buried = metrics.buried
         self._health = health
         self._metrics = metrics
-        self._consumer = str(options.consumer_id)
-        self._ready = False
+        self._consumer = consumer = str(options.consumer_id)
+        self.ready = False
         self._began = monotonic()
         self._stopping_at: float | None = None
-        self._given_back = 0
-        self._opened_before = False
         self._handlers: Mapping[str, RegisteredHandler] = {
             queue: RegisteredHandler(handler, metrics.consumer(queue, handler.task))
-            for queue, handler in handlers.items()
+            for queue, handler in settings.handlers.items()
         }
         for registered in self._handlers.values():
             registered.metrics.limit.set(options.concurrency)
-        self._slots = Slots(options.concurrency)
+        self._slots = slots = Slots(options.concurrency)
         self._leases = Leases(store, timeout, metrics)
-        self._execution = Execution(store, self._leases, self._slots)
-        self._completer = Completer(store, timeout, metrics, self._execution.ended)
-        self._execution.completer = self._completer
-        self._peers = Peers(store, self._consumer, queues, options.concurrency)
+        self._execution = execution = Execution(
+            store, self._leases, slots, log_tracebacks=options.log_tracebacks
+        )
+        self._completer = Completer(store, timeout, metrics, execution.ended)
+        execution.completer = self._completer
+        drain_timeout = options.drain_timeout
+        self._drain = Drain(self._leases, slots, execution, self._completer, drain_timeout)
+        self._peers = Peers(store, consumer, queues, options.concurrency)
+        listener = WorkerListener(store, queues, self._peers, metrics)
         watcher = partial(
             Watcher,
-            store.jobs,
+            # So that no event fails, which would break the stream for all others.
+            store.jobs.with_options(codec_options=BARE_CODEC),
             queues,
-            self,
-            max_await=float(options.max_await),  # type: ignore[arg-type]
+            listener,
+            max_await=max_await,
             metrics=metrics.stream,
             health=health,
         )
-        self._hand = Hand(
-            invitations, self._consumer, self, watcher, metrics=metrics.stream, health=health
+        self._source = settings.make_source(
+            SourceSettings(consumer, listener, watcher, metrics.stream, health)
         )
         self._claimer = Claimer(
             store,
             self._handlers,
-            self._completer,
-            self._slots,
+            slots,
             self._peers,
+            self._source,
+            Delivery(store, self._handlers, self._completer, execution.start, timeout, metrics),
             options,
             metrics,
-            self._start,
-            self._hand,
         )
         self._timers = Timers(store, queues, metrics)
         self._reaper = Reaper(
             store,
-            self._handlers,
-            options.max_attempts,
-            float(options.reap_interval),  # type: ignore[arg-type]
+            limit_of(self._handlers, options.max_attempts),
+            options.reap_interval,
             self._peers,
             metrics,
         )
+        listener.connect(self._claimer, self._timers, self._reaper)
         self._sweep: Sweep | None = None
         if options.sweep_interval is not None:
-            interval = float(options.sweep_interval)  # type: ignore[arg-type]
             self._sweep = Sweep(
                 store,
                 self._handlers,
                 self._claimer,
-                [self._timers, self._reaper],
-                interval,
-                float(options.max_await),  # type: ignore[arg-type]
+                self._timers,
+                options.sweep_interval,
+                max_await,
                 metrics,
-                lambda: self._hand.signs,
+                self._source,
             )
         self._exporter: Exporter | None = None
-        if exports:
-            self._exporter = Exporter(store, metrics.registry, candidate=self._consumer)
+        if settings.exports:
+            self._exporter = Exporter(store, metrics.registry, candidate=consumer)
+
+    @property
+    def left(self) -> int:
+        """How many handlers were still at it when the run ended."""
+        return self._drain.left
 
     async def serve(
-        self,
-        stop: anyio.Event,
-        hurry: anyio.Event,
-        *,
-        handle_signals: bool,
-        task_status: TaskStatus[None],
+        self, stop: anyio.Event, hurry: anyio.Event, *, task_status: TaskStatus[None]
     ) -> None:
         """Work until `stop` is set, and drain; `hurry` ends the drain time.
 
         Started once the change stream is open.
+
+        Raises:
+            StreamQueueError: it ended though `stop` was not set.
         """
         logger.info(
             "Starting consumer %s: %d jobs at a time of queues: %s",
@@ -164,38 +165,60 @@ class Run:
                 "concurrency": self._slots.concurrency,
             },
         )
+        failed = False
         try:
-            await self._serve(stop, hurry, handle_signals, task_status)
+            with contained_exits(in_attempt):
+                await self._serve(stop, hurry, task_status)
+            if not stop.is_set():
+                # As a task group ends without a word when a task of it was cancelled by itself.
+                raise StreamQueueError(NOT_TOLD)
+        except get_cancelled_exc_class():
+            raise
+        except BaseException:
+            failed = True
+            raise
         finally:
-            self._given_back += await self._leases.give_back()
-            if self._ready:
+            self._drain.given_back += await self._leases.give_back(begun=not failed)
+            await self._store.untake_again()
+            if self.ready and stop.is_set():
                 self._log_stopped()
 
     async def _serve(
-        self,
-        stop: anyio.Event,
-        hurry: anyio.Event,
-        handle_signals: bool,
-        task_status: TaskStatus[None],
+        self, stop: anyio.Event, hurry: anyio.Event, task_status: TaskStatus[None]
     ) -> None:
         async with anyio.create_task_group() as parts:
-            if handle_signals and threading.current_thread() is threading.main_thread():
-                await parts.start(_stop_on_signal, stop, hurry)
-            parts.start_soon(self._beat)
-            async with anyio.create_task_group() as runners:
-                self._execution.open(runners)
-                await parts.start(self._hand.run)
+
+            async def part(
+                run: Callable[..., Awaitable[None]], **started: TaskStatus[None]
+            ) -> None:
+                """Run a part of the worker, which ends at the stop or never."""
+                try:
+                    await run(**started)
+                except (SystemExit, KeyboardInterrupt) as error:
+                    raise StreamQueueError(f"{NOT_TOLD}: {error!r} was raised in it") from error
+                cancelled = anyio.current_effective_deadline() == -math.inf
+                if not stop.is_set() and not cancelled and not self._drain.closing:
+                    name = getattr(run, "__qualname__", type(run).__name__)
+                    raise StreamQueueError(f"{NOT_TOLD}: {name} returned")
+
+            parts.start_soon(part, self._beat)
+            runners = Runners()
+            self._execution.open(await runners.open())
+            try:
+                parts.start_soon(part, runners.wait)
+                await parts.start(part, self._source.run)
                 await self._peers.join()
-                parts.start_soon(self._peers.run)
-                parts.start_soon(self._leases.run)
-                parts.start_soon(self._completer.run)
-                parts.start_soon(self._timers.run)
-                parts.start_soon(self._reaper.run)
+                parts.start_soon(part, self._peers.run)
+                parts.start_soon(part, self._leases.run)
+                parts.start_soon(part, self._completer.run)
+                parts.start_soon(part, self._store.keep_untaking)
+                parts.start_soon(part, self._timers.run)
+                parts.start_soon(part, self._reaper.run)
                 if self._sweep is not None:
-                    parts.start_soon(self._sweep.run)
+                    parts.start_soon(part, self._sweep.run)
                 if self._exporter is not None:
-                    parts.start_soon(self._exporter.run)
-                parts.start_soon(self._claimer.run)
+                    parts.start_soon(part, self._exporter.run)
+                parts.start_soon(part, self._claimer.run)
                 logger.info(
                     "Working on queues: %s",
                     ", ".join(self._handlers),
@@ -206,7 +229,10 @@ class Run:
                         "seconds": round(monotonic() - self._began, 3),
                     },
                 )
-                self._ready = True
+                self.ready = True
+                ending = signals.ending()
+                if ending is not None:
+                    ending.allow(self._drain.seconds, self._drain.names_of_running)
                 task_status.started()
                 try:
                     await stop.wait()
@@ -214,11 +240,15 @@ class Run:
                     # Also when this task was cancelled: a claim under way is shielded, and what it
                     # brings must not go to runners that are gone.
                     self._claimer.stop()
-                await self._drain(hurry)
+                await self._stop(hurry)
+            finally:
+                with CancelScope(shield=True):
+                    # (A part that failed has cancelled the others.)
+                    await self._drain.close(runners, failed=parts.cancel_scope.cancel_called)
             parts.cancel_scope.cancel()
 
-    async def _drain(self, hurry: anyio.Event) -> None:
-        self._stopping_at = monotonic()
+    async def _stop(self, hurry: anyio.Event) -> None:
+        self._stopping_at = began = monotonic()
         logger.info(
             "Stopping: claiming nothing more, %d jobs are running",
             len(self._leases),
@@ -230,30 +260,11 @@ class Run:
         )
         self._health.draining()
         self._claimer.stop()
-        self._hand.stop()
+        self._source.stop()
         with CancelScope(shield=True):
             await self._claimer.stopped.wait()
         await self._peers.leave()
-        async with anyio.create_task_group() as patience:
-
-            async def give_up() -> None:
-                with anyio.move_on_after(self._drain_timeout):
-                    await hurry.wait()
-                patience.cancel_scope.cancel()
-
-            patience.start_soon(give_up)
-            await self._until_nothing_is_held()
-            patience.cancel_scope.cancel()
-        self._completer.hurry()
-        left = self._leases.held()
-        for attempt in left:
-            for scope in (attempt.scope, attempt.abandon):
-                if scope is not None:
-                    scope.cancel()
-        with CancelScope(shield=True):
-            await self._until_nothing_is_held()
-        self._given_back = sum(attempt.outcome is AttemptOutcome.RELEASED for attempt in left)
-        self._execution.close()
+        await self._drain.run(began, hurry)
 
     def _log_stopped(self) -> None:
         now = monotonic()
@@ -261,23 +272,14 @@ class Run:
         logger.info(
             "Stopped: drained for %.1f s, gave %d jobs back",
             drained,
-            self._given_back,
+            self._drain.given_back,
             extra={
                 "event": "worker_stopped",
                 "consumer": self._consumer,
                 "seconds": round(drained, 3),
-                "count": self._given_back,
+                "count": self._drain.given_back,
             },
         )
-
-    async def _until_nothing_is_held(self) -> None:
-        while self._slots.held:
-            await self._slots.wait_for_change()
-
-    def _start(self, attempt: Attempt) -> None:
-        """Run a claimed job."""
-        self._reaper.activity()
-        self._execution.start(attempt)
 
     async def _beat(self) -> None:
         """Note that the event loop turns, and how late it is."""
@@ -286,73 +288,3 @@ class Run:
             due = anyio.current_time() + LOOP_TICK
             await anyio.sleep(LOOP_TICK)
             self._metrics.worker.event_loop_lag.observe(max(0.0, anyio.current_time() - due))
-
-    # the listener of a stream, its own or the dealer's
-
-    def opened(self) -> None:
-        if self._opened_before:
-            self._store.recheck_indexes()  # a stream may break because its collection was dropped
-        self._opened_before = True
-        self._claimer.scan(adopt=True)
-        self._timers.look()
-        self._reaper.look()
-
-    def broken(self, reason: Reason) -> None:
-        """Nothing to do: it is noted already where people look."""
-
-    @property
-    def loaded(self) -> bool:
-        return self._claimer.loaded
-
-    @property
-    def leisure(self) -> float:
-        return self._claimer.leisure
-
-    async def until_unloaded(self) -> None:
-        await self._claimer.until_unloaded()
-
-    def event(self, event: Mapping[str, Any]) -> None:
-        document = event.get("fullDocument")
-        state = changed_state(event)
-        if state == "scheduled":
-            fields = document or event.get("updateDescription", {}).get("updatedFields", {})
-            self._timers.note(fields.get("run_at"))
-        elif state == "ready":
-            self._reaper.activity()
-            if document is None or document.get("queue") not in self._handlers:
-                self._claimer.scan("stream")  # a plain update does not say whose job it was
-            else:
-                inserted = event["operationType"] == "insert"
-                self._claimer.announce(document, inserted=inserted)
-
-    # and the hand's
-
-    def dealt_to(self, yes: bool) -> None:
-        self._peers.dealt_to(yes)
-
-    def more(self, everything: bool) -> None:
-        self._claimer.scan("stream")
-        if everything:
-            self._timers.look()
-            self._reaper.look()
-
-    def activity(self) -> None:
-        self._reaper.activity()
-
-    def stuck(self, job_ids: Sequence[Any]) -> None:
-        self._store.unclaimable.hold_only(job_ids)
-
-
-async def _stop_on_signal(
-    stop: anyio.Event, hurry: anyio.Event, *, task_status: TaskStatus[None]
-) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        again = False  # not whether it is stopping: it may have been told by something else
-        async for received in signals:
-            name = signal.Signals(received).name
-            logger.info("Received %s", name, extra={"event": "signal_received", "signal": name})
-            if again:
-                hurry.set()
-            stop.set()
-            again = True

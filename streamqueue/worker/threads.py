@@ -19,6 +19,10 @@ from anyio.lowlevel import current_token
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+KEPT_SECONDS = 10.0
+"""How long a thread waits for another call. What handlers keep in ``threading.local`` stays while
+there is work, and goes with the thread when there is none."""
+
 
 class _Call:
     """A function, and what came of it once `done` is set."""
@@ -42,35 +46,64 @@ class _Call:
         except RuntimeError:
             pass  # the loop is gone: the drain time was over, and nobody waits any more
 
+    def outcome(self) -> Any:
+        """Return or raise what came of it, and keep nothing of it.
+
+        Raised from here, an exception would hold this frame by its traceback, and be held by it.
+        """
+        error, self.error = self.error, None
+        result, self.result = self.result, None
+        if error is None:
+            return result
+        try:
+            raise error
+        finally:
+            del error
+
 
 class Threads:
-    """Daemon threads that are made when they are needed and kept for the next call."""
+    """Daemon threads that are made when they are needed and kept for a while."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # a call must not be left to a thread that is about to end
         self._count = 0
-        self._busy = 0  # written in the event loop only
+        self._made = 0
+        self._busy = 0
 
     async def run(self, function: Callable[..., Any], argument: object) -> Any:
         """Call the function in a thread; cancelled, leave it behind and return."""
         call = _Call(function, argument)
-        self._busy += 1
-        if self._busy > self._count:
-            self._count += 1
-            name = f"streamqueue handler {self._count}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
-        self._calls.put(call)
+        with self._lock:
+            self._busy += 1
+            if self._busy > self._count:
+                self._count += 1
+                self._made += 1
+                name = f"streamqueue handler {self._made}"
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+            self._calls.put(call)
         await call.done.wait()  # one that was left behind stays busy for good
-        self._busy -= 1
-        if call.error is not None:
-            raise call.error
-        return call.result
+        with self._lock:
+            self._busy -= 1
+        return call.outcome()
 
     def close(self) -> None:
         """Let the threads end when they have nothing to do."""
-        for _ in range(self._count):
-            self._calls.put(None)
+        with self._lock:
+            for _ in range(self._count):
+                self._calls.put(None)
 
     def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
+        while True:
+            try:
+                call = self._calls.get(timeout=KEPT_SECONDS)
+            except queue.Empty:
+                with self._lock:
+                    if self._calls.empty():
+                        self._count -= 1
+                        return
+                continue
+            if call is None:
+                return
             call.run()
+            del call  # it has the job, and what came of it

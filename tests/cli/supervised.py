@@ -91,6 +91,11 @@ class Supervisor:
         return {int(number): int(pid) for number, pid in pairs}
 
     @property
+    def lines(self) -> list[str]:
+        """What was written on standard output."""
+        return list(self._said)
+
+    @property
     def log(self) -> str:
         return "".join(list(self._log))
 

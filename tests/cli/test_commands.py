@@ -9,17 +9,25 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
-from bson import Binary
+from bson import Binary, Code, Decimal128, Int64, MinKey, ObjectId, Timestamp, encode
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.datetime_ms import DatetimeMS
+from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
+from pymongo.errors import WriteError
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import MongoQueue
-from streamqueue.cli import main
+from streamqueue import Backoff, MongoQueue
+from streamqueue.cli.main import main
 from streamqueue.embedded import find_mongod
+from tests.contract.looks import let_lease_run_out
+from tests.contract.uris import COMBINED
 from tests.waiting import free_port, wait_until
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -75,11 +83,12 @@ def says_one_sentence(result: subprocess.CompletedProcess[str]) -> bool:
 def test_every_command_explains_itself(
     capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([*command, "--help"])
+    assert main([*command, "--help"]) == 0
 
-    assert ended.value.code == 0
-    assert "usage: streamqueue" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith(" ".join(["Usage: streamqueue", *command]))
+    example = said.splitlines()[-1].strip()
+    assert example.startswith(" ".join(["streamqueue", *command]))
 
 
 def test_init_creates_the_indexes_once(run: Run) -> None:
@@ -94,16 +103,79 @@ def test_init_reports_the_indexes_it_made(run: Run) -> None:
     assert "5 new" in run("init").stdout
 
 
+def test_init_names_indexes_that_are_of_no_use_any_more(run: Run, jobs: Collection[Any]) -> None:
+    jobs.create_index([("queue", 1), ("state", 1), ("run_at", 1)], name="streamqueue_scheduled")
+
+    said = run("init").stdout
+
+    assert "streamqueue_scheduled is of an earlier version: drop it" in said
+    assert "streamqueue_dead" not in said
+    assert "streamqueue_scheduled" in jobs.index_information()
+
+
+JOB: dict[str, object] = {"queue": "default", "state": "ready", "payload": {}}
+BEYOND = [DatetimeMS(-(2**63)), DatetimeMS(-62_135_596_800_001), DatetimeMS(253_402_300_800_000)]
+
+
 def test_the_validator_refuses_what_is_not_a_job(run: Run, jobs: Collection[Any]) -> None:
-    from pymongo.errors import WriteError
+    assert run("init", "--validator").returncode == 0
+    any_date = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO)
+    hostile = jobs.with_options(codec_options=any_date)  # the refusal quotes what it refuses
 
-    result = run("init", "--validator")
-
-    assert result.returncode == 0
-    MongoQueue(jobs).put({"a": 1})
-    jobs.insert_one({"queue": "default", "state": "ready", "payload": {}})
+    wrongs: list[dict[str, Any]] = [
+        {"state": "reddy"},
+        {"queue": "a\n"},
+        {"queue": "q" * 65},
+        {"payload": []},
+        *({"_id": job_id} for job_id in (Decimal128("1"), 1.5, True, {}, MinKey(), None)),
+        *({"_id": job_id} for job_id in (DatetimeMS(0), Timestamp(1, 1), Code("x"))),
+        *({field: date} for field in ("run_at", "created_at") for date in (*BEYOND, "now", 0)),
+        *({field: date} for field in ("locked_at", "locked_until") for date in (*BEYOND, None)),
+        *({field: date} for field in ("finished_at", "expires_at") for date in (*BEYOND, [])),
+    ]
+    for wrong in wrongs:
+        with pytest.raises(WriteError) as refused:
+            hostile.insert_one({**JOB, **wrong})
+        assert refused.value.code == 121, wrong
+    twice = b"".join(encode({field: value})[4:-1] for field, value in (*JOB.items(), *JOB.items()))
     with pytest.raises(WriteError):
-        jobs.insert_one({"queue": "default", "state": "reddy", "payload": {}})
+        jobs.insert_one(RawBSONDocument((len(twice) + 5).to_bytes(4, "little") + twice + b"\0"))
+    assert jobs.count_documents({}) == 0
+
+
+def test_the_validator_lets_every_job_live_its_life(run: Run, jobs: Collection[Any]) -> None:
+    run("init", "--validator")
+    for job_id in ("text", 7, Int64(2**40), Binary.from_uuid(uuid4()), ObjectId()):
+        jobs.insert_one({**JOB, "_id": job_id})
+    jobs.insert_one({**JOB, "run_at": DatetimeMS(-62_135_596_800_000)})
+    with MongoQueue(jobs, backoff=Backoff(0)) as queue:
+        queue.put({}, key="k", priority=9, run_at=datetime(9999, 12, 31, tzinfo=UTC))
+        queue.put({}, delay=0.001, max_attempts=1)
+
+        *_, failed, released, stale = queue.claim(6)
+        failed.error("no")
+        released.release()
+        jobs.update_one({"_id": stale.id}, {"$set": {"locked_until": datetime(2000, 1, 1)}})
+        for end in ("error", "error", "error", "progress"):
+            for job in queue.claim(9):
+                getattr(job, end)()
+        queue.requeue()
+        queue.repair()
+
+        assert jobs.count_documents({"queue": "default"}) == 8
+
+
+def test_what_was_no_job_before_the_validator_can_still_be_given_back(
+    run: Run, jobs: Collection[Any]
+) -> None:
+    odd = {**JOB, "_id": Decimal128("1"), "state": "running", "attempts": 1}
+    jobs.insert_one(odd)
+    run("init", "--validator")
+
+    with MongoQueue(jobs) as queue:
+        queue.repair()
+
+    assert [job["state"] for job in jobs.find()] == ["ready"]
 
 
 def test_put_prints_the_id_of_the_job(run: Run, jobs: Collection[Any]) -> None:
@@ -133,7 +205,7 @@ def test_put_reads_one_job_per_line_from_standard_input(run: Run, jobs: Collecti
         (["put", "{}", "{}", "--key", "k"], "--key"),
         (["worker", "no_such_module:worker"], "no module"),
         (["worker", "nonsense"], "MODULE:WORKER"),
-        (["dead", "requeue", "nonsense"], "ObjectId"),
+        (["dead", "requeue", "nonsense"], "no dead job nonsense"),
     ],
 )
 def test_bad_input_is_one_sentence_and_puts_nothing(
@@ -168,19 +240,18 @@ def test_dead_jobs_are_listed_requeued_and_purged(run: Run, jobs: Collection[Any
     queue = MongoQueue(jobs, max_attempts=1)
     for number in range(3):
         queue.put({"n": number, "secret": "canary"})
-        job = queue.next()
-        assert job is not None
+        job: Any = queue.next()
         job.error(f"failed for reason {number}")
     one = str(job.id)
 
     listed = run("dead", "list")
     requeued = run("dead", "requeue", one, "--json")
-    purged = run("dead", "purge", "--json")
+    purged = run("dead", "purge", "--yes", "--json")
 
     assert "failed for reason 1" in listed.stdout
     assert "canary" not in listed.stdout
     assert json.loads(requeued.stdout) == {"requeued": 1}
-    assert json.loads(purged.stdout) == {"purged": 2}
+    assert json.loads(purged.stdout) == {"purged": 2, "stay_dead": 0, "stopped": False}
     assert queue.stats() == {
         "available": 1, "scheduled": 0, "locked": 0, "errors": 0, "total": 1,
     }  # fmt: skip
@@ -197,9 +268,11 @@ def test_requeueing_a_job_that_is_not_dead_fails(run: Run, jobs: Collection[Any]
 
 def test_reap_returns_stale_locks_of_every_queue(run: Run, jobs: Collection[Any]) -> None:
     for name in ("a", "b"):
-        queue = MongoQueue(jobs, timeout=0.001, name=name)
+        queue = MongoQueue(jobs, name=name)
         queue.put({})
-        queue.next()
+        held = queue.next()
+        assert held is not None
+        let_lease_run_out(jobs, held.id)
 
     result = run("reap", "--json")
 
@@ -360,16 +433,15 @@ def test_a_variable_that_is_none_of_the_choices_is_refused_in_a_sentence(
     assert f"STREAMQUEUE_{name}" in result.stderr.splitlines()[-1]
 
 
-def test_a_document_that_cannot_be_decoded_is_told_of_in_a_sentence(
-    run: Run, jobs: Collection[Any]
-) -> None:
+def test_a_document_that_cannot_be_decoded_hides_no_other(run: Run, jobs: Collection[Any]) -> None:
+    bury(jobs, "default")
     jobs.insert_one({"queue": "default", "state": "dead", "last_error": Binary(b"abc", 4)})
+    half = {"_id": 1, "queue": "default", "state": "dead", "last_error": "ab"}
+    jobs.insert_one(RawBSONDocument(encode(half).replace(b"ab\0", b"a\xff\0")))
 
     result = run("dead", "list")
 
-    assert result.returncode == 1
-    assert says_one_sentence(result)
-    assert "cannot be decoded" in result.stderr
+    assert (result.returncode, len(result.stdout.splitlines())) == (0, 3)
 
 
 def first_log_line(result: subprocess.CompletedProcess[str]) -> str:
@@ -615,7 +687,7 @@ def bury(jobs: Collection[Any], *names: str) -> None:
         job.error("broken")
 
 
-@pytest.mark.parametrize("action", ["list", "requeue"])
+@pytest.mark.parametrize("action", ["list", "requeue --yes"])
 @pytest.mark.parametrize(
     ("others", "words"),
     [
@@ -635,7 +707,7 @@ def test_where_nothing_is_dead_the_queues_with_dead_jobs_are_named(
 ) -> None:
     bury(jobs, *others)
 
-    assert run("dead", action).stdout == f"{words}\n"
+    assert run("dead", *action.split()).stdout == f"{words}\n"
 
 
 def test_a_dead_job_that_must_stay_is_not_said_to_be_missing(
@@ -648,7 +720,8 @@ def test_a_dead_job_that_must_stay_is_not_said_to_be_missing(
     job.error("broken")
     queue.put({}, key="k")
 
-    assert run("dead", "requeue").stdout == "0 requeued\n"
+    said = run("dead", "requeue", "--yes").stdout
+    assert said == f"0 requeued; 1 stay dead, such as {job.id}: a live job has its key\n"
 
 
 def test_a_job_that_is_not_dead_is_told_with_its_queue(run: Run, jobs: Collection[Any]) -> None:
@@ -664,3 +737,71 @@ def test_one_attempt_is_one(run: Run, jobs: Collection[Any]) -> None:
     bury(jobs, "default")
 
     assert "  1 attempt: broken" in run("dead", "list").stdout
+
+
+@pytest.mark.parametrize("command", ["stats", "consumers", "reap", "dead list"])
+def test_who_looks_is_shown_it_whatever_the_uri_says(
+    address: str, queue: MongoQueue, command: str
+) -> None:
+    queue.put({"n": 1})
+
+    for settings in COMBINED:
+        assert not main([*command.split(), "--uri", f"{address}&{settings}"]), settings
+
+
+def test_a_job_of_any_id_is_requeued_by_the_text_that_the_list_shows(
+    run: Run, jobs: Collection[Any]
+) -> None:
+    ids = [17, "order-17", Binary.from_uuid(UUID(int=17)), ObjectId()]
+    for job_id in ids:
+        jobs.insert_one({"_id": job_id, "queue": "default", "state": "dead", "payload": {}})
+    texts = [row["id"] for row in json.loads(run("dead", "list", "--json").stdout)]
+
+    for text in texts:
+        assert run("dead", "requeue", text).stdout == "1 requeued\n"
+
+    assert set(texts) == {"17", "order-17", str(UUID(int=17)), str(ids[-1])}
+    assert jobs.count_documents({"state": "ready"}) == len(ids)
+
+
+@pytest.mark.parametrize(("said", "stored"), [([], None), (["--max-attempts", "7"], 7)])
+def test_put_stores_the_attempts_that_it_was_told(
+    run: Run, jobs: Collection[Any], said: list[str], stored: int | None
+) -> None:
+    run("put", "{}", *said)
+
+    assert jobs.find_one({}, {"_id": 0, "max_attempts": 1}) == (
+        {} if stored is None else {"max_attempts": stored}
+    )
+
+
+def test_init_accepts_an_index_of_another_name_and_replaces_none_that_differs(
+    run: Run, jobs: Collection[Any]
+) -> None:
+    jobs.create_index(
+        [("queue", 1), ("key", 1)],
+        name="own",
+        unique=True,
+        partialFilterExpression={"key": {"$exists": True}, "state": {"$gte": "ready"}},
+    )
+    jobs.create_index([("queue", 1)], name="streamqueue_ready")
+
+    result = run("init")
+
+    assert result.returncode == 1
+    assert says_one_sentence(result)
+    assert "streamqueue_ready differs from it; drop that" in result.stderr
+    assert "streamqueue_key" not in result.stderr
+    assert len(jobs.index_information()) == 6
+    jobs.drop_index("streamqueue_ready")
+    assert "5 indexes, 1 new" in run("init").stdout
+
+
+def test_init_refuses_a_collection_that_is_not_for_jobs(run: Run, jobs: Collection[Any]) -> None:
+    jobs.database.create_collection("small", capped=True, size=4096)
+
+    result = run("init", "--collection", "small")
+
+    assert result.returncode == 2
+    assert says_one_sentence(result)
+    assert "small is a capped collection" in result.stderr

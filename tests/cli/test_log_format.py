@@ -29,7 +29,7 @@ PASSWORD = "hunter2"
 ALWAYS = {"time", "level", "logger", "message"}
 
 WORKER = """
-import json, logging, os, sys, warnings, anyio
+import json, logging, os, sys, threading, warnings, anyio
 from pymongo import AsyncMongoClient
 from streamqueue import Backoff, Discard, Worker
 
@@ -64,6 +64,10 @@ async def handle(job):
                 logging.getLogger("shop").exception("Lost")
         case "warns":
             warnings.warn("careful")
+        case "loses a thread":
+            thread = threading.Thread(target=broken, name="helper")
+            thread.start()
+            thread.join()
 
 def broken():
     raise RuntimeError("mongodb://shop:hunter2@db.example/shop is no good")
@@ -354,14 +358,16 @@ def test_a_server_that_refuses_claims_for_a_while_is_two_lines(
 ) -> None:
     worker = start("--log-format", "json")
 
-    with failing(client, "update", app="test-logs", errorCode=50) as fault:
+    with failing(client, "findAndModify", app="test-logs", errorCode=262) as fault:
         put(queue, "completes")
         failing_line = worker.until("operation_failing", operation="claim")
-        wait_until(lambda: fault.hits() >= 6, "it was tried three times, and given back")
+        wait_until(lambda: fault.hits() >= 8, "it was tried three times, each twice by the driver")
     recovered = worker.until("operation_recovered", operation="claim")
     worker.stop()
 
     assert (failing_line["level"], recovered["level"]) == ("WARNING", "INFO")
+    assert (failing_line["code"], failing_line["code_name"]) == (262, "ExceededTimeLimit")
+    assert "ExceededTimeLimit (262)" in failing_line["message"]
     assert recovered["count"] >= 3
     assert recovered["seconds"] > 0
     for event in ("operation_failing", "operation_recovered"):
@@ -407,6 +413,74 @@ def test_lines_of_the_handlers_are_objects_too_and_passwords_in_them_are_masked(
     assert lost["traceback"].endswith(f"OSError: {masked}")
     assert [line for line in worker.lines() if line["logger"] == "py.warnings"]
     check_every_line(worker)
+
+
+def test_a_line_of_a_handler_names_its_job(start: Start, queue: MongoQueue) -> None:
+    worker = start("--log-format", "json")
+    job_id = put(queue, "logs")
+    wait_until(lambda: queue.size() == 0, "it is complete")
+    worker.stop()
+
+    lines = [line for line in worker.lines() if line["logger"] == "shop"]
+    assert {(line["job_id"], line["queue"], line["attempt"]) for line in lines} == {
+        (job_id, "default", 1)
+    }
+
+
+def test_a_failure_is_logged_with_its_traceback_where_that_is_asked_for(
+    start: Start, queue: MongoQueue
+) -> None:
+    worker = start("--log-format", "json", "--log-tracebacks")
+    put(queue, "fails")
+
+    failed = worker.until("attempt_failed")
+
+    assert failed["traceback"].endswith(f"ValueError: card {CANARY}")
+    assert "KeyError" in failed["traceback"]
+
+
+@pytest.mark.parametrize("asked_for", [False, True])
+def test_the_end_of_a_thread_is_an_object_and_its_traceback_where_that_is_asked_for(
+    start: Start, queue: MongoQueue, asked_for: bool
+) -> None:
+    worker = start("--log-format", "json", *(["--log-tracebacks"] if asked_for else []))
+    put(queue, "loses a thread")
+
+    ended = worker.until("thread_failed")
+
+    assert (ended["task"], ended["error"]) == ("helper", "RuntimeError")
+    assert ended["message"].startswith("The thread helper was ended by RuntimeError (")
+    assert ("traceback" in ended) is asked_for
+    assert PASSWORD not in "".join(worker.text)
+    check_every_line(worker)
+
+
+CONFIGURES = """
+import logging.config
+logging.config.dictConfig({"version": 1, %s})
+"""
+QUIET = '"root": {"level": "ERROR"}'
+
+
+def test_our_loggers_speak_again_after_the_module_has_configured_logging(
+    start: Start, queue: MongoQueue, tmp_path: Path
+) -> None:
+    (tmp_path / "sets.py").write_text(CONFIGURES % "" + WORKER)
+
+    worker = start("--log-format", "json", name="sets:worker")
+    put(queue, "discards")
+
+    assert worker.until("job_dead")
+
+
+def test_what_the_module_hides_of_our_lines_is_said_in_one(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "quiet.py").write_text(CONFIGURES % QUIET + WORKER)
+
+    worker = start(name="quiet:worker", ready=False)
+    wait_until(lambda: worker.text, "a line", within=20)
+
+    [line] = worker.text
+    assert "hides those below ERROR" in line
 
 
 def test_an_end_without_a_server_is_an_object(start: Start) -> None:
@@ -465,6 +539,6 @@ def test_text_is_as_it_was(start: Start, queue: MongoQueue) -> None:
     attempt = f"Attempt 1 of 3 of job {job_id} in queue default failed: ValueError"
     assert re.search(f"{time} WARNING streamqueue.execution: {attempt}$", log, re.MULTILINE)
     assert re.search(f"{time} INFO streamqueue.worker: Received SIGTERM$", log, re.MULTILINE)
-    assert "Using mongodb://shop:***@db.example/shop\n" in log
+    assert "Using mongodb://shop:***@db.example/shop [queue=default job_id=" in log
     assert CANARY not in log
     assert PASSWORD not in log

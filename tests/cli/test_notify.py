@@ -23,8 +23,8 @@ from pymongo import MongoClient
 
 from streamqueue import MongoQueue
 from streamqueue.embedded import EmbeddedServer
-from streamqueue.health import Health
-from streamqueue.notify import EXTENSION, Notifier
+from streamqueue.health.health import Health
+from streamqueue.health.systemd import EXTENSION, Notifier
 from tests.notified import NotifiedProcess, NotifySocket, notified
 from tests.ops.units import EXAMPLE, WORKER, Unit
 from tests.waiting import wait_until
@@ -74,9 +74,9 @@ def test_it_is_ready_when_no_reason_is_left_and_says_so_once(
 
 
 def test_a_status_is_one_line_whatever_it_is_made_of(manager: NotifySocket) -> None:
-    Notifier(manager.address).follow(Health(), "Doing\nMAINPID=1\n that")
+    Notifier(manager.address).follow(Health(), "Doing\nMAINPID=1\n that\x1b[2J")
 
-    manager.until("STATUS=Doing MAINPID=1 that")
+    manager.until("STATUS=Doing MAINPID=1 that·[2J")
 
 
 def test_signs_of_life_come_with_beats_in_time_and_no_oftener(manager: NotifySocket) -> None:
@@ -446,26 +446,26 @@ def test_a_process_that_stands_still_entirely_is_killed_too(start: Start) -> Non
     wait_until(lambda: f"(pid {pid}) was killed by SIGKILL" in service.log, "its end", within=30)
 
 
-def test_a_dealer_that_stands_still_is_killed_and_another_takes_its_place(
+def test_a_dispatcher_that_stands_still_is_killed_and_another_takes_its_place(
     start: Start, queue: MongoQueue
 ) -> None:
     service = start(2)
     service.until("READY=1")
     pids, status = pids_by_number(service), service.manager.status
-    [before] = dealers(service)
+    [before] = dispatchers(service)
 
     os.kill(before, signal.SIGSTOP)
-    wait_until(lambda: len(dealers(service)) == 2, "another is ready", within=30)
+    wait_until(lambda: len(dispatchers(service)) == 2, "another is ready", within=30)
 
-    assert f"The dealer (pid {before}) was killed by SIGKILL" in service.log
+    assert f"The dispatcher (pid {before}) was killed by SIGKILL" in service.log
     assert pids_by_number(service) == pids
     assert service.manager.status == status
     queue.put({"n": 1})
     until_said(service, "finished")
 
 
-def dealers(service: NotifiedProcess) -> list[int]:
-    return [int(pid) for pid in re.findall(r"The dealer \(pid (\d+)\) is ready", service.log)]
+def dispatchers(service: NotifiedProcess) -> list[int]:
+    return [int(pid) for pid in re.findall(r"The dispatcher \(pid (\d+)\) is ready", service.log)]
 
 
 def test_a_supervisor_that_stood_still_itself_kills_nobody(start: Start) -> None:

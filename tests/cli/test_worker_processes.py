@@ -364,10 +364,15 @@ def test_one_process_has_no_supervisor(start: Start) -> None:
 SUPERVISE = """
 import json, logging, os, sys, anyio
 from streamqueue import Backoff
-from streamqueue.worker.processes import Processes
+from streamqueue.processes import process
+from streamqueue.processes.supervisor import Processes
 logging.basicConfig(level="INFO")
 code, settings = sys.argv[1], json.loads(sys.argv[2])
-child = "import os, sys, signal; os.write(int(sys.argv[1]), b'r'); " + code
+process.GRACE = process.CLOSING = process.SLACK = 0.1
+child = "import os, sys, signal; "
+if not settings.get("silent"):
+    child += "os.write(int(sys.argv[1]), b'r'); "
+child += code
 sys.exit(anyio.run(Processes(
     lambda number, descriptor: [settings["program"], "-c", child, str(descriptor)],
     1,
@@ -442,6 +447,30 @@ def test_a_death_while_draining_is_a_failure(dying: Start) -> None:
 
     assert supervisor.exit_code(within=5) == 1
     assert "ended with exit code 7 while it was draining" in supervisor.log
+
+
+def test_a_process_that_does_not_end_when_its_time_is_over_is_killed(dying: Start) -> None:
+    supervisor = dying("os.write(int(sys.argv[1]), b'l0;'); signal.pause()")
+    supervisor.until_ready(1)
+
+    supervisor.process.send_signal(signal.SIGTERM)
+
+    assert supervisor.exit_code(within=10) == 1
+    assert "is killed: it was told to stop, and did not end" in supervisor.log
+
+
+def test_an_end_that_nobody_asked_for_is_none_in_order(dying: Start) -> None:
+    supervisor = dying("os._exit(0)", pauses=SHORT)
+
+    again = r"exit code 0; it is started again (.*)"
+    wait_until(lambda: supervisor.logged(again)[1:], "it ended twice", within=20)
+
+
+def test_an_end_of_a_process_that_was_never_ready_is_said_and_fails(dying: Start) -> None:
+    supervisor = dying("", silent=True)
+
+    assert supervisor.exit_code() == 1
+    assert "ended with exit code 0 and was never ready" in supervisor.log
 
 
 def test_a_process_that_cannot_be_made_is_said_and_fails(dying: Start) -> None:

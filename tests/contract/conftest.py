@@ -11,6 +11,7 @@ from pymongo import AsyncMongoClient, MongoClient
 from pymongo.synchronous.collection import Collection
 
 from tests.contract.shells import AsyncShell, BlockingShell, Shell
+from tests.leftovers import collection_left_plain, failpoints_switched_off
 
 
 @pytest.fixture(scope="session")
@@ -21,10 +22,17 @@ def contract_collection(client: MongoClient[Any]) -> Iterator[Collection[Any]]:
 
 
 @pytest.fixture
-def jobs(contract_collection: Collection[Any]) -> Collection[Any]:
-    """An empty collection; one for all tests, because making its indexes takes longer than they."""
+def jobs(contract_collection: Collection[Any]) -> Iterator[Collection[Any]]:
+    """An empty collection; one for all tests, because making its indexes takes longer than they.
+
+    A validator, a profiler or a failpoint that a test leaves on is off afterwards.
+    """
     contract_collection.delete_many({})
-    return contract_collection
+    with (
+        collection_left_plain(contract_collection),
+        failpoints_switched_off(contract_collection.database.client),
+    ):
+        yield contract_collection
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 
 from pymongo.synchronous.collection import Collection
 
-from streamqueue.document import CODEC
+from streamqueue.protocol.document import CODEC
 
 
 def document(jobs: Collection[Any], job_id: Any) -> dict[str, Any]:

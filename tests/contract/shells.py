@@ -50,7 +50,7 @@ class InThreads:
     def _wrap(self, value: Any) -> Any:
         if isinstance(value, (Job, MongoQueue)):
             return InThreads(value, self._threads)
-        return [self._wrap(item) for item in value] if isinstance(value, list) else value
+        return [self._wrap(item) for item in value] if type(value) is list else value
 
 
 class BlockingShell:

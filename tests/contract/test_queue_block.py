@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pymongo
 import pytest
@@ -11,6 +11,7 @@ from pymongo.synchronous.collection import Collection
 from streamqueue import Discard, LeaseLost, Retry, Snooze
 from tests.contract.looks import document, let_lease_run_out
 from tests.contract.shells import Shell
+from tests.hellish import HELLISH, TextThatExits
 
 
 class Oops(Exception):
@@ -65,6 +66,38 @@ async def test_an_exception_is_stored_with_its_traceback(job: Any, jobs: Collect
     assert stored["last_error"].startswith("Traceback (most recent call last):")
     assert 'raise Oops("broken")' in stored["last_error"]
     assert stored["last_error"].rstrip().endswith("Oops: broken")
+
+
+@pytest.mark.parametrize("kind", HELLISH, ids=lambda kind: kind.__name__)
+async def test_an_exception_that_cannot_be_shown_is_stored_by_its_name(
+    job: Any, jobs: Collection[Any], kind: type[BaseException]
+) -> None:
+    with pytest.raises(kind):
+        async with job:
+            raise kind()
+
+    stored = document(jobs, job.id)
+    assert (stored["state"], stored["attempts"]) == ("scheduled", 1)
+    assert kind.__name__ in stored["last_error"]
+
+
+@pytest.mark.parametrize("kind", HELLISH, ids=lambda kind: kind.__name__)
+async def test_a_reason_that_cannot_be_shown_is_stored_by_its_name(
+    job: Any, jobs: Collection[Any], kind: type[BaseException]
+) -> None:
+    with pytest.raises(Discard):
+        async with job:
+            raise Discard(kind())
+
+    assert document(jobs, job.id)["state"] == "dead"
+
+
+async def test_an_error_message_that_has_no_text_is_stored_by_its_name(
+    job: Any, jobs: Collection[Any]
+) -> None:
+    await job.error(TextThatExits())
+
+    assert "TextThatExits" in document(jobs, job.id)["last_error"]
 
 
 async def test_an_exception_counts_as_an_attempt(job: Any, jobs: Collection[Any]) -> None:
@@ -245,7 +278,54 @@ async def test_a_reason_to_discard_may_be_an_exception(job: Any, jobs: Collectio
     assert (stored["state"], stored["last_error"]) == ("dead", "no such user")
 
 
-@pytest.mark.parametrize("outcome", [Retry(delay=-1), Retry("soon"), Snooze(float("nan"))])
+async def test_a_retry_is_stored_with_its_delay_its_reason_and_its_cause(
+    job: Any, jobs: Collection[Any]
+) -> None:
+    with pytest.raises(Retry):
+        async with job:
+            raise Retry(5, reason="too many requests") from Oops("429")
+
+    stored = document(jobs, job.id)["last_error"]
+    assert "Oops: 429\n" in stored
+    assert stored.endswith("Retry: again after 5 s: too many requests, because of Oops: 429\n")
+
+
+@pytest.mark.parametrize(
+    ("raised", "state", "attempts"),
+    [
+        ([Retry(delay=60)], "scheduled", 1),
+        ([Snooze(60)], "scheduled", 0),
+        ([Discard("no such user")], "dead", 1),
+        ([ExceptionGroup("inner", [Discard("no such user")])], "dead", 1),
+        ([Snooze(60), Discard("no such user"), Retry(0)], "dead", 1),
+        ([Discard("no such user"), Oops("real")], "scheduled", 1),
+    ],
+    ids=["retry", "snooze", "discard", "nested", "several", "beside a failure"],
+)
+async def test_a_group_of_nothing_but_outcomes_counts_as_one(
+    job: Any, jobs: Collection[Any], raised: list[Exception], state: str, attempts: int
+) -> None:
+    with pytest.raises(ExceptionGroup):
+        async with job:
+            raise ExceptionGroup("tasks", raised)
+
+    stored = document(jobs, job.id)
+    assert (stored["state"], stored["attempts"]) == (state, attempts)
+
+
+async def test_a_failure_beside_an_interruption_is_a_failure(
+    job: Any, jobs: Collection[Any]
+) -> None:
+    with pytest.raises(BaseExceptionGroup):
+        async with job:
+            raise BaseExceptionGroup("tasks", [Oops("real"), KeyboardInterrupt()])
+
+    assert document(jobs, job.id)["attempts"] == 1
+
+
+@pytest.mark.parametrize(
+    "outcome", [Retry(delay=-1), Retry(cast("Any", "soon")), Snooze(float("nan"))]
+)
 async def test_an_outcome_that_makes_no_sense_does_not_leave_the_job_locked(
     job: Any, jobs: Collection[Any], outcome: Exception
 ) -> None:

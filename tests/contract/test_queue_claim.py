@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from anyio import create_task_group
-from bson import ObjectId
+from bson import Decimal128, ObjectId
 from pymongo import MongoClient
 from pymongo.errors import WTimeoutError
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import ConfigurationError
-from streamqueue.document import CODEC
+from streamqueue.protocol.document import CODEC
 from tests.contract.looks import document, server_time
 from tests.contract.shells import Shell
 from tests.worker.faults import REPLICATION_TIMED_OUT, failing
@@ -213,7 +213,9 @@ async def test_a_job_without_a_priority_comes_behind_urgent_ones(
 
 
 @pytest.mark.parametrize(
-    "job_id", [5, "text", {"a": 1}, ObjectId("6b047ca649993ecb424f6c2f"), b"x"], ids=str
+    "job_id",
+    [5, "text", {"a": 1}, Decimal128("1.5"), ObjectId("6b047ca649993ecb424f6c2f"), b"x"],
+    ids=str,
 )
 async def test_a_job_of_another_program_may_have_any_id(
     queue: Any, jobs: Collection[Any], job_id: Any
@@ -301,13 +303,9 @@ async def test_a_claim_that_was_answered_after_its_lease_is_made_anew(
     await queue.put_many([{}, {}])
 
     # The two reads of a claim: what there is, and what was won.
-    slow = {"failCommands": ["find"], "blockConnection": True, "blockTimeMS": 1200}
-    client.admin.command("configureFailPoint", "failCommand", mode={"times": 2}, data=slow)
-    try:
+    with failing(client, "find", app=None, times=2, blockConnection=True, blockTimeMS=1200):
         claimed = await queue.claim(2)
-    finally:
-        client.admin.command("configureFailPoint", "failCommand", mode="off")
 
-    assert [job.attempts for job in claimed] == [1, 1]
+    assert {job.attempts for job in claimed} == {1}
     for job in claimed:
         assert document(jobs, job.id)["locked_until"] > server_time(jobs)

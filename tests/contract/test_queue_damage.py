@@ -13,8 +13,8 @@ from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import operations
-from streamqueue.document import CODEC
+from streamqueue.protocol import operations
+from streamqueue.protocol.document import CODEC
 from tests.contract.looks import document
 from tests.contract.shells import Shell
 from tests.contract.waiters import WAIT, waiting
@@ -145,7 +145,7 @@ async def test_nothing_is_due_at_once_after_everything_due_was_seen_to(
     await queue.next()
 
     waiting = jobs.with_options(codec_options=CODEC).find(
-        look.filter, {**look.projection, field: 1}
+        look.filter, {**(look.projection or {}), field: 1}
     )
 
     assert [job.get(field) for job in waiting if job["due_in"] <= 0] == []

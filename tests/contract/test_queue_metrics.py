@@ -93,13 +93,10 @@ async def test_a_put_that_the_server_refuses_is_counted_as_an_error(
     queue: Any, registry: CollectorRegistry, jobs: Collection[Any]
 ) -> None:
     await queue.put({})
-    database = jobs.database
-    database.command("collMod", jobs.name, validator={"payload.n": {"$lt": 2}})
-    try:
-        with pytest.raises(PyMongoError):
-            await queue.put({"n": 2})
-    finally:
-        database.command("collMod", jobs.name, validator={})
+    jobs.database.command("collMod", jobs.name, validator={"payload.n": {"$lt": 2}})
+
+    with pytest.raises(PyMongoError):
+        await queue.put({"n": 2})
 
     assert puts(registry) == {"inserted": 1, "duplicate": 0, "error": 1}
 
@@ -108,13 +105,10 @@ async def test_of_many_puts_those_before_the_refused_one_are_counted_as_inserted
     queue: Any, registry: CollectorRegistry, jobs: Collection[Any]
 ) -> None:
     await queue.put({})
-    database = jobs.database
-    database.command("collMod", jobs.name, validator={"payload.n": {"$lt": 2}})
-    try:
-        with pytest.raises(BulkWriteError):
-            await queue.put_many([{"n": 0}, {"n": 1}, {"n": 2}, {"n": 1}])
-    finally:
-        database.command("collMod", jobs.name, validator={})
+    jobs.database.command("collMod", jobs.name, validator={"payload.n": {"$lt": 2}})
+
+    with pytest.raises(BulkWriteError):
+        await queue.put_many([{"n": 0}, {"n": 1}, {"n": 2}, {"n": 1}])
 
     assert puts(registry) == {"inserted": 3, "duplicate": 0, "error": 2}
 

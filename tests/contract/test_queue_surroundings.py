@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
@@ -15,11 +16,13 @@ import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
 from pymongo import AsyncMongoClient, MongoClient
-from pymongo.errors import PyMongoError
+from pymongo.errors import NotPrimaryError, PyMongoError
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncMongoQueue, ForeignLoop, MongoQueue, ReplicaSetRequired
 from streamqueue.embedded import find_mongod
+from streamqueue.store.asynchronous import AsyncStore
+from streamqueue.store.blocking import Store
 from tests.waiting import wait_until
 
 ENDS_WITH_US = '"$@" & read -r _; kill -9 $!; wait'
@@ -31,7 +34,7 @@ def plain_mongod(*arguments: str) -> Iterator[str]:
     """A mongod nobody made a replica set of, on a Unix socket; gives its address."""
     with tempfile.TemporaryDirectory() as folder:
         socket = Path(folder, "mongod.sock")
-        mongod = [find_mongod(), "--dbpath", folder, "--bind_ip", socket, *arguments]
+        mongod: list[Any] = [find_mongod(), "--dbpath", folder, "--bind_ip", socket, *arguments]
         process = subprocess.Popen(
             ["sh", "-c", ENDS_WITH_US, "sh", *mongod, "--wiredTigerCacheSizeGB", "0.25"],
             stdin=subprocess.PIPE,
@@ -129,6 +132,29 @@ def test_a_member_that_was_never_initiated_is_refused_with_the_cause() -> None:
         pytest.raises(ReplicaSetRequired, match="never initiated"),
     ):
         queue.put({})
+
+
+def test_a_member_that_is_not_initiated_again_is_an_outage_to_who_has_used_it_before() -> None:
+    """As after a start with an empty disk: it is asked for its time by all that runs on."""
+    with plain_mongod("--replSet", "rs0") as address, MongoClient(address) as client:
+        store = Store(client.db.jobs)
+        store.clock.observe(datetime.now(UTC), 0, 0)
+        assert store.clock.stale
+
+        with pytest.raises(NotPrimaryError):  # of what is sent next: the indexes
+            store.prepare()
+
+        assert not store.clock.stale  # nobody asks again at once
+
+
+async def test_nor_is_it_refused_by_the_async_store() -> None:
+    with plain_mongod("--replSet", "rs0") as address:
+        async with AsyncMongoClient(address) as client:
+            store = AsyncStore(client.db.jobs)
+            store.clock.observe(datetime.now(UTC), 0, 0)
+
+            with pytest.raises(NotPrimaryError):
+                await store.prepare()
 
 
 def test_a_second_event_loop_is_refused(uri: str, jobs: Collection[Any]) -> None:

@@ -6,9 +6,11 @@ from contextlib import aclosing
 from typing import Any
 
 import anyio
+import pytest
 from anyio import fail_after
 from pymongo.synchronous.collection import Collection
 
+import streamqueue.queue.consumer
 from tests.contract.looks import kill_streams, open_streams
 from tests.contract.shells import Shell
 from tests.contract.waiters import SOON, WAIT, waiting
@@ -261,3 +263,18 @@ async def test_a_stream_that_the_server_killed_is_opened_again(
         job = await waiter.soon()
 
     assert job.data == {"n": 1}
+
+
+async def test_a_wait_looks_again_after_a_while_whatever_is_stored(
+    queue: Any, jobs: Collection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamqueue.queue.consumer, "LONGEST_SLEEP", 0.1)
+    await queue.put({"n": 1}, delay=1e6)
+    profile = jobs.database["system.profile"]
+    looks = {"op": "query", "command.find": jobs.name, "command.filter.state": "scheduled"}
+
+    async with waiting(jobs, lambda: queue.next(wait=WAIT)) as [waiter]:
+        jobs.database.command("profile", 2)
+        await wait_until_async(lambda: profile.count_documents(looks) >= 3, "three looks", 3)
+        await queue.put({"n": 2})
+        assert (await waiter.soon()).data == {"n": 2}

@@ -7,9 +7,9 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from streamqueue.census import Census, QueueCensus
-from streamqueue.metrics import Metrics, Operation
-from streamqueue.state import StateMetrics
+from streamqueue.exporter.census import Census, QueueCensus
+from streamqueue.exporter.collector import StateMetrics
+from streamqueue.metrics.series import Metrics, Operation
 
 Series = dict[str, dict[str, set[str]]]
 """The values of each label of each series; an empty set where they are not from a closed list."""

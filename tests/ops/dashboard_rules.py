@@ -205,8 +205,9 @@ def target_state(board: Json) -> Iterator[str]:
         for selector, above in selectors(parsed(target["expr"])):
             if not (selector.name or "").startswith("streamqueue_queue_"):
                 continue
-            near = above[-1] if above else None
-            by = set(near.modifier.labels) if isinstance(near, promql.AggregateExpr) else set()
+            near: Any = above[-1] if above else None
+            inside = isinstance(near, promql.AggregateExpr) and near.modifier
+            by = set(inside.labels) if inside else set()
             if "queue" not in by or str(near.op) != "max":
                 yield f"{panel['title']} {target['refId']}: {selector.name} is not max by (queue)"
 

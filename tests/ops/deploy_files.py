@@ -181,8 +181,8 @@ def _compose_containers() -> Iterator[Container]:
 
 
 def _kubernetes_containers() -> Iterator[Container]:
-    for deployment in resources("Deployment"):
-        pod = deployment["spec"]["template"]["spec"]
+    for resource in resources("Deployment") + resources("Job"):
+        pod = resource["spec"]["template"]["spec"]
         for container in pod["containers"]:
             yield Container(
                 f"kubernetes {container['name']}",

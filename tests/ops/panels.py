@@ -60,7 +60,7 @@ def queries(values: Mapping[str, str] = EVERYTHING) -> Iterator[Query]:
                 yield Query(uid, panel["title"], target, substituted(target["expr"], values))
 
 
-def annotations(values: Mapping[str, str] = EVERYTHING) -> Iterator[Query]:
+def marks(values: Mapping[str, str] = EVERYTHING) -> Iterator[Query]:
     """Every query that draws marks over the panels."""
     for uid, board in BOARDS.items():
         for mark in board["annotations"]["list"]:

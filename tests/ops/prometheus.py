@@ -74,7 +74,7 @@ def missing_programs() -> list[str]:
 def hasten(
     rules: str, factor: float, replace: Mapping[str, str] | None = None, shortest: float = 5.0
 ) -> str:
-    """Return the rules with every ``for`` and every window shorter by this factor.
+    """Return the rules with every ``for``, every window and its steps shorter by this factor.
 
     The expressions stay what they are otherwise, so a drill of seconds evaluates the real ones.
     What they compare with stays as well: a limit in seconds is no waiting time of Prometheus's.
@@ -85,7 +85,8 @@ def hasten(
         factor: 60 makes minutes seconds.
         replace: old text to new, in the expressions, before durations are shortened.
         shortest: seconds below which no window goes, because a rate needs several scrapes. A
-            ``for`` may be shorter, though not below a second, the interval of evaluation.
+            ``for`` and a step may be shorter, though not below a second, the interval of
+            evaluation.
 
     Raises:
         ValueError: a text to replace is in no expression, so that the drill would test nothing.
@@ -102,7 +103,11 @@ def hasten(
         def shorter(match: re.Match[str]) -> str:
             return match[1] + _in_seconds(match[2], factor, shortest) + match[3]
 
+        def nearer(match: re.Match[str]) -> str:
+            return ":" + _in_seconds(match[1], factor, 1.0) + "]"
+
         rule["expr"] = re.sub(rf"(\[|\boffset\s+){_DURATION}(\]?)", shorter, expression)
+        rule["expr"] = re.sub(rf":{_DURATION}\]", nearer, rule["expr"])
         if "for" in rule:
             rule["for"] = _in_seconds(str(rule["for"]), factor, 1.0)
     if unused:
@@ -185,11 +190,13 @@ class Monitoring:
 
     def wait_for_notice(self, alert: str, status: str, within: float = 60.0) -> Notice:
         """Return the first notice that this alert is ``firing`` or ``resolved``, or fail."""
-        return wait_until(
+        notice = wait_until(
             lambda: next((n for n in self.notices if n[:2] == (alert, status)), None),
             f"{alert} is told as {status}",
             within,
         )
+        assert notice is not None
+        return notice
 
     def query(self, expression: str, at: float | None = None) -> list[Sample]:
         """Return the value of each series now, or at this unix time.

@@ -69,7 +69,7 @@ def parents(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple
     yield node, above
     match node:
         case promql.MatrixSelector():
-            below = [node.vector_selector]
+            below: list[Any] = [node.vector_selector]
         case promql.ParenExpr() | promql.UnaryExpr() | promql.SubqueryExpr():
             below = [node.expr]
         case promql.AggregateExpr():

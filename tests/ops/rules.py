@@ -22,7 +22,10 @@ _SELECTOR = re.compile(r"(?<![\w:.])(streamqueue_\w+)(?![\w:])(?:\{([^}]*)\})?")
 _RECORDED = re.compile(r"(?<![\w:])(\w+:streamqueue_\w+:\w+)")
 _MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 _GROUPING = re.compile(r"\b(by|on|without|ignoring)\s*\(([^)]*)\)")
-_CASE = re.compile(r"(\w+) (fires|not yet|stays quiet)\b")
+KINDS = ("fires", "not yet", "stays quiet", "flapping")
+"""The cases of each alert; the third is the one in which it must not fire."""
+
+_CASE = re.compile(rf"(\w+) ({'|'.join(KINDS)})\b")
 
 
 def badly_written(folder: Path) -> Iterator[str]:
@@ -130,6 +133,11 @@ def poor_annotations(folder: Path) -> Iterator[str]:
         for other in re.findall(r"Streamqueue\w+", text):
             if other not in alerts:
                 yield f"{name}: speaks of {other}, which is no alert"
+        for command in re.findall(r"`[^`]*`", text):
+            # Whoever may insert a job chooses its queue's name: what is pasted into a shell must
+            # have nothing of that in it.
+            if "$labels" in command:
+                yield f"{name}: hands out a command with a label in it"
         had = _labels_when_firing(tested, name)
         for label in re.findall(r"\$labels\.(\w+)", text):
             if label not in had:
@@ -171,9 +179,27 @@ def missing_cases(folder: Path) -> Iterator[str]:
     for rule in rules(folder):
         if "record" in rule and rule["record"] not in looked_at:
             yield f"{rule['record']}: has no case"
-        for kind in ("fires", "not yet", "stays quiet") if "alert" in rule else ():
+        for kind in KINDS if "alert" in rule else ():
             if kind not in seen.get(rule["alert"], set()):
                 yield f"{rule['alert']}: has no case {kind!r}"
+
+
+def targets_that_stay(folder: Path) -> Iterator[str]:
+    """Cases of flapping in which no target is away for longer than a minute, again and again."""
+    for case in cases(folder):
+        named = _CASE.match(case["name"])
+        if named is not None and named[2] == "flapping":
+            absent = 0
+            for series in case["input_series"]:
+                gaps = re.findall(r"stale _x(\d+)", series["values"])
+                long = [gap for gap in gaps if (int(gap) + 1) * _seconds(case["interval"]) > 60]
+                absent = max(absent, len(long))
+            if absent < 5:
+                yield f"{case['name']}: nothing in it comes and goes"
+
+
+def _seconds(interval: str) -> int:
+    return int(interval[:-1]) * {"s": 1, "m": 60}[interval[-1]]
 
 
 def _looks(alert: str, kind: str, checks: list[dict[str, Any]]) -> bool:
@@ -181,7 +207,7 @@ def _looks(alert: str, kind: str, checks: list[dict[str, Any]]) -> bool:
     any_time = f"present_over_time({firing}[1d])"
     for check in checks:
         expected = [sample["labels"] for sample in check.get("exp_samples", ())]
-        if kind == "fires" and check["expr"] == firing and expected:
+        if kind in ("fires", "flapping") and check["expr"] == firing and expected:
             return True
         if kind == "stays quiet" and check["expr"] == any_time and not expected:
             return True
@@ -204,4 +230,5 @@ CHECKS = (
     loose_groupings,
     poor_annotations,
     missing_cases,
+    targets_that_stay,
 )

@@ -168,6 +168,6 @@ def _started(
     with EmbeddedServer(options=("--auth", "--keyFile", str(key), *arguments)) as server:
         with MongoClient[dict[str, Any]](server.uri) as nobody:
             nobody.admin.command("createUser", ADMIN, pwd=password, roles=["root"])
-        user = {"username": ADMIN, "password": password}
+        user: dict[str, Any] = {"username": ADMIN, "password": password}
         with MongoClient[dict[str, Any]](server.uri, tz_aware=True, **user, **settings) as client:
             yield SecuredServer(server.port, client, password, options)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from bson import Binary, Int64, ObjectId
-from pymongo import AsyncMongoClient, MongoClient
+from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import MongoQueue, census
-from streamqueue.async_store import AsyncStore
-from streamqueue.census import Surveyor
+from streamqueue import MongoQueue
+from streamqueue.exporter import census
+from streamqueue.exporter.census import Surveyor
+from streamqueue.names import INVALID
+from streamqueue.protocol.document import CODEC
+from streamqueue.store.asynchronous import AsyncStore
+from tests.worker.faults import failing
 
 
 @pytest.fixture
@@ -133,7 +136,11 @@ async def test_a_queue_that_is_not_a_name_hides_no_other(
         jobs.insert_one({"queue": odd, "state": state, "payload": {}})
     jobs.insert_one({"queue": "reports", "state": state, "payload": {}})
 
-    assert list((await surveyor.take()).queues) == ["emails", "reports"]
+    counted = await surveyor.take()
+
+    assert list(counted.queues) == ["emails", "reports", INVALID]
+    # A list counts once for each of its names.
+    assert counted.queues[INVALID].jobs()[state] == counted.foreign == 6
 
 
 # how late
@@ -234,6 +241,36 @@ async def test_a_lease_that_ended_and_was_not_returned_is_counted(
     assert counted.queues["emails"].running == 3
 
 
+@pytest.mark.parametrize("holders", [False, True])
+async def test_the_attempt_that_has_run_longest_is_found_in_each_queue(
+    store: AsyncStore, jobs: Collection[Any], queue: MongoQueue, *, holders: bool
+) -> None:
+    queue.put_many([{}] * 3)
+    old, *_ = queue.claim(3)
+    set_fields(jobs, old.id, locked_at=ago(hours=2), locked_until=ago(hours=-1))
+    with MongoQueue(jobs, "another", name="emails") as another:
+        another.put({})
+        another.claim(1)
+    with MongoQueue(jobs, name="idle") as idle:
+        idle.put({})
+
+    counted = await Surveyor(store, holders=holders).take()
+
+    assert counted.queues["emails"].oldest_running_age == pytest.approx(7200, abs=60)
+    assert counted.queues["idle"].oldest_running_age == 0
+
+
+@pytest.mark.parametrize("locked_at", [None, "long ago", datetime(2999, 1, 1, tzinfo=UTC)])
+async def test_an_attempt_without_a_likely_beginning_has_the_age_0(
+    surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue, locked_at: object
+) -> None:
+    set_fields(jobs, queue.put({}), state="running", locked_at=locked_at)
+
+    counted = await surveyor.take()
+
+    assert counted.queues["emails"].oldest_running_age == 0
+
+
 async def test_consumers_are_shown_with_what_they_hold(
     surveyor: Surveyor, jobs: Collection[Any]
 ) -> None:
@@ -307,7 +344,7 @@ async def test_the_window_of_the_oplog_is_measured(surveyor: Surveyor) -> None:
 # what it costs
 
 
-async def test_counting_reads_indexes_alone(
+async def test_counting_reads_indexes_and_the_running_jobs_alone(
     store: AsyncStore, jobs: Collection[Any], queue: MongoQueue
 ) -> None:
     for priority in range(3):
@@ -321,9 +358,10 @@ async def test_counting_reads_indexes_alone(
     looks = await looks_of(jobs, surveyor)
 
     on_jobs = [look for look in looks if look["ns"].endswith(".jobs")]
-    assert len(on_jobs) == 8  # four queues looked for, one found and none after, running, counts
+    # Four queues looked for, one found and none after; running, counts, what is no queue.
+    assert len(on_jobs) == 9
     assert [look["planSummary"] for look in looks if "COLLSCAN" in look["planSummary"]] == []
-    assert sum(look.get("docsExamined", 0) for look in on_jobs) == 0
+    assert sum(look.get("docsExamined", 0) for look in on_jobs) == 50  # those that run
     # 850 ready, 300 scheduled, 20 dead and 50 running are counted, one key each.
     assert sum(look.get("keysExamined", 0) for look in on_jobs) < 850 + 300 + 20 + 50 + 40
 
@@ -337,7 +375,9 @@ async def looks_of(jobs: Collection[Any], surveyor: Surveyor) -> list[dict[str, 
     database.command("profile", 0)
     return [
         look
-        for look in database["system.profile"].find({"op": {"$in": ["query", "command"]}})
+        for look in database.get_collection("system.profile", codec_options=CODEC).find(
+            {"op": {"$in": ["query", "command"]}}
+        )
         if "planSummary" in look and look["ns"] != f"{database.name}.system.profile"
     ]
 
@@ -354,7 +394,8 @@ async def test_what_may_not_be_read_is_left_out(
         store = AsyncStore(own_client[jobs.database.name][jobs.name])
         await store.prepare()
         surveyor = Surveyor(store)
-        with refusing(jobs.database.client, name, "local.oplog.rs"):
+        no_oplog: Any = {"errorCode": 13, "namespace": "local.oplog.rs"}
+        with failing(jobs.database.client, "find", app=name, **no_oplog):
             first = await surveyor.take()
         second = await surveyor.take()
 
@@ -362,14 +403,3 @@ async def test_what_may_not_be_read_is_left_out(
     assert second.oplog_window is None  # and is not asked for again
     assert first.queues["emails"].ready == 1
     assert first.consumers == {}
-
-
-@contextmanager
-def refusing(client: MongoClient[Any], app: str, namespace: str) -> Iterator[None]:
-    """The server refuses the finds of one client in one collection, as it does without a right."""
-    data = {"failCommands": ["find"], "errorCode": 13, "appName": app, "namespace": namespace}
-    client.admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=data)
-    try:
-        yield
-    finally:
-        client.admin.command("configureFailPoint", "failCommand", mode="off")

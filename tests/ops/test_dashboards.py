@@ -19,7 +19,7 @@ from .panels import (
     EVERYTHING,
     GRAFANA,
     Json,
-    annotations,
+    marks,
     panels,
     queries,
     substituted,
@@ -243,7 +243,7 @@ def test_every_rule_has_a_planted_fault() -> None:
 
 
 def test_every_series_of_ours_is_on_a_board() -> None:
-    asked = " ".join(query.expr for query in (*queries(), *annotations()))
+    asked = " ".join(query.expr for query in (*queries(), *marks()))
     ours = {name for name in contract() if name.startswith("streamqueue_")}
 
     silent = {name for name in ours if name not in asked}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
+import click
 import pytest
 
-from streamqueue.cli import _parser
-from streamqueue.connection import FILE_VARIABLE, URI_VARIABLE
+from streamqueue.cli.main import cli
 from streamqueue.options import WorkerOptions
+from streamqueue.uri import FILE_VARIABLE, URI_VARIABLE
 from tests.ops.deploy_files import (
     COMPOSE,
     DEPLOY,
@@ -47,7 +48,10 @@ def parsed(container: Container, monkeypatch: pytest.MonkeyPatch, *without: str)
         for name, value in container.own_variables.items():
             if name not in without:
                 variables.setenv(name, value)
-        return vars(_parser().parse_args(list(container.arguments)))
+        name, *arguments = container.arguments
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        return command.make_context(name, arguments).params
 
 
 @pytest.mark.parametrize("container", COMMANDS, ids=where)
@@ -56,7 +60,7 @@ def test_the_command_line_takes_what_each_container_says(
 ) -> None:
     try:
         assert parsed(container, monkeypatch)
-    except SystemExit:
+    except click.UsageError:
         pytest.fail(f"streamqueue refuses {shlex.join(container.arguments)}")
 
 
@@ -187,6 +191,32 @@ def test_the_readme_names_no_file_that_is_not_there() -> None:
     assert named
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
     assert [path for path in sorted(beside) if not (DEPLOY / path).exists()] == []
+
+
+GUIDES = [
+    *(ROOT / f"{name}.md" for name in ("README", "SECURITY", "CONTRIBUTING")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+    *sorted(DEPLOY.rglob("README.md")),
+]
+
+
+def sections(guide: Path) -> set[str]:
+    """What a link may name after ``#``, as the hosts of repositories make it of a heading."""
+    headings = re.findall(r"^#+ (.+)$", guide.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: str(guide.relative_to(ROOT)))
+def test_every_link_of_a_guide_leads_somewhere(guide: Path) -> None:
+    lost = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", guide.read_text()):
+        if "://" not in link:
+            file, _, section = link.partition("#")
+            target = (guide.parent / file).resolve() if file else guide
+            if not target.exists() or (section and section not in sections(target)):
+                lost.append(link)
+
+    assert lost == []
 
 
 def test_the_readme_names_the_ports() -> None:

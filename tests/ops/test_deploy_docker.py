@@ -20,8 +20,8 @@ import pytest
 from packaging.requirements import Requirement
 from prometheus_client import CollectorRegistry
 
-from streamqueue.health import Health
-from streamqueue.health_server import HealthServer
+from streamqueue.health.health import Health
+from streamqueue.health.server import HealthServer
 from tests.ops.deploy_files import (
     DOCKERFILE,
     ROOT,
@@ -190,6 +190,7 @@ def is_in_the_context(source: str) -> bool:
     return let_in
 
 
+@pytest.mark.slow
 def test_the_steps_of_the_build_install_the_command(tmp_path: Path) -> None:
     build = Build(tmp_path)
 

@@ -157,13 +157,14 @@ def test_the_base_holds_no_secret() -> None:
 def test_a_new_address_rolls_out_by_itself() -> None:
     found = built(EXAMPLE)
 
-    secret = one(found, "Secret")["metadata"]["name"]
-    assert secret != "streamqueue-mongodb"
-    for deployment in ("-worker", "-exporter"):
-        pod = one(found, "Deployment", deployment)["spec"]["template"]["spec"]
-        assert {"secretName": secret, "defaultMode": 0o440} in [
-            volume.get("secret") for volume in pod["volumes"]
-        ]
+    secrets = {each["metadata"]["name"] for each in found if each["kind"] == "Secret"}
+    named = set()
+    for kind, component in (("Deployment", "worker"), ("Deployment", "exporter"), ("Job", "init")):
+        pod = one(found, kind, f"-{component}")["spec"]["template"]["spec"]
+        (secret,) = [each["secret"] for each in pod["volumes"] if "secret" in each]
+        assert secret["secretName"].startswith(f"streamqueue-mongodb-{component}-")
+        named.add(secret["secretName"])
+    assert named == secrets
 
 
 def test_an_apply_does_not_undo_what_keda_decided() -> None:
@@ -246,6 +247,15 @@ def test_rules_that_are_not_there_are_one_sentence(tmp_path: Path) -> None:
 
 
 def pods() -> list[Any]:
+    return [
+        resource["spec"]["template"]
+        for kind in ("Deployment", "Job")
+        for resource in resources(kind)
+    ]
+
+
+def serving() -> list[Any]:
+    """The pods that stay."""
     return [deployment["spec"]["template"] for deployment in resources("Deployment")]
 
 
@@ -283,7 +293,7 @@ def test_no_pod_can_ask_the_api_server() -> None:
 
 
 def test_no_service_of_the_namespace_can_set_our_variables() -> None:
-    assert [pod["spec"]["enableServiceLinks"] for pod in pods()] == [False, False]
+    assert [pod["spec"]["enableServiceLinks"] for pod in pods()] == [False, False, False]
 
 
 def test_memory_is_reserved_in_full_and_the_processor_is_not_throttled() -> None:
@@ -296,7 +306,7 @@ def test_memory_is_reserved_in_full_and_the_processor_is_not_throttled() -> None
 
 def test_the_probes_ask_what_each_is_for_on_a_port_that_is_there() -> None:
     paths = {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
-    for pod in pods():
+    for pod in serving():
         for container in containers_of(pod):
             assert [port["name"] for port in container["ports"]] == ["metrics"]
             for probe, path in paths.items():
@@ -313,7 +323,26 @@ def test_the_address_comes_from_a_file_that_only_this_user_reads() -> None:
         assert variables["STREAMQUEUE_URI_FILE"] == f"{mount['mountPath']}/uri"
         assert "STREAMQUEUE_URI" not in variables
         assert mount["readOnly"]
-        assert volume["secret"] == {"secretName": "streamqueue-mongodb", "defaultMode": 0o440}
+        assert volume["secret"]["defaultMode"] == 0o440
+
+
+def test_each_kind_of_process_has_a_user_of_its_own() -> None:
+    named = {
+        pod["metadata"]["labels"]["app.kubernetes.io/component"]: volume["secret"]["secretName"]
+        for pod in pods()
+        for volume in pod["spec"]["volumes"]
+        if "secret" in volume
+    }
+
+    assert named == {kind: f"streamqueue-mongodb-{kind}" for kind in ("worker", "exporter", "init")}
+
+
+def test_the_indexes_are_made_by_a_job_that_the_next_apply_may_make_anew() -> None:
+    (job,) = resources("Job")
+    (container,) = containers_of(job["spec"]["template"])
+
+    assert container["args"] == ["init"]
+    assert job["spec"]["ttlSecondsAfterFinished"] <= 600
 
 
 def test_there_is_never_a_second_exporter() -> None:
@@ -383,15 +412,59 @@ def test_keda_scales_the_worker_and_never_to_nobody() -> None:
     assert scaled["spec"]["minReplicaCount"] == 1
 
 
+def trigger(found: list[Any]) -> Any:
+    """What KEDA asks, among these resources."""
+    (asked,) = one(found, "ScaledObject")["spec"]["triggers"]
+    return asked["metadata"]
+
+
+AGE, LIVE = "streamqueue_queue_oldest_ready_age_seconds", "streamqueue_queue_consumers"
+
+
+@pytest.mark.parametrize(
+    ("series", "answer"),
+    [
+        pytest.param({AGE + '{queue="a"}': 9, LIVE + '{queue="a"}': 2}, 9, id="served"),
+        pytest.param(
+            {
+                AGE + '{queue="a"}': 9,
+                LIVE + '{queue="a"}': 2,
+                AGE + '{queue="typo"}': 9999,
+                LIVE + '{queue="typo"}': 0,
+            },
+            9,
+            id="one that nobody serves",
+        ),
+        pytest.param({AGE + '{queue="a"}': 0, LIVE + '{queue="a"}': 1}, 0, id="nothing waits"),
+        pytest.param({AGE + '{queue="a"}': 9, LIVE + '{queue="a"}': 0}, None, id="nobody lives"),
+        pytest.param({LIVE + '{queue="a"}': 2}, None, id="no count"),
+    ],
+)
+def test_keda_goes_by_the_queues_that_somebody_serves(
+    series: dict[str, int], answer: int | None, tmp_path: Path
+) -> None:
+    in_shop = {name.replace("{", '{namespace="shop", ', 1): x for name, x in series.items()}
+    for query in (trigger(resources("ScaledObject"))["query"], trigger(built(EXAMPLE))["query"]):
+        asked = {"expr": query, "eval_time": "1m"}
+        if answer is not None:
+            asked["exp_samples"] = [{"labels": "{}", "value": answer}]
+        case = {
+            "interval": "1m",
+            "input_series": [{"series": name, "values": f"{x}x9"} for name, x in in_shop.items()],
+            "promql_expr_test": [asked],
+        }
+        (tmp_path / "asked.yml").write_text(yaml.safe_dump({"tests": [case]}))
+
+        judged = run(system_tool("promtool"), "test", "rules", tmp_path / "asked.yml")
+
+        assert judged.returncode == 0, judged.stdout + judged.stderr
+
+
 def test_without_an_exporter_keda_leaves_the_workers_alone() -> None:
-    (scaled,) = resources("ScaledObject")
-    (trigger,) = scaled["spec"]["triggers"]
-
-    assert trigger["metadata"]["query"] == "max(streamqueue_queue_oldest_ready_age_seconds)"
-    assert trigger["metadata"]["ignoreNullValues"] == "false"
+    assert trigger(resources("ScaledObject"))["ignoreNullValues"] == "false"
 
 
-def test_both_deployments_run_the_same_image() -> None:
+def test_all_run_the_same_image() -> None:
     images = {container["image"] for pod in pods() for container in containers_of(pod)}
 
     assert images == {"streamqueue-worker:latest"}

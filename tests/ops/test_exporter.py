@@ -17,10 +17,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from pymongo import AsyncMongoClient
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import MongoQueue, exporter
-from streamqueue.async_store import AsyncStore
-from streamqueue.exporter import Exporter
-from streamqueue.health import Health
+from streamqueue import MongoQueue
+from streamqueue.exporter import exporter
+from streamqueue.exporter.exporter import Exporter
+from streamqueue.health.health import Health
+from streamqueue.store.asynchronous import AsyncStore
 from tests.waiting import free_port, wait_until, wait_until_async
 from tests.worker.faults import failing
 from tests.worker.started import Commands
@@ -106,6 +107,10 @@ async def test_the_state_of_a_queue_is_shown(
         assert shown("queue_consumers", queue="emails") == 0
         assert shown("queue_slots", queue="emails") == 0
         assert shown("queue_expired_leases", queue="emails") == 0
+        assert 0 < (shown("queue_oldest_running_age_seconds", queue="emails") or 0) < 600
+        assert shown("queue_overdue_jobs", queue="emails") == 0
+        assert shown("foreign_documents") == 0
+        assert shown("queues_left_out") == 0
         assert shown("leader") == 1
         assert shown("oplog_window_seconds") is not None
         assert (shown("state_last_success_timestamp_seconds") or 0) > 1.7e9
@@ -246,6 +251,21 @@ async def test_a_census_is_gone_when_it_has_grown_old(
 
         await wait_until_async(lambda: "queue_jobs" in shown.names(), "it is back")
         assert health.reasons() == {}
+
+
+async def test_it_is_not_ready_when_a_census_neither_ends_nor_fails(
+    export: Export, shown: Shown, queue: MongoQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "STALE_AFTER", 0.8)
+    queue.put({})
+    health = Health()
+    async with export(health=health) as running:
+        await wait_until_async(lambda: censuses(shown) >= 1, "a census")
+        assert health.reasons() == {}
+
+        with monkeypatch.context() as hanging:
+            hanging.setattr(running._surveyor, "take", anyio.sleep_forever)
+            await wait_until_async(lambda: "state" in health.reasons(), "not ready")
 
 
 async def test_whatever_is_in_the_documents_does_not_end_it(

@@ -66,6 +66,8 @@ def test_a_worker_handles_jobs_over_tls(
     tls: tuple[SecuredServer, Authority], database: str, run: Run, spawn: Spawn
 ) -> None:
     server, _ = tls
+    made = run("init", uri=server.user(database, role("setup", database)))
+    assert made.returncode == 0, made.stderr
     worker = spawn(server.user(database, role("consumer", database)))
 
     put = run("put", '{"kind": "plain"}', uri=server.user(database, role("producer", database)))
@@ -81,7 +83,7 @@ def test_settings_that_are_not_in_the_uri_reach_the_change_stream_too(
     server, authority = tls
     user = server.user(database, role("consumer", database)).removeprefix("mongodb://")
     name, password = user.partition("@")[0].split(":")
-    settings = {"username": name, "password": password, "tlsCAFile": str(authority.ca)}
+    settings: Any = {"username": name, "password": password, "tlsCAFile": str(authority.ca)}
     done = anyio.Event()
 
     async def handle(job: AsyncJob) -> None:

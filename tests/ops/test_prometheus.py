@@ -164,9 +164,13 @@ def test_hastening_shortens_waits_and_windows_and_leaves_the_rest() -> None:
                 annotations: {summary: 'In 5m [5m].'}
               - record: a:b:rate1m
                 expr: rate(a_total[1m])
+              - record: a:b:absent
+                expr: count_over_time((a == 0)[10m:30s])
+              - record: a:b:sum
+                expr: sum_over_time(a:b:rate1m[6h:10m])
         """
 
-    first, second = yaml.safe_load(hasten(rules, 60))["groups"][0]["rules"]
+    first, second, third, fourth = yaml.safe_load(hasten(rules, 60))["groups"][0]["rules"]
 
     assert first["expr"] == (
         'increase(a_total{x="5m"}[15000ms]) - (b offset 10000ms) > 60 and c_5m > d:e_10m'
@@ -174,6 +178,8 @@ def test_hastening_shortens_waits_and_windows_and_leaves_the_rest() -> None:
     assert first["for"] == "90000ms"
     assert first["annotations"] == {"summary": "In 5m [5m]."}
     assert second == {"record": "a:b:rate1m", "expr": "rate(a_total[5000ms])"}  # not below 5 s
+    assert third["expr"] == "count_over_time((a == 0)[10000ms:1000ms])"  # nor a step below 1 s
+    assert fourth["expr"] == "sum_over_time(a:b:rate1m[360000ms:10000ms])"
 
 
 def test_hastening_replaces_what_a_drill_cannot_reach() -> None:

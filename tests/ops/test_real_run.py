@@ -16,7 +16,7 @@ import pytest
 
 from tests.ops.contract import exposed
 from tests.ops.dashboard_rules import LABEL_VALUES
-from tests.ops.panels import BOARDS, EVERYTHING, Query, annotations, queries, substituted
+from tests.ops.panels import BOARDS, EVERYTHING, Query, marks, queries, substituted
 from tests.ops.prometheus import Sample, missing_programs
 from tests.ops.promql import parents, selectors
 from tests.ops.real_run import DRILLED, RULES, WORKERS, RealRun, pause
@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH"),
 ]
 
-PANELS = [*queries(), *annotations()]
+PANELS = [*queries(), *marks()]
 RECORDED = [rule for rule in rules_of(RULES) if "record" in rule]
 ALERTS = [rule for rule in rules_of(RULES) if "alert" in rule]
 VARIABLES = [
@@ -160,8 +160,9 @@ def _thins(node: Any) -> bool:
 
 
 def parts(rule: dict[str, Any]) -> list[str]:
-    # The run has no past of a quarter of an hour.
+    # The run has no past of a quarter of an hour, nor a point each ten minutes.
     expression = re.sub(r"offset \w+", "offset 15s", rule["expr"])
+    expression = re.sub(r":10m\]", ":5s]", expression)
     return [node.prettify() for node in unfiltered(promql.parse(expression))]
 
 

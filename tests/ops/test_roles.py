@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -20,10 +21,12 @@ from prometheus_client import CollectorRegistry
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import DuplicateKeyError, OperationFailure
 from pymongo.synchronous.database import Database
+from pymongo.uri_parser import parse_uri
 
-from streamqueue import AsyncMongoQueue, DuplicateJob, MongoQueue
-from streamqueue.async_store import AsyncStore
-from streamqueue.exporter import Exporter
+from streamqueue import AsyncMongoQueue, ConfigurationError, DuplicateJob, MongoQueue
+from streamqueue.exporter.exporter import Exporter
+from streamqueue.store.asynchronous import AsyncStore
+from tests.ops.deploy_files import resources
 from tests.ops.running import Run, Spawn, says_one_sentence
 from tests.ops.secured import ROLES, SecuredServer, actions, role, without
 from tests.waiting import wait_until, wait_until_async
@@ -32,7 +35,7 @@ JOBS, CONSUMERS, OPLOG = "jobs", "jobs.consumers", "oplog.rs"
 KINDS = ["plain", "retried", "discarded", "delayed", "stale", "foreign"]
 UNAUTHORIZED = 13
 
-PRODUCER = {(JOBS, "insert"): "to insert"}
+PRODUCER = {(JOBS, "insert"): "to insert", (JOBS, "listIndexes"): "listIndexes"}
 """What breaks without each action; here and below."""
 SETUP = {(JOBS, "createIndex"): "to createIndexes", (JOBS, "collMod"): "to collMod"}
 CONSUMER = {
@@ -48,11 +51,19 @@ CONSUMER = {
 EXPORTER = {
     (JOBS, "find"): "the counts",
     (CONSUMERS, "find"): "the consumers",
-    (OPLOG, "find"): "the oplog window",
 }
-SHIPPED = [f"streamqueue{kind}" for kind in ("Producer", "Consumer", "Setup", "Exporter")]
+OPLOG_WINDOW = {(OPLOG, "find"): "the oplog window"}
+SHIPPED = [
+    f"streamqueue{kind}" for kind in ("Producer", "Consumer", "Setup", "Exporter", "OplogWindow")
+]
 USERS = [f"streamqueue-{kind}" for kind in ("producer", "consumer", "setup", "exporter")]
-BY_ROLE = {"producer": PRODUCER, "setup": SETUP, "consumer": CONSUMER, "exporter": EXPORTER}
+BY_ROLE = {
+    "producer": PRODUCER,
+    "setup": SETUP,
+    "consumer": CONSUMER,
+    "exporter": EXPORTER,
+    "oplog-window": OPLOG_WINDOW,
+}
 
 
 @pytest.fixture
@@ -69,6 +80,10 @@ def producer(server: SecuredServer, database: str) -> Iterator[MongoQueue]:
         yield MongoQueue(client[database].jobs)
 
 
+def test_every_role_that_is_shipped_is_seen_to_here() -> None:
+    assert {path.stem for path in ROLES.iterdir()} == set(BY_ROLE)
+
+
 @pytest.mark.parametrize("name", BY_ROLE)
 def test_every_action_of_a_role_is_missed_below(name: str) -> None:
     assert actions(role(name, "any")) == set(BY_ROLE[name])
@@ -79,20 +94,21 @@ def test_every_action_of_a_role_is_missed_below(name: str) -> None:
 def test_the_script_creates_the_roles_and_brings_them_up_to_date(
     server: SecuredServer, database: str
 ) -> None:
-    def create() -> list[str]:
+    def create(**variables: str) -> list[str]:
         done = subprocess.run(
             ["mongosh", "--quiet", server.address(), str(ROLES.parent / "create-roles.js")],
             capture_output=True,
             text=True,
             check=True,
-            env={**os.environ, "JOBS_DATABASE": database, "JOBS_COLLECTION": "tasks"},
+            env={**os.environ, "JOBS_DATABASE": database, "JOBS_COLLECTION": "tasks", **variables},
         )
         return [line.split()[1] for line in done.stdout.splitlines()]
 
-    first, second = create(), create()
+    first, second, asked = create(), create(), create(OPLOG_WINDOW="yes")
 
     reply = server.client.admin.command("rolesInfo", "streamqueueConsumer", showPrivileges=True)
     assert (first, second) == (["created"] * 4, ["updated"] * 4)
+    assert asked == ["updated"] * 4 + ["created"]
     assert {
         (privilege["resource"]["db"], privilege["resource"]["collection"])
         for privilege in reply["roles"][0]["privileges"]
@@ -160,6 +176,25 @@ def test_setup_creates_the_indexes_and_the_validator(
     assert len(look.jobs.index_information()) == 6
 
 
+def test_the_job_of_kubernetes_makes_the_indexes_and_a_worker_with_its_user_may_not(
+    server: SecuredServer, database: str, look: Database[Any], run: Run, tmp_path: Path
+) -> None:
+    (job,) = resources("Job")
+    arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    address = tmp_path / "uri"
+
+    address.write_text(server.user(database, role("consumer", database)))
+    refused = run(*arguments, env={"STREAMQUEUE_URI_FILE": str(address)})
+    before = list(look.jobs.index_information())
+    address.write_text(server.user(database, role("setup", database)))
+    made = run(*arguments, env={"STREAMQUEUE_URI_FILE": str(address)})
+
+    assert (refused.returncode, before) == (1, [])
+    assert SETUP[JOBS, "createIndex"] in refused.stderr
+    assert (made.returncode, made.stderr) == (0, "")
+    assert len(look.jobs.index_information()) == 6
+
+
 def test_setup_without_create_index_is_refused(
     server: SecuredServer, database: str, run: Run
 ) -> None:
@@ -193,6 +228,7 @@ def test_setup_without_coll_mod_creates_the_indexes_but_no_validator(
 def test_a_producer_puts_jobs_in_every_way(
     server: SecuredServer, database: str, look: Database[Any], run: Run
 ) -> None:
+    run("init", uri=server.user(database, role("setup", database)))
     uri = server.user(database, role("producer", database))
 
     with MongoClient[dict[str, Any]](uri) as client:
@@ -219,6 +255,33 @@ def test_a_producer_without_insert_is_refused(
     assert says_one_sentence(result.stderr)
     assert "4111" not in result.stderr
     assert look.jobs.count_documents({}) == 0
+
+
+def test_a_producer_without_list_indexes_puts_what_has_no_key(
+    server: SecuredServer, database: str, look: Database[Any], run: Run
+) -> None:
+    missing = (JOBS, "listIndexes")
+    run("init", uri=server.user(database, role("setup", database)))
+    uri = server.user(database, without(role("producer", database), *missing))
+
+    with MongoClient[dict[str, Any]](uri) as client:
+        queue = MongoQueue(client[database].jobs)
+        queue.put({"n": 1})
+        with pytest.raises(ConfigurationError, match=PRODUCER[missing]):
+            queue.put({"n": 2}, key="k")
+
+    assert [job["payload"] for job in look.jobs.find()] == [{"n": 1}]
+
+
+def test_a_producer_uses_no_key_before_anybody_made_the_indexes(
+    server: SecuredServer, look: Database[Any], producer: MongoQueue
+) -> None:
+    producer.put({"n": 1})
+
+    with pytest.raises(ConfigurationError, match="`streamqueue init`"):
+        producer.put({"n": 2}, key="k")
+
+    assert [job["payload"] for job in look.jobs.find()] == [{"n": 1}]
 
 
 def test_a_producer_learns_that_a_key_is_taken_though_not_by_whom(
@@ -302,7 +365,7 @@ def test_a_worker_with_the_consumer_role_handles_jobs_of_every_kind(
     assert sorted(worker.handled) == sorted(
         ["plain 1", "retried 1", "retried 2", "discarded 1", "delayed 1", "stale 2", "foreign 1"]
     )
-    assert "OperationFailure" not in worker.log
+    assert "Unauthorized" not in worker.log
     assert "without regard" not in worker.log
     assert list(look[CONSUMERS].find()) == []
 
@@ -375,7 +438,12 @@ def test_the_consumer_role_is_enough_to_see_to_dead_and_stale_jobs(
     look.jobs.insert_many([dead, dict(dead), {**dead, "state": "running"}])
 
     one = str(look.jobs.find_one({"state": "dead"})["_id"])  # type: ignore[index]
-    for command in (["reap"], ["dead", "list"], ["dead", "requeue", one], ["dead", "purge"]):
+    for command in (
+        ["reap"],
+        ["dead", "list"],
+        ["dead", "requeue", one],
+        ["dead", "purge", "--yes"],
+    ):
         result = run(*command, uri=uri)
 
         assert (result.returncode, result.stderr) == (0, ""), command
@@ -414,14 +482,14 @@ def something_to_count(look: Database[Any], producer: MongoQueue) -> None:
 
 
 @pytest.mark.usefixtures("something_to_count")
-async def test_the_exporter_reads_the_jobs_the_consumers_and_the_oplog(
+async def test_the_exporter_reads_the_jobs_and_the_consumers_and_no_write_of_others(
     server: SecuredServer, database: str, run: Run
 ) -> None:
     uri = server.user(database, role("exporter", database))
 
     shown = await export(uri, database)
 
-    assert set(SHOWN.values()) <= shown
+    assert set(SHOWN.values()) - shown == {SHOWN[OPLOG, "find"]}
     for command in (["stats"], ["dead", "list"], ["consumers"], ["top", "--once"]):
         result = await to_thread.run_sync(partial(run, *command, uri=uri))
         # `top` has no right to the stream, and says so where it would say that it is open.
@@ -429,16 +497,39 @@ async def test_the_exporter_reads_the_jobs_the_consumers_and_the_oplog(
 
 
 @pytest.mark.usefixtures("something_to_count")
-async def test_a_leader_with_the_consumer_role_leaves_out_the_oplog_window_alone(
+@pytest.mark.parametrize("name", ["exporter", "consumer"])
+async def test_who_has_the_role_of_the_oplog_as_well_shows_its_window(
+    server: SecuredServer, database: str, name: str
+) -> None:
+    uri = server.user(database, role(name, database), role("oplog-window", database))
+
+    assert set(SHOWN.values()) <= await export(uri, database)
+
+
+@pytest.mark.usefixtures("something_to_count")
+async def test_an_exporter_without_the_role_of_the_oplog_says_so_once(
+    server: SecuredServer, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = server.user(database, role("exporter", database))
+
+    async with AsyncMongoClient[dict[str, Any]](uri) as client:
+        exporter = Exporter(AsyncStore(client[database].jobs), CollectorRegistry())
+        with caplog.at_level("INFO", "streamqueue.census"):
+            await exporter.take()
+            await exporter.take()
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "No right to read local.oplog.rs: the window of the oplog is left out"
+    ]
+
+
+@pytest.mark.usefixtures("something_to_count")
+async def test_a_leader_needs_no_more_than_the_consumer_role(
     server: SecuredServer, database: str
 ) -> None:
     shown = await export(server.user(database, role("consumer", database)), database)
-    all_shown = await export(
-        server.user(database, role("consumer", database), role("exporter", database)), database
-    )
 
     assert set(SHOWN.values()) - shown == {SHOWN[OPLOG, "find"]}
-    assert set(SHOWN.values()) <= all_shown
 
 
 @pytest.mark.usefixtures("something_to_count")
@@ -463,11 +554,12 @@ def test_top_shows_rates_to_who_may_open_a_change_stream(
 
 
 @pytest.mark.usefixtures("something_to_count")
-@pytest.mark.parametrize("missing", [(CONSUMERS, "find"), (OPLOG, "find")], ids=str)
 async def test_an_exporter_without_a_right_leaves_out_what_that_is_for_and_nothing_else(
-    server: SecuredServer, database: str, missing: tuple[str, str]
+    server: SecuredServer, database: str
 ) -> None:
-    uri = server.user(database, without(role("exporter", database), *missing))
+    missing = (CONSUMERS, "find")
+    shipped = without(role("exporter", database), *missing)
+    uri = server.user(database, shipped, role("oplog-window", database))
 
     shown = await export(uri, database)
 
@@ -513,6 +605,10 @@ def test_an_exporter_that_may_not_read_the_jobs_says_so_and_ends(
         ("consumer", lambda jobs: jobs.database.other.find_one()),
         ("exporter", lambda jobs: jobs.update_one({}, {"$set": {"state": "dead"}})),
         ("exporter", lambda jobs: jobs.database.other.find_one()),
+        ("exporter", lambda jobs: jobs.database.client.local["oplog.rs"].find_one()),
+        ("consumer", lambda jobs: jobs.database.client.local["oplog.rs"].find_one()),
+        ("consumer", lambda jobs: jobs.create_index("n")),
+        ("oplog-window", lambda jobs: jobs.find_one()),
         ("setup", lambda jobs: jobs.find_one()),
         ("setup", lambda jobs: jobs.drop()),
     ],
@@ -538,3 +634,24 @@ def test_a_wrong_password_is_one_sentence(server: SecuredServer, run: Run, spawn
     for text in (result.stderr, worker.log):
         assert "refused the user or password" in text
         assert says_one_sentence(text)
+
+
+def test_a_rotated_password_is_asked_for_by_new_connections_alone(
+    server: SecuredServer, database: str, producer: MongoQueue, spawn: Spawn
+) -> None:
+    """What the runbook says: nothing at first, and a sentence from whoever starts anew."""
+    uri = server.user(database, role("consumer", database))
+    name = parse_uri(uri)["username"]
+    worker = spawn(uri)
+    producer.put({"kind": "plain"})
+    wait_until(lambda: worker.handled == ["plain 1"], "it has its connections")
+
+    server.client.admin.command("updateUser", name, pwd="another")
+    producer.put({"kind": "plain"})
+
+    wait_until(lambda: worker.handled == ["plain 1"] * 2, "it works on")
+    late = spawn(uri)
+    assert late.process.wait(20) == 1
+    assert "refused the user or password" in late.log
+    renewed = spawn(server.address(name, "another", database=database))
+    assert not renewed.ended

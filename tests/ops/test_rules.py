@@ -126,10 +126,10 @@ def edit(path: Path, old: str, new: str) -> None:
             id="a value that the label never has",
         ),
         pytest.param(
-            'queue_jobs{state="dead"} offset',
-            'queue_jobs{status="dead"} offset',
+            'queue_jobs{state="dead"}',
+            'queue_jobs{status="dead"}',
             rules.unknown_names,
-            "StreamqueueDeadJobsGrowing: streamqueue_queue_jobs has no label status",
+            "queue:streamqueue_queue_jobs:dead: streamqueue_queue_jobs has no label status",
             id="a label that the series has not",
         ),
         pytest.param(
@@ -143,7 +143,8 @@ def edit(path: Path, old: str, new: str) -> None:
             "max by (cluster, namespace, queue) (streamqueue_queue_expired_leases)",
             "max by (queue) (streamqueue_queue_expired_leases)",
             rules.loose_groupings,
-            "StreamqueueExpiredLeasesStuck: `by (queue)` must begin with cluster, namespace",
+            "queue:streamqueue_queue_expired_leases:max: `by (queue)` must begin with cluster, "
+            "namespace",
             id="two installations taken for one",
         ),
         pytest.param(
@@ -152,6 +153,13 @@ def edit(path: Path, old: str, new: str) -> None:
             rules.poor_annotations,
             "StreamqueueOplogWindowShort: speaks of its label instance, and has none when it fires",
             id="text about a label that is aggregated away",
+        ),
+        pytest.param(
+            "`streamqueue dead list --queue` and",
+            "`streamqueue dead list --queue {{ $labels.queue }}` and",
+            rules.poor_annotations,
+            "StreamqueueDeadJobsGrowing: hands out a command with a label in it",
+            id="a command for a shell that holds what anybody may have chosen",
         ),
         pytest.param(
             "#streamqueuenostate",
@@ -194,7 +202,12 @@ def test_an_expression_that_is_none_is_found(copy: Path) -> None:
         pytest.param("> 15\n", ">= 0\n", id="always"),
         pytest.param("  unless on (", "  and on (", id="the wrong way round"),
         pytest.param(
-            "(streamqueue_queue_consumers) > 0", "(streamqueue_queue_slots) > 0", id="slots"
+            "last_over_time(queue:streamqueue_queue_oldest_ready_age_seconds:max[5m])",
+            "queue:streamqueue_queue_oldest_ready_age_seconds:max",
+            id="silenced by an exporter that comes and goes",
+        ),
+        pytest.param(
+            "queue_consumers:max[5m]) > 0", "queue_consumers:max[5m]) > 9", id="many consumers"
         ),
     ],
 )
@@ -219,10 +232,31 @@ def keep_cases(folder: Path, wanted: Callable[[str], bool]) -> None:
     (folder / rules.CASES).write_text(text)
 
 
-def test_a_case_that_is_gone_is_missed(copy: Path) -> None:
-    keep_cases(copy, lambda name: not name.startswith("StreamqueueStreamDown stays quiet"))
+@pytest.mark.parametrize(
+    "alert", [rule["alert"] for rule in rules.rules(FOLDER) if "alert" in rule]
+)
+def test_every_alert_has_a_case_for_fires_not_yet_must_not_fire_and_flapping(alert: str) -> None:
+    named = [name.split(":")[0] for name in (case["name"] for case in rules.cases(FOLDER))]
 
-    assert list(rules.missing_cases(copy)) == ["StreamqueueStreamDown: has no case 'stays quiet'"]
+    assert {f"{alert} {kind}" for kind in rules.KINDS} <= set(named)
+
+
+@pytest.mark.parametrize("kind", rules.KINDS)
+def test_a_case_that_is_gone_is_missed(copy: Path, kind: str) -> None:
+    keep_cases(copy, lambda name: not name.startswith(f"StreamqueueStreamDown {kind}"))
+
+    assert list(rules.missing_cases(copy)) == [f"StreamqueueStreamDown: has no case {kind!r}"]
+
+
+def test_a_case_of_flapping_in_which_the_target_stays_is_told(copy: Path) -> None:
+    name = "StreamqueueNoState flapping: the exporter is up for 45 s and away for 75 s"
+    (case,) = [case for case in rules.cases(copy) if case["name"] == name]
+    away = case["input_series"][-1]["values"]
+    path = copy / rules.CASES
+    before, after = path.read_text().split(name)
+    path.write_text(before + name + after.replace(away, away.replace("stale _x4", "1x4"), 1))
+
+    assert list(rules.targets_that_stay(copy)) == [f"{name}: nothing in it comes and goes"]
 
 
 def test_a_recorded_series_without_a_case_is_missed(copy: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from pymongo import MongoClient
 
 from streamqueue import MongoQueue
-from streamqueue.cli import main
+from streamqueue.cli.main import main
 from tests.ops.running import Run, Spawn, WorkerCommand, says_one_sentence
 from tests.ops.secured import SecuredServer, role, secured
 from tests.waiting import free_port, wait_until
@@ -221,7 +221,7 @@ def test_no_process_of_a_worker_has_the_password_among_its_arguments(
 
     lines = arguments_of(worker)
 
-    assert len(lines) == 4  # the supervisor, the dealer and two
+    assert len(lines) == 4  # the supervisor, the dispatcher and two
     assert CANARY not in json.dumps(lines)
     assert "mongodb://" not in json.dumps(lines)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from streamqueue import Worker
-from streamqueue.notify import EXTENSION
+from streamqueue.health.systemd import EXTENSION
 from tests.ops.units import EXAMPLE, EXPORTER, INSTALLED, WORKER, Unit, assignments
 
 PROGRAMS = Path(sys.executable).parent
@@ -136,7 +136,7 @@ def test_the_address_with_its_password_is_a_credential(path: Path, tmp_path: Pat
 
 
 def test_the_example_names_options_that_the_worker_has() -> None:
-    command = [PROGRAMS / "streamqueue", "worker", "--help"]
+    command = [str(PROGRAMS / "streamqueue"), "worker", "--help"]
     help_text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     flags = set(re.findall(r"--[\w-]+", help_text))
 
@@ -156,4 +156,4 @@ def test_what_is_started_is_a_command_of_the_program(path: Path) -> None:
     command = unit.command(PROGRAMS, {"STREAMQUEUE_WORKER": "tasks:worker"}, instance="emails")
 
     result = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=30)
-    assert result.stdout.startswith(f"usage: streamqueue {command[1]} ")
+    assert result.stdout.startswith(f"Usage: streamqueue {command[1]} ")

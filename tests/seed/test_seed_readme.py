@@ -17,7 +17,7 @@ from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import LeaseLost, MongoQueue
-from streamqueue.document import CODEC
+from streamqueue.protocol.document import CODEC
 from tests.waiting import wait_until
 
 
@@ -259,7 +259,7 @@ def test_jobs_of_one_priority_are_first_in_first_out(queue: MongoQueue) -> None:
     for n in range(50):
         queue.put({"foobar": n, "priority": 1})
 
-    order = [job.payload["foobar"] for job in iter(queue.next, None) if job]
+    order = [job.payload["foobar"] for job in iter(queue.next, None)]
 
     assert order == list(range(50))
 

@@ -30,6 +30,8 @@ from streamqueue import (
     JobNotFound,
     LeaseLost,
     MongoQueue,
+    NewJob,
+    PutIds,
     Retry,
     Snooze,
     StreamQueueError,
@@ -78,8 +80,12 @@ def use_blocking(queue: MongoQueue, session: ClientSession) -> None:
     assert_type(queue.put({"a": 1}, priority=1, delay=1.5, key="k", session=session), ObjectId)
     assert_type(queue.put({"a": 1}, delay=timedelta(hours=1)), ObjectId)
     assert_type(queue.put({"a": 1}, run_at=datetime.now(UTC), job_id=ObjectId()), ObjectId)
-    assert_type(queue.put_many([{"a": 1}, {"b": 2}]), list[ObjectId])
-    assert_type(queue.put_many(({"n": n} for n in range(3)), delay=5), list[ObjectId])
+    assert_type(queue.put_many([{"a": 1}, {"b": 2}]), PutIds)
+    assert_type(queue.put_many(({"n": n} for n in range(3)), delay=5), PutIds)
+    assert_type(queue.put_many([{"a": 1}, NewJob({"b": 2}, job_id=ObjectId(), key="k")]), PutIds)
+    ids: list[ObjectId] = queue.put_many([NewJob({}, delay=timedelta(hours=1), priority=1)])
+    assert_type(queue.put_many([{}]).existing, list[int])
+    assert_type(ids[0], ObjectId)
     assert_type(queue.next(), Job | None)
     assert_type(queue.next(wait=30), Job | None)
     assert_type(queue.next(timedelta(seconds=30)), Job | None)
@@ -106,6 +112,8 @@ def misuse_blocking(queue: MongoQueue, session: AsyncClientSession) -> None:
     queue.put({"a": 1}, run_at=5)  # type: ignore[arg-type]
     queue.put({"a": 1}, session=session)  # type: ignore[arg-type]
     queue.put_many([{"a": 1}], key="k")  # type: ignore[call-arg]
+    queue.put(NewJob({}))  # type: ignore[arg-type]
+    NewJob({}, ObjectId())  # type: ignore[call-arg]
     queue.claim()  # type: ignore[call-arg]
     queue.next().complete()  # type: ignore[union-attr]
 
@@ -144,7 +152,7 @@ async def use_async(queue: AsyncMongoQueue, session: AsyncClientSession) -> None
     assert_type(queue.name, str)
     assert_type(await queue.put({"a": 1}), ObjectId)
     assert_type(await queue.put({"a": 1}, priority=1, delay=1.5, session=session), ObjectId)
-    assert_type(await queue.put_many([{"a": 1}, {"b": 2}]), list[ObjectId])
+    assert_type(await queue.put_many([{"a": 1}, NewJob({"b": 2})]), PutIds)
     assert_type(await queue.next(), AsyncJob | None)
     assert_type(await queue.next(wait=30), AsyncJob | None)
     assert_type(await queue.claim(10), list[AsyncJob])
@@ -217,6 +225,8 @@ def catch(queue: MongoQueue) -> None:
     except DuplicateJob as error:
         assert_type(error.key, str)
         assert_type(error.job_id, ObjectId | None)
+        assert_type(error.ids, list[ObjectId | None])
+        assert_type(error.existing, list[int])
     except (LeaseLost, JobNotFound) as error:
         assert_type(error.job_id, ObjectId)
     except StreamQueueError:

@@ -128,3 +128,10 @@ def test_a_bad_factor_is_refused(value: object) -> None:
 def test_a_bad_jitter_is_refused(value: object) -> None:
     with pytest.raises(ConfigurationError, match="jitter"):
         Backoff(jitter=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("attempt", [1025, 10**6, 10**400], ids=["1025", "a million", "10**400"])
+def test_no_number_of_failures_is_too_many(attempt: int) -> None:
+    assert Backoff(initial=0.2, maximum=5, factor=2, jitter=0).delay(attempt) == 5
+    assert Backoff(initial=0.2, maximum=5, factor=1, jitter=0).delay(attempt) == 0.2
+    assert Backoff(initial=0, maximum=5, factor=2, jitter=0).delay(attempt) == 0

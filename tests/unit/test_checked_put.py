@@ -7,14 +7,16 @@ from typing import Any
 
 import bson
 import pytest
+from bson import ObjectId
 
-from streamqueue import ConfigurationError
-from streamqueue.put import check_put, check_puts
+from streamqueue import ConfigurationError, NewJob, PayloadError
+from streamqueue.protocol.document import CODEC
+from streamqueue.protocol.put import check_put, check_puts
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-COMMON: dict[str, Any] = {"delay": None, "run_at": None, "key": None, "max_attempts": 3}
+COMMON: dict[str, Any] = {"priority": None, "delay": None, "run_at": None, "max_attempts": 3}
 
 
 def put(payload: object = None, **settings: Any) -> Any:
@@ -95,10 +97,10 @@ def test_the_id_of_a_put_is_known_before_it_is_sent() -> None:
     assert checked.document("default", NOW)["_id"] == checked.id
 
 
-@pytest.mark.parametrize("payloads", [{"n": 1}, "text", b"bytes"])
+@pytest.mark.parametrize("payloads", [{"n": 1}, "text", b"bytes", NewJob({"n": 1})])
 def test_one_payload_is_not_taken_for_many(payloads: Any) -> None:
     with pytest.raises(ConfigurationError, match="for one payload use put"):
-        check_puts(payloads)
+        check_puts(payloads, **COMMON)
 
 
 def test_the_ids_of_many_puts_differ_and_sort_as_they_were_given() -> None:
@@ -131,3 +133,63 @@ def test_the_documents_of_many_puts_are_those_of_single_ones() -> None:
 
         expected = bson.decode(single.document("default", NOW).raw)
         assert bson.decode(document.raw) == {**expected, "_id": many.ids[0]}
+
+
+def many(*payloads: object, **settings: Any) -> list[dict[str, Any]]:
+    """The documents of many puts, as they are stored."""
+    puts = check_puts(payloads, **{**COMMON, **settings})
+    assert puts is not None
+    return [bson.decode(found.raw, CODEC) for found in puts.documents("default", NOW)]
+
+
+@pytest.mark.parametrize(
+    ("own", "shared", "field", "expected"),
+    [
+        ({"priority": 7}, {"priority": 1}, "priority", 7),
+        ({}, {"priority": 1}, "priority", 1),
+        ({"max_attempts": 9}, {}, "max_attempts", 9),
+        ({}, {"max_attempts": 5}, "max_attempts", 5),
+        ({"delay": 5}, {"run_at": NOW + timedelta(1)}, "run_at", NOW + timedelta(seconds=5)),
+        ({}, {"delay": 60}, "run_at", NOW + timedelta(seconds=60)),
+        ({"key": "k"}, {}, "key", "k"),
+    ],
+)
+def test_what_a_new_job_leaves_open_the_call_says(
+    own: Any, shared: Any, field: str, expected: object
+) -> None:
+    plain, new = many({"n": 0}, NewJob({"n": 1}, **own), **shared)
+
+    assert (new["payload"], new[field]) == ({"n": 1}, expected)
+    assert plain.get(field) == many({"n": 0}, **shared)[0].get(field)
+
+
+def test_a_new_job_without_an_id_has_its_place_among_the_others() -> None:
+    job_id = ObjectId()
+
+    ids = [found["_id"] for found in many({}, NewJob({}), NewJob({}, job_id=job_id), {})]
+
+    assert ids[2] == job_id
+    assert [ids[0], ids[1], ids[3]] == sorted([ids[0], ids[1], ids[3]])
+
+
+@pytest.mark.parametrize(
+    ("jobs", "problem"),
+    [
+        ([NewJob({1: 2})], PayloadError),  # type: ignore[dict-item]
+        ([NewJob("text")], PayloadError),  # type: ignore[arg-type]
+        ([NewJob({}, delay=1, run_at=NOW)], ConfigurationError),
+        ([NewJob({}, key="")], ConfigurationError),
+        ([NewJob({}, job_id="none")], ConfigurationError),  # type: ignore[arg-type]
+        (
+            [NewJob({}, job_id=ObjectId("0" * 24)), NewJob({}, job_id=ObjectId("0" * 24))],
+            ConfigurationError,
+        ),
+    ],
+)
+def test_a_bad_new_job_is_refused(jobs: list[NewJob], problem: type[Exception]) -> None:
+    with pytest.raises(problem):
+        many({}, *jobs)
+
+
+def test_the_payload_of_a_new_job_is_not_shown() -> None:
+    assert "4111" not in repr(NewJob({"card": "4111-1111"}))

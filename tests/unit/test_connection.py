@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from streamqueue import ConfigurationError, connection_uri
-from streamqueue.connection import find_uri
+from streamqueue.uri import find_uri
 
 URI = "mongodb://ada:hunter2@db.example.org/shop?replicaSet=rs0"
 OTHER = "mongodb://other.example.org/shop"

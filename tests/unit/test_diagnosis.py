@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from pymongo.errors import OperationFailure
 
-from streamqueue.diagnosis import explain, hide_password
+from streamqueue.cli.diagnosis import explain
+from streamqueue.passwords import hide_password
 
 REFUSAL = (
     'not authorized on shop to execute command { insert: "jobs", documents: [ { payload: { card: '

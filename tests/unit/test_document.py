@@ -13,23 +13,17 @@ from bson import Decimal128, Int64, ObjectId, Regex
 from bson.datetime_ms import DatetimeMS
 from hypothesis import given
 from hypothesis import strategies as st
-from pymongo import MongoClient
-from pymongo.synchronous.collection import Collection
 
-from streamqueue.document import (
+from streamqueue.protocol.document import (
     CODEC,
     INDEXES,
     MAX_ERROR_CHARACTERS,
-    VALIDATOR,
     JobRecord,
     Payload,
-    State,
     cut_error,
-    encode_payload,
     new_document,
-    split_priority,
 )
-from streamqueue.options import MAX_PRIORITY
+from streamqueue.protocol.payload import encode_payload, split_priority
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 ID = ObjectId()
@@ -96,7 +90,7 @@ def test_a_key_that_is_not_there_is_not_invented() -> None:
 
 
 def document(**settings: Any) -> Mapping[str, Any]:
-    given = {
+    given: dict[str, Any] = {
         "queue": "default",
         "now": NOW,
         "priority": 0,
@@ -330,48 +324,14 @@ def test_what_is_no_unicode_in_an_error_stays_readable() -> None:
     assert cut_error("file \udcff") == "file \\udcff"
 
 
-# Indexes and the validator.
-
-
-@pytest.fixture
-def validated(jobs: Collection[Any]) -> Collection[Any]:
-    return jobs.database.create_collection("validated", validator=VALIDATOR)
-
-
-@pytest.mark.parametrize("state", State)
-def test_the_validator_accepts_every_job_of_ours(validated: Collection[Any], state: State) -> None:
-    job = {**document(key="k", priority=-MAX_PRIORITY), "state": state}
-
-    validated.insert_one(job)
-
-    assert validated.count_documents({}) == 1
-
-
-def test_the_validator_accepts_the_least_another_program_may_insert(
-    validated: Collection[Any],
-) -> None:
-    validated.insert_one({"queue": "default", "state": "ready", "payload": {}})
-
-    assert validated.count_documents({}) == 1
+# Indexes.
 
 
 def test_the_indexes_are_few() -> None:
     assert [index.document["name"] for index in INDEXES] == [
         "streamqueue_ready",
         "streamqueue_running",
-        "streamqueue_scheduled",
-        "streamqueue_dead",
+        "streamqueue_waiting",
+        "streamqueue_ended",
         "streamqueue_key",
     ]
-
-
-def test_the_codec_reads_what_other_programs_wrote(
-    client: MongoClient[dict[str, Any]], jobs: Collection[Any]
-) -> None:
-    broken = bytearray(bson.encode({"_id": 1, "text": "hello", "date": DatetimeMS(2**60)}))
-    broken[broken.index(b"hello")] = 0xFF
-    jobs.insert_one(bson.raw_bson.RawBSONDocument(bytes(broken)))
-
-    found = jobs.with_options(codec_options=CODEC).find_one()
-
-    assert found == {"_id": 1, "text": "\ufffdello", "date": DatetimeMS(2**60)}

@@ -19,12 +19,12 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from streamqueue import health as health_module
-from streamqueue import health_server as module
 from streamqueue.errors import ConfigurationError
-from streamqueue.health import Health, Request, answer
-from streamqueue.health_server import HealthServer
-from streamqueue.metrics import Metrics
+from streamqueue.health import renderings
+from streamqueue.health import server as module
+from streamqueue.health.health import Health, Request, answer
+from streamqueue.health.server import HealthServer
+from streamqueue.metrics.series import Metrics
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -306,8 +306,8 @@ def test_many_scrapes_in_a_second_cost_one_rendering(headers: dict[str, str]) ->
 
 
 def test_a_rendering_is_good_for_less_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert health_module.KEPT_SECONDS < 1  # whoever scrapes every second never sees a value twice
-    monkeypatch.setattr(health_module, "KEPT_SECONDS", 0.05)
+    assert renderings.KEPT_SECONDS < 1  # whoever scrapes every second never sees a value twice
+    monkeypatch.setattr(renderings, "KEPT_SECONDS", 0.05)
     registry = CollectorRegistry()
     depth = Gauge("depth", "Its value says when it was rendered.", registry=registry)
     assert scraped(registry) == 0
@@ -465,7 +465,7 @@ def test_a_silent_client_is_hung_up_on(
 
     with connect(server) as silent:
         assert everything(silent) == b""
-        assert server._clients == set()
+        assert len(server._places) == 0
 
 
 def test_a_client_that_drips_is_hung_up_on(
@@ -482,28 +482,12 @@ def test_a_client_that_drips_is_hung_up_on(
         assert not still_open(dripping)
 
 
-def test_clients_past_the_limit_are_turned_away_and_let_in_when_a_place_is_free(
-    server: HealthServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_CLIENTS", 2)
-    with connect(server), connect(server) as second:
-        with connect(server) as third:
-            answer = everything(third)
-        assert answer.startswith(b"HTTP/1.1 503 ")
-        assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"error": "too many connections"}
-
-        second.shutdown(socket.SHUT_WR)
-        assert everything(second) == b""
-
-        assert ask(server, "/healthz").status == 200
-
-
 def test_out_of_file_descriptors_it_waits_for_one_without_spinning() -> None:
     program = (
         "import os, resource, select, socket, time\n"
         "from prometheus_client import CollectorRegistry\n"
-        "from streamqueue.health import Health\n"
-        "from streamqueue.health_server import HealthServer\n"
+        "from streamqueue.health.health import Health\n"
+        "from streamqueue.health.server import HealthServer\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
         "with HealthServer(CollectorRegistry(), Health()) as server, socket.socket() as client:\n"
         "    taken = []\n"
@@ -539,7 +523,7 @@ def test_without_a_thread_to_be_had_a_client_is_turned_away(
         with connect(server) as client:
             assert everything(client).startswith(b"HTTP/1.1 503 ")
 
-    assert server._clients == set()
+    assert len(server._places) == 0
     assert ask(server, "/healthz").status == 200
 
 
@@ -711,8 +695,8 @@ def test_a_running_server_does_not_keep_the_process_alive() -> None:
     program = (
         "import socket\n"
         "from prometheus_client import CollectorRegistry\n"
-        "from streamqueue.health import Health\n"
-        "from streamqueue.health_server import HealthServer\n"
+        "from streamqueue.health.health import Health\n"
+        "from streamqueue.health.server import HealthServer\n"
         "server = HealthServer(CollectorRegistry(), Health())\n"
         "server.start()\n"
         "client = socket.create_connection((server.host, server.port))\n"

@@ -24,8 +24,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from streamqueue import HealthApp
-from streamqueue.health import Health
-from streamqueue.health_server import HealthServer
+from streamqueue.health.health import Health
+from streamqueue.health.server import HealthServer
 from tests.waiting import wait_until
 
 PATIENCE = 10.0
@@ -374,6 +374,39 @@ async def test_a_collector_that_hangs_blocks_neither_the_loop_nor_the_threads_of
     assert in_time
     assert start["status"] == 200
     assert {scrape.sent[0]["status"] for scrape in scrapes} == {200}
+
+
+async def test_scrapes_that_wait_for_a_collector_are_turned_away_when_they_are_many(
+    registry: CollectorRegistry,
+) -> None:
+    release = threading.Event()
+
+    class Hanging:
+        def describe(self) -> list[Any]:
+            return []
+
+        def collect(self) -> Iterator[Any]:
+            release.wait(PATIENCE)
+            return iter(())
+
+    app = HealthApp(registry)
+    registry.register(Hanging())
+    scrapes = [Talk(path="/metrics") for _ in range(100)]
+
+    async with anyio.create_task_group() as tasks:
+        for scrape in scrapes:
+            tasks.start_soon(scrape.run, app)
+        await anyio.wait_all_tasks_blocked()
+        try:
+            with anyio.fail_after(PATIENCE / 5):
+                start, body = await Talk(path="/metrics").run(app)
+        finally:
+            release.set()
+
+    assert start["status"] == 503
+    assert json.loads(body["body"]) == {"error": "too many scrapes at once"}
+    assert {scrape.sent[0]["status"] for scrape in scrapes} == {200}
+    assert (await Talk(path="/metrics").run(app))[0]["status"] == 200
 
 
 def test_an_app_may_serve_one_loop_after_another(registry: CollectorRegistry) -> None:

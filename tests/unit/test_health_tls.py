@@ -21,9 +21,9 @@ import trustme
 from prometheus_client import CollectorRegistry, Gauge
 
 from streamqueue import ConfigurationError
-from streamqueue import health_server as module
-from streamqueue.health import Health
-from streamqueue.health_server import HealthServer
+from streamqueue.health import server as module
+from streamqueue.health.health import Health
+from streamqueue.health.server import HealthServer
 from tests.certified import Identity, client_context
 
 PATIENCE = 10.0
@@ -236,7 +236,7 @@ def test_silent_clients_delay_nobody(
     server: HealthServer, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CLIENT_SECONDS", 6 * PATIENCE)
-    silent = [connect(server) for _ in range(8)]
+    silent = [connect(server) for _ in range(6)]
     half = [connect(server) for _ in range(4)]
     for client in half:
         client.sendall(client_hello(trusting)[:40])
@@ -246,7 +246,7 @@ def test_silent_clients_delay_nobody(
 
     assert ask(server, trusting, "/metrics")[0] == 200
     assert ask(server, trusting, "/healthz")[0] == 200
-    assert len(server._clients) >= 16
+    assert len(server._places) >= 14
     assert all(still_open(client) for client in [*silent, *half])
     for client in [*silent, *half, *shaken]:
         client.close()
@@ -263,7 +263,7 @@ def test_a_client_that_does_not_shake_hands_is_hung_up_on(
 
         assert everything(silent) == b""
         assert everything(half) == b""
-        assert server._clients == set()
+        assert len(server._places) == 0
 
 
 def test_a_client_that_drips_its_handshake_is_hung_up_on(
@@ -321,24 +321,27 @@ def test_a_client_that_takes_its_answer_in_sips_is_hung_up_on(
         taken, pause = 0, threading.Event()
         while sip := client.recv(16384):
             taken += len(sip)
-            if server._clients:
+            if len(server._places):
                 pause.wait(0.005)
 
     assert 0 < taken < 24_000_000
 
 
-def test_past_the_limit_a_client_is_hung_up_on_until_a_place_is_free(
+def test_silent_clients_past_the_limit_keep_nobody_out(
     server: HealthServer, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_CLIENTS", 1)
-    with connect(server) as first:
-        with connect(server) as second:
-            assert everything(second) == b""
+    monkeypatch.setattr(module, "CLIENT_SECONDS", 6 * PATIENCE)
+    with shake_hands(server, trusting) as shaken:
+        silent = [connect(server) for _ in range(40)]
 
-        first.shutdown(socket.SHUT_WR)
-        assert everything(first) == b""
+        assert ask(server, trusting, "/healthz") == (200, b"ok")
 
-    assert ask(server, trusting)[0] == 200
+        with pytest.raises(ssl.SSLEOFError):
+            shaken.recv(1)
+    assert everything(silent[0]) == b""
+    assert still_open(silent[-1])
+    for client in silent:
+        client.close()
 
 
 # clients that are not what they should be

@@ -25,8 +25,11 @@ def test_importing_the_package_alone_loads_none_of_its_modules() -> None:
 def test_a_program_that_puts_jobs_loads_no_worker_and_no_metrics() -> None:
     modules = loaded_by("from streamqueue import MongoQueue")
 
-    assert "streamqueue.queue" in modules
-    assert not {"streamqueue.worker", "streamqueue.metrics", "streamqueue.async_queue"} & modules
+    assert "streamqueue.queue.blocking" in modules
+    assert (
+        not {"streamqueue.worker", "streamqueue.metrics", "streamqueue.queue.asynchronous"}
+        & modules
+    )
 
 
 @pytest.mark.parametrize("name", streamqueue.__all__)

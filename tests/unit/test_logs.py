@@ -15,12 +15,16 @@ from typing import Any, NamedTuple
 
 import pytest
 from bson import ObjectId
+from pymongo.errors import OperationFailure
 
 import streamqueue
-from streamqueue.document import JobRecord
-from streamqueue.job import facts
+from streamqueue.failures import failure_facts
 from streamqueue.logs import EVENTS, FIELDS, JsonFormatter, TextFormatter
-from streamqueue.worker.processes import _End
+from streamqueue.processes.process import ProcessEnd
+from streamqueue.protocol.document import JobRecord
+from streamqueue.queue.job import facts
+from streamqueue.running import Running, running
+from tests.hellish import HELLISH
 
 PACKAGE = Path(streamqueue.__file__).parent
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
@@ -55,7 +59,7 @@ def constants(node: ast.AST) -> set[str]:
     if isinstance(node, ast.IfExp):
         return constants(node.body) | constants(node.orelse)
     assert isinstance(node, ast.Constant), ast.unparse(node)
-    return {node.value}
+    return {str(node.value)}
 
 
 CALLS = list(calls())
@@ -100,7 +104,7 @@ def test_the_facts_of_jobs_and_processes_are_known_fields_and_no_payload() -> No
     record = JobRecord.from_document(
         {"_id": ObjectId(), "queue": "default", "payload": {"card": "4111"}}, max_attempts=3
     )
-    of_a_job, of_a_process = facts(record), _End("Process 1", 1, 17, -9, None).facts()
+    of_a_job, of_a_process = facts(record), ProcessEnd("Process 1", 1, 17, -9, None).facts()
 
     assert of_a_job.keys() | of_a_process.keys() <= FIELDS.keys()
     assert "4111" not in str(of_a_job)
@@ -110,8 +114,11 @@ def test_the_facts_of_jobs_and_processes_are_known_fields_and_no_payload() -> No
 def test_every_field_is_used() -> None:
     used = {name for call in CALLS for name in fields_of(call)}
     record = JobRecord.from_document({"_id": ObjectId()}, max_attempts=3)
+    used |= failure_facts(OperationFailure("no", 18)).keys()
 
-    assert used | facts(record).keys() | _End("", 0, 0, 0, None).facts().keys() == FIELDS.keys()
+    assert (
+        used | facts(record).keys() | ProcessEnd("", 0, 0, 0, None).facts().keys() == FIELDS.keys()
+    )
 
 
 def test_no_field_collides_with_what_every_record_has() -> None:
@@ -266,6 +273,43 @@ def test_the_number_of_a_supervised_process_is_on_every_line() -> None:
 
 def test_a_line_about_a_process_names_it_as_the_process_itself_does() -> None:
     assert as_json(record("x", process_number=2))["process"] == 2
+
+
+@pytest.fixture
+def in_an_attempt() -> Iterator[None]:
+    token = running.set(Running("reports", 17, 2))
+    yield
+    running.reset(token)
+
+
+@pytest.mark.usefixtures("in_an_attempt")
+def test_a_line_written_in_a_handler_says_whose_it_is() -> None:
+    line = json.loads(JsonFormatter().format(record("Sold")))
+    text = TextFormatter().format(record("Sold"))
+
+    assert (line["queue"], line["job_id"], line["attempt"]) == ("reports", "17", 2)
+    assert text.endswith("streamqueue.shop: Sold [queue=reports job_id=17 attempt=2]")
+
+
+@pytest.mark.usefixtures("in_an_attempt")
+def test_a_line_that_names_a_job_itself_is_left_as_it_is() -> None:
+    line = json.loads(JsonFormatter().format(record("Reaped", job_id="18")))
+    text = TextFormatter().format(record("Reaped", job_id="18"))
+
+    assert (line["job_id"], "attempt" in line) == ("18", False)
+    assert text.endswith("Reaped")
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()], ids=["json", "text"])
+@pytest.mark.parametrize("kind", HELLISH, ids=lambda kind: kind.__name__)
+def test_a_traceback_that_cannot_be_made_costs_no_line(
+    formatter: logging.Formatter, kind: type[BaseException]
+) -> None:
+    failed = record("Failed")
+    error = kind()
+    failed.exc_info = (kind, error, None)
+
+    assert kind.__name__ in formatter.format(failed)
 
 
 def test_an_extra_never_replaces_what_every_line_has() -> None:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from bson import ObjectId
 from hypothesis import given
 from hypothesis import strategies as st
-from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
+from pymongo.errors import (
+    BulkWriteError,
+    DuplicateKeyError,
+    WriteConcernError,
+    WriteError,
+    WTimeoutError,
+)
 
-from streamqueue import operations
-from streamqueue.document import CLAIM_ORDER, MAX_ERRORS, State
-from streamqueue.operations import Find, Update
+from streamqueue.protocol import operations
+from streamqueue.protocol.document import CLAIM_ORDER, MAX_ERRORS, State
+from streamqueue.protocol.operations import Find, Update
 
 ID, OTHER = ObjectId(), ObjectId()
 TOKEN, OTHER_TOKEN = b"token", b"other token"
 QUEUE = "emails"
+UNTIL = datetime(2026, 11, 29, tzinfo=UTC)
 
 HELD: dict[str, Callable[[], Update]] = {
     "error": lambda: operations.error(ID, TOKEN, "oops", 1, 3),
@@ -32,24 +39,28 @@ HELD: dict[str, Callable[[], Update]] = {
 }
 HELD_TOGETHER: dict[str, Callable[[], Update]] = {
     "release many": lambda: operations.release_many([ID, OTHER], [TOKEN, OTHER_TOKEN]),
+    "unclaim": lambda: operations.unclaim([ID, OTHER], [TOKEN, OTHER_TOKEN]),
     "renew many": lambda: operations.renew(
         operations.held_any([ID, OTHER], [TOKEN, OTHER_TOKEN]), 30
     ),
 }
 OTHERS: dict[str, Callable[[], Update]] = {
-    "claim": lambda: operations.claim([ID], "consumer-1", TOKEN, 30),
-    "claim fresh": lambda: operations.claim([ID, OTHER], "consumer-1", TOKEN, 30, fresh=True),
-    "unclaim": lambda: operations.unclaim([ID, OTHER], TOKEN),
+    "claim": lambda: operations.claim([ID], [QUEUE], "consumer-1", TOKEN, 30, UNTIL, lambda _: 3),
+    "claim many": lambda: operations.claim(
+        [ID, OTHER], [QUEUE], "consumer-1", TOKEN, 30, UNTIL, lambda _: 3
+    ),
     "promote": lambda: operations.promote([ID]),
     "reap": lambda: operations.reap([ID], 3),
-    "adopt": lambda: operations.adopt([QUEUE]),
-    "requeue": lambda: operations.requeue(QUEUE),
-    "requeue one": lambda: operations.requeue(QUEUE, ID),
+    "reap without a note": lambda: operations.reap([ID], 3, note=False),
+    "adopt": lambda: operations.adopt([ID]),
+    "requeue": lambda: operations.requeue(QUEUE, ID),
+    "requeue what died then": lambda: operations.requeue(QUEUE, ID, {"finished_at": UNTIL}),
 }
 UPDATES = HELD | HELD_TOGETHER | OTHERS
 FINDS: dict[str, Callable[[], Find]] = {
     "candidates": lambda: operations.candidates([QUEUE], 5),
     "claimed": lambda: operations.claimed([ID], TOKEN),
+    "dead by now": lambda: operations.dead_by_now(operations.Deaths(QUEUE)),
     "due": lambda: operations.due([QUEUE], 5),
     "next due": lambda: operations.next_due([QUEUE]),
     "next expiry": lambda: operations.next_expiry([QUEUE]),
@@ -123,26 +134,21 @@ def test_a_write_to_several_held_jobs_matches_their_ids_and_tokens(
     }
 
 
-def test_an_unclaim_matches_only_what_its_own_claim_took() -> None:
-    update = operations.unclaim([ID, OTHER], TOKEN)
+def test_a_claim_takes_only_what_is_ready_in_its_queue_and_only_for_some_time() -> None:
+    update = operations.claim([ID], [QUEUE], "consumer-1", TOKEN, 30, UNTIL, lambda _: 3)
 
-    assert update.filter == {"_id": {"$in": [ID, OTHER]}, "lease": TOKEN}
-
-
-def test_a_claim_takes_only_what_is_ready() -> None:
-    update = operations.claim([ID], "consumer-1", TOKEN, 30)
-
-    assert update.filter == {"_id": {"$eq": ID}, "state": "ready"}
-
-
-def test_a_fresh_claim_takes_only_what_was_never_attempted() -> None:
-    update = operations.claim([ID], "consumer-1", TOKEN, 30, fresh=True)
-
-    assert update.filter["attempts"] == {"$in": [0, None]}
+    assert update.filter == {
+        "_id": {"$eq": ID},
+        "state": "ready",
+        "queue": {"$eq": QUEUE},
+        "$expr": {"$lt": ["$$NOW", UNTIL]},
+    }
 
 
 def test_a_claim_writes_the_token_that_later_writes_match() -> None:
-    assert fields(operations.claim([ID], "consumer-1", TOKEN, 30))["lease"] == TOKEN
+    update = operations.claim([ID], [QUEUE], "consumer-1", TOKEN, 30, UNTIL, lambda _: 3)
+
+    assert fields(update)["lease"] == TOKEN
 
 
 def test_tokens_are_never_used_twice() -> None:
@@ -164,7 +170,7 @@ def test_what_time_does_to_a_job_is_checked_again_in_the_update(name: str) -> No
     "name",
     [
         *("error", "error without a message", "discard", "release", "release for later"),
-        *("release many", "unclaim", "reap"),
+        *("release many", "unclaim", "reap", "reap without a note", "requeue"),
     ],
 )
 def test_what_ends_an_attempt_removes_the_whole_lock(name: str) -> None:
@@ -196,7 +202,7 @@ def parents(value: object, wanted: object, key: object = None) -> Iterator[objec
 
 
 TAKES_A_TEXT: dict[str, Callable[[str], Update]] = {
-    "claim": lambda text: operations.claim([ID], text, TOKEN, 30),
+    "claim": lambda text: operations.claim([ID], [QUEUE], text, TOKEN, 30, UNTIL, lambda _: 3),
     "error": lambda text: operations.error(ID, TOKEN, text, 0, 3),
     "discard": lambda text: operations.discard(ID, TOKEN, text),
 }
@@ -223,8 +229,10 @@ def test_a_progress_count_is_never_evaluated(count: Any) -> None:
         lambda name: operations.next_due([name]).filter,
         lambda name: operations.next_expiry([name]).filter,
         lambda name: operations.expired([name], 5).filter,
-        lambda name: operations.adopt([name]).filter,
-        lambda name: operations.requeue(name).filter,
+        lambda name: operations.claim([ID], [name], "c", TOKEN, 30, UNTIL, lambda _: 3).filter,
+        lambda name: operations.unplaced([name], 5).filter,
+        lambda name: operations.requeue(name, ID).filter,
+        lambda name: operations.dead_by_now(operations.Deaths(name)).filter,
         lambda name: operations.of_queue(name),
         lambda name: operations.live_with_key(name, "k").filter,
     ],
@@ -263,7 +271,8 @@ def test_no_command_carries_a_time_of_this_machine(
     monkeypatch.setattr(time, "time", lambda: 0.0)
 
     assert make() == before
-    assert not [path for path, value in leaves(before) if isinstance(value, datetime)]
+    times = {value for _, value in leaves(before) if isinstance(value, datetime)}
+    assert times <= {UNTIL}  # which is the server's, as it was last observed
 
 
 WRITES_TIMES = {
@@ -271,7 +280,7 @@ WRITES_TIMES = {
     "renew": {"locked_until"},
     "error": {"run_at", "finished_at", "errors"},
     "release for later": {"run_at"},
-    "reap": {"finished_at", "errors"},
+    "reap": {"finished_at", "errors", "run_at"},
     "adopt": {"run_at"},
     "requeue": {"run_at"},
 }
@@ -335,15 +344,21 @@ def test_a_long_message_is_cut() -> None:
 
 
 def test_a_requeued_job_has_all_its_attempts() -> None:
-    assert fields(operations.requeue(QUEUE))["attempts"] == 0
+    assert fields(operations.requeue(QUEUE, ID))["attempts"] == 0
 
 
 # Reads.
 
 
-@pytest.mark.parametrize("name", ["candidates", "claimed"])
-def test_jobs_are_read_in_the_order_of_claims(name: str) -> None:
-    assert FINDS[name]().sort == CLAIM_ORDER
+def test_what_waits_is_read_in_the_order_of_claims() -> None:
+    assert FINDS["candidates"]().sort == CLAIM_ORDER
+
+
+def test_what_was_claimed_is_not_sorted_by_the_server_and_is_one_reply() -> None:
+    command = operations.claimed([ID, OTHER], TOKEN)
+
+    assert command.sort is None
+    assert command.limit == -2
 
 
 def test_the_claim_order_is_priority_then_first_in_first_out() -> None:
@@ -359,7 +374,7 @@ def test_no_payload_is_read_where_it_is_not_needed(name: str) -> None:
 
 
 def test_states_without_jobs_count_nothing() -> None:
-    counts = operations.read_stats([{"_id": "total", "count": 5}, {"_id": "errors", "count": 2}])
+    counts = operations.read_stats([{"_id": "ended", "count": 5}, {"_id": "errors", "count": 2}])
 
     assert counts == {"available": 0, "scheduled": 0, "locked": 0, "errors": 2, "total": 5}
 
@@ -400,25 +415,25 @@ def test_an_expired_job_with_a_damaged_queue_is_sorted_too(queue: Any) -> None:
 
 
 def test_an_event_can_be_resumed_after() -> None:
-    [_, project] = operations.stream_pipeline([QUEUE])
+    [_, project, _] = operations.stream_pipeline([QUEUE])
 
     assert project["$project"].get("_id", 1) == 1
 
 
+def test_what_the_server_applies_to_its_oplog_compares_fields_with_constants_alone() -> None:
+    """An expression there would cost every write to the collection, and every stream of it."""
+    [match, _, _] = operations.stream_pipeline(["a", "b"])
+
+    assert "$expr" not in str(match)
+
+
 def test_an_event_passes_only_for_our_queues_or_if_it_does_not_say() -> None:
-    [match, _] = operations.stream_pipeline(["a", "b"])
+    [match, _, _] = operations.stream_pipeline(["a", "b"])
 
     whole, partial = match["$match"]["$or"]
     assert whole["fullDocument.queue"] == {"$in": ["a", "b"]}
     assert partial["operationType"] == "update"
-
-
-def test_a_large_job_travels_without_its_payload() -> None:
-    [_, project] = operations.stream_pipeline([QUEUE])
-
-    [_, whole, head] = project["$project"]["fullDocument"]["$cond"]
-    assert whole == "$fullDocument"
-    assert "payload" not in head
+    assert partial["updateDescription.updatedFields.queue"] == {"$in": [None, "a", "b"]}
 
 
 # Errors of groups.
@@ -434,7 +449,7 @@ def test_a_large_job_travels_without_its_payload() -> None:
     ],
 )
 def test_only_a_clash_of_ids_says_that_a_put_was_repeated(details: Any, expected: bool) -> None:
-    assert operations.is_repeated_put(details) is expected
+    assert operations.is_repeated_put(DuplicateKeyError("", 11000, details)) is expected
 
 
 @pytest.mark.parametrize(
@@ -448,7 +463,7 @@ def test_only_a_clash_of_ids_says_that_a_put_was_repeated(details: Any, expected
     ],
 )
 def test_only_a_clash_of_keys_says_that_a_job_is_a_duplicate(details: Any, expected: bool) -> None:
-    assert operations.is_duplicate_job(details) is expected
+    assert operations.is_duplicate_job(DuplicateKeyError("", 11000, details)) is expected
 
 
 def problem(index: int, code: int = 11000) -> dict[str, Any]:
@@ -472,10 +487,31 @@ def test_the_error_of_one_job_keeps_what_the_server_said() -> None:
     assert (error.code, error.details) == (11000, problem(0))
 
 
-def test_when_the_majority_did_not_answer_no_job_of_the_group_is_safe() -> None:
-    error = BulkWriteError({"writeErrors": [], "writeConcernErrors": [{"code": 64}]})
+LATE = {"code": 64, "errmsg": "waiting for replication timed out", "errInfo": {"wtimeout": True}}
+STEPPED_DOWN = {"code": 189, "errmsg": "primary stepped down"}
 
-    assert operations.errors_of_each(error, 3) == [error] * 3
+
+@pytest.mark.parametrize(
+    ("doubt", "kind"), [(LATE, WTimeoutError), (STEPPED_DOWN, WriteConcernError)]
+)
+@pytest.mark.parametrize("problems", [[], [problem(0), problem(2, code=121)]])
+def test_when_the_majority_did_not_answer_no_job_of_the_group_is_safe_nor_there_already(
+    doubt: Any, kind: type[Exception], problems: Any
+) -> None:
+    error = BulkWriteError({"writeErrors": problems, "writeConcernErrors": [doubt]})
+
+    errors = operations.errors_of_each(error, 3)
+
+    assert [type(found) for found in errors] == [kind] * 3
+    assert len(set(map(id, errors))) == 3  # each is raised in a task of its own
+
+
+def test_the_error_of_one_job_does_not_quote_what_was_put() -> None:
+    sent = {**problem(0), "op": {"payload": {"card": "4111-1111"}}}
+
+    [error] = operations.errors_of_each(BulkWriteError({"writeErrors": [sent]}), 1)
+
+    assert "4111" not in str(error)
 
 
 @given(st.sets(st.integers(0, 49)))
@@ -485,3 +521,54 @@ def test_exactly_the_jobs_that_failed_have_an_error(failed: set[int]) -> None:
     errors = operations.errors_of_each(error, 50)
 
     assert {index for index, found in enumerate(errors) if found is not None} == failed
+
+
+def test_clashes_are_told_apart_by_what_was_there() -> None:
+    key = {**problem(2), "keyPattern": {"queue": 1, "key": 1}}
+    error = BulkWriteError({"writeErrors": [problem(0), key]})
+
+    assert operations.clashes(operations.errors_of_each(error, 4)) == ([0], [2])
+
+
+@pytest.mark.parametrize(
+    "other", [{"code": 121}, {"keyPattern": {"payload.order": 1}}, {"keyPattern": None}]
+)
+def test_with_any_other_error_among_them_it_is_no_matter_of_clashes(other: Any) -> None:
+    error = BulkWriteError({"writeErrors": [problem(0), problem(1) | other]})
+
+    assert operations.clashes(operations.errors_of_each(error, 2)) is None
+
+
+# Indexes.
+
+
+THE_KEY_INDEX = {
+    "v": 2,
+    "key": {"queue": 1, "key": 1},
+    "name": "streamqueue_key",
+    "unique": True,
+    "partialFilterExpression": {"key": {"$exists": True}, "state": {"$gte": "ready"}},
+}
+
+
+def test_the_index_of_the_keys_is_known_by_what_it_is() -> None:
+    assert operations.keeps_keys_unique(THE_KEY_INDEX)
+    assert operations.keeps_keys_unique(THE_KEY_INDEX | {"name": "by_hand"})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"unique": False},
+        {"key": {"key": 1, "queue": 1}},
+        {"key": {"queue": 1, "key": 1, "state": 1}},
+        {"partialFilterExpression": {"key": {"$exists": True}, "state": "ready"}},
+        {"partialFilterExpression": None},
+    ],
+)
+def test_an_index_of_that_name_that_is_another_keeps_no_keys_unique(other: Any) -> None:
+    assert not operations.keeps_keys_unique(THE_KEY_INDEX | other)
+
+
+def test_an_index_that_is_being_built_keeps_no_keys_unique_yet() -> None:
+    assert not operations.keeps_keys_unique({"spec": THE_KEY_INDEX, "buildUUID": b""})

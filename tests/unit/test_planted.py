@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import streamqueue
-from tests.faults.to_plant import FAULTS, PlantedFault
+from drills.planted import FAULTS
+from drills.planted.fault import PlantedFault
 
 PACKAGE = Path(streamqueue.__file__).parent
 
@@ -16,7 +17,7 @@ PACKAGE = Path(streamqueue.__file__).parent
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_can_be_planted(fault: PlantedFault, tmp_path: Path) -> None:
     for file in {edit.file for edit in fault.edits}:
-        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).parent.mkdir(exist_ok=True, parents=True)
         shutil.copy(PACKAGE / file, tmp_path / file)
 
     fault.plant(tmp_path)

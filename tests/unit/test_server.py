@@ -13,8 +13,8 @@ from pymongo.read_concern import ReadConcern
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncMongoQueue, ConfigurationError, MongoQueue, ReplicaSetRequired
-from streamqueue.document import CODEC
-from streamqueue.server import check_hello, jobs_collection, object_id
+from streamqueue.protocol.document import CODEC, object_id
+from streamqueue.store.collection import check_hello, jobs_collection
 
 URI = "mongodb://nowhere.invalid/?replicaSet=rs0"
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
+import pymongo
 import pytest
+from bson.errors import BSONError
 from pymongo.errors import (
     AutoReconnect,
     ConfigurationError,
@@ -20,7 +23,18 @@ from pymongo.errors import (
     WaitQueueTimeoutError,
 )
 
-from streamqueue.stream import INVALIDATED, Verdict, changed_state, classify, client_settings
+from streamqueue.clock import monotonic
+from streamqueue.stream.verdict import (
+    INVALIDATED,
+    Change,
+    Pace,
+    Verdict,
+    change_of,
+    classify,
+    client_settings,
+    is_final,
+    passes,
+)
 
 
 def failure(code: int, *labels: str) -> OperationFailure:
@@ -81,32 +95,129 @@ def test_a_stream_that_just_ends_has_lost_its_place() -> None:
     assert not INVALIDATED.resume
 
 
+# When to try again.
+
+
+def test_the_first_failure_is_followed_by_a_try_at_once() -> None:
+    assert Pace().failed(NETWORK) == 0
+
+
+def test_the_pauses_grow_up_to_a_limit_however_many_there_are() -> None:
+    pace = Pace()
+
+    pauses = [pace.failed(NETWORK) for _ in range(5000)]
+
+    assert 0 < pauses[1] < pauses[4] < pauses[20]
+    assert max(pauses) <= 5
+
+
+def test_after_a_success_the_next_failure_is_the_first_again() -> None:
+    pace = Pace()
+    for _ in range(10):
+        pace.failed(NETWORK)
+
+    pace.worked()
+
+    assert pace.again_at < monotonic()
+    assert pace.failed(NETWORK) == 0
+
+
+def test_a_stream_is_not_opened_again_right_after_it_was_opened() -> None:
+    pace = Pace()
+    pace.opened()
+
+    assert 0.5 < pace.failed(UNKNOWN) <= 0.7
+
+
+def test_for_rights_one_waits_long() -> None:
+    assert 20 <= Pace().failed(REFUSED) <= 30
+
+
+@pytest.mark.parametrize("error", [ConfigurationError("x"), InvalidOperation("closed")])
+def test_to_repeat_a_programs_own_error_is_pointless(error: Exception) -> None:
+    assert is_final(error)
+
+
+def test_to_try_again_under_a_time_limit_that_is_over_is_pointless() -> None:
+    with pymongo.timeout(60):
+        assert not is_final(AutoReconnect("x"))
+    with pymongo.timeout(1e-9):
+        assert is_final(AutoReconnect("x"))
+
+
 @pytest.mark.parametrize(
-    ("event", "state"),
+    ("error", "alone"),
     [
-        ({"operationType": "insert", "fullDocument": {"state": "ready"}}, "ready"),
-        ({"operationType": "replace", "fullDocument": {"state": "scheduled"}}, "scheduled"),
-        (
-            {
-                "operationType": "update",
-                "fullDocument": None,
-                "updateDescription": {"updatedFields": {"state": "ready"}},
-            },
-            "ready",
-        ),
-        ({"updateDescription": {"updatedFields": {"state": "ready"}}}, "ready"),
-        ({"updateDescription": {"updatedFields": {}}}, None),
-        ({"updateDescription": {}}, None),
-        ({"fullDocument": {}}, None),
-        ({"fullDocument": {"state": ["ready"]}}, None),
-        ({"fullDocument": {"state": None}}, None),
-        ({"operationType": "drop"}, None),
+        (AutoReconnect("x"), True),
+        (failure(10107), True),
+        (failure(13), False),
+        (failure(40573), False),
+        (BSONError("x"), False),
+        (ValueError("x"), False),
     ],
 )
-def test_an_event_says_the_state_its_job_is_in_now(
-    event: dict[str, Any], state: str | None
+def test_what_passes_by_itself_is_a_server_that_is_away(error: Exception, alone: bool) -> None:
+    assert passes(error) is alone
+
+
+# What an event says.
+
+
+SOME_TIME = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def update(*removed: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "operationType": "update",
+        "updateDescription": {"updatedFields": fields, "removedFields": list(removed)},
+    }
+
+
+@pytest.mark.parametrize(
+    ("event", "change"),
+    [
+        (update(state="ready"), Change(ready=True)),
+        (update(state="scheduled"), Change(scheduled=True)),
+        (
+            update("lease", state="scheduled", run_at=SOME_TIME),
+            Change(scheduled=True, run_at=SOME_TIME),
+        ),
+        (update("lease", "locked_until", state="ready"), Change(ready=True)),
+        (update(run_at=SOME_TIME), Change(scheduled=True, run_at=SOME_TIME)),
+        (update(run_at="soon"), Change(scheduled=True)),
+        (update("run_at"), Change(scheduled=True)),
+        (update(priority=5), Change(ready=True)),
+        (update("priority"), Change(ready=True)),
+        (update(queue="a"), Change(ready=True, scheduled=True)),
+        (update(queue="a", run_at=SOME_TIME), Change(ready=True, scheduled=True)),
+        (update(locked_until=SOME_TIME), Change(expired=True)),
+        (update("locked_until"), Change(expired=True)),
+        (update(), Change()),
+        ({"updateDescription": None}, Change()),
+        ({"operationType": "drop"}, Change()),
+    ],
+)
+def test_a_plain_update_says_what_may_be_to_do(event: dict[str, Any], change: Change) -> None:
+    assert change_of(event) == change
+
+
+@pytest.mark.parametrize(
+    ("state", "change"),
+    [
+        ("ready", {"ready": True}),
+        ("scheduled", {"scheduled": True}),
+        ("running", {"expired": True}),
+        ("dead", {}),
+        (["ready"], {}),
+        (None, {}),
+    ],
+)
+def test_an_event_with_the_job_says_in_which_state_it_is(
+    state: Any, change: dict[str, Any]
 ) -> None:
-    assert changed_state(event) == state
+    job = {"_id": 1, "queue": "a", "state": state, "run_at": SOME_TIME}
+
+    assert change_of({"fullDocument": job}) == Change(job, run_at=SOME_TIME, **change)
 
 
 def test_the_streams_client_finds_a_new_primary_within_seconds() -> None:
@@ -123,3 +234,11 @@ def test_no_timeout_of_the_users_client_ends_a_quiet_wait(setting: str) -> None:
 
 def test_the_streams_client_can_be_told_apart_in_the_servers_log() -> None:
     assert client_settings("streamqueue-test")["appname"] == "streamqueue-test"
+
+
+def test_no_outage_is_too_long_for_the_pace() -> None:
+    pace = Pace()
+
+    pauses = [pace.failed(NETWORK) for _ in range(10_000)]
+
+    assert max(pauses) <= 5.0

@@ -9,9 +9,9 @@ import pytest
 from bson import Binary, ObjectId
 from pymongo.errors import WriteError
 
-from streamqueue import stuck as stuck_module
 from streamqueue.backoff import Backoff
-from streamqueue.stuck import AGAIN, StuckJobs
+from streamqueue.store import refused as stuck_module
+from streamqueue.store.refused import AGAIN, StuckJobs
 
 REFUSAL = WriteError("no", 121)
 
@@ -176,7 +176,7 @@ def test_each_is_logged_once(
         clock.now += stuck.wait()
 
     assert [record.getMessage() for record in caplog.records] == [
-        "Job 1 cannot be promoted: error 121"
+        "Job 1 cannot be promoted: DocumentValidationFailure (121)"
     ]
 
 

@@ -8,8 +8,9 @@ import anyio
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
-from streamqueue.health import Health
-from streamqueue.worker.supervised import JOIN, run_supervised
+from streamqueue.health.health import Health
+from streamqueue.processes.child import run_supervised
+from streamqueue.processes.messages import JOIN
 
 
 class Joined:
@@ -40,7 +41,7 @@ async def test_a_connection_is_not_passed_on_to_what_a_handler_starts() -> None:
     with ours, theirs, one, other:
         socket.send_fds(ours, [JOIN], [other.fileno()])
         with anyio.fail_after(5):
-            await run_supervised(worker, theirs)
+            await run_supervised(worker, theirs, worker.join)
     [connection] = worker.connections
     with connection:
         assert not connection.get_inheritable()

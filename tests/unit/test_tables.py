@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamqueue import tables, top
-from streamqueue.census import Census, ConsumerCensus, QueueCensus
-from streamqueue.job import last_line
-from streamqueue.pulse import Failure, Flow, Pulse, flow
+from streamqueue.cli import tables, top
+from streamqueue.cli.pulse import Failure, Flow, Pulse, flow
+from streamqueue.exporter.census import Census, ConsumerCensus, QueueCensus
+from streamqueue.tracebacks import last_line
 
 NOW = datetime(2026, 3, 1, 3, 0, 0, tzinfo=UTC)
 counts = st.integers(0, 10**9)

@@ -1,4 +1,4 @@
-"""Workers in the test's event loop, and a queue to feed them from outside."""
+"""Workers in the test's event loop, and a queue to connection them from outside."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncMongoQueue
+from tests.leftovers import failpoints_switched_off
+from tests.worker.members import Members
 from tests.worker.processes import WorkerProcess
 from tests.worker.started import WorkerStarter
-from tests.worker.table import Table
 
 
 @pytest.fixture
 def jobs(client: MongoClient[dict[str, Any]]) -> Iterator[Collection[dict[str, Any]]]:
     """As everywhere, but dropped without waiting for the journal: a tenth of a second per test."""
     name = f"test_{secrets.token_hex(6)}"
-    yield client[name].jobs
+    with failpoints_switched_off(client):
+        yield client[name].jobs
     client.get_database(name, write_concern=WriteConcern(1)).command("dropDatabase")
 
 
@@ -43,11 +45,11 @@ async def start(uri: str, jobs: Collection[dict[str, Any]]) -> AsyncIterator[Wor
 
 
 @pytest.fixture
-async def table(start: WorkerStarter) -> AsyncIterator[Table]:
-    """Starts dealers and seats workers: ``await table.open()``, ``await table.seat(handler)``."""
-    table = Table(start)
-    yield table
-    await table.end()
+async def members(start: WorkerStarter) -> AsyncIterator[Members]:
+    """Starts dispatchers and members: ``await members.open()``, ``await members.start(…)``."""
+    members = Members(start)
+    yield members
+    await members.end()
 
 
 @pytest.fixture

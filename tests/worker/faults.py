@@ -10,8 +10,10 @@ from pymongo import MongoClient
 
 CONNECTION_CUT = {"closeConnection": True}
 SHUTTING_DOWN = {"errorCode": 11600}
+INTERRUPTED = {"errorCode": 11601}
+"""As by ``killOp``; the driver does not try again by itself."""
 TIME_LIMIT = {"errorCode": 50}
-REPLICATION_TIMED_OUT = {
+REPLICATION_TIMED_OUT: dict[str, Any] = {
     "writeConcernError": {
         "code": 64,
         "codeName": "WriteConcernFailed",
@@ -47,7 +49,7 @@ class Fault:
         return (self._count() if self._ended is None else self._ended) - self._before
 
     def _count(self) -> int:
-        reply = self._client.admin.command("getParameter", **{"failpoint.failCommand": 1})
+        reply = self._client.admin.command({"getParameter": 1, "failpoint.failCommand": 1})
         return int(reply["failpoint.failCommand"]["timesEntered"])
 
 

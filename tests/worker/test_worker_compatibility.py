@@ -10,8 +10,8 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, Retry
-from streamqueue.async_store import AsyncStore
-from streamqueue.worker.peers import Peers
+from streamqueue.store.asynchronous import AsyncStore
+from streamqueue.worker.partition import Peers
 from tests.worker.started import WorkerStarter
 
 NEWER: dict[str, Any] = {"v": 2, "group": "tenant-7", "trace": {"id": [1, {"$a": "b.c"}]}}

@@ -1,4 +1,7 @@
-"""Worker processes that are killed or frozen with jobs in their hands (laws 1, 2, 3 and 13)."""
+"""Worker processes that are killed or frozen with jobs in their hands.
+
+Laws: nothing is lost; one holder; nothing is stuck; poison is contained.
+"""
 
 from __future__ import annotations
 

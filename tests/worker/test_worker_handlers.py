@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio  # noqa: TID251 - as a handler may
 import contextlib
+import gc
 import random
 import threading
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from bson import ObjectId
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import (
-    AsyncJob,
-    AsyncMongoQueue,
-    Backoff,
-    Discard,
-    Job,
-    LeaseLost,
-    Retry,
-    Snooze,
-)
+from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, Discard, Job, LeaseLost, Retry, Snooze
 from tests.waiting import wait_until_async
 from tests.worker.started import WorkerStarter
 
@@ -404,8 +399,8 @@ async def test_discard_buries_the_job_at_once(
         Retry(delay=float("nan")),
         Snooze(-1),
         Snooze(None),  # type: ignore[arg-type]
-        Discard(ValueError("not a text")),  # type: ignore[arg-type]
-        Discard(None),  # type: ignore[arg-type]
+        Discard(ValueError("not a text")),
+        Discard(None),
         Broken(),
         ExceptionGroup("several", [ValueError(), TypeError()]),
         ValueError("lone surrogate \ud800"),
@@ -429,6 +424,76 @@ async def test_no_exception_of_a_handler_takes_the_worker_down(
     assert worker.error is None
     await queue.put({"n": 2})
     await worker.until_outcomes(dead=1, completed=1)
+
+
+async def in_a_task(raise_it: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    await asyncio.create_task(raise_it())
+
+
+async def in_a_forgotten_task(raise_it: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    task = asyncio.create_task(raise_it())
+    while not task.done():
+        await anyio.lowlevel.checkpoint()
+    raise ValueError(str(task.exception()))
+
+
+async def in_a_task_group(raise_it: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(raise_it)
+
+
+async def in_a_task_that_is_cancelled(raise_it: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def exit_when_cancelled() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            await raise_it()
+
+    task = asyncio.create_task(exit_when_cancelled())
+    await anyio.lowlevel.checkpoint()
+    task.cancel()
+    await task
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    "begin", [in_a_task, in_a_forgotten_task, in_a_task_group, in_a_task_that_is_cancelled]
+)
+async def test_no_task_that_a_handler_begins_takes_the_worker_down(
+    start: WorkerStarter,
+    queue: AsyncMongoQueue,
+    jobs: Collection[Any],
+    begin: Callable[..., Coroutine[Any, Any, None]],
+    kind: type[BaseException],
+) -> None:
+    async def raise_it() -> None:
+        raise kind
+
+    async def handler(job: AsyncJob) -> None:
+        if job.data["n"] == 1:
+            await begin(raise_it)
+
+    worker = await start(handler)
+    await queue.put({"n": 1}, max_attempts=1)
+    await worker.until_outcomes(dead=1)
+    await queue.put({"n": 2})
+    await worker.until_outcomes(dead=1, completed=1)
+
+    assert f"{kind.__name__}() in a task that a handler began" in stored(jobs)["last_error"]
+
+
+async def test_a_task_of_a_handler_that_is_cancelled_before_it_begins_is_no_warning(
+    start: WorkerStarter, queue: AsyncMongoQueue
+) -> None:
+    async def handler(job: AsyncJob) -> None:
+        task = asyncio.create_task(anyio.sleep(1), name="forgotten")
+        assert "sleep" in repr(task)
+        task.cancel()
+
+    worker = await start(handler)
+    await queue.put({})
+    await worker.until_outcomes(completed=1)
+    gc.collect()
 
 
 @pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, Retry(delay=-1)])

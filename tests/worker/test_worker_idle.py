@@ -1,4 +1,7 @@
-"""An idle worker sends nothing, and the event alone starts a job (laws 4 and 6)."""
+"""An idle worker sends next to nothing, and the event alone starts a job.
+
+Laws: the document is the truth; nobody polls.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ async def test_an_idle_worker_starts_a_job_with_nothing_sent_but_the_claim(
 
     with anyio.fail_after(5):
         await started.wait()
-    assert [sent.name for sent in sent_before_the_handler] == ["update"]
+    assert [sent.name for sent in sent_before_the_handler] == ["findAndModify"]
 
 
 async def test_the_claim_is_sent_before_the_next_read_of_the_stream_is_prepared(
@@ -74,10 +77,10 @@ async def test_the_claim_is_sent_before_the_next_read_of_the_stream_is_prepared(
         tasks.cancel_scope.cancel()
 
     # A command is on the wire one turn after it is prepared, at the latest.
-    assert ["update"] in prepared_together
+    assert ["findAndModify"] in prepared_together
 
 
-async def test_the_server_counts_one_update_and_no_query_for_a_job_of_an_idle_worker(
+async def test_the_server_counts_one_claim_and_no_query_for_a_job_of_an_idle_worker(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
 ) -> None:
     async def handler(job: Any) -> None:
@@ -92,10 +95,10 @@ async def test_the_server_counts_one_update_and_no_query_for_a_job_of_an_idle_wo
     await worker.until_outcomes(completed=1)
 
     counted = difference(server_counters(jobs), before)
-    assert counted == {"insert": 1, "update": 1, "remove": 1}
+    assert counted == {"insert": 1, "commands": 1, "remove": 1}
 
 
-async def test_ten_idle_seconds_send_nothing_but_get_more(
+async def test_ten_idle_seconds_send_nothing_but_get_more_and_looks_for_leases(
     start: WorkerStarter, jobs: Collection[Any], client: MongoClient[Any]
 ) -> None:
     async def handler(job: Any) -> None:
@@ -108,7 +111,10 @@ async def test_ten_idle_seconds_send_nothing_but_get_more(
 
     await anyio.sleep(IDLE_SECONDS)
 
-    assert worker.commands.besides("getMore") == []
-    assert difference(server_counters(jobs), before) == {}
+    # A lease of a queue that nobody else serves makes no event: one look every five seconds.
+    looks = worker.commands.besides("getMore")
+    assert [look.command["filter"] for look in looks] == [{"state": "running"}] * len(looks)
+    assert 1 <= len(looks) <= 3
+    assert difference(server_counters(jobs), before) == {"queries": len(looks)}
     # One stream, which asks again after a second of silence (``max_await``).
     assert IDLE_SECONDS / 2 <= len(worker.commands.named("getMore")) <= IDLE_SECONDS + 2

@@ -11,7 +11,9 @@ from prometheus_client import CollectorRegistry
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import ConfigurationError, Worker, exporter
+from streamqueue import ConfigurationError, Worker
+from streamqueue.exporter import exporter
+from streamqueue.worker.worker import settings_of
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing
 from tests.worker.started import WorkerStarter
@@ -84,7 +86,7 @@ async def test_a_leader_that_lost_its_place_removes_its_series(
     await wait_until_async(lambda: worker.metric("streamqueue_queue_slots") > 0, "it leads")
 
     jobs.database[f"{jobs.name}.consumers"].update_one(
-        {"holder": worker.worker.options.consumer_id}, {"$set": {"holder": "another"}}
+        {"holder": settings_of(worker.worker).options.consumer_id}, {"$set": {"holder": "another"}}
     )
 
     await wait_until_async(lambda: worker.metric("streamqueue_leader") == 0, "it knows")

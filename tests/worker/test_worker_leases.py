@@ -1,4 +1,7 @@
-"""A lease is kept while its handler runs, and a handler ends when its lease is lost (law 2)."""
+"""A lease is kept while its handler runs, and a handler ends when its lease is lost.
+
+Law: one holder.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,20 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import TaskGroup
+from bson import ObjectId
+from prometheus_client import CollectorRegistry
 from pymongo import MongoClient
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, MongoQueue
+from streamqueue.clock import monotonic
+from streamqueue.metrics.series import Metrics
+from streamqueue.protocol.document import JobRecord
+from streamqueue.store.asynchronous import AsyncStore
+from streamqueue.worker.attempt import MARGIN_CAP, MARGIN_SHARE, Attempt
+from streamqueue.worker.leases import Leases
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing
 from tests.worker.processes import WorkerProcess
@@ -205,7 +218,7 @@ async def test_a_lease_outlives_renewals_that_fail_now_and_then(
     assert len(gate.running) == 1
 
 
-async def test_a_claim_that_was_answered_after_its_deadline_starts_no_handler(
+async def test_a_claim_that_was_answered_after_its_lease_starts_no_handler_and_is_made_anew(
     start: WorkerStarter, queue: AsyncMongoQueue, client: MongoClient[Any]
 ) -> None:
     gate = Gate()
@@ -214,12 +227,32 @@ async def test_a_claim_that_was_answered_after_its_deadline_starts_no_handler(
     await worker.until_idle()
     slow = {"blockConnection": True, "blockTimeMS": 700}
 
-    with failing(client, "update", app=worker.app, times=1, **slow):
+    with failing(client, "findAndModify", app=worker.app, times=1, **slow):
         await queue.put({"n": 1})
-        await worker.until_outcomes(lease_lost=1)
+        await worker.until_outcomes(completed=1)
 
-    await worker.until_outcomes(lease_lost=1, completed=1)
-    assert [job.attempts for job in gate.running] == [2]
+    assert [job.attempts for job in gate.running] == [1]
+
+
+async def test_a_lease_is_counted_from_before_its_claim_was_sent(
+    start: WorkerStarter, queue: AsyncMongoQueue, client: MongoClient[Any]
+) -> None:
+    left: list[float] = []
+
+    async def handler(job: AsyncJob) -> None:
+        attempt: Any = job._holder
+        left.append(attempt.deadline - monotonic())
+
+    worker = await start(handler, timeout=60)
+    await worker.until_idle()
+    slow = {"blockConnection": True, "blockTimeMS": 200}
+
+    with failing(client, "findAndModify", app=worker.app, times=1, **slow):
+        await queue.put({"n": 1})
+        await worker.until_outcomes(completed=1)
+
+    margin = min(60 / MARGIN_SHARE, MARGIN_CAP)
+    assert left[0] <= 60 - margin - 0.2
 
 
 async def test_a_namesake_of_the_holder_holds_nothing(
@@ -240,3 +273,150 @@ async def test_a_namesake_of_the_holder_holds_nothing(
     assert jobs.count_documents({"_id": job_id, "state": "running"}) == 1
     second.open.set()
     await new.until_outcomes(completed=1)
+
+
+# what the keepers wait for
+
+
+class Held:
+    """Leases of half a minute, kept by themselves."""
+
+    timeout = 30.0
+
+    def __init__(self, jobs: AsyncCollection[Any], tasks: TaskGroup) -> None:
+        metrics = Metrics.of(CollectorRegistry())
+        self.registered: Any = type("Registered", (), {"metrics": metrics.consumer("default", "h")})
+        self.leases = Leases(AsyncStore(jobs), self.timeout, metrics)
+        tasks.start_soon(self.leases.run)
+
+    def attempt(self, job_id: ObjectId, claimed_ago: float) -> Attempt:
+        document = {"_id": job_id, "queue": "default", "lease": b"t", "attempts": 1, "payload": {}}
+        record = JobRecord.from_document(document, max_attempts=3)
+        completer: Any = None
+        sent = monotonic() - claimed_ago
+        return Attempt(record, self.registered, completer, sent=sent, timeout=self.timeout)
+
+
+async def test_a_late_reply_to_a_claim_is_renewed_before_what_is_held_already(
+    async_jobs: AsyncCollection[Any], jobs: Collection[Any]
+) -> None:
+    late = jobs.insert_one({"queue": "default", "state": "running", "lease": b"t"}).inserted_id
+    async with anyio.create_task_group() as tasks:
+        held = Held(async_jobs, tasks)
+        held.leases.add(held.attempt(ObjectId(), claimed_ago=0))
+        await anyio.wait_all_tasks_blocked()  # until then
+
+        attempt = held.attempt(late, claimed_ago=28)
+        deadline = attempt.deadline
+        held.leases.add(attempt)
+
+        await wait_until_async(lambda: attempt.deadline > deadline, "it is renewed", 5)
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_lease_that_ends_before_what_is_held_already_is_lost_at_its_end(
+    async_jobs: AsyncCollection[Any], jobs: Collection[Any], client: MongoClient[Any]
+) -> None:
+    late = jobs.insert_one({"queue": "default", "state": "running", "lease": b"t"}).inserted_id
+    with client.start_session() as session, session.start_transaction():
+        jobs.update_one({"_id": late}, {"$set": {"n": 1}}, session=session)  # nobody can renew it
+        async with anyio.create_task_group() as tasks:
+            held = Held(async_jobs, tasks)
+            held.leases.add(held.attempt(ObjectId(), claimed_ago=0))
+            await anyio.wait_all_tasks_blocked()
+
+            attempt = held.attempt(late, claimed_ago=28)
+            held.leases.add(attempt)
+
+            await wait_until_async(lambda: attempt.lost, "it is lost", 5)
+            assert monotonic() >= attempt.deadline
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_lease_that_has_ended_before_its_claim_was_answered_is_never_held(
+    async_jobs: AsyncCollection[Any],
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        held = Held(async_jobs, tasks)
+        attempt = held.attempt(ObjectId(), claimed_ago=29.5)
+
+        held.leases.add(attempt)
+
+        assert attempt.lost
+        assert not held.leases.held()
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_late_reply_to_an_older_renewal_shortens_no_lease(
+    async_jobs: AsyncCollection[Any],
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        attempt = Held(async_jobs, tasks).attempt(ObjectId(), claimed_ago=20)
+        attempt.extend(monotonic(), 30)
+        before = attempt.deadline, attempt.renew_at
+
+        attempt.extend(monotonic() - 10, 30)
+
+        assert (attempt.deadline, attempt.renew_at) == before
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_handler_that_goes_on_after_its_complete_is_not_renewed(
+    start: WorkerStarter, queue: AsyncMongoQueue
+) -> None:
+    gate = Gate()
+
+    async def handler(job: AsyncJob) -> None:
+        if job.data["n"]:
+            await job.complete()
+        await gate(job)
+
+    worker = await start(handler, timeout=0.6)
+    await queue.put_many([{"n": 0}, {"n": 1}])
+    await gate.until_running(2)
+    worker.commands.forget()
+
+    await wait_until_async(lambda: len(worker.commands.renewals()) >= 4, "the other outlives it")
+    gate.open.set()
+
+    await worker.until_outcomes(completed=2)
+    assert not gate.cancelled
+    assert len(worker.commands.renewals()) < 10
+
+
+async def test_a_job_whose_renewal_is_refused_costs_no_other_its_lease(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    gate = Gate()
+    worker = await start(gate, timeout=0.9)
+    ids = await queue.put_many([{"n": n} for n in range(5)])
+    await gate.until_running(5)
+
+    jobs.database.command("collMod", jobs.name, validator={"payload.n": {"$ne": 2}})
+    await worker.until_outcomes(lease_lost=1)
+    renewals = len(worker.commands.renewals())
+    await wait_until_async(
+        lambda: len(worker.commands.renewals()) >= renewals + 3, "the others go on"
+    )
+    gate.open.set()
+
+    await worker.until_outcomes(lease_lost=1, completed=4)
+    assert list(gate.cancelled) == [ids[2]]
+    jobs.database.command("collMod", jobs.name, validator={})
+
+
+async def test_a_lease_of_months_is_as_good_as_a_short_one(
+    queue: AsyncMongoQueue, start: WorkerStarter
+) -> None:
+    async def handler(job: AsyncJob) -> None:
+        await job.progress(1)
+        if job.data["n"] == 1:
+            await job.error("no", delay=60)
+        if job.data["n"] == 2:
+            await job.release(delay=60)
+
+    await queue.put_many([{"n": 1}, {"n": 2}, {"n": 3}])
+
+    worker = await start(handler, timeout=90 * 86_400)
+
+    await worker.until_outcomes(retried=1, released=1, completed=1)

@@ -1,4 +1,7 @@
-"""Payloads and what exceptions say of them are in no log, metric or repr (law 14)."""
+"""Payloads and what exceptions say of them are in no log, metric or repr.
+
+Law: private by default.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from pymongo.errors import OperationFailure
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, Discard, Job, Retry
-from streamqueue.watcher import Watcher
+from streamqueue.stream.watcher import Watcher
+from streamqueue.worker.worker import settings_of
 from tests.waiting import wait_until_async
 from tests.worker.started import WorkerStarter
 
@@ -100,7 +104,7 @@ async def test_no_payload_and_no_exception_text_is_logged_or_measured_or_printed
     assert CANARY not in everything_logged(caplog)
     assert CANARY not in generate_latest(worker.registry).decode()
     assert CANARY not in "".join(printed)
-    assert CANARY not in repr(worker.worker) + repr(worker.worker.options)
+    assert CANARY not in repr(worker.worker) + repr(settings_of(worker.worker).options)
 
 
 async def test_a_lost_lease_logs_no_payload(
@@ -125,19 +129,24 @@ async def test_a_lost_lease_logs_no_payload(
 
 
 async def test_an_event_that_cannot_be_used_is_logged_by_class_and_place(
-    start: WorkerStarter, jobs: Collection[Any], caplog: pytest.LogCaptureFixture
+    start: WorkerStarter,
+    jobs: Collection[Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def handler(job: AsyncJob) -> None: ...
 
+    def trip(self: object, event: dict[str, Any]) -> None:
+        raise TypeError(f"cannot use {event}")
+
+    monkeypatch.setattr("streamqueue.worker.listener.WorkerListener.event", trip)
     await start(handler)
-    jobs.insert_one(
-        {"queue": "default", "state": "scheduled", "payload": {"card": CANARY}, "run_at": CANARY}
-    )
+    jobs.insert_one({"queue": "default", "state": "ready", "payload": {}, "priority": CANARY})
 
     def unusable() -> list[logging.LogRecord]:
         return [line for line in caplog.records if getattr(line, "event", "") == "event_unusable"]
 
-    [line] = await wait_until_async(unusable, "the event is logged")
+    line = (await wait_until_async(unusable, "the event is logged"))[0]
     assert (line.levelname, line.exc_info) == ("ERROR", None)
     assert "TypeError in " in line.getMessage()
     assert CANARY not in everything_logged(caplog)
@@ -161,5 +170,5 @@ async def test_what_a_server_says_of_a_broken_stream_is_not_logged(
         return [line for line in caplog.records if getattr(line, "event", "") == "stream_broken"]
 
     lines = await wait_until_async(broken, "the stream is broken")
-    assert "error 280 (ChangeStreamFatalError)" in lines[0].getMessage()
+    assert "ChangeStreamFatalError (280)" in lines[0].getMessage()
     assert CANARY not in everything_logged(caplog)

@@ -1,14 +1,20 @@
-"""What a dead consumer held comes back, whoever is left (law 3)."""
+"""What a dead consumer held comes back, whoever is left.
+
+Law: nothing is stuck.
+"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import anyio
+import pytest
+from bson import Code, Timestamp
 from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import AsyncJob, AsyncMongoQueue
+from streamqueue import AsyncJob
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing
 from tests.worker.started import WorkerStarter
@@ -50,6 +56,31 @@ async def test_jobs_of_a_dead_consumer_are_run_by_a_worker_that_starts_later(
     assert worker.metric("streamqueue_jobs_reaped_total", result="requeued") == 20
 
 
+@pytest.mark.parametrize("end", [Timestamp(2**31, 1), Code("x"), Code("x", {})])
+async def test_a_lease_that_ends_at_no_date_has_ended(
+    start: WorkerStarter, jobs: Collection[Any], end: Any
+) -> None:
+    runs = Runs()
+    worker = await start(runs)
+    jobs.insert_one(held_by_the_dead(locked_until=end))
+
+    await worker.until_outcomes(completed=1)
+
+    assert runs.attempts == [2]
+
+
+async def test_a_job_with_lists_for_its_place_is_returned(
+    start: WorkerStarter, jobs: Collection[Any]
+) -> None:
+    runs = Runs()
+    jobs.insert_one(held_by_the_dead(priority=[1, 2], run_at=[datetime.now(UTC)]))
+
+    worker = await start(runs)
+    await worker.until_outcomes(completed=1)
+
+    assert runs.attempts == [2]
+
+
 async def test_a_lease_that_ends_later_is_waited_for(
     start: WorkerStarter, jobs: Collection[Any]
 ) -> None:
@@ -62,27 +93,12 @@ async def test_a_lease_that_ends_later_is_waited_for(
     assert datetime.now(UTC) >= document["locked_until"]
 
 
-async def test_a_lease_in_another_queue_of_the_collection_is_returned_too(
-    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
-) -> None:
-    worker = await start(Runs(), reap_interval=0.1)
-    await worker.until_idle()
-    other = jobs.insert_one(held_by_the_dead(queue="other")).inserted_id
-
-    await queue.put({"n": 1})  # any activity of its own makes it look
-
-    await wait_until_async(
-        lambda: jobs.find_one({"_id": other, "state": "ready"}), "the lease is returned", 3
-    )
-
-
-async def test_a_lease_in_another_queue_is_returned_by_a_worker_with_nothing_to_do(
+async def test_a_lease_in_a_queue_that_nobody_serves_is_returned_by_whoever_is_left(
     start: WorkerStarter, jobs: Collection[Any]
 ) -> None:
     """Its own stream shows nothing of that queue; only a look now and then can find it."""
-    worker = await start(Runs(), reap_interval=0.1, sweep_interval=0.5)
-    await worker.until_idle()
-
+    worker = await start(Runs(), reap_interval=0.5, sweep_interval=None)
+    await worker.until_idle(0.2)
     other = jobs.insert_one(held_by_the_dead(queue="other")).inserted_id
 
     await wait_until_async(
@@ -123,14 +139,31 @@ async def test_a_job_without_a_limit_of_its_own_dies_by_its_handlers(
     assert jobs.count_documents({"state": "dead"}) == 1
 
 
-async def test_a_reaper_sends_nothing_when_nothing_is_running(
-    start: WorkerStarter, queue: AsyncMongoQueue
+async def test_a_reaper_looks_once_in_its_interval_when_nothing_is_running(
+    start: WorkerStarter,
 ) -> None:
-    worker = await start(Runs(), reap_interval=0.1)
-    await queue.put({"n": 1})
-    await worker.until_outcomes(completed=1)
+    worker = await start(Runs(), reap_interval=0.5, sweep_interval=None)
+    await worker.until_idle(0.2)
+    worker.commands.forget()
 
-    await worker.until_idle(1.5)
+    await anyio.sleep(2)
+
+    looks = worker.commands.besides("getMore")
+    assert {look.name for look in looks} == {"find"}
+    assert 2 <= len(looks) <= 5
+
+
+async def test_a_lease_that_another_program_ends_is_returned_at_once(
+    start: WorkerStarter, jobs: Collection[Any]
+) -> None:
+    runs = Runs()
+    held = jobs.insert_one(held_by_the_dead(lease_left=3600)).inserted_id
+    worker = await start(runs, reap_interval=60, sweep_interval=None)
+    await worker.until_idle()
+
+    jobs.update_one({"_id": held}, {"$set": {"locked_until": datetime.now(UTC)}})
+
+    await worker.until_outcomes(completed=1, within=4)
 
 
 async def test_reaping_that_failed_is_tried_again(

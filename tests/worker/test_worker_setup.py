@@ -22,15 +22,10 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import OperationFailure
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import (
-    AsyncJob,
-    AsyncMongoQueue,
-    ConfigurationError,
-    ReplicaSetRequired,
-    Worker,
-)
+from streamqueue import AsyncJob, AsyncMongoQueue, ConfigurationError, ReplicaSetRequired, Worker
 from streamqueue.embedded import find_mongod
-from streamqueue.health_server import HealthServer
+from streamqueue.health.server import HealthServer
+from streamqueue.worker.worker import settings_of
 from tests.certified import Identity, client_context
 from tests.waiting import wait_until, wait_until_async
 from tests.worker.faults import failing
@@ -119,7 +114,7 @@ async def test_a_misspelt_setting_is_told_with_the_one_that_was_meant(
     async_jobs: AsyncCollection[Any], wrong: str, meant: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=f"'{wrong}': did you mean {meant}\\?"):
-        Worker(async_jobs, **{wrong: 3})
+        Worker(async_jobs, **{wrong: 3})  # type: ignore[arg-type]
 
 
 async def test_a_blocking_collection_is_refused(jobs: Any) -> None:
@@ -337,7 +332,7 @@ async def test_a_worker_inside_a_web_application_answers_through_its_server(
             sent.append(message)
 
         scope: Any = {"type": "http", "method": "GET", "path": path, "headers": []}
-        await app(scope, anyio.sleep_forever, send)
+        await app(scope, anyio.sleep_forever, send)  # type: ignore[arg-type]
         return sent[0]["status"], sent[1]["body"].decode()
 
     not_running = (503, '{"ready": false, "reasons": {"worker": "the worker does not run"}}')
@@ -416,7 +411,7 @@ def test_a_worker_can_be_made_and_given_handlers_before_there_is_a_server() -> N
 
     worker.handler("emails")(nothing)
 
-    assert worker.queues == ["emails"]
+    assert list(settings_of(worker).handlers) == ["emails"]
 
 
 def test_a_stopped_worker_leaves_the_users_own_client_open(uri: str, jobs: Collection[Any]) -> None:

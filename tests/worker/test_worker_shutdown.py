@@ -1,4 +1,7 @@
-"""Stopping a worker in its own event loop: drain, release, leave nothing behind (law 12)."""
+"""Stopping a worker in its own event loop: drain, release, leave nothing behind.
+
+Law: going down is graceful.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import time
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
@@ -67,7 +71,7 @@ async def test_a_claim_that_is_answered_after_a_stop_is_given_back(
     await worker.until_idle()
     slow = {"blockConnection": True, "blockTimeMS": 500}
 
-    with failing(client, "update", app=worker.app, times=1, **slow) as hits:
+    with failing(client, "findAndModify", app=worker.app, times=1, **slow) as hits:
         await queue.put({"n": 1})
         await wait_until_async(hits.hits, "the claim is under way")
         await worker.stop(within=5)
@@ -173,7 +177,7 @@ async def test_no_cursor_and_no_connection_of_the_stream_is_left_after_a_stop(
         pass
 
     def of_the_stream(**idle: bool) -> list[Any]:
-        pipeline = [
+        pipeline: list[dict[str, Any]] = [
             {"$currentOp": {"idleConnections": True, "idleCursors": True, "allUsers": True}},
             {"$match": {"appName": STREAM_APP}},
         ]
@@ -216,3 +220,31 @@ async def test_a_worker_that_does_not_run_cannot_be_stopped(start: WorkerStarter
 
     with pytest.raises(ConfigurationError, match="not running"):
         worker.worker.stop()
+
+
+async def test_a_run_ends_without_a_handler_that_does_not(
+    start: WorkerStarter,
+    queue: AsyncMongoQueue,
+    jobs: Collection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("streamqueue.worker.drain.GRACE", 0.2)
+    started, let_go = anyio.Event(), anyio.Event()
+
+    async def handler(job: Any) -> None:
+        started.set()
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except anyio.get_cancelled_exc_class():
+                await anyio.lowlevel.cancel_shielded_checkpoint()
+
+    worker = await start(handler, drain_timeout=0.1)
+    await queue.put({"n": 1})
+    await started.wait()
+
+    await worker.stop(within=5)
+    let_go.set()
+
+    assert worker.worker.left == 1
+    assert [(job["state"], job["attempts"]) for job in jobs.find()] == [("ready", 0)]

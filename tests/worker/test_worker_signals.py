@@ -1,4 +1,7 @@
-"""Worker processes that are told to stop (law 12)."""
+"""Worker processes that are told to stop.
+
+Law: going down is graceful.
+"""
 
 from __future__ import annotations
 

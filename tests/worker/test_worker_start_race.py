@@ -1,4 +1,7 @@
-"""No job put at any moment around the opening of the stream is left waiting (law 4)."""
+"""No job put at any moment around the opening of the stream is left waiting.
+
+Law: the document is the truth.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ async def test_no_job_put_around_the_opening_of_a_stream_waits(
             opened = time.monotonic()
             start_took = min(LONGEST_START, opened - began)
         await wait_until_async(
-            lambda numbers=numbers: all(n in handled for n in numbers),  # type: ignore[misc]
+            lambda numbers=numbers: all(n in handled for n in numbers),
             "all of this round are handled",
         )
         waits += [handled[n] - max(put[n], opened) for n in numbers]

@@ -1,4 +1,7 @@
-"""The change stream breaks in every way it can, and no wake-up is lost (laws 4 and 5)."""
+"""The change stream breaks in every way it can, and no wake-up is lost.
+
+Laws: the document is the truth; the wake-up path cannot die.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import AsyncJob, AsyncMongoQueue
+from streamqueue import AsyncJob, AsyncMongoQueue, Backoff
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing
 from tests.worker.started import STREAM_APP, StartedWorker, WorkerStarter
@@ -59,7 +62,7 @@ async def test_a_broken_stream_is_reopened_and_what_was_put_meanwhile_is_run(
     def restarts(**labels: str) -> float:
         return worker.metric("streamqueue_stream_restarts_total", **labels)
 
-    monkeypatch.setattr("streamqueue.watcher.PATIENT_PAUSE", 0.5)
+    monkeypatch.setattr("streamqueue.stream.verdict.PATIENT", Backoff(0.5, 0.5, jitter=0))
     worker = await start(nothing, sweep_interval=None)
     await worker.until_idle()
 
@@ -96,7 +99,7 @@ async def test_a_stream_is_resumed_unless_its_place_may_be_lost(
     fault: dict[str, Any],
     resumes: bool,
 ) -> None:
-    monkeypatch.setattr("streamqueue.watcher.PATIENT_PAUSE", 0.5)
+    monkeypatch.setattr("streamqueue.stream.verdict.PATIENT", Backoff(0.5, 0.5, jitter=0))
     worker = await start(nothing)
     await queue.put({"n": 1})
     await worker.until_outcomes(completed=1)
@@ -134,7 +137,7 @@ async def test_a_wedged_connection_is_replaced(
     client: MongoClient[Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streamqueue.watcher.WAIT_MARGIN", 0.5)
+    monkeypatch.setattr("streamqueue.stream.watcher.WAIT_MARGIN", 0.5)
     worker = await start(nothing, sweep_interval=None)
     await worker.until_idle()
     silent = {"blockConnection": True, "blockTimeMS": 2500}

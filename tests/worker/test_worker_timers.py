@@ -1,18 +1,25 @@
-"""Jobs for later start when they are due, by a timer and not by asking (law 6)."""
+"""Jobs for later start when they are due, by a timer and not by asking.
+
+Law: nobody polls.
+"""
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import anyio
 import pytest
+from bson import Code, MaxKey, Timestamp
 from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, Retry, Snooze
+from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, Retry, Snooze, clock
+from streamqueue.worker import scheduler
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing
 from tests.worker.started import WorkerStarter
@@ -97,7 +104,18 @@ async def test_jobs_scheduled_before_the_worker_started_are_run_when_due(
     assert starts.seen == ["due", "not yet"]
 
 
-@pytest.mark.parametrize("run_at", [{}, {"run_at": datetime(2020, 1, 1, tzinfo=UTC)}])
+NO_DATES = (None, Timestamp(2**31, 1), Code("x"), Code("x", {}), MaxKey())
+
+
+@pytest.mark.parametrize(
+    "run_at",
+    [
+        *({}, {"run_at": datetime(2020, 1, 1, tzinfo=UTC)}),
+        {"run_at": [datetime(2020, 1, 1, tzinfo=UTC)], "priority": [1, 2]},
+        *({"run_at": date} for date in NO_DATES),
+    ],
+    ids=repr,
+)
 async def test_a_foreign_scheduled_job_that_is_due_already_is_run(
     start: WorkerStarter, jobs: Collection[Any], run_at: dict[str, Any]
 ) -> None:
@@ -159,3 +177,22 @@ async def test_a_promotion_that_failed_is_tried_again(
         await wait_until_async(lambda: hits.hits() >= 2, "the promotion failed")
 
     await starts.until_seen(1, within=4)
+
+
+@pytest.mark.parametrize("left", [math.inf, 1e12, 3.0], ids=["never", "in ages", "soon"])
+async def test_it_looks_again_after_a_while_whatever_it_was_told(
+    monkeypatch: pytest.MonkeyPatch, left: float
+) -> None:
+    for module in (clock, scheduler):
+        monkeypatch.setattr(module, "LONGEST_SLEEP", 0.02)
+    looks = 0
+
+    async def look() -> float:
+        nonlocal looks
+        looks += 1
+        return left
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scheduler.Alarm().keep, look, "promote", "Promoting due jobs", 0.001)
+        await wait_until_async(lambda: looks >= 3, "three looks", 3)
+        tasks.cancel_scope.cancel()

@@ -121,7 +121,7 @@ async def test_an_odd_trace_is_ignored(
 
 def test_without_opentelemetry_nothing_of_it_is_loaded() -> None:
     program = (
-        "import sys, streamqueue.put; streamqueue.put.current_traceparent();"
+        "import sys, streamqueue.protocol.put; streamqueue.protocol.put.current_traceparent();"
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
 

@@ -41,10 +41,15 @@ def main() -> None:
     disable_created_metrics()  # type: ignore[no-untyped-call]  # as the worker command does
     start_http_server(int(sys.argv[1]), "127.0.0.1")
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+
+    def wait_for_the_end() -> None:
+        sys.stdin.read()
+        over.set()
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
     with MongoClient[dict[str, Any]](os.environ["STREAMQUEUE_URI"], appname=APP) as client:
-        database = client.get_default_database()
-        queues = {name: MongoQueue(database, name=name) for name in ("emails", "invoices")}
+        jobs = client.get_default_database().jobs
+        queues = {name: MongoQueue(jobs, name=name) for name in ("emails", "invoices")}
         for number in count(1):
             if over.wait(random.uniform(0.5, 1.5) * PAUSE_SECONDS):
                 return

@@ -21,7 +21,7 @@ LEASE_SECONDS = 3.0
 def worker() -> Worker:
     """Return the worker of this process."""
     made = Worker(
-        AsyncMongoClient(os.environ["STREAMQUEUE_URI"], appname=APP).get_default_database(),
+        AsyncMongoClient(os.environ["STREAMQUEUE_URI"], appname=APP).get_default_database().jobs,
         concurrency=8,
         timeout=LEASE_SECONDS,
         drain_timeout=2,

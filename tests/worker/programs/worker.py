@@ -74,7 +74,7 @@ def computes(job: Job) -> None:
 async def main(uri: str, database: str, collection: str, handler: str, **settings: Any) -> None:
     async with AsyncMongoClient(uri) as client:
         worker = Worker(client[database][collection], registry=registry, **settings)
-        worker.handler("default")({"waits": waits, "blocks": blocks, "computes": computes}[handler])
+        worker.handler("default")(globals()[handler])
         async with anyio.create_task_group() as tasks:
             await tasks.start(worker.run)
             say("ready")

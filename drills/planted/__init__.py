@@ -1,0 +1,26 @@
+"""The faults that are planted in a copy of the code, each with the test that must notice it."""
+
+from __future__ import annotations
+
+from drills.planted import (
+    documents,
+    handlers,
+    refused,
+    streams,
+    surroundings,
+    watching,
+    workers,
+    writes,
+)
+from drills.planted.fault import PlantedFault
+
+FAULTS: tuple[PlantedFault, ...] = (
+    *documents.FAULTS,
+    *writes.FAULTS,
+    *streams.FAULTS,
+    *workers.FAULTS,
+    *refused.FAULTS,
+    *watching.FAULTS,
+    *surroundings.FAULTS,
+    *handlers.FAULTS,
+)

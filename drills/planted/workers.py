@@ -1,0 +1,527 @@
+"""Faults in a worker and the dispatcher: claims, leases, completes, stopping."""
+
+from __future__ import annotations
+
+from drills.planted.fault import Edit, PlantedFault
+
+LEASES = "worker/test_worker_leases.py"
+TRANSACTIONS = "worker/test_worker_transactions.py"
+PROCESSES_DISPATCHER = "cli/test_worker_dispatcher.py"
+MEMBERS = "worker/test_worker_dispatcher.py"
+DISPATCHER_FAULTS = "worker/test_worker_dispatcher_faults.py"
+
+FAULTS: tuple[PlantedFault, ...] = (
+    # the worker's claims
+    PlantedFault(
+        "no look when a slot comes free",
+        4,
+        "worker/test_worker_claims.py"
+        "::test_a_job_announced_while_every_slot_is_busy_is_run_when_one_comes_free",
+        Edit(
+            "worker.claimer:Claimer.announce",
+            "        if self._scan_for is not None or self._slots.free < 1:\n"
+            '            self._scan_for = self._scan_for or "stream"\n',
+            "        if self._scan_for is not None or self._slots.free < 1:\n",
+        ),
+    ),
+    PlantedFault(
+        "jobs whose turn is a dead peer's, left for ever",
+        3,
+        "worker/test_worker_peers.py"
+        "::test_jobs_whose_turn_is_a_consumers_that_never_comes_are_taken_by_others[0]",
+        Edit(
+            "worker.claimer:Claimer.announce",
+            "            self._intake.wait_for_turn(turn, self._trust)\n",
+            "",
+        ),
+    ),
+    PlantedFault(
+        "a backlog's jobs whose turn is a dead peer's, left for ever",
+        3,
+        "worker/test_worker_peers.py"
+        "::test_a_more_urgent_job_is_not_left_to_a_consumer_that_never_comes",
+        Edit(
+            "worker.claimer:Claimer._claim_waiting",
+            "                if self._backlog.left:\n                    self._intake.wait_for_turn(1, self._trust)\n",
+            "",
+        ),
+    ),
+    PlantedFault(
+        "everybody going for every job at once",
+        10,
+        "worker/test_worker_peers.py::test_idle_workers_leave_jobs_to_the_one_whose_turn_it_is",
+        Edit(
+            "worker.partition:Peers.turn",
+            "return min((place - number) % count for place in places)",
+            "return 0",
+        ),
+    ),
+    # the dispatcher of several processes
+    PlantedFault(
+        "nobody is told to look for what was sent to a process that does nothing about it",
+        4,
+        f"{PROCESSES_DISPATCHER}::test_a_process_that_stands_still_keeps_no_job_that_it_was_sent",
+        Edit(
+            "processes.members:Members.run",
+            "                if member.late:\n",
+            "                if False:\n",
+        ),
+    ),
+    PlantedFault(
+        "nobody is told to look for what was sent to a process that has died",
+        4,
+        f"{PROCESSES_DISPATCHER}::test_a_process_killed_with_a_job_just_sent_to_it_does_not_take_it_along",
+        Edit(
+            "processes.dispatcher:Dispatcher.left",
+            "        if self.stopping:\n            return\n        if member.unacknowledged",
+            "        return\n        if member.unacknowledged",
+        ),
+    ),
+    PlantedFault(
+        "a process waits for a silent dispatcher for ever",
+        4,
+        f"{PROCESSES_DISPATCHER}::test_a_dispatcher_that_stands_still_keeps_no_job_waiting_for_long",
+        Edit(
+            "processes.subscriber:Subscriber._listen_to",
+            "SILENT_AFTER if self._dispatched else None",
+            "None",
+        ),
+    ),
+    PlantedFault(
+        "a process never returns to a dispatcher that was silent",
+        6,
+        f"{PROCESSES_DISPATCHER}::test_a_dispatcher_that_stands_still_keeps_no_job_waiting_for_long",
+        Edit(
+            "processes.subscriber:Subscriber._listen_to",
+            "            if patience.cancelled_caught:\n                self._note_dispatched(False)\n",
+            "            if patience.cancelled_caught:\n                connection.close()\n",
+        ),
+    ),
+    PlantedFault(
+        "a process keeps the stream of its own when there is a dispatcher again",
+        6,
+        f"{PROCESSES_DISPATCHER}::test_a_dispatcher_killed_amid_jobs_costs_none_and_another_takes_its_place",
+        Edit(
+            "processes.subscriber:Subscriber._note_dispatched",
+            "            if self._watcher is not None:\n                self._watcher.stop()\n"
+            "            logger.info(",
+            "            logger.info(",
+        ),
+    ),
+    PlantedFault(
+        "nobody is introduced to a dispatcher that took another's place",
+        6,
+        f"{PROCESSES_DISPATCHER}::test_a_dispatcher_killed_amid_jobs_costs_none_and_another_takes_its_place",
+        Edit(
+            "processes.supervisor:Processes._listen",
+            "                    for other in self._running.values():\n"
+            "                        self._introduce(other)\n",
+            "",
+        ),
+    ),
+    PlantedFault(
+        "processes that each listen for themselves",
+        6,
+        f"{PROCESSES_DISPATCHER}::test_idle_processes_and_their_dispatcher_hold_one_stream",
+        Edit(
+            "processes.supervisor:Processes._run_one",
+            "                self._introduce(running)\n",
+            "",
+        ),
+    ),
+    PlantedFault(
+        "a dispatcher that is stopped before its members",
+        6,
+        f"{PROCESSES_DISPATCHER}::test_the_dispatcher_is_the_last_to_end",
+        Edit(
+            "processes.supervisor:Processes._tell",
+            "        for running in self._running.values():\n            running.tell(order)\n",
+            "        if self._dispatcher is not None:\n            self._dispatcher.tell(order)\n"
+            "        for running in self._running.values():\n            running.tell(order)\n",
+        ),
+    ),
+    PlantedFault(
+        "a dispatcher that dies of the signal that tells it to stop",
+        12,
+        f"{PROCESSES_DISPATCHER}::test_a_dispatcher_that_is_sent_the_signal_deals_until_its_processes_have_left",
+        Edit(
+            "processes.dispatcher:Dispatcher.run",
+            "            if handle_signals and ",
+            "            if False and ",
+        ),
+    ),
+    PlantedFault(
+        "a supervisor that waits for its dispatcher for ever",
+        12,
+        f"{PROCESSES_DISPATCHER}::test_a_dispatcher_that_stands_still_does_not_keep_the_supervisor_from_ending",
+        Edit(
+            "processes.supervisor:Processes._see_off",
+            "            dispatcher.process.kill()\n",
+            "            pass\n",
+        ),
+    ),
+    PlantedFault(
+        "a watchdog that does not see to the dispatcher",
+        4,
+        "cli/test_notify.py::test_a_dispatcher_that_stands_still_is_killed_and_another_takes_its_place",
+        Edit(
+            "processes.supervisor:Processes._listen",
+            "self._silence if was_ready else None",
+            "self._silence if was_ready and number != DISPATCHER else None",
+        ),
+    ),
+    PlantedFault(
+        "jobs that a process gave up without a word are not read again",
+        4,
+        f"{MEMBERS}::test_waiting_jobs_that_a_member_gave_up_are_sent_again",
+        Edit(
+            "processes.dispatcher:Dispatcher.said",
+            "            if member.unacknowledged_jobs:\n",
+            "            if False:\n",
+        ),
+    ),
+    PlantedFault(
+        "waiting jobs sent to two members",
+        10,
+        f"{MEMBERS}::test_waiting_jobs_that_one_member_was_sent_are_not_sent_to_another",
+        Edit("worker.backlog:Backlog.read", "        if elsewhere:\n", "        if False:\n"),
+    ),
+    PlantedFault(
+        "a dispatcher that does not give a place to what another program inserted",
+        4,
+        f"{MEMBERS}::test_jobs_that_another_program_inserted_without_a_priority_are_run",
+        Edit(
+            "processes.dispatcher:Dispatcher._answer",
+            "self._adopt = await self._store.adopt(self._queues) or self._adopt",
+            "pass",
+        ),
+    ),
+    PlantedFault(
+        "what a process takes along that leaves in order is not looked for",
+        4,
+        f"{MEMBERS}::test_waiting_jobs_that_a_worker_takes_with_it_are_run_by_others[True]",
+        Edit(
+            "processes.dispatcher:Dispatcher.left",
+            "        if member.unacknowledged:\n            self._look_for_more()\n        elif",
+            "        if",
+        ),
+    ),
+    PlantedFault(
+        "a dispatcher that forgets when a job falls due",
+        4,
+        f"{MEMBERS}::test_delayed_jobs_are_promoted_on_time_by_the_dispatcher",
+        Edit("processes.dispatcher:Dispatcher.event", "self._timers.note(change.run_at)", "pass"),
+    ),
+    PlantedFault(
+        "jobs that were read are forgotten after a lost claim",
+        4,
+        f"{MEMBERS}::test_jobs_that_were_read_before_a_claim_was_lost_are_read_again",
+        Edit(
+            "processes.dispatcher:Dispatcher.said",
+            "                self._look_for_more()  # what was read is forgotten\n",
+            "                pass\n",
+        ),
+    ),
+    PlantedFault(
+        "a process waits for a dispatcher's answer for ever",
+        4,
+        f"{DISPATCHER_FAULTS}::test_a_dispatcher_that_takes_long_to_answer_holds_up_no_job",
+        Edit(
+            "processes.subscriber:Subscriber.ask",
+            "move_on_after(ANSWER_WITHIN)",
+            "move_on_after(None)",
+        ),
+    ),
+    PlantedFault(
+        "a dispatcher that does not say that its stream lives",
+        5,
+        f"{DISPATCHER_FAULTS}::test_while_the_stream_is_quiet_all_workers_know_that_it_lives",
+        Edit("processes.dispatcher:Dispatcher._tick", "Tick(tick=signs - seen)", "Tick(tick=0)"),
+    ),
+    # the worker's leases
+    PlantedFault(
+        "a deadline counted from the answer to the claim",
+        2,
+        "worker/test_worker_leases.py::test_a_lease_is_counted_from_before_its_claim_was_sent",
+        Edit(
+            "worker.claimer:Claimer._take",
+            "            await self._delivery.deliver(trigger, documents, sent)\n",
+            "            await self._delivery.deliver(trigger, documents, monotonic())\n",
+        ),
+    ),
+    PlantedFault(
+        "a handler that goes on after its lease was lost",
+        2,
+        "worker/test_worker_leases.py"
+        "::test_a_handler_whose_renewals_fail_is_cancelled_before_the_lease_can_be_anybody_elses"
+        "[errors]",
+        Edit(
+            "worker.leases:Leases.lose",
+            "        if attempt.scope is not None:\n            attempt.scope.cancel()\n",
+            "",
+        ),
+    ),
+    PlantedFault(
+        "a lease believed in until the server says otherwise",
+        2,
+        "worker/test_worker_leases.py"
+        "::test_a_handler_whose_renewals_fail_is_cancelled_before_the_lease_can_be_anybody_elses",
+        Edit(
+            "worker.leases:Leases._lose_overdue",
+            "if attempt.deadline > now:",
+            "if not attempt.lost:",
+        ),
+    ),
+    PlantedFault(
+        "two live attempts at one job in one process",
+        2,
+        "worker/test_worker_leases.py"
+        "::test_a_job_claimed_again_by_the_same_worker_ends_the_old_attempt_at_once",
+        Edit(
+            "worker.leases:Leases.add",
+            "        if old is not None:\n            self.lose(old)\n",
+            "",
+        ),
+    ),
+    # the worker's completes
+    PlantedFault(
+        "a group reported completed without a look at what was deleted",
+        12,
+        "worker/test_worker_completes.py"
+        "::test_a_job_that_was_lost_is_not_completed_with_the_others_of_its_group",
+        Edit(
+            "worker.completer:Completer._complete_shared",
+            "lost = set() if deleted == len(ids) else await self._not_ours(group)",
+            "lost = set()",
+        ),
+    ),
+    PlantedFault(
+        "a group completed without its tokens",
+        2,
+        "worker/test_worker_completes.py"
+        "::test_a_job_that_was_lost_is_not_completed_with_the_others_of_its_group",
+        Edit(
+            "worker.completer:Completer._complete_shared",
+            "wanted = operations.held_any(ids, tokens)",
+            'wanted = {"_id": {"$in": ids}}',
+        ),
+    ),
+    PlantedFault(
+        "completes written one by one",
+        11,
+        "worker/test_worker_completes.py::test_handlers_that_finish_together_share_their_deletes",
+        Edit("worker.completer", "MAX_GROUP = 1000", "MAX_GROUP = 1"),
+    ),
+    PlantedFault(
+        "a complete given up at the first error",
+        7,
+        "worker/test_worker_completes.py"
+        "::test_completes_whose_first_tries_fail_are_reported_completed_once",
+        Edit(
+            "worker.completer:Completer._give_up_overdue",
+            "if attempt.lost or attempt.deadline < until:",
+            "if attempt.lost or until:",
+        ),
+    ),
+    # what is near, blocked or refused
+    PlantedFault(
+        "deadlines kept to the end of what was held before a late claim",
+        2,
+        f"{LEASES}::test_a_lease_that_ends_before_what_is_held_already_is_lost_at_its_end",
+        Edit("worker.leases:Leases.add", "        self._deadlines.note(attempt.deadline)\n", ""),
+    ),
+    PlantedFault(
+        "a late claim that is renewed after what was held before it",
+        2,
+        f"{LEASES}::test_a_late_reply_to_a_claim_is_renewed_before_what_is_held_already",
+        Edit(
+            "worker.leases:Leases",
+            "        self._renewals.note(attempt.renew_at)\n\n    def remove(",
+            "\n    def remove(",
+        ),
+    ),
+    PlantedFault(
+        "a lease shortened by the late answer to an older renewal",
+        2,
+        f"{LEASES}::test_a_late_reply_to_an_older_renewal_shortens_no_lease",
+        Edit(
+            "worker.attempt:Attempt.extend",
+            "max(self.deadline, sent + timeout - margin)",
+            "sent + timeout - margin",
+        ),
+    ),
+    PlantedFault(
+        "a claim held whose lease was over before its reply",
+        2,
+        f"{LEASES}::test_a_lease_that_has_ended_before_its_claim_was_answered_is_never_held",
+        Edit(
+            "worker.leases:Leases.add",
+            "        if attempt.deadline <= monotonic():\n",
+            "        if False:\n",
+        ),
+    ),
+    PlantedFault(
+        "renewals that wait for somebody's open transaction",
+        16,
+        f"{TRANSACTIONS}"
+        "::test_somebody_elses_open_transaction_holds_up_only_the_job_it_has_changed",
+        Edit(
+            "worker.leases:Leases._renew",
+            "        limit = min(limit, left)\n",
+            "        limit = left\n",
+        ),
+    ),
+    PlantedFault(
+        "completes that wait for somebody's open transaction",
+        16,
+        f"{TRANSACTIONS}::test_a_blocked_job_delays_no_other_complete",
+        Edit(
+            "worker.completer:Completer._complete_shared",
+            "limit = min(self._limit.seconds, time_left(*group))",
+            "limit = time_left(*group)",
+        ),
+    ),
+    PlantedFault(
+        "a complete that waits for its own transaction together with others",
+        16,
+        f"{TRANSACTIONS}::test_a_transaction_left_open_delays_only_the_complete_of_its_own_job",
+        Edit(
+            "worker.completer:Completer._complete_shared",
+            "limit = min(self._limit.seconds, time_left(*group))",
+            "limit = time_left(*group)",
+        ),
+        Edit(
+            "worker.completer:Completer._complete_group",
+            "                or attempt.in_transaction\n",
+            "",
+        ),
+    ),
+    PlantedFault(
+        "renewals behind the snapshot of the handler's own transaction",
+        2,
+        f"{TRANSACTIONS}::test_a_transaction_longer_than_a_third_of_the_lease_completes_its_job",
+        Edit(
+            "worker.leases:Leases._may_be_renewed",
+            "        if attempt.in_transaction:\n            self._renew",
+            "        if False:\n            self._renew",
+        ),
+    ),
+    PlantedFault(
+        "a conflict told before the lease is renewed for the next try",
+        2,
+        f"{TRANSACTIONS}::test_a_lease_is_renewed_before_a_handler_hears_of_a_conflict",
+        Edit(
+            "worker.completer:Completer._complete_in",
+            "await self._renew_beside(attempt, error)",
+            "pass",
+        ),
+    ),
+    PlantedFault(
+        "a complete begun in a transaction that cannot be committed in time",
+        2,
+        f"{TRANSACTIONS}::test_a_complete_that_the_lease_has_no_time_for_is_refused",
+        Edit(
+            "worker.completer:Completer._complete_in",
+            "if attempt.deadline - monotonic() < LEAST_TIME:",
+            "if False:",
+        ),
+    ),
+    PlantedFault(
+        "a handler lost for going on after its commit",
+        2,
+        f"{TRANSACTIONS}::test_a_handler_may_go_on_after_the_commit",
+        Edit("worker.leases:Leases._not_ours", "if gone and attempt.completed:", "if False:"),
+    ),
+    PlantedFault(
+        "a call of a job that waits for the job's own transaction",
+        16,
+        "contract/test_queue_transactions.py"
+        "::test_a_call_that_would_wait_for_the_jobs_own_transaction_is_refused",
+        Edit(
+            "queue.job:JobView._check_beside_transaction",
+            "        if self._ended or not ends:\n",
+            "        if not self._ended:\n",
+        ),
+    ),
+    PlantedFault(
+        "a refused end tried again as if its outcome were unknown",
+        13,
+        "worker/test_worker_refused.py"
+        "::test_an_end_that_is_refused_altogether_gives_the_slot_back_at_once",
+        Edit("worker.ends:Ends._end", "if operations.is_refusal(error):", "if False:"),
+    ),
+    PlantedFault(
+        "a block whose refused end is left to the lease",
+        13,
+        "contract/test_queue_refused.py"
+        "::test_an_error_without_room_is_written_without_its_message[blocking]",
+        Edit(
+            "queue.ends:Ends._end",
+            "result = yield from self._end_shortened(record, command, error)",
+            "raise",
+        ),
+    ),
+    PlantedFault(
+        "one refused renewal that fails the others",
+        13,
+        f"{LEASES}::test_a_job_whose_renewal_is_refused_costs_no_other_its_lease",
+        Edit(
+            "protocol.operations.replies:is_spoiled",
+            "(BSONError, ExecutionTimeout)) or is_refusal(error)",
+            "(BSONError, ExecutionTimeout))",
+        ),
+    ),
+    PlantedFault(
+        "a refusal that hides that the majority has not answered",
+        7,
+        "unit/test_refusals.py::test_of_two_things_that_a_reply_says_the_doubt_is_raised",
+        Edit(
+            "protocol.operations.replies:check_reply",
+            '    problem = reply.get("writeConcernError")\n    if problem:',
+            '    problem = reply.get("writeConcernError")\n'
+            '    if problem and not reply.get("writeErrors"):',
+        ),
+    ),
+    # stopping, time passing
+    PlantedFault(
+        "jobs started whose claim was answered after the stop",
+        12,
+        "worker/test_worker_shutdown.py::test_a_claim_that_is_answered_after_a_stop_is_given_back",
+        Edit(
+            "worker.claimer:Claimer._take", "        if not self._stopping:\n", "        if True:\n"
+        ),
+    ),
+    PlantedFault(
+        "a drain that leaves what it stopped to its lease",
+        12,
+        "worker/test_worker_shutdown.py"
+        "::test_a_handler_longer_than_the_drain_time_is_released_without_blame",
+        Edit(
+            "worker.executor:Execution._write",
+            "elif end is INTERRUPTED:\n            await completer.release(attempt)\n",
+            "elif end is INTERRUPTED:\n            pass\n",
+        ),
+    ),
+    PlantedFault(
+        "a reaper that polls",
+        6,
+        "worker/test_worker_reaper.py"
+        "::test_a_reaper_looks_once_in_its_interval_when_nothing_is_running",
+        Edit(
+            "worker.reaper:Reaper.run_once",
+            "return min(left, self._interval)",
+            "return min(left, 0.05)",
+        ),
+    ),
+    PlantedFault(
+        "no look ahead after due jobs were promoted",
+        3,
+        "worker/test_worker_timers.py"
+        "::test_jobs_scheduled_before_the_worker_started_are_run_when_due",
+        Edit(
+            "worker.scheduler:Timers.run_once",
+            "            return await self._store.seconds_to_due(self._queues)\n",
+            "            return math.inf\n",
+        ),
+    ),
+)

@@ -1,0 +1,144 @@
+"""Histories that never happened, for tests of the checker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bson import ObjectId
+
+from drills.account import Account
+from drills.history import History, digest_of
+from drills.reading import read_account
+from streamqueue import LeaseLost
+
+LEASE = 2.0
+PAYLOAD = {"n": 1, "text": "ä"}
+JOB = ObjectId("0123456789abcdef01234567")
+OTHER = ObjectId("0123456789abcdef01234568")
+
+Broken = Callable[..., set[str]]
+Entry = dict[str, Any]
+
+
+class Planted:
+    """A history that never happened, told by a process whose clock the test sets."""
+
+    def __init__(self, directory: Path, program: str = "planted") -> None:
+        self.at = 0.0
+        self._history = History(directory, program, now=lambda: self.at)
+        self.path = self._history.path
+
+    def put(
+        self, at: float, outcome: str = "acknowledged", job: ObjectId = JOB, **more: Any
+    ) -> None:
+        more = {"digest": digest_of(PAYLOAD), "priority": 0, "max_attempts": 3, **more}
+        self._call("put", at, outcome, job=str(job), **more)
+
+    def claim(self, at: float, token: str, job: ObjectId = JOB) -> None:
+        self._note("claim", "invoked", at, token=token, jobs=[str(job)], lease=LEASE)
+
+    def start(
+        self,
+        at: float,
+        token: str,
+        number: int = 1,
+        job: ObjectId = JOB,
+        claimed: float | None = None,
+        **more: Any,
+    ) -> None:
+        """Claim, 0.1 s before or when it is said, and start the handler."""
+        self.claim(at - 0.1 if claimed is None else claimed, token, job)
+        more = {"limit": 3, "digest": digest_of(PAYLOAD), **more}
+        self._note("attempt", "started", at, job=str(job), token=token, number=number, **more)
+
+    def cancelled(self, at: float, token: str) -> None:
+        self._note("attempt", "cancelled", at, job=str(JOB), token=token)
+
+    def end(
+        self,
+        at: float,
+        what: str,
+        token: str,
+        outcome: str = "acknowledged",
+        job: ObjectId = JOB,
+        **more: Any,
+    ) -> None:
+        """Complete, error, release or progress; the answer comes 0.1 s later."""
+        self._call(what, at, outcome, job=str(job), token=token, **more)
+
+    def renew(self, at: float, token: str, job: ObjectId = JOB) -> None:
+        self._note("renew", "invoked", at, renewal=1, jobs=[str(job)], tokens=[token])
+        self._note("renew", "acknowledged", at + 0.1, renewal=1)
+
+    def begin(self, at: float, job: ObjectId = JOB, **more: Any) -> int:
+        """Begin a transaction; return its number."""
+        self.at = at
+        return self._history.begin(job=str(job), **more)
+
+    def over(self, at: float, transaction: int, state: str) -> None:
+        """Commit it, abort it, or learn nothing of its end."""
+        self.at = at
+        self._history.over(transaction, state)
+
+    def entry(self, transaction: int, what: str = "complete", job: ObjectId = JOB) -> Entry:
+        """Return what a transaction leaves in the ledger."""
+        return {
+            "job": str(job), "what": what,
+            "process": self.path.stem, "transaction": transaction,
+        }  # fmt: skip
+
+    def edit(
+        self,
+        at: float,
+        field: str,
+        outcome: str = "acknowledged",
+        job: ObjectId = JOB,
+        **more: Any,
+    ) -> None:
+        """Change a document by hand; the answer comes 0.1 s later."""
+        self._call("edit", at, outcome, job=str(job), field=field, **more)
+
+    def requeue(self, at: float, outcome: str = "acknowledged") -> None:
+        self._call("requeue", at, outcome, job=str(JOB))
+
+    def stood_still(self, at: float, seconds: float) -> None:
+        """Note that the process could not run until now."""
+        self._note("process", "late", at, seconds=seconds)
+
+    def holds(self, seconds: float) -> None:
+        self._note("hold", "planned", 0, seconds=seconds)
+
+    def clear(self, at: float) -> None:
+        self._call("clear", at, "acknowledged")
+
+    def _note(self, what: str, state: str, at: float, **more: Any) -> None:
+        self.at = at
+        self._history.note(what, state=state, **more)
+
+    def _call(self, what: str, at: float, outcome: str, **more: Any) -> None:
+        self.at = at
+        errors = {"refused": LeaseLost(JOB), "unknown": OSError(), "failed": LeaseLost(JOB)}
+        if outcome == "killed":
+            self._history.left_to_the_worker(what, **more)
+            return
+        try:
+            with self._history.call(what, **more):
+                self.at = at + 0.1
+                if outcome in errors:
+                    raise errors[outcome]
+        except (LeaseLost, OSError):
+            pass
+
+
+def document(state: str = "dead", **more: Any) -> dict[str, Any]:
+    return {
+        "_id": JOB, "state": state, "attempts": 3, "max_attempts": 3, "payload": PAYLOAD, **more,
+    }  # fmt: skip
+
+
+def read(
+    directory: Path, *documents: dict[str, Any], entries: list[Entry] | None = None
+) -> Account:
+    return read_account(directory, documents, entries)

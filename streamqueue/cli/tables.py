@@ -1,0 +1,163 @@
+"""What the command line prints of what it found: JSON, or lines of columns, narrow enough to read.
+
+Names and errors are what anybody has stored: control characters in them would reach the terminal.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..plain import as_json, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ..exporter.census import ConsumerCensus
+    from .command import Options
+    from .pulse import Pulse
+
+
+def show(options: Options, content: Any, lines: Iterable[str]) -> None:
+    """Print what a command found, as JSON or in lines: whatever is in it, a terminal obeys none."""
+    if options.json:
+        print(as_json(content))
+    else:
+        for line in lines:
+            print(printable(line))
+
+
+def consumers(found: Iterable[ConsumerCensus]) -> Iterator[str]:
+    """Yield a line for each consumer, under a header; or say that there is none."""
+    rows = [
+        (
+            consumer.name,
+            ",".join(consumer.queues) or "(not on the list)",
+            f"{consumer.running}/{'?' if consumer.slots is None else consumer.slots}",
+            length(consumer.longest) if consumer.running else "-",
+            "-" if consumer.up is None else length(consumer.up),
+            "-" if consumer.silent is None else length(consumer.silent),
+        )
+        for consumer in found
+    ]
+    if not rows:
+        yield "no live consumers"
+        return
+    header = ("CONSUMER", "QUEUES", "HOLDS", "LONGEST", "UP", "SEEN")
+    yield from columns([header, *rows])
+
+
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the rows with their cells in columns, two spaces apart."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield printable("  ".join(cells).rstrip())
+
+
+def length(seconds: float) -> str:
+    """Return a length of time in its largest unit: 0.4s, 12s, 3m, 5h, 2d."""
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f}s"
+    for unit, size, limit in (("s", 1, 120), ("m", 60, 120), ("h", 3600, 48)):
+        if seconds < size * limit:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds / 86400:.0f}d"
+
+
+# the pulse
+
+WIDTH = 80
+NAME_WIDTH = 20
+MOST_QUEUES, MOST_CONSUMERS = 12, 10
+
+
+def pulse(title: str, now: Pulse) -> Iterator[str]:
+    """Yield the lines of ``streamqueue top``, none longer than 80 characters."""
+    for line in _pulse(title, now):
+        yield _cut(printable(line), WIDTH)
+
+
+def _pulse(title: str, now: Pulse) -> Iterator[str]:
+    yield f"{title}  {now.at:%H:%M:%S} UTC  stream {now.stream}"
+    yield ""
+    yield from _queues(now)
+    yield ""
+    yield from _consumers(now)
+    yield ""
+    yield "LATEST FAILURES"
+    for failure in now.failures:
+        when = "--:--:--" if failure.at is None else f"{failure.at:%H:%M:%S}"
+        what = "dead" if failure.dead else f"attempt {failure.attempts}"
+        yield f"{when} {name_cell(failure.queue).strip()} {failure.job_id} {what}: {failure.error}"
+    if not now.failures:
+        yield "none"
+
+
+def _queues(now: Pulse) -> Iterator[str]:
+    yield (
+        f"{'QUEUE':<{NAME_WIDTH}} {'READY':>8} {'SCHED':>7} {'RUN/SLOTS':>9} {'DEAD':>6} "
+        f"{'OLDEST':>6} {'IN/S':>8} {'OUT/S':>8}"
+    )
+    queues = sorted(now.census.queues.values(), key=lambda queue: -queue.ready - queue.running)
+    for queue in queues[:MOST_QUEUES]:
+        flow = now.flows.get(queue.name)
+        came, went = (None, None) if flow is None else (flow.came, flow.went)
+        yield (
+            f"{name_cell(queue.name)} {short(queue.ready):>8} {short(queue.scheduled):>7} "
+            f"{f'{short(queue.running)}/{short(queue.slots)}':>9} {short(queue.dead):>6} "
+            f"{length(queue.oldest_ready_age):>6} {_rate(came):>8} {_rate(went):>8}"
+        )
+    if len(queues) > MOST_QUEUES:
+        yield f"and {len(queues) - MOST_QUEUES} more queues"
+    if not queues:
+        yield "no queues yet"
+
+
+def _consumers(now: Pulse) -> Iterator[str]:
+    if now.census.consumers is None:
+        yield "CONSUMERS: this user has no right to read their list"
+        return
+    found = sorted(now.census.consumers.values(), key=lambda one: (-one.running, one.name))
+    yield f"{'CONSUMER':<30} {'QUEUES':<20} {'HOLDS':>7} {'LONGEST':>7} {'UP':>5} {'SEEN':>5}"
+    for consumer in found[:MOST_CONSUMERS]:
+        slots = "?" if consumer.slots is None else short(consumer.slots)
+        queues = ",".join(consumer.queues) or "(not on the list)"
+        yield (
+            f"{_fit(consumer.name, 30)} {_fit(queues, 20)} "
+            f"{f'{short(consumer.running)}/{slots}':>7} "
+            f"{length(consumer.longest) if consumer.running else '-':>7} "
+            f"{'-' if consumer.up is None else length(consumer.up):>5} "
+            f"{'-' if consumer.silent is None else length(consumer.silent):>5}"
+        )
+    if len(found) > MOST_CONSUMERS:
+        yield f"and {len(found) - MOST_CONSUMERS} more consumers"
+    if not found:
+        yield "no live consumers"
+
+
+def name_cell(name: str) -> str:
+    """Return a queue's name as wide as its column."""
+    return _fit(name, NAME_WIDTH)
+
+
+def _fit(text: str, width: int) -> str:
+    return _cut(printable(text), width).ljust(width)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def short(count: int) -> str:
+    """Return a count in at most six characters: 999, 12,345, 123k, 4.5M."""
+    if count < 100_000:
+        return f"{count:,}"
+    if count < 1_000_000:
+        return f"{count / 1000:.0f}k"
+    return f"{count / 1e6:.1f}M"
+
+
+def _rate(rate: float | None) -> str:
+    if rate is None:
+        return "-"
+    return f"{rate:.1f}" if rate < 100 else short(round(rate))

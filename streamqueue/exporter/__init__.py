@@ -1,0 +1,1 @@
+"""How the queues stand, counted from outside."""

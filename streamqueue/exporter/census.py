@@ -1,0 +1,353 @@
+"""How the queue stands: jobs by state, the oldest that waits, consumers and what they hold.
+
+Taken from the documents, for whoever looks from outside: the exporter, ``top``, the command line.
+Every count is read from an index that holds only jobs that are live or dead, so what is done costs
+nothing; of the running jobs the documents are read. A million waiting jobs cost a few tenths of a
+second of the server's time. The ages are differences on the server's clock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pymongo
+from pymongo.errors import OperationFailure
+
+from .. import plain
+from ..clock import monotonic
+from ..names import INVALID, is_name, label_of
+from ..protocol import operations
+from ..protocol.document import BARE_CODEC, State
+from ..store.collection import UNAUTHORIZED, consumers_of, oplog_of
+from . import queries
+from .discovery import MOST_FOREIGN, Walk
+from .roll import Roll
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence, Set
+
+    from pymongo.asynchronous.collection import AsyncCollection
+
+    from ..store.asynchronous import AsyncStore
+
+logger = plain.logger("streamqueue.census")
+
+NOT_ALLOWED = {UNAUTHORIZED, 73}  # 73: mongos knows no database ``local``
+MAX_QUEUES = 200
+"""Queues in one census; a program that makes a queue per user gets so many of them."""
+LONGEST = 60.0
+"""Seconds a census may take as a whole."""
+DISCOVERY = 5.0
+"""Seconds of these for finding which queues there are; the next one goes on from there."""
+MOST_RUNNING = 10_000
+"""Running jobs of queues that are not known yet that are looked at; those of the others all are."""
+MOST_HELD, MOST_HOLDERS = 100_000, 1000
+"""Running jobs that are sorted by who holds them, and consumers known by that alone."""
+
+
+@dataclass(slots=True)
+class QueueCensus:
+    """How one queue stands.
+
+    Attributes:
+        ready: jobs that wait to be claimed.
+        scheduled: jobs that are to run later.
+        running: jobs that a consumer holds.
+        dead: jobs that have failed for good.
+        oldest_ready_age: seconds since the longest waiting of the due jobs became due, whether it
+            has been promoted yet or not; 0 when none waits.
+        oldest_running_age: seconds since the one of the running jobs that was claimed first was
+            claimed; 0 when none runs.
+        expired_leases: running jobs whose lease has ended and that nobody has returned yet.
+        consumers: live workers on the list.
+        slots: the handlers those can run at a time. One that works on several queues counts its
+            slots in each.
+        overdue: scheduled jobs that nobody has made ready, 10 seconds after their time or more, or
+            without a time.
+    """
+
+    name: str
+    ready: int = 0
+    scheduled: int = 0
+    running: int = 0
+    dead: int = 0
+    oldest_ready_age: float = 0.0
+    oldest_running_age: float = 0.0
+    expired_leases: int = 0
+    consumers: int = 0
+    slots: int = 0
+    overdue: int = 0
+
+    def jobs(self) -> dict[str, int]:
+        """Return how many jobs there are in each state."""
+        return {
+            State.READY: self.ready,
+            State.SCHEDULED: self.scheduled,
+            State.RUNNING: self.running,
+            State.DEAD: self.dead,
+        }
+
+
+@dataclass(slots=True)
+class ConsumerCensus:
+    """What one consumer holds.
+
+    Attributes:
+        name: what its jobs have as ``locked_by``.
+        queues: what it works on; none for a consumer that holds jobs and is on no list, such as a
+            script that iterates over a queue.
+        slots: jobs it can run at a time, or None.
+        host, pid, version: where and what it runs, or None.
+        up: seconds since it started, or None.
+        silent: seconds since it last said that it lives, or None.
+        running: jobs it holds.
+        longest: seconds since it claimed the one it has held longest; 0 when it holds none.
+        expired: jobs it held whose lease has ended.
+    """
+
+    name: str
+    queues: list[str] = field(default_factory=list)
+    slots: int | None = None
+    host: str | None = None
+    pid: int | None = None
+    version: str | None = None
+    up: float | None = None
+    silent: float | None = None
+    running: int = 0
+    longest: float = 0.0
+    expired: int = 0
+
+
+@dataclass(slots=True)
+class Census:
+    """How all queues of a collection stand.
+
+    Attributes:
+        queues: those with jobs that are not done, or with a consumer, by name. All documents whose
+            queue is no valid name are in one, ``(invalid)``, which is there when there are any.
+        consumers: by name; None when the list may not be read.
+        oplog_window: seconds from the oldest entry of the oplog to the newest, which is how long a
+            change stream may be away and still resume; None when ``local`` may not be read.
+        left_out: how many other queues there are at the least, which were not counted.
+    """
+
+    queues: dict[str, QueueCensus] = field(default_factory=dict)
+    consumers: dict[str, ConsumerCensus] | None = None
+    oplog_window: float | None = None
+    left_out: int = 0
+
+    def queue(self, name: str) -> QueueCensus:
+        """Return that queue's part, made empty if there is none yet."""
+        return self.queues.setdefault(name, QueueCensus(name))
+
+    @property
+    def foreign(self) -> int:
+        """How many documents there are at the least whose queue is no valid name."""
+        return sum(self.queues[INVALID].jobs().values()) if INVALID in self.queues else 0
+
+
+class Surveyor:
+    """Takes one census after another.
+
+    What the user may not read is asked for once and left out from then on.
+
+    Args:
+        store: the jobs.
+        holders: also find out which consumer holds how many jobs.
+    """
+
+    def __init__(self, store: AsyncStore, *, holders: bool = False) -> None:
+        self._store = store
+        self._holders = holders
+        self._jobs = store.jobs.with_options(codec_options=BARE_CODEC)
+        self._consumers = consumers_of(store.jobs)
+        self._oplog = oplog_of(store.jobs)
+        self._refused: set[str] = set()
+        self._roll = Roll()
+        self._walks = [Walk(store, state) for state in queries.QUEUE_FIRST]
+        self._tells_left_out = True
+
+    async def take(self) -> Census:
+        """Count everything now. A queue that was there once stays for an hour, with zeros.
+
+        Raises:
+            PyMongoError: the server, or it took more than a minute; nothing is known then.
+        """
+        until = monotonic() + DISCOVERY
+        with pymongo.timeout(LONGEST):
+            census = Census()
+            await self._count_consumers(census)
+            served = set(census.queues)
+            known = served | self._roll.shown
+            for place, walk in enumerate(self._walks):
+                left = until - monotonic()
+                await walk.go_on(known, monotonic() + left / (len(self._walks) - place))
+            names = known.union(*(walk.names for walk in self._walks))
+            await self._count_running(census, sorted(names))
+            chosen = self._roll.choose(names | set(census.queues) - {INVALID}, served, MAX_QUEUES)
+            for name in chosen:
+                await self._count_queue(census.queue(name))
+            await self._count_foreign(census)
+            if self._holders and census.consumers is not None:
+                await self._count_held(census.consumers)
+            census.oplog_window = await self._measure_oplog()
+        self._settle(census, chosen, served)
+        return census
+
+    def _settle(self, census: Census, chosen: list[str], served: Set[str]) -> None:
+        """Keep only the queues that are shown, in order, and remember them."""
+        alive = {
+            name for name in chosen if name in served or any(census.queues[name].jobs().values())
+        }
+        self._roll.counted(alive, set(chosen) - alive)
+        census.left_out = self._roll.left_out
+        shown = sorted(self._roll.shown)
+        if census.foreign:
+            shown.append(INVALID)
+        census.queues = {name: census.queues[name] for name in shown}
+        if census.left_out and self._tells_left_out:
+            logger.warning(
+                "Of %d queues only %d are counted",
+                len(chosen) + census.left_out,
+                len(chosen),
+                extra={"event": "queues_left_out", "count": census.left_out},
+            )
+        self._tells_left_out = not census.left_out
+
+    async def _count_queue(self, queue: QueueCensus) -> None:
+        pipeline = queries.queue_census(queue.name, self._store.jobs.name)
+        for row in await self._aggregate(pipeline):
+            match row["_id"]:
+                case State.READY:
+                    queue.ready = row["count"]
+                case State.SCHEDULED:
+                    queue.scheduled = row["count"]
+                case State.DEAD:
+                    queue.dead = row["count"]
+                case queries.OVERDUE:
+                    queue.overdue = row["count"]
+                case _:
+                    queue.oldest_ready_age = max(queue.oldest_ready_age, row["age"] / 1000)
+
+    async def _count_foreign(self, census: Census) -> None:
+        """Count the documents whose queue is no valid name, except the running ones."""
+        jobs: Counter[str] = Counter()
+        for walk in self._walks:
+            jobs[walk.state] = walk.foreign
+        pipeline = queries.foreign_queues(self._store.jobs.name, MOST_FOREIGN)
+        for row in await self._aggregate(pipeline):
+            jobs[row["_id"]] += row["count"]
+        if jobs.total():
+            queue = census.queue(INVALID)
+            queue.ready, queue.scheduled = jobs[State.READY], jobs[State.SCHEDULED]
+            queue.dead = jobs[State.DEAD]
+
+    async def _count_running(self, census: Census, names: Sequence[str]) -> None:
+        unknown = False
+        for row in await self._aggregate(queries.running_census(names)):
+            if row["_id"] is None:
+                unknown = True
+            else:
+                _add_running(census.queue(row["_id"]), row)
+        if unknown:
+            pipeline = queries.running_elsewhere(names, MOST_RUNNING)
+            for row in await self._aggregate(pipeline):
+                _add_running(census.queue(label_of(row["_id"])), row)
+
+    async def _count_held(self, consumers: dict[str, ConsumerCensus]) -> None:
+        pipeline = queries.held_census(MOST_HELD, MOST_HOLDERS)
+        for row in await self._aggregate(pipeline, allowDiskUse=True):
+            name = INVALID if row["_id"] is None else str(row["_id"])
+            holder = consumers.setdefault(name, ConsumerCensus(name))
+            holder.running += row["running"]
+            holder.expired += row["expired"]
+            holder.longest = max(holder.longest, row["longest"] / 1000)
+
+    async def _aggregate(
+        self, pipeline: operations.Pipeline, **options: Any
+    ) -> list[dict[str, Any]]:
+        with self._store.limit():
+            async with await self._jobs.aggregate(pipeline, **options) as cursor:
+                return await cursor.to_list()
+
+    async def _count_consumers(self, census: Census) -> None:
+        rows = await self._find_if_allowed(self._consumers, operations.registered())
+        if rows is None:
+            return
+        census.consumers = {}
+        for row in rows:
+            consumer = _read_consumer(row)
+            if consumer.silent is None or consumer.silent > operations.SILENT_AFTER:
+                continue
+            census.consumers[consumer.name] = consumer
+            for name in consumer.queues:
+                queue = census.queue(name)
+                queue.consumers += 1
+                queue.slots += consumer.slots or 0
+
+    async def _measure_oplog(self) -> float | None:
+        times = []
+        for direction in (1, -1):
+            command = queries.end_of_oplog(direction)
+            for entry in await self._find_if_allowed(self._oplog, command) or ():
+                times.append(entry["ts"].time)
+        return float(times[1] - times[0]) if len(times) == 2 else None
+
+    async def _find_if_allowed(
+        self, collection: AsyncCollection[Any], command: operations.Find
+    ) -> list[dict[str, Any]] | None:
+        """Return what is found, or None when this server or its administrator does not allow it."""
+        if collection.full_name in self._refused:
+            return None
+        try:
+            with self._store.limit():
+                async with collection.find(
+                    command.filter, command.projection, sort=command.sort, limit=command.limit
+                ) as cursor:
+                    return await cursor.to_list()
+        except OperationFailure as error:
+            if error.code not in NOT_ALLOWED:
+                raise
+            self._refused.add(collection.full_name)
+            logger.info(
+                "No right to read %s: %s left out",
+                collection.full_name,
+                "the window of the oplog is" if collection is self._oplog else "consumers are",
+                extra={"event": "census_refused", "reason": collection.full_name},
+            )
+            return None
+
+
+def _add_running(queue: QueueCensus, row: Mapping[str, Any]) -> None:
+    queue.running += row["running"]
+    queue.expired_leases += row["expired"]
+    queue.oldest_running_age = max(queue.oldest_running_age, row["longest"] / 1000)
+
+
+def _read_consumer(row: Mapping[str, Any]) -> ConsumerCensus:
+    """Read an entry of the list, which anybody may have written."""
+    queues = row.get("queues")
+    return ConsumerCensus(
+        name=str(row["_id"]),
+        queues=[queue for queue in queues if is_name(queue)] if isinstance(queues, list) else [],
+        slots=_whole(row.get("concurrency")),
+        host=_text(row.get("host")),
+        pid=_whole(row.get("pid")),
+        version=_text(row.get("version")),
+        up=_seconds(row.get("up")),
+        silent=_seconds(row.get("silent")),
+    )
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _seconds(milliseconds: object) -> float | None:
+    return milliseconds / 1000 if isinstance(milliseconds, (int, float)) else None

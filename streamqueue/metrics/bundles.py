@@ -1,0 +1,227 @@
+"""Bundles of ready made children of the series, one for each part of a process that counts.
+
+And the words that label values are of: closed sets, and names up to a limit.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from pymongo.errors import BulkWriteError, PyMongoError
+
+from ..errors import DuplicateJob
+from .buckets import CLAIM_BATCH_BUCKETS, LOOP_LAG_BUCKETS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+OTHER = "other"
+
+
+class Names:
+    """The first so many distinct label values as they are; every later one as ``other``."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._known: set[str] = set()
+        self._lock = threading.Lock()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
+
+    def label(self, name: str) -> str:
+        """Return the label value for this name."""
+        if name in self._known:
+            return name
+        with self._lock:
+            if len(self._known) >= self._limit and name not in self._known:
+                return OTHER
+            self._known.add(name)
+        return name
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt ended; every attempt ends in exactly one of these."""
+
+    COMPLETED = "completed"
+    RETRIED = "retried"
+    DEAD = "dead"
+    RELEASED = "released"
+    CANCELLED = "cancelled"
+    LEASE_LOST = "lease_lost"
+
+
+PutResult = Literal["inserted", "duplicate", "error"]
+ClaimTrigger = Literal["stream", "scan", "sweep"]
+ClaimResult = Literal["won", "lost", "empty"]
+ReapResult = Literal["requeued", "dead"]
+StreamOperation = Literal["insert", "update", "replace"]
+StreamRestart = Literal[
+    "network", "election", "not_resumable", "history_lost", "invalidate", "refused", "unknown"
+]
+Operation = Literal[
+    "put", "claim", "scan", "renew", "complete", "error", "release", "reap", "promote"
+]
+
+
+class ProducerMetrics:
+    """What a producer of one queue counts on. As a context, it counts the one job put within.
+
+    A put that is cancelled, or fails before anything is sent, counts nowhere; one whose outcome is
+    unknown is an error.
+
+    Attributes:
+        put: jobs put, by result.
+    """
+
+    __slots__ = ("put",)
+
+    def __init__(self, put: Mapping[PutResult, Counter]) -> None:
+        self.put = put
+
+    # No generator, and nothing to remember: with many puts in flight each microsecond counts.
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: object
+    ) -> None:
+        if error is None:
+            self.put["inserted"].inc()
+        elif isinstance(error, DuplicateJob):
+            self.put["duplicate"].inc()
+        elif isinstance(error, PyMongoError):
+            self.put["error"].inc()
+
+    @contextmanager
+    def many(self, count: int) -> Iterator[None]:
+        """Count the jobs put within by one insert."""
+        inserted = duplicates = 0
+        try:
+            yield
+            inserted = count
+        except DuplicateJob as error:
+            duplicates = len(error.existing)
+            inserted = count - duplicates
+            raise
+        except BulkWriteError as error:
+            details = error.details or {}
+            if not details.get("writeConcernErrors"):  # else the outcome of all is unknown
+                inserted = details.get("nInserted", 0)
+            raise
+        finally:
+            self.put["inserted"].inc(inserted)
+            self.put["duplicate"].inc(duplicates)
+            self.put["error"].inc(count - inserted - duplicates)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerMetrics:
+    """What a consumer of one queue counts on; only `duration` and `outcome` are the task's own.
+
+    Attributes:
+        wait: seconds from becoming due until the handler starts.
+        duration: seconds an attempt took.
+        running: attempts in progress.
+        limit: how many attempts may be in progress at once.
+        outcome: attempts ended, by how.
+        claims: jobs won or lost and claims that found none, by what caused the claim.
+        leases_renewed: leases extended while their handler ran.
+        leases_lost: attempts whose lease went to somebody else.
+        missed_wakeups: ready jobs the safety sweep found before the change stream announced them.
+        reaped: expired leases taken back, by what became of the job.
+    """
+
+    wait: Histogram
+    duration: Histogram
+    running: Gauge
+    limit: Gauge
+    outcome: Mapping[AttemptOutcome, Counter]
+    claims: Mapping[tuple[ClaimTrigger, ClaimResult], Counter]
+    leases_renewed: Counter
+    leases_lost: Counter
+    missed_wakeups: Counter
+    reaped: Mapping[ReapResult, Counter]
+
+
+class StreamMetrics:
+    """What the change stream's reader counts on.
+
+    Attributes:
+        connected: 1 while a stream is open, else 0.
+        events: events received, by operation.
+        event_age: seconds between the server writing an event and its arrival here. It compares two
+            machines' clocks; observe a negative difference as 0.
+        last_event: unix time of the last sign of life, which is an event or a new resume token, so
+            that an idle stream does not look dead; 0 before the first.
+        restarts: how often the stream was opened again, by reason.
+    """
+
+    __slots__ = ("connected", "event_age", "events", "last_event", "restarts")
+
+    def __init__(self, registry: CollectorRegistry | None, latency_buckets: tuple[float, ...]):
+        self.connected = Gauge(
+            "streamqueue_stream_connected",
+            "1 while the change stream is open, else 0.",
+            registry=registry,
+        )
+        self.event_age = Histogram(
+            "streamqueue_stream_event_age_seconds",
+            "Seconds between the server writing an event and its arrival here (two clocks).",
+            buckets=latency_buckets,
+            registry=registry,
+        )
+        self.last_event = Gauge(
+            "streamqueue_stream_last_event_timestamp_seconds",
+            "Unix time of the last event or new resume token; 0 before the first.",
+            registry=registry,
+        )
+        events = Counter(
+            "streamqueue_stream_events_total",
+            "Change stream events received, by operation.",
+            ("operation",),
+            registry=registry,
+        )
+        restarts = Counter(
+            "streamqueue_stream_restarts_total",
+            "Times the change stream was opened again, by reason.",
+            ("reason",),
+            registry=registry,
+        )
+        self.events: Mapping[StreamOperation, Counter] = {
+            operation: events.labels(operation) for operation in get_args(StreamOperation)
+        }
+        self.restarts: Mapping[StreamRestart, Counter] = {
+            reason: restarts.labels(reason) for reason in get_args(StreamRestart)
+        }
+
+
+class WorkerMetrics:
+    """What a worker counts on, for all its queues together.
+
+    Attributes:
+        claim_batch: jobs asked for in one claim.
+        event_loop_lag: seconds a timer of the event loop fired late.
+    """
+
+    __slots__ = ("claim_batch", "event_loop_lag")
+
+    def __init__(self, registry: CollectorRegistry | None):
+        self.claim_batch = Histogram(
+            "streamqueue_claim_batch_jobs",
+            "Jobs asked for in one claim.",
+            buckets=CLAIM_BATCH_BUCKETS,
+            registry=registry,
+        )
+        self.event_loop_lag = Histogram(
+            "streamqueue_event_loop_lag_seconds",
+            "Seconds a timer of the event loop fired late; a blocking handler shows here first.",
+            buckets=LOOP_LAG_BUCKETS,
+            registry=registry,
+        )

@@ -1,0 +1,372 @@
+"""The job document: its fields, states, indexes, validator, and how it is written and read.
+
+Fields are only ever added, so old and new versions run side by side; a field that is absent has its
+default, so any program may insert ``{queue, state: "ready", payload}`` and nothing else::
+
+    _id, v, queue, state, priority, run_at, created_at, attempts, max_attempts, payload
+    key, traceparent                                 while it was put with one
+    locked_by, locked_at, locked_until, lease        while running (lease: the claim's token)
+    allowed                                          while running: the attempts its claim goes by
+    last_error, errors, progress                     once there was one
+    result, finished_at, expires_at                  once ended
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+import bson
+from bson import Binary, Code, ObjectId
+from bson.binary import UUID_SUBTYPE, UuidRepresentation
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.datetime_ms import DatetimeMS
+from bson.dbref import DBRef
+from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
+from bson.regex import Regex
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+from ..durations import shown
+from ..errors import ConfigurationError
+from ..options import MAX_PRIORITY
+
+VERSION = 1
+UUID_BYTES = 16
+MAX_ERRORS = 5
+MAX_ERROR_CHARACTERS = 4096
+
+# What another program stored must never stop the queue: a date beyond year 9999 or broken UTF-8 is
+# read as well as it can be instead of failing the whole batch.
+CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
+    tz_aware=True,
+    uuid_representation=UuidRepresentation.STANDARD,
+    unicode_decode_error_handler="replace",
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+)
+
+
+BARE_CODEC: CodecOptions[dict[str, Any]] = CODEC.with_options(
+    uuid_representation=UuidRepresentation.UNSPECIFIED
+)
+"""For what was stored by anybody and is not handed on: it decodes whatever a server stores. (Only a
+UUID that is not 16 bytes long makes the other one fail.)"""
+
+
+def id_text(job_id: object) -> str:
+    """Return an id for people to read, with whichever of the two codecs it was decoded."""
+    if isinstance(job_id, Binary) and job_id.subtype == UUID_SUBTYPE and len(job_id) == UUID_BYTES:
+        return str(job_id.as_uuid())
+    return str(job_id)
+
+
+def id_key(job_id: object) -> object:
+    """Return what an id can be looked up by, the same however it was decoded, whatever it is."""
+    if type(job_id) is ObjectId:
+        return job_id
+    return repr(Binary.from_uuid(job_id) if isinstance(job_id, UUID) else job_id)
+
+
+def ids_meant(value: object) -> list[Any]:
+    """Return the ids that somebody may mean by this, or raise ConfigurationError if it is none.
+
+    An id is whatever single value a job has as its ``_id``. A string may also be the text of an
+    ObjectId; a job that has the string itself comes first.
+    """
+    if isinstance(value, str) and not isinstance(value, Code):
+        return [value, ObjectId(value)] if ObjectId.is_valid(value) else [value]
+    try:
+        if isinstance(value, _NO_IDS):
+            raise TypeError
+        bson.encode({"": value}, codec_options=CODEC)
+    except ENCODING_ERRORS:
+        raise ConfigurationError(
+            f"a job id is a single value, as job.id is, not {shown(value)}"
+        ) from None
+    return [value]
+
+
+ENCODING_ERRORS = (
+    *(BSONError, OverflowError, UnicodeError, ValueError, TypeError, RecursionError),
+    *(AttributeError, KeyError, IndexError),  # from a mapping that is not quite one
+    SystemError,  # pymongo before 4.20, of binary data of subtype 255
+)
+
+_NO_IDS = (type(None), Mapping, list, tuple, RawBSONDocument, re.Pattern, Regex, DBRef, Code)
+
+
+def ids_of_text(text: str) -> list[Any]:
+    """Return the ids that may be written like this where everything is text, as in a terminal."""
+    ids = ids_meant(text)
+    for kind in (int, UUID):
+        try:
+            ids += ids_meant(kind(text))
+        except ValueError:  # also a number of more than 64 bits
+            pass
+    return ids
+
+
+def object_id(value: object) -> ObjectId:
+    """Return a job id, or raise ConfigurationError: nothing else may stand in a filter by id."""
+    if isinstance(value, str) and ObjectId.is_valid(value):
+        return ObjectId(value)
+    if not isinstance(value, ObjectId):
+        raise ConfigurationError(f"a job id is an ObjectId, not {shown(value)}")
+    return value
+
+
+class State(StrEnum):
+    """Where a job is in its life.
+
+    ``ready``, ``running`` and ``scheduled`` are the live ones, and sort after the ended ones: the
+    index that keeps keys unique relies on it, and so do those that count (a partial filter takes
+    ``$gte``, but ``$in`` only from MongoDB 6.0 on).
+    """
+
+    SCHEDULED = "scheduled"
+    READY = "ready"
+    RUNNING = "running"
+    DONE = "done"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+CLAIM_ORDER = [("priority", DESCENDING), ("run_at", ASCENDING), ("_id", ASCENDING)]
+"""Higher priority first, then first in, first out (``run_at`` is the server's time)."""
+
+# Each index is partial on a state, or on those that sort before or after the two that a job is in
+# while there is work of it: a job has an entry in one of them at a time, and every state has one.
+# The state is in the keys although the filter fixes it: 6.0 cannot count or read ids from the index
+# alone otherwise (SERVER-28889).
+INDEXES = [
+    IndexModel(
+        [("queue", ASCENDING), ("state", ASCENDING), *CLAIM_ORDER],
+        name="streamqueue_ready",
+        partialFilterExpression={"state": "ready"},
+    ),
+    IndexModel(
+        [("state", ASCENDING), ("locked_until", ASCENDING), ("queue", ASCENDING)],
+        name="streamqueue_running",
+        partialFilterExpression={"state": "running"},
+    ),
+    IndexModel(
+        [("queue", ASCENDING), ("state", ASCENDING), ("run_at", ASCENDING)],
+        name="streamqueue_waiting",
+        partialFilterExpression={"state": {"$gte": "scheduled"}},
+    ),
+    IndexModel(
+        [("queue", ASCENDING), ("state", ASCENDING), ("finished_at", ASCENDING)],
+        name="streamqueue_ended",
+        partialFilterExpression={"state": {"$lt": "ready"}},
+    ),
+    IndexModel(
+        [("queue", ASCENDING), ("key", ASCENDING)],
+        name="streamqueue_key",
+        unique=True,
+        partialFilterExpression={"key": {"$exists": True}, "state": {"$gte": "ready"}},
+    ),
+]
+
+SUPERSEDED_INDEXES = ("streamqueue_scheduled", "streamqueue_dead")
+"""What earlier versions made in the place of two of these, and no version from now on uses."""
+KEY_INDEX: Mapping[str, Any] = INDEXES[-1].document
+"""The one that keeps keys unique."""
+
+FIRST_DATE = DatetimeMS(-62_135_596_800_000)
+LAST_DATE = DatetimeMS(253_402_300_799_999)
+"""The years 1 to 9999, which a Python program can put; BSON goes 292 million further each way."""
+
+_DATES = ("run_at", "created_at", "locked_at", "locked_until", "finished_at", "expires_at")
+
+_FIELDS: dict[str, Any] = {
+    "$map": {"input": {"$objectToArray": "$$ROOT"}, "in": "$$this.k"},
+}
+VALIDATOR: dict[str, Any] = {
+    "$jsonSchema": {
+        "bsonType": "object",
+        "required": ["queue", "state", "payload"],
+        "properties": {
+            # What programs use. Those that are left out can be equal to others without being the
+            # same (a double, a decimal), or are documents, and nobody has them by accident.
+            "_id": {"bsonType": ["objectId", "string", "int", "long", "binData"]},
+            # Not ``$``, which is also before a line feed at the end.
+            "queue": {"bsonType": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\z"},
+            "state": {"enum": [str(state) for state in State]},
+            "payload": {"bsonType": "object"},
+            "priority": {
+                "bsonType": ["int", "long"],
+                "minimum": -MAX_PRIORITY,
+                "maximum": MAX_PRIORITY,
+            },
+            "attempts": {"bsonType": ["int", "long"], "minimum": 0},
+            "max_attempts": {"bsonType": ["int", "long"], "minimum": 1},
+            "key": {"bsonType": "string"},
+            **{field: {"bsonType": "date"} for field in _DATES},
+        },
+    },
+    # A schema has no bounds for dates.
+    "$nor": [
+        {field: {operator: bound}}
+        for field in _DATES
+        for operator, bound in (("$lt", FIRST_DATE), ("$gt", LAST_DATE))
+    ],
+    # No field twice. BSON permits it, and mongod 6.0.5 itself ends (an invariant of its own fails)
+    # when an update changes one of the two.
+    "$expr": {"$eq": [{"$size": _FIELDS}, {"$size": {"$setUnion": [_FIELDS]}}]},
+}
+"""What ``init --validator`` has the server ask of each document that is inserted or changed."""
+
+
+class Payload(dict[str, Any]):
+    """A job's payload; ``data["payload"]`` is the payload itself, as mongoqueue's documents had it
+    (unless the payload has a key of that name)."""
+
+    __slots__ = ()
+
+    def __missing__(self, key: str) -> Any:
+        if key == "payload":
+            return self
+        raise KeyError(key)
+
+
+def new_document(
+    payload: bytes,
+    *,
+    queue: str,
+    now: datetime,
+    priority: int,
+    max_attempts: int | None = None,
+    run_at: datetime | None = None,
+    key: str | None = None,
+    job_id: ObjectId | None = None,
+    traceparent: str | None = None,
+) -> RawBSONDocument:
+    """Return a job as it is inserted: scheduled if it is to run later than now, else ready."""
+    fields = encode_fields(queue, now, priority, max_attempts, run_at, key, traceparent)
+    return join_document(job_id or ObjectId(), fields, payload)
+
+
+def encode_fields(
+    queue: str,
+    now: datetime,
+    priority: int,
+    max_attempts: int | None = None,
+    run_at: datetime | None = None,
+    key: str | None = None,
+    traceparent: str | None = None,
+) -> bytes:
+    """Return what stands between the id and the payload, which is the same for many jobs.
+
+    Without `max_attempts` whoever claims the job decides.
+    """
+    later = run_at is not None and run_at > now
+    fields: dict[str, Any] = {
+        "v": VERSION,
+        "queue": queue,
+        "state": "scheduled" if later else "ready",
+        "priority": priority,
+        "run_at": run_at if later else now,
+        "created_at": now,
+        "attempts": 0,
+    }
+    if max_attempts is not None:
+        fields["max_attempts"] = max_attempts
+    if key is not None:
+        fields["key"] = key
+    if traceparent is not None:
+        fields["traceparent"] = traceparent
+    return bson.encode(fields, codec_options=CODEC)[4:-1]
+
+
+def join_document(job_id: ObjectId, fields: bytes, payload: bytes) -> RawBSONDocument:
+    """Return a document made of encoded parts.
+
+    A BSON document is its length, its elements one after the other, and a zero byte; an element is
+    its type, its name and its value. Joined, a thousand jobs are ready to be sent in half the time
+    that encoding their fields again and again would take.
+    """
+    length = _LENGTH(len(fields) + len(payload) + _FIXED_BYTES)
+    parts = (length, b"\x07_id\x00", job_id.binary, fields, b"\x03payload\x00", payload, b"\x00")
+    return RawBSONDocument(b"".join(parts), _RAW_CODEC)
+
+
+_LENGTH = struct.Struct("<i").pack
+_FIXED_BYTES = 4 + 5 + 12 + 9 + 1  # the length, two types with names, the id, the end
+_RAW_CODEC: CodecOptions[RawBSONDocument] = CODEC.with_options(document_class=RawBSONDocument)
+
+
+@dataclass(slots=True)
+class JobRecord:
+    """A job as it was read, with its defaults filled in.
+
+    Damaged fields read as absent ones; ``damage`` says what makes the job impossible to run.
+    """
+
+    id: ObjectId
+    queue: str
+    data: dict[str, Any]
+    priority: int
+    attempts: int
+    max_attempts: int
+    locked_by: str | None
+    locked_at: datetime | None
+    last_error: str | None
+    key: str | None
+    run_at: datetime | None
+    traceparent: str | None
+    token: bytes
+    damage: str | None
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], *, max_attempts: int) -> JobRecord:
+        """Read a stored document; `max_attempts` is for one that does not say, and whose claim did
+        not either."""
+        get = document.get
+        payload = get("payload")
+        token = get("lease")
+        return cls(
+            id=document["_id"],
+            queue=_text(get("queue")) or "",
+            data=Payload(payload) if isinstance(payload, dict) else Payload(),
+            priority=_whole(get("priority"), 0),
+            attempts=max(0, _whole(get("attempts"), 0)),
+            max_attempts=max(0, _whole(get("max_attempts"), _whole(get("allowed"), max_attempts))),
+            locked_by=_text(get("locked_by")),
+            locked_at=_date(get("locked_at")),
+            last_error=_text(get("last_error")),
+            key=_text(get("key")),
+            run_at=_date(get("run_at")),
+            traceparent=_text(get("traceparent")),
+            token=token if isinstance(token, bytes) else b"",
+            damage=None if isinstance(payload, dict) else "its payload is not a mapping",
+        )
+
+
+def _whole(value: object, default: int) -> int:
+    if type(value) is int:  # as almost always
+        return value
+    if isinstance(value, float) and value.is_integer():  # mongosh writes 1 as a double
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else default
+
+
+def _text(value: object) -> str | None:
+    return value if type(value) is str else None  # Code is a str too, and has no hash
+
+
+def _date(value: object) -> datetime | None:
+    return value if isinstance(value, datetime) and value.tzinfo is not None else None
+
+
+def cut_error(message: str) -> str:
+    """Return an error text that can be stored: its end is kept, where a traceback says most."""
+    message = message.encode("utf-8", "backslashreplace").decode("utf-8")
+    if len(message) <= MAX_ERROR_CHARACTERS:
+        return message
+    return "…" + message[1 - MAX_ERROR_CHARACTERS :]

@@ -1,0 +1,35 @@
+"""Every command sent to MongoDB, as plain data. No I/O and no clock: the whole protocol, readable.
+
+The life of a job, a verb on each arrow::
+
+    scheduled ──promote──▶ ready ──claim──▶ running ──complete──▶ (gone)
+                             ▲                 │
+                             ├──── release ────┤  the attempt does not count
+                             ├──── error ──────┤  by way of scheduled, when there is a backoff
+                             ├──── reap ───────┤  the lease ran out
+                             │                 ├──── error, reap: attempts used up ──▶ dead
+                             │                 └──── discard ──▶ dead
+                             └──── requeue ──── dead
+
+Rules that hold for all of it:
+
+* A claim is one compare-and-set on ``state: ready`` and writes a fresh random token (``lease``).
+  Every later write of that attempt matches ``{_id, lease: token}``, so whoever lost the lease
+  changes nothing.
+* Times that are stored or compared are the server's: ``$$NOW``.
+* Values that are not ours stand under ``$literal``: an update pipeline evaluates ``"$$ROOT"``.
+* Numbers written by other programs are checked before they are added to, so that one damaged
+  document cannot fail the batch it is in.
+"""
+
+from .attempts import *  # noqa: F403
+from .claims import *  # noqa: F403
+from .commands import *  # noqa: F403
+from .consumers import *  # noqa: F403
+from .deaths import *  # noqa: F403
+from .events import *  # noqa: F403
+from .expressions import *  # noqa: F403
+from .indexes import *  # noqa: F403
+from .queues import *  # noqa: F403
+from .replies import *  # noqa: F403
+from .timers import *  # noqa: F403

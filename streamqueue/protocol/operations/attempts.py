@@ -1,0 +1,88 @@
+"""The held job: every write of the attempt that holds it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .commands import Document, Update
+from .expressions import later, one_of
+from .transitions import UNLOCK, exhausted, failed, released
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from bson import ObjectId
+
+
+def held(job_id: ObjectId, token: bytes) -> Document:
+    """The filter every write of an attempt has."""
+    return {"_id": job_id, "lease": token}
+
+
+def held_any(ids: Sequence[ObjectId], tokens: Iterable[bytes]) -> Document:
+    """The same for several attempts at once.
+
+    Pairs a job with another job's token, which is exact as long as the process that sends it has at
+    most one live attempt per job (see ``worker.lease``).
+    """
+    return {"_id": one_of(ids), "lease": one_of(list(tokens))}
+
+
+def renew(wanted: Document, timeout: float, progress: int | None = None) -> Update:
+    """Extend the lease to `timeout` from now, optionally noting progress."""
+    fields: Document = {"locked_until": later(timeout)}
+    if progress is not None:
+        fields["progress"] = {"$literal": progress}
+    return Update(wanted, [{"$set": fields}])
+
+
+def error(
+    job_id: ObjectId, token: bytes, message: str | None, delay: float, max_attempts: int
+) -> Update:
+    """End the attempt as failed: back after `delay`, or dead when the attempts are used up.
+
+    `max_attempts` is for a job that does not say, and whose claim did not.
+    """
+    return Update(held(job_id, token), failed(message, delay, exhausted(max_attempts)))
+
+
+def discard(job_id: ObjectId, token: bytes, message: str) -> Update:
+    """End the attempt and the job with it: dead, whatever attempts are left."""
+    return Update(held(job_id, token), failed(message, 0, True))
+
+
+def release(job_id: ObjectId, token: bytes, delay: float | None = None) -> Update:
+    """Give the job back as it was before the claim, at once or after `delay`."""
+    return Update(held(job_id, token), released(delay))
+
+
+def release_many(ids: Sequence[ObjectId], tokens: Iterable[bytes]) -> Update:
+    """Give back several jobs."""
+    return Update(held_any(ids, tokens), released(None))
+
+
+def smaller(end: Update) -> list[Update]:
+    """The same end of an attempt in ever smaller writes, to try when the server refuses it.
+
+    First without its message (a document near 16 MB has no room for one), then with nothing but the
+    state and the lock (a validator may know no other field).
+    """
+    fields: Document = end.update[0]["$set"]
+    no_message = {name: value for name, value in fields.items() if name not in _MESSAGE}
+    needed = {"state", "progress", *UNLOCK}
+    if _may_be_scheduled(fields["state"]):
+        needed.add("run_at")
+    bare = {name: value for name, value in no_message.items() if name in needed}
+    ends: list[Update] = []
+    for left in (no_message, bare):
+        if len(left) < len(fields):
+            fields = left
+            ends.append(Update(end.filter, [{"$set": left}]))
+    return ends
+
+
+_MESSAGE = ("last_error", "errors")
+
+
+def _may_be_scheduled(state: Any) -> bool:
+    return "scheduled" in (state["$cond"] if isinstance(state, dict) else [state])

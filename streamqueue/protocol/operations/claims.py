@@ -1,0 +1,153 @@
+"""The claim, what goes before it, and how it is undone."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from bson import Decimal128, Int64
+from bson.datetime_ms import DatetimeMS
+
+from ..document import CLAIM_ORDER
+from .attempts import held_any
+from .commands import Document, Find, Update
+from .expressions import count_of, is_date, later, one_of, one_of_ids
+from .transitions import failed, released
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from bson import ObjectId
+
+
+def new_token() -> bytes:
+    """Return the identity of one claim: 16 random bytes, never used twice."""
+    return os.urandom(16)
+
+
+_NOT_ASKED_FOR = dict.fromkeys(("v", "state", "created_at", "locked_until", "progress"), 0)
+_PLACE = dict.fromkeys(("_id", "queue", "priority", "run_at"), 1)
+
+
+def candidates(queues: Sequence[str], limit: int, *, bare: bool = False) -> Find:
+    """What waits at the head of the queues: ids and order, read from the index alone.
+
+    Nothing else of a job is read ahead: whoever edits it afterwards changes nothing here, and what
+    runs is what the claim returns.
+    """
+    return Find({"queue": one_of(queues), "state": "ready"}, _PLACE, CLAIM_ORDER, -limit, bare)
+
+
+def claim(
+    ids: Sequence[ObjectId],
+    queues: Sequence[str],
+    consumer: str,
+    token: bytes,
+    timeout: float,
+    until: datetime,
+    limit_of: Callable[[str], int],
+) -> Update:
+    """Take those of the jobs that are still ready in these queues.
+
+    Each is told how many attempts it is allowed, so that whoever returns it later, from a consumer
+    that died, judges it by that: its own number, else what `limit_of` says of its queue.
+
+    A command that reaches the server after `until`, its time, changes nothing: so there is a moment
+    from which on it is known that a claim that was given up will never be applied.
+    """
+    return Update(
+        {
+            "_id": one_of(ids),
+            "state": "ready",
+            "queue": one_of(queues),
+            "$expr": {"$lt": ["$$NOW", until]},
+        },
+        [
+            {
+                "$set": {
+                    "state": "running",
+                    "locked_by": {"$literal": consumer},
+                    "locked_at": "$$NOW",
+                    "locked_until": later(timeout),
+                    "lease": token,
+                    "attempts": {"$add": [count_of("attempts", 0), 1]},
+                    "allowed": count_of("max_attempts", _limit(queues, limit_of)),
+                }
+            }
+        ],
+    )
+
+
+def _limit(queues: Sequence[str], limit_of: Callable[[str], int]) -> int | Document:
+    """The attempts of a job that does not say: a number, where the queues agree on it."""
+    by_limit: dict[int, list[str]] = {}
+    for queue in queues:
+        by_limit.setdefault(limit_of(queue), []).append(queue)
+    (last, _), *others = by_limit.items()
+    if not others:
+        return last
+    cases = [{"case": {"$in": ["$queue", names]}, "then": limit} for limit, names in others]
+    return {"$switch": {"branches": cases, "default": last}}
+
+
+def claimed(ids: Sequence[ObjectId], token: bytes) -> Find:
+    """The jobs that a claim took, as they are now: as many as fit into one reply of 16 MB.
+
+    Without what nobody asks a claimed job for: half of a small one, and the dates are the dear part
+    of it for the driver.
+
+    In no order, because the server would sort the documents themselves, in a memory of 100 MB.
+    """
+    return Find({"_id": one_of(ids), "lease": token}, _NOT_ASKED_FOR, limit=-len(ids))
+
+
+def unclaim(ids: Sequence[ObjectId], tokens: Iterable[bytes]) -> Update:
+    """Undo claims whose outcome is unknown; also when they were never applied."""
+    return Update(held_any(ids, tokens), released(None))
+
+
+def bury(ids: Sequence[Any], message: str) -> Update:
+    """Make ready jobs dead that nobody could run."""
+    return Update({"_id": one_of_ids(ids), "state": "ready"}, failed(message, 0, True))
+
+
+def quarantine(ids: Sequence[Any]) -> Update:
+    """The same for those that take no such change, with a write that does not make them larger.
+
+    A document near 16 MB takes no new fields (error 17419), so there is no room to say why.
+    """
+    return Update({"_id": one_of_ids(ids), "state": "ready"}, [{"$set": {"state": "dead"}}])
+
+
+def adopt(ids: Sequence[ObjectId]) -> Update:
+    """Give ready jobs that other programs inserted without it their place in the claim order.
+
+    An absent priority sorts behind every number: behind a backlog such a job would wait for ever.
+    What is no date sorts before all dates, and what is no number before all numbers: such a job
+    would come before every other.
+    """
+    fields = {
+        "priority": {"$cond": [{"$isNumber": "$priority"}, "$priority", 0]},
+        "run_at": {"$cond": [is_date("run_at"), "$run_at", "$$NOW"]},
+    }
+    return Update({"_id": one_of_ids(ids), "state": "ready"}, [{"$set": fields}])
+
+
+def unplaced(queues: Sequence[str], limit: int) -> Find:
+    """The ready jobs behind all others, for want of a priority. (Those that come before all others
+    are seen when what waits is read.)"""
+    wanted = {"queue": one_of(queues), "state": "ready", "priority": None}
+    return Find(wanted, {"_id": 1}, None, -limit, bare=True)
+
+
+def is_placed(job: Mapping[str, Any]) -> bool:
+    """Whether a ready job comes before no other that it should not come before."""
+    priority = job.get("priority", 0)
+    return isinstance(job.get("run_at"), _DATES) and (
+        priority is None or type(priority) in _NUMBERS
+    )
+
+
+_DATES = (datetime, DatetimeMS)
+_NUMBERS = {int, float, Int64, Decimal128}

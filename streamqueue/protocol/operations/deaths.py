@@ -1,0 +1,93 @@
+"""The dead jobs: found, counted, requeued and purged."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ...durations import milliseconds
+from .commands import Document, Find, Pipeline, Update
+from .expressions import one_of_ids
+from .queues import of_queue
+from .transitions import over
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+
+def requeue(queue: str, job_id: Any, died: Document | None = None) -> Update:
+    """Make a dead job ready again, with all its attempts.
+
+    Whatever lease it has goes: one that was made dead by hand may still be held, and its holder
+    must not end what is another's by now.
+
+    Args:
+        died: the death that is meant, as :func:`dead_by_now` found it; None is whichever it died.
+    """
+    wanted = {"queue": {"$eq": queue}, "state": "dead", "_id": one_of_ids([job_id])}
+    if died is not None:
+        wanted["finished_at"] = {"$eq": died.get("finished_at")}
+    fields = {
+        "state": "ready",
+        "attempts": 0,
+        "run_at": "$$NOW",
+        "finished_at": "$$REMOVE",
+        **over(),
+    }
+    return Update(wanted, [{"$set": fields}])
+
+
+_A_DAY = milliseconds(86_400)
+
+
+class Deaths(NamedTuple):
+    """Which of the dead jobs of a queue are meant.
+
+    Attributes:
+        queue: its name.
+        until: those that were dead by then; None is the moment that this is sent. (``$$NOW`` is
+            the same for all of an answer, also for what dies while it is being read. What other
+            programs say died more than a day later did not: it counts as dead by then.)
+        since: those that died then or later.
+        match: those whose last error has this text in it.
+    """
+
+    queue: str
+    until: datetime | None = None
+    since: datetime | None = None
+    match: str | None = None
+
+    def filter(self) -> Document:
+        """The filter for them."""
+        until: Any = "$$NOW" if self.until is None else {"$literal": self.until}
+        after = {"$add": [until, _A_DAY]}
+        by_then = [{"$lte": ["$finished_at", until]}, {"$gt": ["$finished_at", after]}]
+        wanted: Document = {**of_queue(self.queue, "dead"), "$expr": {"$or": by_then}}
+        if self.since is not None:
+            wanted["finished_at"] = {"$gte": self.since}
+        if self.match is not None:
+            wanted["last_error"] = {"$regex": re.escape(self.match)}
+        return wanted
+
+
+def dead_by_now(deaths: Deaths, limit: int = 0) -> Find:
+    """The deaths of these jobs, the first of them first; 0 is all of them."""
+    return Find(deaths.filter(), {"_id": 1, "finished_at": 1}, [("finished_at", 1)], limit)
+
+
+def count_dead(deaths: Deaths, limit: int = 0) -> Pipeline:
+    """How many they are, up to the limit."""
+    most = [{"$limit": limit}] if limit else []
+    return [{"$match": deaths.filter()}, *most, {"$count": "count"}]
+
+
+def purge(deaths: Deaths, died: Sequence[Document]) -> Document:
+    """The filter for these jobs, as far as they are still dead of what was meant."""
+    return {**deaths.filter(), "_id": one_of_ids([one["_id"] for one in died])}
+
+
+def dead(deaths: Deaths, limit: int) -> Find:
+    """The dead jobs of a queue, latest first, without their payloads."""
+    fields = {"attempts": 1, "finished_at": 1, "last_error": 1}
+    return Find(deaths.filter(), fields, [("finished_at", -1)], limit, bare=True)

@@ -1,0 +1,107 @@
+"""The change events that a stream asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .expressions import one_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bson import Timestamp
+
+    from .commands import Document, Pipeline
+
+HEAD = ("_id", "queue", "state", "priority", "run_at")
+"""What an event says of a job. Never the payload: what runs is what the claim returned."""
+
+
+ENDS_SOON = 1
+"""Seconds after an event within which a lease that was set by it counts as brought near. The
+time of an event is cut to whole seconds (there is a finer one from 6.0 on only)."""
+
+
+def stream_pipeline(queues: Sequence[str]) -> Pipeline:
+    """What the server filters and cuts before an event is sent: whatever makes work of a job.
+
+    That is a job which is claimable or scheduled now, a change of what it is claimed by, and a
+    lease brought near its end; whoever wrote it, as an update or a replacement. (An update written
+    as a pipeline surfaces as ``replace`` where that is shorter.) What consumers write all the time
+    does not pass: claims, renewals, and ends of attempts that leave nothing to claim.
+
+    A plain update does not say whose job it was, nor, if it leaves the state alone, in which state
+    it is; it is let through for any. ``_id`` must stay, or the stream cannot be resumed (error
+    280).
+    """
+    whole = {
+        "operationType": {"$in": ["insert", "replace"]},
+        "fullDocument.queue": one_of(queues),
+        "fullDocument.state": {"$in": [*_CLAIMABLE, "running"]},
+    }
+    part = {
+        "operationType": "update",
+        f"{_UPDATED}.queue": {"$in": [None, *queues]},
+        f"{_UPDATED}.state": {"$in": [None, *_CLAIMABLE]},
+    }
+    return [
+        # The server applies this to its oplog, before it makes events of it. What is left are
+        # claimable jobs, renewals and edits by hand; to find out which in here as well would cost
+        # half as much again for every write to any job (6.0.5).
+        {"$match": {"$or": [whole, part]}},
+        {
+            "$project": {
+                "operationType": 1,
+                "documentKey": 1,
+                "wallTime": 1,
+                **{f"{_UPDATED}.{field}": 1 for field in (*HEAD[1:], "locked_until")},
+                _REMOVED: 1,
+                **{f"fullDocument.{field}": 1 for field in HEAD},
+                "makes_work": _MAKES_WORK,
+            }
+        },
+        {"$match": {"makes_work": True}},
+    ]
+
+
+_CLAIMABLE = ["ready", "scheduled"]
+
+
+_UPDATED, _REMOVED = "updateDescription.updatedFields", "updateDescription.removedFields"
+
+
+def _updated(field: str) -> Document:
+    """An expression for events: an update has set the field."""
+    return {"$ne": [{"$type": f"${_UPDATED}.{field}"}, "missing"]}
+
+
+def _ends_soon(lease_end: str) -> Document:
+    """An expression for events: a lease ends soon after, or at no date."""
+    # (5.0 converts no timestamp to a date, but does this.)
+    near = {"$dateAdd": {"startDate": "$clusterTime", "unit": "second", "amount": ENDS_SOON}}
+    is_date = {"$eq": [{"$type": lease_end}, "date"]}
+    return {"$not": [{"$and": [is_date, {"$gt": [lease_end, near]}]}]}
+
+
+_UNSET = ["priority", "run_at", "locked_until"]
+_MAKES_WORK: Document = {
+    "$or": [
+        {"$in": ["$fullDocument.state", _CLAIMABLE]},
+        {"$in": [f"${_UPDATED}.state", _CLAIMABLE]},
+        {
+            "$and": [
+                {"$eq": ["$fullDocument.state", "running"]},
+                _ends_soon("$fullDocument.locked_until"),
+            ]
+        },
+        *(_updated(field) for field in ("queue", "priority", "run_at")),
+        {"$and": [_updated("locked_until"), _ends_soon(f"${_UPDATED}.locked_until")]},
+        {"$ne": [{"$setIntersection": [{"$ifNull": [f"${_REMOVED}", []]}, _UNSET]}, []]},
+    ]
+}
+
+
+def changes(ids: Sequence[Any], last: Timestamp) -> Pipeline:
+    """What the server filters of the events of a few jobs: that there was one by a moment."""
+    wanted = {"documentKey._id": one_of(ids), "clusterTime": {"$lte": last}}
+    return [{"$match": wanted}, {"$project": {"documentKey": 1}}]

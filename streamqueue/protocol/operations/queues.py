@@ -1,0 +1,109 @@
+"""What a queue has: its jobs by state, by id and by key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..document import State
+from .commands import Document, Find, Pipeline
+from .expressions import one_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from bson import ObjectId
+
+
+def of_queue(queue: str, *states: str) -> Document:
+    """The filter for every job of a queue, or those in some states."""
+    wanted: Document = {"queue": {"$eq": queue}}
+    if states:
+        wanted["state"] = one_of(states)
+    return wanted
+
+
+COUNTED_STATES: Mapping[str, str] = {
+    "available": State.READY,
+    "scheduled": State.SCHEDULED,
+    "locked": State.RUNNING,
+    "errors": State.DEAD,
+}
+"""What ``stats()`` calls a state: mongoqueue's words."""
+
+
+def find_jobs(queue: str, ids: Sequence[ObjectId]) -> Find:
+    """Which of these jobs this queue has."""
+    return Find({"_id": one_of(ids), "queue": {"$eq": queue}}, {"_id": 1}, None, len(ids))
+
+
+def live_with_key(queue: str, *keys: str) -> Find:
+    """The live jobs that have these keys, one for each at most."""
+    wanted = {"queue": {"$eq": queue}, "key": one_of(keys), "state": {"$gte": "ready"}}
+    return Find(wanted, {"key": 1}, None, len(keys))
+
+
+def key_of(job_id: ObjectId) -> Find:
+    """The key of a job, whatever its state."""
+    return Find({"_id": {"$eq": job_id}}, {"key": 1}, None, 1)
+
+
+_ALL_STATES: Mapping[str, Any] = {
+    "waiting": {"$gte": "scheduled"},
+    "ready": "ready",
+    "running": "running",
+    "ended": {"$lt": "ready"},
+}
+"""All states there are, in the parts that have an index each, and in the order of a job's life."""
+
+
+def all_of_queue(queue: str) -> list[Document]:
+    """Filters that together are every job of a queue, each answered from an index.
+
+    To find them by the queue alone the server would read the whole collection. (A state between
+    those of two parts, such as ``"recalled"``, is none: no job of any version has it.)
+    """
+    return [{"queue": {"$eq": queue}, "state": state} for state in _ALL_STATES.values()]
+
+
+def moved_back(queue: str) -> list[Document]:
+    """The same for those that may have gone back past the filter that was to meet them."""
+    return all_of_queue(queue)[:3]
+
+
+def size(queue: str, collection: str) -> Pipeline:
+    """Count all jobs of a queue, each part from its own index."""
+    return _union(collection, map(_counted, _ALL_STATES, all_of_queue(queue)))
+
+
+def read_size(counts: Iterable[Mapping[str, Any]]) -> int:
+    """Read the answer to :func:`size`, or the part of that to :func:`stats`."""
+    return sum(count["count"] for count in counts if count["_id"] in _ALL_STATES)
+
+
+def stats(queue: str, collection: str) -> Pipeline:
+    """Count a queue's jobs by state, and all of them, each from its own index."""
+    states = [
+        _counted(name, of_queue(queue, state))
+        for name, state in COUNTED_STATES.items()
+        if state not in _ALL_STATES
+    ]
+    return _union(collection, [*map(_counted, _ALL_STATES, all_of_queue(queue)), *states])
+
+
+def _counted(name: str, wanted: Document) -> Pipeline:
+    return [{"$match": wanted}, {"$count": "count"}, {"$set": {"_id": name}}]
+
+
+def _union(collection: str, looks: Iterable[Pipeline]) -> Pipeline:
+    first, *others = looks
+    return first + [{"$unionWith": {"coll": collection, "pipeline": look}} for look in others]
+
+
+def read_stats(counts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Read the answer to :func:`stats`; what has no jobs is absent in it."""
+    counts = list(counts)
+    found = {count["_id"]: count["count"] for count in counts}
+    names = {
+        name: found.get(name, found.get(str(state), 0)) for name, state in COUNTED_STATES.items()
+    }
+    return {**names, "total": read_size(counts)}

@@ -1,0 +1,77 @@
+"""What an update sets when a job changes its state, whoever changes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..document import MAX_ERRORS, cut_error
+from .expressions import count_of, later
+
+if TYPE_CHECKING:
+    from .commands import Document, Pipeline
+
+UNLOCK: Document = dict.fromkeys(
+    ("locked_by", "locked_at", "locked_until", "lease", "allowed"), "$$REMOVE"
+)
+
+
+def over(dead: Document | bool = False) -> Document:
+    """What goes with an attempt that is over: with its lock what it has got to, unless the job is
+    dead, of which that may be asked."""
+    if dead is True:
+        return UNLOCK
+    return {
+        **UNLOCK,
+        "progress": {"$cond": [dead, "$progress", "$$REMOVE"]} if dead else "$$REMOVE",
+    }
+
+
+UNLISTED: Document = {
+    name: {"$cond": [{"$isArray": f"${name}"}, otherwise, f"${name}"]}
+    for name, otherwise in {"priority": 0, "run_at": "$$NOW"}.items()
+}
+"""Fields of an update that makes a job ready. An index takes no more than one list of a document
+(error 171): a job with two could not get its place, and enough of them would stand before all
+others for ever."""
+
+
+def released(delay: float | None) -> Pipeline:
+    """The job is as it was before its claim, or scheduled after `delay` seconds."""
+    fields: Document = {
+        "state": "ready",
+        "attempts": {"$max": [0, {"$subtract": [count_of("attempts", 1), 1]}]},
+        **over(),
+    }
+    if delay:
+        fields |= {"state": "scheduled", "run_at": later(delay)}
+    return [{"$set": fields}]
+
+
+def exhausted(max_attempts: int) -> Document:
+    """An expression; whether the job has used up its attempts."""
+    # Its own number, should somebody have changed it meanwhile, comes before what its claim said.
+    allowed = count_of("max_attempts", count_of("allowed", max_attempts))
+    return {"$gte": [count_of("attempts", 0), allowed]}
+
+
+def failed(message: str | None, delay: float, dead: Document | bool) -> Pipeline:
+    """The attempt has failed: the job waits for `delay` seconds, or is dead if that is so."""
+    again = "scheduled" if delay > 0 else "ready"
+    fields: Document = {
+        "state": {"$cond": [dead, "dead", again]},
+        "run_at": {"$cond": [dead, "$run_at", later(delay)]},
+        "finished_at": {"$cond": [dead, "$$NOW", "$$REMOVE"]},
+        **({} if message is None else noted({"$literal": cut_error(message)})),
+        **over(dead),
+    }
+    return [{"$set": fields}]
+
+
+def noted(text: Document) -> Document:
+    """Fields that keep an error: the last one, and the last few with time and attempt."""
+    entry = {"at": "$$NOW", "attempt": count_of("attempts", 0), "message": text}
+    errors = {"$cond": [{"$isArray": "$errors"}, "$errors", []]}
+    return {
+        "last_error": text,
+        "errors": {"$slice": [{"$concatArrays": [errors, [entry]]}, -MAX_ERRORS]},
+    }

@@ -1,0 +1,141 @@
+"""The payload: checked before any I/O, and encoded as it will be stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import bson
+from bson import Code, ObjectId, Timestamp
+
+from ..errors import PayloadError
+from .document import CODEC, ENCODING_ERRORS
+
+MAX_PAYLOAD_BYTES = 15 * 1024 * 1024
+"""A document may have 16 MiB; the rest is room for what claims and errors add (a job that cannot
+take them could never be claimed: error 17419)."""
+SMALLEST_ELEMENT_BYTES = 3  # a type, a one-letter or index key and its end; null has no more
+MAX_PAYLOAD_DEPTH = 100
+"""The server stores 180 levels (error 15), and its change events add some of their own."""
+
+
+def encode_payload(payload: object) -> bytes:
+    """Return the payload as it will be stored, or raise PayloadError saying what is wrong with it.
+
+    Checked before any I/O: a mapping with string keys and BSON values, at most 100 levels deep and
+    15 MiB large, that reads back as it was written. As in all of BSON, tuples come back as lists,
+    datetimes as aware UTC with milliseconds, and subclasses as their base types.
+    """
+    flat = False
+    if type(payload) is dict:
+        # Most are flat: for those the one test replaces a walk that costs as much as all else.
+        flat = _PLAIN_VALUES.issuperset(map(type, payload.values()))
+    elif not isinstance(payload, Mapping):
+        raise PayloadError(
+            f"a payload must be a mapping such as a dict, not {type(payload).__name__}"
+        )
+    try:
+        plain = (flat and "$ref" not in payload) or _check_values(payload)
+        # Not at the top, where BSON would put a key named _id before the others.
+        encoded = bson.encode({"p": payload}, codec_options=CODEC)[7:-1]
+        if not plain:
+            bson.decode(encoded, CODEC)  # what is stored must be readable: a UUID of 3 bytes is not
+    except PayloadError:
+        raise
+    except ENCODING_ERRORS as error:
+        raise PayloadError(f"this payload cannot be stored as BSON: {_culprit(payload)}") from error
+    if len(encoded) > MAX_PAYLOAD_BYTES:
+        raise PayloadError(
+            f"this payload has {len(encoded):,} bytes as BSON; the limit is {MAX_PAYLOAD_BYTES:,}. "
+            "Put large data elsewhere (GridFS, an object store) and its address in the job"
+        )
+    return encoded
+
+
+def _culprit(payload: Mapping[Any, Any]) -> str:
+    """Say which kind of value is to blame, without showing what is in the payload."""
+    pending: list[Any] = [payload]
+    while pending:
+        value = pending.pop()
+        try:
+            if isinstance(value, Mapping):
+                if any(not isinstance(key, str) for key in value):
+                    return "it has a key that is not a string"
+                bson.encode(dict.fromkeys(value), codec_options=CODEC)  # NUL or broken text in keys
+                pending += value.values()
+            elif isinstance(value, (list, tuple)):
+                pending += value
+            else:
+                bson.decode(bson.encode({"v": value}, codec_options=CODEC), CODEC)
+        except OverflowError:
+            return "it holds an int beyond 64 bits"
+        except UnicodeError:
+            return "it holds text that is not valid Unicode"
+        except ENCODING_ERRORS:
+            kind = type(value)
+            if isinstance(value, Mapping):
+                return "it has a key that is not valid in BSON"
+            return f"it holds a {kind.__module__}.{kind.__qualname__}"[:200]
+    return "a value in it has no BSON form"
+
+
+_PLAIN_VALUES = frozenset({str, int, float, bool, type(None), bytes, datetime, ObjectId})
+_PLAIN_CONTAINERS = frozenset({dict, list, tuple})
+
+
+def _check_values(payload: Mapping[Any, Any]) -> bool:
+    """Refuse what BSON would accept and change, and nesting that would exhaust the stack.
+
+    Returns whether it holds nothing but values that are read as they are written.
+    """
+    plain = type(payload) is dict
+    pending: list[tuple[Any, int]] = [(payload, 1)]
+    elements = 0
+    while pending:
+        value, depth = pending.pop()
+        elements += len(value)
+        if elements > MAX_PAYLOAD_BYTES // SMALLEST_ELEMENT_BYTES:
+            # Before encoding: a list that holds one list twice, and so on, doubles at each level.
+            raise PayloadError(f"this payload has more than {MAX_PAYLOAD_BYTES:,} bytes as BSON")
+        if depth > MAX_PAYLOAD_DEPTH:
+            raise PayloadError(
+                f"this payload is nested more than {MAX_PAYLOAD_DEPTH} levels deep "
+                "(or contains itself)"
+            )
+        if isinstance(value, Mapping):
+            if "$ref" in value and "$id" in value:
+                raise PayloadError(
+                    "a mapping with both '$ref' and '$id' would come back as a DBRef: rename one"
+                )
+            children: Any = value.values()
+        else:
+            children = value
+        for child in children:
+            kind = type(child)
+            if kind in _PLAIN_VALUES:
+                continue
+            if kind in _PLAIN_CONTAINERS:
+                pending.append((child, depth + 1))
+                continue
+            plain = False
+            if isinstance(child, (Mapping, list, tuple)):
+                pending.append((child, depth + 1))
+            elif isinstance(child, Code) and child.scope:
+                pending.append((child.scope, depth + 1))
+            elif isinstance(child, Timestamp) and child.time == 0 and child.inc == 0:
+                raise PayloadError("Timestamp(0, 0) would be replaced by the server's clock")
+    return plain
+
+
+def split_priority(payload: object) -> tuple[object, int | None]:
+    """Take the priority out of a payload that carries one, as mongoqueue allowed.
+
+    Returns the payload without it (a copy; the caller's is not changed) and the priority, or the
+    payload itself and None when it has no integer ``priority``.
+    """
+    if type(payload) is dict or isinstance(payload, Mapping):
+        value = payload.get("priority")
+        if isinstance(value, int) and not isinstance(value, bool):
+            return {key: item for key, item in payload.items() if key != "priority"}, value
+    return payload, None

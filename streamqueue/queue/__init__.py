@@ -1,0 +1,1 @@
+"""The two shells that people call, blocking and async."""

@@ -1,0 +1,379 @@
+"""AsyncMongoQueue: the async shell, with the same methods as ``blocking.py``, as coroutines.
+
+It runs the same flows. Concurrent puts share their writes (``store/group_commit.py``), and whatever
+has been sent is awaited to its end, cancelled or not: a cancelled write has usually been applied.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Self
+
+from anyio import CancelScope, create_task_group
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from ..backoff import Backoff
+from ..durations import seconds
+from ..options import MAX_BATCH, QueueOptions, whole_number
+from ..protocol import operations
+from ..protocol.document import ids_meant
+from ..protocol.put import PutIds, check_put, check_puts
+from ..store.asynchronous import AsyncStore
+from ..store.collection import has_own_limit
+from ..store.group_commit import GroupCommit
+from ..stream.async_doorbell import AsyncDoorbell
+from .consumer import Consumer, given_up
+from .ends import Ends
+from .flow import run_async
+from .job import AsyncJob
+from .producer import Producer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+    from datetime import datetime, timedelta
+
+    from bson import ObjectId
+    from bson.raw_bson import RawBSONDocument
+    from prometheus_client import CollectorRegistry
+    from pymongo.asynchronous.client_session import AsyncClientSession
+    from pymongo.asynchronous.collection import AsyncCollection
+
+    from ..protocol.document import JobRecord
+    from ..protocol.put import NewJob
+
+
+class AsyncMongoQueue:
+    """A queue in a MongoDB collection.
+
+    Several queues, told apart by `name`, may share a collection. Safe to use from many tasks of one
+    event loop. Nothing is sent before the first call; that one also checks the server and, where
+    the user may, creates the indexes.
+
+    Args:
+        collection: a pymongo ``AsyncCollection`` (or ``AsyncDatabase``: its ``jobs``
+            collection) on a replica set. Its concerns are not inherited: writes wait for the
+            majority.
+        consumer_id: a name stored as ``locked_by``. By default unique to this object.
+        timeout: seconds (or a timedelta) a job may be held before others may take it; ``progress``
+            starts it again. Default 300.
+        max_attempts: how often a job that is taken from this object may be claimed before it is
+            dead, unless it was put with a number of its own. Default 3.
+        name: the queue, 1-64 letters, digits, ``_ . -``.
+        backoff: the wait after a failed attempt. Default: 1 s, doubled each time up to 300 s, of
+            which a random part.
+        registry: where the metrics of its puts are registered, at the first put; None, the default,
+            is prometheus_client's own.
+
+    Raises:
+        ConfigurationError: an argument out of its range.
+
+    ::
+
+        queue = AsyncMongoQueue(AsyncMongoClient(uri).shop.jobs)
+        await queue.put({"to": "ada@example.org"})
+        async for job in queue:
+            async with job as data:
+                await send(data["to"])
+    """
+
+    def __init__(
+        self,
+        collection: AsyncCollection[Any],
+        consumer_id: str | None = None,
+        timeout: float | timedelta = 300,
+        max_attempts: int = 3,
+        *,
+        name: str = "default",
+        backoff: Backoff | None = None,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        options = QueueOptions(name, consumer_id, timeout, max_attempts, backoff or Backoff())
+        self._name = options.name
+        self._store = AsyncStore(collection)
+        self._store.any_id = True
+        self._store.buried = lambda reason, count: self._producer.metrics.buried(reason, count)
+        self._jobs = self._store.jobs
+        self._doorbell = AsyncDoorbell(self._jobs, [self._name], self._store.recheck_indexes)
+        self._producer = Producer(self._store, self._name, registry)
+        self._consumer = Consumer(self._store, self._doorbell, options)
+        self._holder = ShieldedEnds(Ends(self._store, options))
+        self._puts: GroupCommit[RawBSONDocument] = GroupCommit(
+            lambda documents: run_async(self._producer.insert(documents))
+        )
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self._name
+
+    async def put(
+        self,
+        payload: Mapping[str, Any],
+        *,
+        priority: int | None = None,
+        delay: float | timedelta | None = None,
+        run_at: datetime | None = None,
+        key: str | None = None,
+        max_attempts: int | None = None,
+        session: AsyncClientSession | None = None,
+        job_id: ObjectId | None = None,
+    ) -> ObjectId:
+        """Place a job in the queue; when this returns, a majority of the servers has it.
+
+        Args:
+            payload: a mapping with string keys and BSON values. Without `priority`, an integer
+                ``priority`` key in it is the priority and not part of the job's data.
+            priority: higher runs first; default 0.
+            delay: seconds (or a timedelta) until the job is ready; by default none.
+            run_at: the moment the job is ready (aware datetime); one that has passed means now.
+            key: a text that at most one live job of the queue has as its key. Costs a round trip
+                more, for a look at the index that keeps keys unique.
+            max_attempts: how often the job may be claimed before it is dead; without it, whoever
+                claims the job decides: its handler, else the worker, or the queue object.
+            session: put in this session's transaction: seen if and when that commits.
+            job_id: the job's id, with which a put can be repeated.
+
+        After an error that leaves the outcome unknown, a timeout or a lost connection, the job may
+        be there or not, or may be undone by an election. Put it again with the same `job_id`: it
+        is there once, and when this returns a majority has it. When its job has ended in between,
+        and was removed, the repetition is a new job, and the work is done twice.
+
+        Within a transaction nothing can be proven: there a repetition raises DuplicateKeyError,
+        and that, or DuplicateJob, has ended the transaction.
+
+        Raises:
+            PayloadError: the payload cannot be stored as it is. Nothing was sent.
+            ConfigurationError: an argument out of its range, or a key without the index that keeps
+                keys unique. Nothing was put.
+            DuplicateJob: a live job has the key.
+            PyMongoError: the server; after a timeout or a lost connection the job may be there.
+        """
+        put = check_put(
+            payload,
+            priority=priority,
+            delay=delay,
+            run_at=run_at,
+            key=key,
+            max_attempts=max_attempts,
+            job_id=job_id,
+        )
+        document = await run_async(self._producer.prepare(put, session))
+        with self._producer.counting:
+            if session is None and not put.may_exist and not has_own_limit():
+                await self._puts.submit(document)
+            else:
+                # A write of its own: one that meets another job may have to wait in the server for
+                # somebody's transaction, and no limit is for the puts of others.
+                await run_async(self._producer.put(put, document, session), _shield())
+        return put.id
+
+    async def put_many(
+        self,
+        payloads: Iterable[Mapping[str, Any] | NewJob],
+        *,
+        priority: int | None = None,
+        delay: float | timedelta | None = None,
+        run_at: datetime | None = None,
+        max_attempts: int | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> PutIds:
+        """Place many jobs in the queue at once, in order, and return their ids.
+
+        All are checked first: with one bad payload nothing is put. Arguments and errors as in
+        :meth:`put`; after an error of the server some may be there.
+
+        Args:
+            payloads: payloads, or :class:`NewJob` with settings of their own. A list of NewJob with
+                a `job_id` each can be put again after such an error: the jobs that are there are
+                left as they are, their positions are in ``existing`` of the returned list, and the
+                rest is put.
+
+        Raises:
+            DuplicateJob: live jobs have the keys of some; the rest has been put, see the error's
+                ``ids`` and ``existing``.
+        """
+        puts = check_puts(
+            payloads,
+            priority=priority,
+            delay=delay,
+            run_at=run_at,
+            max_attempts=max_attempts,
+        )
+        if puts is None:
+            return PutIds([])
+        documents = await run_async(self._producer.prepare_many(puts, session))
+        with self._producer.counting.many(len(puts.ids)):
+            return await run_async(self._producer.put_many(puts, documents, session), _shield())
+
+    async def next(self, wait: float | timedelta | None = None) -> AsyncJob | None:
+        """Take the most urgent ready job, or return None when there is none.
+
+        Args:
+            wait: block on the change stream for up to this many seconds. None does not block.
+
+        A wait lasts as long as it was told to, whatever the server does meanwhile; two seconds more
+        at the most, but for a claim under way then, which has the client's timeouts. Every few
+        seconds it also returns what dead consumers held in other queues of the collection, which
+        nobody else may be left to do (one read of an index, at most every 5 s).
+
+        Raises:
+            PyMongoError: the server, without `wait`, or at the first contact, or still at the end
+                of the wait. A job claimed with an unknown outcome is given back, at the latest when
+                its lease runs out.
+        """
+        jobs = await self.claim(1, wait)
+        return jobs[0] if jobs else None
+
+    async def claim(self, limit: int, wait: float | timedelta | None = None) -> list[AsyncJob]:
+        """Take up to `limit` ready jobs, the most urgent first, in one atomic update.
+
+        Waits and raises as :meth:`next` does; returns an empty list when there is no job (after
+        `wait` seconds). Does not wait for the list to fill up: one job is enough to return.
+        """
+        closings = self._doorbell.closings  # before all else: it may be closed from now on
+        limit = whole_number(limit, "limit", 1, MAX_BATCH)
+        patience = 0.0 if wait is None else seconds(wait, "wait")
+        if patience:
+            return await self._wait(limit, patience, closings)
+        await self._store.prepare()
+        return await self._claim(limit)
+
+    async def __aiter__(self) -> AsyncIterator[AsyncJob]:
+        """Yield jobs until the queue is closed, blocking on its stream while there is none.
+
+        The wait outlasts any outage: only an error of the first contact is raised.
+        """
+        closings = self._doorbell.closings
+        while self._doorbell.closings == closings:
+            for job in await self._wait(1, math.inf, closings):
+                yield job
+
+    async def requeue(self, job_id: Any = None) -> int:
+        """Make a dead job ready again with all its attempts, or every dead one; return how many.
+
+        A dead job whose key a live one has by now stays dead.
+
+        Args:
+            job_id: the id of a job, of the type that ``job.id`` has; for an ObjectId also its text.
+                None, the default, is every dead job.
+
+        Raises:
+            ConfigurationError: `job_id` cannot be an id.
+            JobNotFound: no dead job has this id.
+            DuplicateJob: a live job has the key of this one.
+        """
+        await self._store.prepare()
+        if job_id is not None:
+            return await run_async(self._producer.requeue(ids_meant(job_id)))
+        find = operations.dead_by_now(operations.Deaths(self._name))
+        async with aclosing(self._store.pieces(find)) as pieces:
+            counts = [await run_async(self._producer.requeue_some(some)) async for some in pieces]
+        return sum(counts)
+
+    async def size(self) -> int:
+        """Return how many jobs this queue has, whatever their state."""
+        await self._store.prepare()
+        pipeline = operations.size(self._name, self._jobs.name)
+        async with await self._jobs.aggregate(pipeline) as counts:
+            return operations.read_size(await counts.to_list())
+
+    async def stats(self) -> dict[str, int]:
+        """Return the numbers of ``available``, ``scheduled``, ``locked`` and dead (``errors``)
+        jobs, and the ``total`` of all states."""
+        await self._store.prepare()
+        pipeline = operations.stats(self._name, self._jobs.name)
+        async with await self._jobs.aggregate(pipeline) as counts:
+            return operations.read_stats(await counts.to_list())
+
+    async def repair(self) -> int:
+        """Return every stale lock now: jobs whose lease ran out are ready again, or dead when their
+        attempts are used up. Consumers that wait do this by themselves.
+
+        Returns how many. On a server so slow that it cuts a write of many short, those that the
+        write had changed by then are returned all the same, and are not in the number.
+        """
+        return await run_async(self._consumer.repair())
+
+    async def clear(self) -> int:
+        """Remove every job of this queue, running ones too; return how many."""
+        await self._store.prepare()
+        removed = 0
+        for wanted in (*operations.all_of_queue(self._name), *operations.moved_back(self._name)):
+            removed += (await self._jobs.delete_many(wanted)).deleted_count
+        return removed
+
+    async def drop_max_attempts(self) -> int:
+        """Remove the jobs whose attempts are used up (the dead); return how many."""
+        await self._store.prepare()
+        dead = operations.of_queue(self._name, "dead")
+        return (await self._jobs.delete_many(dead)).deleted_count
+
+    async def close(self) -> None:
+        """End the waits and iterations under way, and close the change stream, if one was opened.
+
+        The collection's client stays open, and the queue can be used again.
+        """
+        await self._doorbell.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # internals
+
+    async def _wait(self, limit: int, patience: float, closings: int) -> list[AsyncJob]:
+        return await run_async(self._consumer.wait(self._claim, limit, patience, closings))
+
+    async def _claim(self, limit: int) -> list[AsyncJob]:
+        records: list[JobRecord] = []
+        failures: list[Exception] = []
+
+        async def claim() -> None:
+            try:
+                records.extend(await run_async(self._consumer.claim(limit), _shield()))
+            except Exception as error:
+                failures.append(error)
+
+        try:
+            # In a task of its own, because a shield does not stop asyncio's own cancellation (such
+            # as wait_for's), and a claim that is given up half-way may yet be applied.
+            async with create_task_group() as group:
+                group.start_soon(claim)
+            await checkpoint_if_cancelled()
+        except BaseException:
+            # Nobody will receive these: they go back at once instead of when their lease runs out.
+            with _shield():
+                await self._store.untake(given_up(records))
+            raise
+        if failures:
+            raise failures[0]
+        return [AsyncJob(record, self._holder) for record in records]
+
+
+class ShieldedEnds:
+    """The :class:`~.holder.AsyncHolder` of the jobs that a queue object has claimed."""
+
+    def __init__(self, ends: Ends) -> None:
+        self._ends = ends
+
+    def complete(self, record: JobRecord, session: AsyncClientSession | None) -> Awaitable[None]:
+        return run_async(self._ends.complete(record, session), _shield())
+
+    def error(self, record: JobRecord, message: str | None, delay: float | None) -> Awaitable[None]:
+        return run_async(self._ends.error(record, message, delay), _shield())
+
+    def discard(self, record: JobRecord, message: str) -> Awaitable[None]:
+        return run_async(self._ends.discard(record, message), _shield())
+
+    def progress(self, record: JobRecord, count: int | None) -> Awaitable[None]:
+        return run_async(self._ends.progress(record, count), _shield())
+
+    def release(self, record: JobRecord, delay: float | None) -> Awaitable[None]:
+        return run_async(self._ends.release(record, delay), _shield())
+
+
+def _shield() -> CancelScope:
+    return CancelScope(shield=True)

@@ -1,0 +1,335 @@
+"""MongoQueue: the blocking shell.
+
+Its methods check their arguments and run flows: ``producer.py`` has those that put jobs,
+``consumer.py`` those that claim and wait, ``ends.py`` those that end attempts. The async shell
+(``asynchronous.py``) has the same methods in the same order, and runs the same flows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Self
+
+from ..backoff import Backoff
+from ..durations import seconds
+from ..options import MAX_BATCH, QueueOptions, whole_number
+from ..protocol import operations
+from ..protocol.document import ids_meant
+from ..protocol.put import PutIds, check_put, check_puts
+from ..store.blocking import Store
+from ..stream.doorbell import Doorbell
+from .consumer import Consumer
+from .ends import Ends
+from .flow import run
+from .job import Job
+from .producer import Producer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from datetime import datetime, timedelta
+
+    from bson import ObjectId
+    from prometheus_client import CollectorRegistry
+    from pymongo.synchronous.client_session import ClientSession
+    from pymongo.synchronous.collection import Collection
+
+    from ..protocol.document import JobRecord
+    from ..protocol.put import NewJob
+
+
+class MongoQueue:
+    """A queue in a MongoDB collection.
+
+    Several queues, told apart by `name`, may share a collection. Safe to use from many threads.
+    Nothing is sent before the first call; that one also checks the server and, where the user may,
+    creates the indexes.
+
+    Args:
+        collection: a pymongo ``Collection`` (or ``Database``: its ``jobs`` collection) on a replica
+            set. Its concerns are not inherited: writes wait for the majority.
+        consumer_id: a name stored as ``locked_by``. By default unique to this object.
+        timeout: seconds (or a timedelta) a job may be held before others may take it; ``progress``
+            starts it again. Default 300.
+        max_attempts: how often a job that is taken from this object may be claimed before it is
+            dead, unless it was put with a number of its own. Default 3.
+        name: the queue, 1-64 letters, digits, ``_ . -``.
+        backoff: the wait after a failed attempt. Default: 1 s, doubled each time up to 300 s, of
+            which a random part.
+        registry: where the metrics of its puts are registered, at the first put; None, the default,
+            is prometheus_client's own.
+
+    Raises:
+        ConfigurationError: an argument out of its range.
+
+    ::
+
+        queue = MongoQueue(MongoClient("mongodb://localhost/?replicaSet=rs0").shop.jobs)
+        queue.put({"to": "ada@example.org"})
+        for job in queue:
+            with job as data:
+                send(data["to"])
+    """
+
+    def __init__(
+        self,
+        collection: Collection[Any],
+        consumer_id: str | None = None,
+        timeout: float | timedelta = 300,
+        max_attempts: int = 3,
+        *,
+        name: str = "default",
+        backoff: Backoff | None = None,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        options = QueueOptions(name, consumer_id, timeout, max_attempts, backoff or Backoff())
+        self._name = options.name
+        self._store = Store(collection)
+        self._store.any_id = True
+        self._store.buried = lambda reason, count: self._producer.metrics.buried(reason, count)
+        self._jobs = self._store.jobs
+        self._doorbell = Doorbell(self._jobs, [self._name], self._store.recheck_indexes)
+        self._producer = Producer(self._store, self._name, registry)
+        self._consumer = Consumer(self._store, self._doorbell, options)
+        self._holder = BlockingEnds(Ends(self._store, options))
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self._name
+
+    def put(
+        self,
+        payload: Mapping[str, Any],
+        *,
+        priority: int | None = None,
+        delay: float | timedelta | None = None,
+        run_at: datetime | None = None,
+        key: str | None = None,
+        max_attempts: int | None = None,
+        session: ClientSession | None = None,
+        job_id: ObjectId | None = None,
+    ) -> ObjectId:
+        """Place a job in the queue; when this returns, a majority of the servers has it.
+
+        Args:
+            payload: a mapping with string keys and BSON values. Without `priority`, an integer
+                ``priority`` key in it is the priority and not part of the job's data.
+            priority: higher runs first; default 0.
+            delay: seconds (or a timedelta) until the job is ready; by default none.
+            run_at: the moment the job is ready (aware datetime); one that has passed means now.
+            key: a text that at most one live job of the queue has as its key. Costs a round trip
+                more, for a look at the index that keeps keys unique.
+            max_attempts: how often the job may be claimed before it is dead; without it, whoever
+                claims the job decides: its handler, else the worker, or the queue object.
+            session: put in this session's transaction: seen if and when that commits.
+            job_id: the job's id, with which a put can be repeated.
+
+        After an error that leaves the outcome unknown, a timeout or a lost connection, the job may
+        be there or not, or may be undone by an election. Put it again with the same `job_id`: it
+        is there once, and when this returns a majority has it. When its job has ended in between,
+        and was removed, the repetition is a new job, and the work is done twice.
+
+        Within a transaction nothing can be proven: there a repetition raises DuplicateKeyError,
+        and that, or DuplicateJob, has ended the transaction.
+
+        Raises:
+            PayloadError: the payload cannot be stored as it is. Nothing was sent.
+            ConfigurationError: an argument out of its range, or a key without the index that keeps
+                keys unique. Nothing was put.
+            DuplicateJob: a live job has the key.
+            PyMongoError: the server; after a timeout or a lost connection the job may be there.
+        """
+        put = check_put(
+            payload,
+            priority=priority,
+            delay=delay,
+            run_at=run_at,
+            key=key,
+            max_attempts=max_attempts,
+            job_id=job_id,
+        )
+        document = run(self._producer.prepare(put, session))
+        with self._producer.counting:
+            run(self._producer.put(put, document, session))
+        return put.id
+
+    def put_many(
+        self,
+        payloads: Iterable[Mapping[str, Any] | NewJob],
+        *,
+        priority: int | None = None,
+        delay: float | timedelta | None = None,
+        run_at: datetime | None = None,
+        max_attempts: int | None = None,
+        session: ClientSession | None = None,
+    ) -> PutIds:
+        """Place many jobs in the queue at once, in order, and return their ids.
+
+        All are checked first: with one bad payload nothing is put. Arguments and errors as in
+        :meth:`put`; after an error of the server some may be there.
+
+        Args:
+            payloads: payloads, or :class:`NewJob` with settings of their own. A list of NewJob with
+                a `job_id` each can be put again after such an error: the jobs that are there are
+                left as they are, their positions are in ``existing`` of the returned list, and the
+                rest is put.
+
+        Raises:
+            DuplicateJob: live jobs have the keys of some; the rest has been put, see the error's
+                ``ids`` and ``existing``.
+        """
+        puts = check_puts(
+            payloads,
+            priority=priority,
+            delay=delay,
+            run_at=run_at,
+            max_attempts=max_attempts,
+        )
+        if puts is None:
+            return PutIds([])
+        documents = run(self._producer.prepare_many(puts, session))
+        with self._producer.counting.many(len(puts.ids)):
+            return run(self._producer.put_many(puts, documents, session))
+
+    def next(self, wait: float | timedelta | None = None) -> Job | None:
+        """Take the most urgent ready job, or return None when there is none.
+
+        Args:
+            wait: block on the change stream for up to this many seconds. None does not block.
+
+        A wait lasts as long as it was told to, whatever the server does meanwhile; two seconds more
+        at the most, but for a claim under way then, which has the client's timeouts. Every few
+        seconds it also returns what dead consumers held in other queues of the collection, which
+        nobody else may be left to do (one read of an index, at most every 5 s).
+
+        Raises:
+            PyMongoError: the server, without `wait`, or at the first contact, or still at the end
+                of the wait. A job claimed with an unknown outcome is given back, at the latest when
+                its lease runs out.
+        """
+        jobs = self.claim(1, wait)
+        return jobs[0] if jobs else None
+
+    def claim(self, limit: int, wait: float | timedelta | None = None) -> list[Job]:
+        """Take up to `limit` ready jobs, the most urgent first, in one atomic update.
+
+        Waits and raises as :meth:`next` does; returns an empty list when there is no job (after
+        `wait` seconds). Does not wait for the list to fill up: one job is enough to return.
+        """
+        closings = self._doorbell.closings  # before all else: it may be closed from now on
+        limit = whole_number(limit, "limit", 1, MAX_BATCH)
+        patience = 0.0 if wait is None else seconds(wait, "wait")
+        if patience:
+            return self._wait(limit, patience, closings)
+        self._store.prepare()
+        return self._claim(limit)
+
+    def __iter__(self) -> Iterator[Job]:
+        """Yield jobs until the queue is closed, blocking on its stream while there is none.
+
+        The wait outlasts any outage: only an error of the first contact is raised.
+        """
+        closings = self._doorbell.closings
+        while self._doorbell.closings == closings:
+            yield from self._wait(1, math.inf, closings)
+
+    def requeue(self, job_id: Any = None) -> int:
+        """Make a dead job ready again with all its attempts, or every dead one; return how many.
+
+        A dead job whose key a live one has by now stays dead.
+
+        Args:
+            job_id: the id of a job, of the type that ``job.id`` has; for an ObjectId also its text.
+                None, the default, is every dead job.
+
+        Raises:
+            ConfigurationError: `job_id` cannot be an id.
+            JobNotFound: no dead job has this id.
+            DuplicateJob: a live job has the key of this one.
+        """
+        self._store.prepare()
+        if job_id is not None:
+            return run(self._producer.requeue(ids_meant(job_id)))
+        find = operations.dead_by_now(operations.Deaths(self._name))
+        return sum(run(self._producer.requeue_some(some)) for some in self._store.pieces(find))
+
+    def size(self) -> int:
+        """Return how many jobs this queue has, whatever their state."""
+        self._store.prepare()
+        pipeline = operations.size(self._name, self._jobs.name)
+        with self._jobs.aggregate(pipeline) as counts:
+            return operations.read_size(counts)
+
+    def stats(self) -> dict[str, int]:
+        """Return the numbers of ``available``, ``scheduled``, ``locked`` and dead (``errors``)
+        jobs, and the ``total`` of all states."""
+        self._store.prepare()
+        with self._jobs.aggregate(operations.stats(self._name, self._jobs.name)) as counts:
+            return operations.read_stats(counts)
+
+    def repair(self) -> int:
+        """Return every stale lock now: jobs whose lease ran out are ready again, or dead when their
+        attempts are used up. Consumers that wait do this by themselves.
+
+        Returns how many. On a server so slow that it cuts a write of many short, those that the
+        write had changed by then are returned all the same, and are not in the number.
+        """
+        return run(self._consumer.repair())
+
+    def clear(self) -> int:
+        """Remove every job of this queue, running ones too; return how many."""
+        self._store.prepare()
+        removed = 0
+        for wanted in (*operations.all_of_queue(self._name), *operations.moved_back(self._name)):
+            removed += self._jobs.delete_many(wanted).deleted_count
+        return removed
+
+    def drop_max_attempts(self) -> int:
+        """Remove the jobs whose attempts are used up (the dead); return how many."""
+        self._store.prepare()
+        return self._jobs.delete_many(operations.of_queue(self._name, "dead")).deleted_count
+
+    def close(self) -> None:
+        """End the waits and iterations under way, and close the change stream, if one was opened.
+
+        The collection's client stays open, and the queue can be used again. May be called from any
+        thread, by a signal handler too; what it interrupts ends within a moment. In a process that
+        was forked it ends only what that does with the queue.
+        """
+        self._doorbell.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # internals
+
+    def _wait(self, limit: int, patience: float, closings: int) -> list[Job]:
+        return run(self._consumer.wait(self._claim, limit, patience, closings))
+
+    def _claim(self, limit: int) -> list[Job]:
+        return [Job(record, self._holder) for record in run(self._consumer.claim(limit))]
+
+
+class BlockingEnds:
+    """The :class:`~.holder.Holder` of the jobs that a queue object has claimed."""
+
+    def __init__(self, ends: Ends) -> None:
+        self._ends = ends
+
+    def complete(self, record: JobRecord, session: ClientSession | None) -> None:
+        run(self._ends.complete(record, session))
+
+    def error(self, record: JobRecord, message: str | None, delay: float | None) -> None:
+        run(self._ends.error(record, message, delay))
+
+    def discard(self, record: JobRecord, message: str) -> None:
+        run(self._ends.discard(record, message))
+
+    def progress(self, record: JobRecord, count: int | None) -> None:
+        run(self._ends.progress(record, count))
+
+    def release(self, record: JobRecord, delay: float | None) -> None:
+        run(self._ends.release(record, delay))

@@ -1,0 +1,267 @@
+"""Consumer: how jobs are taken from a queue, and waited for; the flows of both shells."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pymongo.errors import PyMongoError
+
+from .. import plain
+from ..clock import LONGEST_SLEEP, monotonic
+from ..failures import failure_facts, failure_name
+from ..outage import LoggedOutage
+from ..protocol import operations
+from ..protocol.document import JobRecord
+from ..store.given_up import GivenUp
+from ..store.lines import log_reaped
+from ..stream.verdict import READ_ERRORS, classify, is_final, passes, within
+from .job import facts
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from ..options import QueueOptions
+    from ..store.asynchronous import AsyncStore
+    from ..store.blocking import Store
+    from ..stream.async_doorbell import AsyncDoorbell
+    from ..stream.doorbell import Doorbell
+    from .flow import Flow
+
+    Claimed = TypeVar("Claimed")
+
+logger = plain.logger("streamqueue.queue")
+
+PROMOTE_EVERY = 1.0
+"""Seconds between two looks for due jobs and expired leases while there is other work to claim.
+With none, every claim looks."""
+CONTENDED_WINDOW = 16
+"""Candidates read beyond those wanted, to step aside into when another consumer was faster."""
+MOST_CONTENDED = 8
+"""Times that window grows, claim lost after claim lost."""
+MOST_LATE = 3
+"""Claims in a row that may take longer than their lease, until a call returns without a job: one is
+an election, and for several the lease is too short."""
+ELSEWHERE_EVERY = 5.0
+"""Seconds between two looks by those that wait for leases that ended in any queue: what a dead
+consumer held is back within its timeout and these. Costs 0.2 reads of an index a second."""
+ELSEWHERE_PAUSE = 0.1
+EXPIRED = 0.001
+"""The largest ``seconds_to_expiry`` that means that a lease has ended."""
+
+
+class Consumer:
+    """Claims the jobs of one queue, and returns what dead consumers held.
+
+    Args:
+        doorbell: rings when a job may have become ready.
+    """
+
+    def __init__(
+        self, store: Store | AsyncStore, doorbell: Doorbell | AsyncDoorbell, options: QueueOptions
+    ) -> None:
+        self._store = store
+        self._doorbell = doorbell
+        self._options = options
+        self._queues = [options.name]
+        self._passed_time = -math.inf
+        self._unplaced = False  # jobs without a priority are left
+        self._passing = LoggedOutage(logger, "promote", "Passing time")
+        self._looked = False  # a look for jobs has succeeded before
+        self._elsewhere_at = -math.inf
+        self._waiting = LoggedOutage(logger, "wait", "Looking for jobs")
+
+    def claim(self, limit: int) -> Flow[list[JobRecord]]:
+        """Claim up to `limit` ready jobs, the most urgent first; return none if there is none."""
+        yield self._store.untake_again()
+        timeout = self._options.timeout
+        passing = monotonic() - self._passed_time > PROMOTE_EVERY
+        if passing:
+            # Jobs that other programs inserted without a priority are given their place.
+            self._unplaced = yield self._store.adopt(self._queues)
+        contended = late = 0
+        while late < MOST_LATE:
+            window = limit + CONTENDED_WINDOW * contended
+            found = yield self._store.candidates(self._queues, window)
+            if not found:
+                if (yield from self._pass_time()):
+                    continue
+                return []
+            if contended:  # somebody was faster: step aside instead of racing for the head again
+                found = random.sample(found, min(limit, len(found)))
+            sent = monotonic()
+            records = yield from self._take(found[:limit])
+            if records and passing:
+                passing = False
+                yield from self._pass_time_meanwhile()
+                if monotonic() - sent > timeout / 2:  # that has used up their leases
+                    yield self._store.untake(given_up(records))
+                    continue
+            if records:
+                return records
+            late = late + 1 if self._store.late else 0
+            if contended == MOST_CONTENDED and self._store.unclaimable.full:
+                return []  # what can be seen are stuck ones, more than can be left out
+            contended = min(contended + 1, MOST_CONTENDED)
+        return []
+
+    def _take(self, found: Sequence[dict[str, Any]]) -> Flow[list[JobRecord]]:
+        options, records = self._options, []
+        documents = yield self._store.take(
+            found, options.consumer_id, options.timeout, self._limit_of
+        )
+        for document in documents:
+            record = JobRecord.from_document(document, max_attempts=options.max_attempts)
+            if record.damage is None:
+                records.append(record)
+            else:
+                yield from self._discard_damaged(record, record.damage)
+        return records
+
+    def _discard_damaged(self, record: JobRecord, damage: str) -> Flow[None]:
+        """Bury a claimed job that cannot be run; if that fails, its lease will return it: what was
+        claimed with it must not be lost over it."""
+        logger.error(
+            "Buried job %s of queue %s: %s",
+            record.id,
+            record.queue,
+            damage,
+            extra={"event": "job_dead", **facts(record), "reason": damage},
+        )
+        command = operations.discard(record.id, record.token, damage)
+        try:
+            yield self._store.jobs.update_one(*command)
+            self._store.buried("payload", 1)
+        except PyMongoError as error:
+            logger.warning(
+                "Job %s could not be buried: %s",
+                record.id,
+                failure_name(error),
+                extra={"event": "claim_left", **facts(record), **failure_facts(error)},
+            )
+
+    def wait(
+        self,
+        claim: Callable[[int], list[Claimed] | Awaitable[list[Claimed]]],
+        limit: int,
+        patience: float,
+        closings: int,
+    ) -> Flow[list[Claimed]]:
+        """Claim jobs; while there is none, wait for some, through outages too.
+
+        Args:
+            claim: runs :meth:`claim` the way that the shell does.
+            patience: how many seconds to wait for the first job.
+            closings: the doorbell's count of them when the call began; one more ends the wait.
+        """
+        if not self._store.clock.known:
+            yield self._store.prepare()
+        bell, deadline = self._doorbell, monotonic() + patience
+        mark: int | None = None
+        # The first look needs no stream, nor does any while there is work. But where no server is
+        # in reach, what opens a stream cannot take as long as what claims.
+        listening = bell.broken or not self._store.in_reach
+        look, due_at = True, math.inf
+        while bell.closings == closings:
+            yield bell.rest(closings, deadline)
+            left = deadline - monotonic()
+            try:
+                self._store.check_place()
+                if listening:
+                    # Listen first, then look: a job put in between rings.
+                    heard = yield bell.listen(closings, left)
+                    look, mark = look or heard != mark, heard
+                    if bell.closings != closings:
+                        break
+                yield self._store.prepare()
+                if look:
+                    jobs: list[Claimed] = yield claim(limit)
+                    self._looked = True
+                    if jobs or left <= 0:
+                        return jobs
+                if listening:
+                    with within(left):
+                        if look:
+                            due_in = yield self._store.seconds_to_next(self._queues)
+                            due_at = monotonic() + min(due_in, LONGEST_SLEEP)
+                        expired = yield from self._expired_elsewhere()
+                    if expired:
+                        yield from self._reap(None)
+            except READ_ERRORS as error:
+                if monotonic() >= deadline or not self._outlasts(error):
+                    raise  # an outage is not the same as no job
+                look = True
+                bell.pace.failed(classify(error))
+                if not bell.broken:
+                    self._waiting.failed(error, "Looking for jobs failed, trying again: %s")
+                continue
+            bell.pace.worked()
+            self._waiting.succeeded()
+            if mark is None:
+                listening = True
+                continue
+            left = min(deadline, due_at, self._elsewhere_at) - monotonic()
+            rang = yield bell.wait(mark, left, closings)
+            look = rang or monotonic() >= min(deadline, due_at)
+        return []
+
+    def _outlasts(self, error: Exception) -> bool:
+        """Return whether a wait goes on after an error: not after one of the first contact."""
+        if is_final(error) or self._doorbell.refused:
+            return False
+        return self._store.clock.known if passes(error) else self._looked
+
+    def _expired_elsewhere(self) -> Flow[bool]:
+        """Return whether a lease has ended in any queue of the collection; look now and then only.
+
+        The stream shows nothing of other queues, and this may be the last consumer of all. (A job
+        that does not say how many attempts it has is judged by what this queue allows.)
+        """
+        if monotonic() < self._elsewhere_at:
+            return False
+        self._elsewhere_at = monotonic() + ELSEWHERE_EVERY  # for the others that wait
+        left: float = yield self._store.seconds_to_expiry(None)
+        self._elsewhere_at = monotonic() + min(ELSEWHERE_EVERY, max(left, ELSEWHERE_PAUSE))
+        return left <= EXPIRED
+
+    def _pass_time(self) -> Flow[bool]:
+        """Promote due jobs and reap expired leases, some of them; return whether there were any."""
+        self._passed_time = -math.inf if self._unplaced else monotonic()
+        promoted = yield self._store.promote(self._queues)
+        reaped = yield from self._reap(self._queues)
+        return bool(reaped or promoted)
+
+    def _pass_time_meanwhile(self) -> Flow[None]:
+        """Pass time while there is always something to claim: after a claim, so that it stands in
+        front of none, and an error of it is not the caller's."""
+        try:
+            yield from self._pass_time()
+        except PyMongoError as error:
+            self._passing.failed(error, "Due jobs and expired leases are left for later: %s")
+        else:
+            self._passing.succeeded()
+
+    def repair(self) -> Flow[int]:
+        """Return every stale lock of the queue; return how many there were."""
+        yield self._store.prepare()
+        self._store.try_stuck_again()
+        total = 0
+        while count := (yield from self._reap(self._queues)):
+            total += count
+        return total
+
+    def _reap(self, queues: Sequence[str] | None) -> Flow[int]:
+        holders: set[str] = set()
+        reaped = yield self._store.reap(queues, self._limit_of, holders)
+        log_reaped(reaped, holders)
+        return int(reaped.total())
+
+    def _limit_of(self, _queue: str) -> int:
+        """Return how many attempts a job has that does not say, of whichever queue."""
+        return self._options.max_attempts
+
+
+def given_up(records: Sequence[JobRecord]) -> GivenUp:
+    """Return these claims as what is to be undone."""
+    return GivenUp.of((record.id, record.token) for record in records)

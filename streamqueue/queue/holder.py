@@ -1,0 +1,54 @@
+"""What a held job asks of whoever holds it: the writes that end its attempt, or note its progress.
+
+A queue object is asked by the jobs taken from it, and in a worker an attempt by its one job. Every
+call raises LeaseLost, and changes nothing, when the job is no longer held.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from pymongo.asynchronous.client_session import AsyncClientSession
+    from pymongo.synchronous.client_session import ClientSession
+
+    from ..protocol.document import JobRecord
+
+
+class Holder(Protocol):
+    """Writes what a :class:`~streamqueue.Job` says; the record carries the claim's token."""
+
+    def complete(self, record: JobRecord, session: ClientSession | None) -> None:
+        """Remove the job, in the session's transaction if there is one."""
+
+    def error(self, record: JobRecord, message: str | None, delay: float | None) -> None:
+        """Return the job after `delay` seconds (None: the backoff), or bury it as dead."""
+
+    def discard(self, record: JobRecord, message: str) -> None:
+        """Bury the job as dead."""
+
+    def progress(self, record: JobRecord, count: int | None) -> None:
+        """Store the count (None: keep the last one) and renew the lease."""
+
+    def release(self, record: JobRecord, delay: float | None) -> None:
+        """Return the job after `delay` seconds (None: at once) as it was before the claim."""
+
+
+class AsyncHolder(Protocol):
+    """Writes what an :class:`~streamqueue.AsyncJob` says: as :class:`Holder`, to be awaited."""
+
+    def complete(
+        self, record: JobRecord, session: AsyncClientSession | None
+    ) -> Awaitable[None]: ...
+
+    def error(
+        self, record: JobRecord, message: str | None, delay: float | None
+    ) -> Awaitable[None]: ...
+
+    def discard(self, record: JobRecord, message: str) -> Awaitable[None]: ...
+
+    def progress(self, record: JobRecord, count: int | None) -> Awaitable[None]: ...
+
+    def release(self, record: JobRecord, delay: float | None) -> Awaitable[None]: ...

@@ -1,0 +1,400 @@
+"""Job and AsyncJob: what a held job shows of itself, and what its consumer can say of it.
+
+The job's holder (``holder.py``) writes what is said.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import PyMongoError
+
+from .. import plain
+from ..durations import seconds
+from ..errors import ConfigurationError, LeaseLost, text_of
+from ..failures import failure_facts, failure_name
+from ..options import whole_number
+from ..protocol.operations import is_refusal
+from .flow import run, run_async
+from .outcome import end_of, outcome_of
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+    from types import TracebackType
+
+    from bson import ObjectId
+    from pymongo.asynchronous.client_session import AsyncClientSession
+    from pymongo.synchronous.client_session import ClientSession
+
+    from ..protocol.document import JobRecord
+    from .flow import Flow
+    from .holder import AsyncHolder, Holder
+
+logger = plain.logger("streamqueue.job")
+block_logger = plain.logger("streamqueue.queue")
+
+
+class JobView:
+    """A held job as it was when it was claimed. Reading it sends nothing."""
+
+    __slots__ = ("_ended", "_holder", "_record", "_session")
+
+    def __init__(self, record: JobRecord, holder: Any) -> None:
+        self._record = record
+        self._holder = holder
+        self._ended = False
+        self._session: Any = None  # of the transaction it was completed in
+
+    def _is_over(self, error: BaseException | None) -> bool:
+        """Return whether a block that ends, with this exception or none, has ended its job.
+
+        While the transaction that completes the job is open, another write would wait for that.
+        But an exception may have aborted the transaction.
+        """
+        if self._session is None or self._session.in_transaction:
+            return self._ended
+        return self._ended and error is None
+
+    def _begin_complete(self, session: Any) -> None:
+        """Note in which transaction the job is completed, or raise if it may not be now."""
+        if session is None:
+            self._check_beside_transaction(ends=True)
+        self._session = session if session is not None and session.in_transaction else None
+
+    def _check_beside_transaction(self, *, ends: bool) -> None:
+        """Raise if a write of the job beside its open transaction would wait for that, or spoil it.
+
+        One that `ends` the attempt waits only for a transaction that has completed the job.
+        """
+        if self._session is None or not self._session.in_transaction:
+            return
+        if self._ended or not ends:
+            raise ConfigurationError(
+                "the transaction that this job is completed in is open: any other call of the job "
+                "would wait for it, or change the job behind its snapshot; make it before or after"
+            )
+
+    @property
+    def id(self) -> ObjectId:
+        """The job's id, as ``put`` returned it."""
+        return self._record.id
+
+    @property
+    def queue(self) -> str:
+        """The name of the job's queue."""
+        return self._record.queue
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The payload."""
+        return self._record.data
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The payload: mongoqueue's name for ``data``."""
+        return self._record.data
+
+    @property
+    def priority(self) -> int:
+        """The priority of the job; a higher one runs first."""
+        return self._record.priority
+
+    @property
+    def attempts(self) -> int:
+        """How often the job was claimed, this claim included."""
+        return self._record.attempts
+
+    @property
+    def max_attempts(self) -> int:
+        """How often the job may be claimed before it is dead."""
+        return self._record.max_attempts
+
+    @property
+    def locked_by(self) -> str | None:
+        """The name of the consumer that holds the job. For people: it proves nothing."""
+        return self._record.locked_by
+
+    @property
+    def locked_at(self) -> datetime | None:
+        """When the job was claimed, by the server's clock (aware, UTC)."""
+        return self._record.locked_at
+
+    @property
+    def last_error(self) -> str | None:
+        """The message or traceback of the last failed attempt, or None."""
+        return self._record.last_error
+
+    @property
+    def key(self) -> str | None:
+        """The key of the job, or None; no other live job of the queue has it."""
+        return self._record.key
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace that the job was put in, as a W3C ``traceparent`` to hand on, or None."""
+        return self._record.traceparent
+
+    def _fail(self, error: BaseException) -> Flow[None]:
+        """Write what the exception of a block means for the job."""
+        end = end_of(error, outcome_of)
+        match end.kind:
+            case "released":
+                yield self._holder.release(self._record, end.delay)
+            case "discarded":
+                yield self._holder.discard(self._record, end.message)
+            case _:
+                yield self._holder.error(self._record, end.message, end.delay)
+        self._ended = True
+
+    def _is_left(self, problem: LeaseLost | PyMongoError, error: BaseException | None) -> bool:
+        """Log that the end of a block could not be written; return False if that is to be raised.
+
+        Args:
+            problem: what the write raised.
+            error: the exception that ended the block; it matters more. The lease returns the job.
+        """
+        if isinstance(problem, LeaseLost):
+            block_logger.warning(
+                "Job %s was no longer held at the end of its block",
+                self.id,
+                extra={"event": "lease_lost", **facts(self._record), "reason": "taken"},
+            )
+        elif error is None:
+            return False
+        elif is_refusal(problem):
+            log_refused(self._record, problem, "the end")
+        else:
+            # Without a traceback: it would show the block's exception too, which may quote the
+            # payload.
+            block_logger.error(
+                "The error of job %s could not be stored: %s",
+                self.id,
+                failure_name(problem),
+                extra={"event": "claim_left", **facts(self._record), **failure_facts(problem)},
+            )
+        return True
+
+    def __repr__(self) -> str:
+        # No payload: reprs end up in logs.
+        record = self._record
+        attempt = f"attempt {record.attempts} of {record.max_attempts}"
+        return f"<{type(self).__name__} {record.id} of queue {record.queue!r}, {attempt}>"
+
+
+class Job(JobView):
+    """A job this consumer holds. Made by :meth:`MongoQueue.next` and its like.
+
+    As a context manager it gives the payload; a clean exit completes the job, an exception is
+    stored with its traceback and raised again. What the block itself ended stays as it is.
+    """
+
+    __slots__ = ()
+    _holder: Holder
+
+    def complete(self, *, session: ClientSession | None = None) -> None:
+        """Complete the job: remove it from the queue.
+
+        Args:
+            session: complete in this session's transaction, with what else it writes. Make it the
+                transaction's last statement; the whole of it must fit into the lease, which a
+                worker does not renew meanwhile. Until it has ended, every other call of the job
+                raises ConfigurationError.
+
+        Raises:
+            LeaseLost: the job is no longer held, or not for long enough; nothing was changed.
+        """
+        self._begin_complete(session)
+        self._holder.complete(self._record, session)
+        self._ended = True
+
+    def error(self, message: str | None = None, *, delay: float | timedelta | None = None) -> None:
+        """Fail this attempt: the job comes back later, or is dead with no attempts left.
+
+        Args:
+            message: stored as ``last_error`` (its last 4096 characters).
+            delay: seconds (or a timedelta) until it is ready; 0: at once, None: by the backoff.
+
+        Raises:
+            LeaseLost: the job is no longer held; nothing was changed.
+        """
+        wait = None if delay is None else seconds(delay, "delay")
+        self._check_beside_transaction(ends=True)
+        self._holder.error(self._record, None if message is None else text_of(message), wait)
+        self._ended = True
+
+    def progress(self, count: int | None = None) -> None:
+        """Note progress of the job, and start its lock timeout again from now.
+
+        Args:
+            count: a whole number, stored as ``progress``; None keeps the last one.
+
+        Raises:
+            LeaseLost: the job is no longer held; nothing was changed.
+        """
+        if count is not None:
+            count = whole_number(count, "count", -(2**63), 2**63 - 1)
+        self._check_beside_transaction(ends=False)
+        self._holder.progress(self._record, count)
+
+    def release(self, *, delay: float | timedelta | None = None) -> None:
+        """Give the job back without blame: its attempts are as they were before the claim.
+
+        Args:
+            delay: seconds (or a timedelta) until the job is ready; at once by default.
+
+        Raises:
+            LeaseLost: the job is no longer held; nothing was changed.
+        """
+        wait = None if delay is None else seconds(delay, "delay")
+        self._check_beside_transaction(ends=True)
+        self._holder.release(self._record, wait)
+        self._ended = True
+
+    def __enter__(self) -> dict[str, Any]:
+        return self.data
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._is_over(error):
+            return
+        try:
+            if error is None:
+                self.complete()
+            else:
+                run(self._fail(error))
+        except (LeaseLost, PyMongoError) as problem:
+            if not self._is_left(problem, error):
+                raise
+
+
+class AsyncJob(JobView):
+    """A job this consumer holds. Made by :meth:`AsyncMongoQueue.next` and its like.
+
+    As a context manager it gives the payload; a clean exit completes the job, an exception is
+    stored with its traceback and raised again. What the block itself ended stays as it is.
+    """
+
+    __slots__ = ()
+    _holder: AsyncHolder
+
+    async def complete(self, *, session: AsyncClientSession | None = None) -> None:
+        """Complete the job: remove it from the queue.
+
+        Args:
+            session: complete in this session's transaction, with what else it writes. Make it the
+                transaction's last statement; the whole of it must fit into the lease, which a
+                worker does not renew meanwhile. Until it has ended, every other call of the job
+                raises ConfigurationError.
+
+        Raises:
+            LeaseLost: the job is no longer held, or not for long enough; nothing was changed.
+        """
+        self._begin_complete(session)
+        await self._holder.complete(self._record, session)
+        self._ended = True
+
+    async def error(
+        self, message: str | None = None, *, delay: float | timedelta | None = None
+    ) -> None:
+        """Fail this attempt: the job comes back later, or is dead with no attempts left.
+
+        Args:
+            message: stored as ``last_error`` (its last 4096 characters).
+            delay: seconds (or a timedelta) until it is ready; 0: at once, None: by the backoff.
+
+        Raises:
+            LeaseLost: the job is no longer held; nothing was changed.
+        """
+        wait = None if delay is None else seconds(delay, "delay")
+        self._check_beside_transaction(ends=True)
+        await self._holder.error(self._record, None if message is None else text_of(message), wait)
+        self._ended = True
+
+    async def progress(self, count: int | None = None) -> None:
+        """Note progress of the job, and start its lock timeout again from now.
+
+        Args:
+            count: a whole number, stored as ``progress``; None keeps the last one.
+
+        Raises:
+            LeaseLost: the job is no longer held; nothing was changed.
+        """
+        if count is not None:
+            count = whole_number(count, "count", -(2**63), 2**63 - 1)
+        self._check_beside_transaction(ends=False)
+        await self._holder.progress(self._record, count)
+
+    async def release(self, *, delay: float | timedelta | None = None) -> None:
+        """Give the job back without blame: its attempts are as they were before the claim.
+
+        Args:
+            delay: seconds (or a timedelta) until the job is ready; at once by default.
+
+        Raises:
+            LeaseLost: the job is no longer held; nothing was changed.
+        """
+        wait = None if delay is None else seconds(delay, "delay")
+        self._check_beside_transaction(ends=True)
+        await self._holder.release(self._record, wait)
+        self._ended = True
+
+    async def __aenter__(self) -> dict[str, Any]:
+        return self.data
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._is_over(error):
+            return
+        try:
+            if error is None:
+                await self.complete()
+            else:
+                await run_async(self._fail(error))
+        except (LeaseLost, PyMongoError) as problem:
+            if not self._is_left(problem, error):
+                raise
+
+
+def facts(record: JobRecord) -> dict[str, object]:
+    """Return what a line of the log says of a job: which one, and whose; never its payload."""
+    return {
+        "queue": record.queue,
+        "job_id": str(record.id),
+        "attempt": record.attempts,
+        "max_attempts": record.max_attempts,
+        "consumer": record.locked_by,
+    }
+
+
+def log_shortened(record: JobRecord, error: PyMongoError) -> None:
+    """Log that the server took the end of an attempt only without a part of what it says."""
+    logger.warning(
+        "The end of job %s was written without its message, which was refused: %s",
+        record.id,
+        failure_name(error),
+        extra={"event": "end_shortened", **facts(record), **failure_facts(error)},
+    )
+
+
+def log_refused(record: JobRecord, error: PyMongoError, what: str) -> None:
+    """Log that the server will never take a write of an attempt, nor a smaller one."""
+    logger.error(
+        "The server refuses %s of job %s: %s",
+        what,
+        record.id,
+        failure_name(error),
+        extra={
+            "event": "end_refused",
+            **facts(record),
+            "reason": f"the server refuses {what}",
+            **failure_facts(error),
+        },
+    )

@@ -1,0 +1,98 @@
+"""Outcomes: what the exception of a handler, or of a job's block, means for its attempt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from ..durations import seconds
+from ..errors import Discard, Outcome, Retry, Snooze, text_of, type_name
+from ..tracebacks import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class End(NamedTuple):
+    """What an exception means for its attempt, as plain text and numbers.
+
+    Attributes:
+        kind: failed counts as an attempt, released does not; discarded is dead at once.
+        message: the text that is stored on the job.
+        delay: seconds until it is ready; None of a failed one is the backoff.
+        asked: whether the handler asked for this end, which then is no failure to complain of.
+        mistake: the class of the error in what the handler asked for, or None.
+    """
+
+    kind: Literal["failed", "released", "discarded"]
+    message: str = ""
+    delay: float | None = None
+    asked: bool = False
+    mistake: str | None = None
+
+
+def end_of(error: BaseException, judge: Callable[[BaseException], Outcome | None]) -> End:
+    """Return what an exception means for its attempt.
+
+    Never raises, whatever somebody's exception does when it is looked at.
+
+    Args:
+        judge: :func:`outcome_of` or :func:`asked_outcome`.
+    """
+    outcome = None
+    try:
+        outcome = judge(error)
+        match outcome:
+            case Retry(delay=delay):
+                wait = None if delay is None else seconds(delay, "Retry(delay=)")
+                return End("failed", describe(error), wait, asked=True)
+            case Snooze(delay=delay):
+                return End("released", delay=seconds(delay, "Snooze(delay=)"), asked=True)
+            case Discard(reason=reason):
+                return End("discarded", text_of(reason), asked=True)
+    except BaseException as problem:  # Retry(delay="soon"), or one with an odd __class__
+        if outcome is not None:
+            return End("failed", describe(problem), asked=True, mistake=type_name(problem))
+    return End("failed", describe(error))
+
+
+def outcome_of(error: BaseException) -> Outcome | None:
+    """Return the outcome that the exception of a block stands for, or None for a failure.
+
+    What is not an ``Exception`` (Ctrl-C, cancellation, the interpreter going down) says nothing
+    about the job: it is given back without blame.
+    """
+    leaves = list(_leaves(error))
+    if any(isinstance(leaf, Exception) and not isinstance(leaf, Outcome) for leaf in leaves):
+        return None
+    return asked_outcome(error) or Snooze(0)
+
+
+def asked_outcome(error: BaseException) -> Outcome | None:
+    """Return the outcome that was raised, bare or in a group that holds nothing else.
+
+    Of several, the one that decides most: discarding a job comes before retrying it, and that
+    before snoozing it.
+    """
+    best: Outcome | None = None
+    for leaf in _leaves(error):
+        if not isinstance(leaf, Outcome):
+            return None
+        if best is None or _rank(leaf) < _rank(best):
+            best = leaf
+    return best
+
+
+def _rank(outcome: Outcome) -> int:
+    kinds = (Discard, Retry, Snooze)
+    return next((rank for rank, kind in enumerate(kinds) if isinstance(outcome, kind)), len(kinds))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Return the exceptions of a group that are no groups themselves; of any other, itself."""
+    groups = [error]
+    while groups:
+        found = groups.pop()
+        if isinstance(found, BaseExceptionGroup):
+            groups.extend(reversed(found.exceptions))
+        else:
+            yield found

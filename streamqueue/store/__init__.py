@@ -1,0 +1,1 @@
+"""The jobs collection: checked, sent to, and its answers read."""

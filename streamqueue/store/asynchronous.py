@@ -1,0 +1,335 @@
+"""The jobs collection for the async shell and the worker: how it sends, and how it waits.
+
+Writes are shielded: what has been sent is awaited to its end, cancelled or not, because a cancelled
+write has usually been applied.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+
+import anyio
+import pymongo
+from anyio import CancelScope, Lock
+from anyio.lowlevel import current_token
+from bson import ObjectId, Timestamp
+from pymongo import ReturnDocument
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
+
+from .. import driver
+from ..clock import LONGEST_SLEEP
+from ..durations import milliseconds
+from ..errors import ForeignLoop
+from ..options import MAX_BATCH
+from ..protocol import foreign, operations
+from ..protocol.document import BARE_CODEC, CODEC
+from .answered import answered_within
+from .collection import UNAUTHORIZED, jobs_collection
+from .flows import changes, claims, setting_up, steps, timers
+from .state import StoreState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+    from contextlib import AbstractContextManager
+
+    from bson.codec_options import CodecOptions
+    from pymongo import UpdateOne
+
+    from .flows.steps import Flow, Result
+
+driver.bear_cancellation()
+
+REPLY_GRACE = 0.5
+"""Seconds that the answer of a write with a limit may take beyond the limit, which is the server's:
+whoever stops waiting at the same moment closes the connection, and learns less."""
+
+Arguments = ParamSpec("Arguments")
+
+
+def _driven(
+    flow: Callable[Concatenate[StoreState, Arguments], Flow[Result]],
+) -> Callable[Concatenate[AsyncStore, Arguments], Coroutine[Any, Any, Result]]:
+    """Return the method that drives a flow to its end."""
+
+    @wraps(flow)
+    def method(
+        self: AsyncStore, /, *arguments: Arguments.args, **options: Arguments.kwargs
+    ) -> Coroutine[Any, Any, Result]:
+        return self._drive(flow(self, *arguments, **options))
+
+    return method
+
+
+class AsyncStore(StoreState):
+    """The collection and the server's clock.
+
+    Args:
+        patience: seconds a command may take. A connection can be wedged, alive and silent for ever:
+            without a limit so is whoever waits. None leaves it to the client's settings.
+    """
+
+    def __init__(self, collection: object, *, patience: float | None = None) -> None:
+        super().__init__()
+        self._patience = patience
+        self.jobs: AsyncCollection[Any] = jobs_collection(collection, AsyncCollection)
+        self._raw = self.jobs.with_options(codec_options=foreign.RAW_CODEC)
+        self._safe = self.jobs.with_options(read_concern=ReadConcern("majority"))
+        self._committed = self._raw.with_options(read_concern=ReadConcern("majority"))
+        self._loop: object = None
+        self._building = Lock()
+        self._claim_given_up = anyio.Event()
+
+    prepare = _driven(setting_up.prepare)
+    require_key_index = _driven(setting_up.require_key_index)
+    look_up = _driven(setting_up.look_up)
+    candidates = _driven(claims.candidates)
+    adopt = _driven(claims.adopt)
+    take = _driven(claims.take)
+    untake = _driven(claims.untake)
+    untake_again = _driven(claims.untake_again)
+    requeue = _driven(changes.requeue)
+    promote = _driven(timers.promote)
+    reap = _driven(timers.reap)
+    seconds_to_next = _driven(timers.seconds_to_next)
+    seconds_to_due = _driven(timers.seconds_to_due)
+    seconds_to_expiry = _driven(timers.seconds_to_expiry)
+
+    async def _drive(self, flow: Flow[Result]) -> Result:
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    answer = await _ANSWERS[type(step)](self, *step)
+                except BaseException as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(answer)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+    def check_place(self) -> None:
+        """Raise if this is not the process and event loop whose connections these are."""
+        super().check_place()
+        loop = current_token()
+        if loop != self._loop:
+            if self._loop is not None:
+                raise ForeignLoop
+            self._loop = loop
+
+    def limit(self) -> AbstractContextManager[object]:
+        """Return a context in which no command waits for ever."""
+        return nullcontext() if self._patience is None else pymongo.timeout(self._patience)
+
+    async def check_rights(self) -> None:
+        """Try what a worker does to its jobs, on one that does not exist.
+
+        A worker without these rights would start, and fail with the jobs: one that may not remove
+        them would run each until its attempts are used up.
+
+        Raises:
+            OperationFailure: the user has no right to it. Other troubles show, and pass, later.
+        """
+        no_job = operations.held(ObjectId(), operations.new_token())
+        for attempt in (
+            partial(self.jobs.find_one, no_job, {"_id": 1}),
+            partial(self.jobs.update_one, no_job, [{"$set": {"state": "ready"}}]),
+            partial(self.jobs.delete_one, no_job),
+        ):
+            try:
+                with CancelScope(shield=True), self.limit():
+                    await attempt()
+            except OperationFailure as error:
+                if error.code == UNAUTHORIZED:
+                    raise
+            except PyMongoError:
+                pass
+
+    async def pieces(self, command: operations.Find) -> AsyncGenerator[list[dict[str, Any]]]:
+        """Yield the answer to a read in pieces of a thousand, each of which may be changed then."""
+        some: list[dict[str, Any]] = []
+        async with self._raw.find(
+            *command[:2], sort=command.sort, limit=command.limit, batch_size=timers.BATCH
+        ) as cursor:
+            async for found in cursor:
+                some.append(self.read(found))
+                if len(some) == timers.BATCH:
+                    yield some
+                    some = []
+        if some:
+            yield some
+
+    async def find(
+        self,
+        command: operations.Find,
+        codec: CodecOptions[Any] | None = None,
+        committed: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Send a read and return all of its answer, decoded with `codec` if one is given.
+
+        Asked for in one batch (by itself the first has 101 documents): that is one round trip, and
+        leaves no cursor behind on the server when the reader is cancelled between two.
+        """
+        jobs = self._safe if committed else self._raw if command.bare else self.jobs
+        with self.limit():
+            async with (jobs if codec is None else jobs.with_options(codec_options=codec)).find(
+                command.filter,
+                command.projection,
+                sort=command.sort,
+                limit=command.limit,
+                batch_size=abs(command.limit) or MAX_BATCH,
+            ) as cursor:
+                found: list[Any] = await cursor.to_list()
+                return list(map(self.read, found)) if command.bare else found
+
+    async def find_committed(
+        self, command: operations.Find
+    ) -> tuple[list[dict[str, Any]], Timestamp]:
+        """Read what the majority has; return all of it, and the moment at which it was so."""
+        client = self.jobs.database.client
+        with self.limit():
+            async with (
+                client.start_session(causal_consistency=False) as session,
+                self._committed.find(
+                    command.filter,
+                    command.projection,
+                    sort=command.sort,
+                    limit=command.limit,
+                    batch_size=abs(command.limit) or MAX_BATCH,
+                    session=session,
+                ) as cursor,
+            ):
+                found = list(map(self.read, await cursor.to_list()))
+                return found, session.operation_time or Timestamp(0, 0)
+
+    async def changed_between(
+        self, ids: Sequence[Any], first: Timestamp, last: Timestamp
+    ) -> list[Any]:
+        """Return the ids of those jobs that were written to after one moment and by another."""
+        after = Timestamp(first.time, first.inc + 1)
+        changed = []
+        with CancelScope(shield=True), self.limit():  # the read of a stream must not be cancelled
+            jobs = self._committed.with_options(codec_options=BARE_CODEC)
+            async with await jobs.watch(
+                operations.changes(ids, last), start_at_operation_time=after, max_await_time_ms=100
+            ) as stream:
+                while (event := await stream.try_next()) is not None:
+                    changed.append(event["documentKey"]["_id"])
+        return changed
+
+    async def _command(self, document: operations.Document, limited: bool) -> dict[str, Any]:
+        limit: AbstractContextManager[object] = self.limit() if limited else nullcontext()
+        with limit:
+            reply: dict[str, Any] = await self.jobs.database.command(document, codec_options=CODEC)
+        return reply
+
+    async def _hello(self, limit: float | None) -> dict[str, Any]:
+        with nullcontext() if limit is None else pymongo.timeout(limit):
+            return await self.jobs.database.client.admin.command("hello", codec_options=CODEC)
+
+    async def _update_and_get(
+        self, command: operations.Update, limit: float
+    ) -> dict[str, Any] | None:
+        # (Under ``pymongo.timeout(0)`` the driver would try a write like this one again for ever.)
+        change = self.jobs.find_one_and_update(
+            *command, return_document=ReturnDocument.AFTER, maxTimeMS=milliseconds(limit)
+        )
+        document: dict[str, Any] | None = await answered_within(change, limit, self._patience)
+        return document
+
+    async def _update_many(self, command: operations.Update, limit: float) -> tuple[int, int]:
+        return await self.update_within(command, limit, grace=self._patience)
+
+    async def _update_without_limit(self, command: operations.Update) -> None:
+        with self.limit():
+            await self.jobs.update_one(*command)
+
+    async def _update_each(self, changes: Sequence[UpdateOne]) -> int:
+        return (await self.jobs.bulk_write(changes, ordered=False)).modified_count
+
+    async def _pause(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+    async def _in_turn(self, flow: Flow[Result], wait: bool) -> Result | None:
+        if not wait and self._building.locked():
+            return None
+        async with self._building:
+            return await self._drive(flow)
+
+    async def _shielded(self, flow: Flow[Result]) -> Result:
+        with CancelScope(shield=True):
+            result: Result = await self._drive(flow)
+        return result
+
+    def claim_given_up(self) -> None:
+        """Make :meth:`keep_untaking` look."""
+        self._claim_given_up.set()
+
+    async def keep_untaking(self) -> None:
+        """Do so whenever it is time to, for ever."""
+        while True:
+            with anyio.move_on_after(min(self.given_up.wait(), LONGEST_SLEEP)):
+                self._claim_given_up = anyio.Event()
+                await self._claim_given_up.wait()
+            await self.untake_again()
+
+    # writes for many, with a limit of the server's
+
+    async def update_within(
+        self, command: operations.Update, limit: float, *, grace: float | None = REPLY_GRACE
+    ) -> tuple[int, int]:
+        """Update the documents of a filter; return how many matched, and how many were changed.
+
+        A document that somebody's open transaction has changed makes a write wait inside the
+        server, and with it all that share the write. So the server gives up after `limit` seconds;
+        then some of the documents may have been changed, and whoever asked sends smaller parts.
+
+        The call is shielded, and obeys no ``pymongo.timeout``, which would take the limit's place.
+        Its answer may take `grace` seconds more; None leaves that to the client's settings.
+
+        Raises:
+            ExecutionTimeout: the limit was met. (A limit met while the majority was waited for is a
+                WriteConcernError: then all of it was applied.)
+            WriteConcernError: it was applied, and is not known to be safe.
+            WriteError: a document cannot be changed so; those before it may have been.
+            NetworkTimeout: no answer, not even a while after the limit.
+        """
+        reply = await self._command_within(operations.update_within, command, limit, grace)
+        return reply["n"], reply["nModified"]
+
+    async def delete_within(self, wanted: dict[str, Any], limit: float) -> int:
+        """Delete the documents of a filter; return how many. Else like :meth:`update_within`."""
+        deleted: int = (await self._command_within(operations.delete_within, wanted, limit))["n"]
+        return deleted
+
+    async def _command_within(
+        self,
+        make: Callable[..., dict[str, Any]],
+        what: object,
+        limit: float,
+        grace: float | None = REPLY_GRACE,
+    ) -> dict[str, Any]:
+        command = make(self.jobs.name, what, limit, self.jobs.write_concern.document)
+        with pymongo.timeout(0):
+            sent = self.jobs.database.command(command, codec_options=CODEC)
+            reply = await answered_within(sent, limit, grace)
+        operations.check_reply(reply)
+        return reply
+
+
+_ANSWERS: dict[type, Callable[..., Awaitable[Any]]] = {
+    steps.Read: AsyncStore.find,
+    steps.Command: AsyncStore._command,
+    steps.Hello: AsyncStore._hello,
+    steps.UpdateMany: AsyncStore._update_many,
+    steps.UpdateAndGet: AsyncStore._update_and_get,
+    steps.UpdateWithoutLimit: AsyncStore._update_without_limit,
+    steps.UpdateEach: AsyncStore._update_each,
+    steps.Pause: AsyncStore._pause,
+    steps.InTurn: AsyncStore._in_turn,
+    steps.Shielded: AsyncStore._shielded,
+}

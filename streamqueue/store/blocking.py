@@ -1,0 +1,196 @@
+"""The jobs collection for the blocking shell: how it sends, and how it waits; no policy."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import nullcontext
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+
+import pymongo
+from pymongo import ReturnDocument
+from pymongo.read_concern import ReadConcern
+from pymongo.synchronous.collection import Collection
+
+from ..durations import milliseconds
+from ..options import MAX_BATCH
+from ..protocol import foreign, operations
+from ..protocol.document import CODEC
+from .collection import jobs_collection
+from .flows import changes, claims, setting_up, steps, timers
+from .state import StoreState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from bson.codec_options import CodecOptions
+    from pymongo import UpdateOne
+
+    from .flows.steps import Flow, Result
+
+Arguments = ParamSpec("Arguments")
+
+
+def _driven(
+    flow: Callable[Concatenate[StoreState, Arguments], Flow[Result]],
+) -> Callable[Concatenate[Store, Arguments], Result]:
+    """Return the method that drives a flow to its end."""
+
+    @wraps(flow)
+    def method(self: Store, /, *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+        return self._drive(flow(self, *arguments, **options))
+
+    return method
+
+
+class Store(StoreState):
+    """The collection and the server's clock."""
+
+    def __init__(self, collection: object) -> None:
+        super().__init__()
+        self.jobs: Collection[Any] = jobs_collection(collection, Collection)
+        self._raw = self.jobs.with_options(codec_options=foreign.RAW_CODEC)
+        self._safe = self.jobs.with_options(read_concern=ReadConcern("majority"))
+        self._building = threading.RLock()  # a signal handler may put, too
+
+    prepare = _driven(setting_up.prepare)
+    require_key_index = _driven(setting_up.require_key_index)
+    look_up = _driven(setting_up.look_up)
+    candidates = _driven(claims.candidates)
+    adopt = _driven(claims.adopt)
+    take = _driven(claims.take)
+    untake = _driven(claims.untake)
+    untake_again = _driven(claims.untake_again)
+    requeue = _driven(changes.requeue)
+    promote = _driven(timers.promote)
+    reap = _driven(timers.reap)
+    seconds_to_next = _driven(timers.seconds_to_next)
+    seconds_to_due = _driven(timers.seconds_to_due)
+    seconds_to_expiry = _driven(timers.seconds_to_expiry)
+
+    def _drive(self, flow: Flow[Result]) -> Result:
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    answer = _ANSWERS[type(step)](self, *step)
+                except BaseException as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(answer)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+    def pieces(self, command: operations.Find) -> Iterator[list[dict[str, Any]]]:
+        """Yield the answer to a read in pieces of a thousand, each of which may be changed then."""
+        some: list[dict[str, Any]] = []
+        with self._raw.find(
+            *command[:2], sort=command.sort, limit=command.limit, batch_size=timers.BATCH
+        ) as cursor:
+            for found in cursor:
+                some.append(self.read(found))
+                if len(some) == timers.BATCH:
+                    yield some
+                    some = []
+        if some:
+            yield some
+
+    def find(
+        self,
+        command: operations.Find,
+        codec: CodecOptions[Any] | None = None,
+        committed: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Send a read and return all of its answer, decoded with `codec` if one is given.
+
+        Asked for in one batch: by itself the first has 101 documents.
+        """
+        jobs = self._safe if committed else self._raw if command.bare else self.jobs
+        with (jobs if codec is None else jobs.with_options(codec_options=codec)).find(
+            command.filter,
+            command.projection,
+            sort=command.sort,
+            limit=command.limit,
+            batch_size=abs(command.limit) or MAX_BATCH,
+        ) as cursor:
+            return list(map(self.read, cursor) if command.bare else cursor)
+
+    def _command(self, document: operations.Document, _limited: bool) -> dict[str, Any]:
+        return self.jobs.database.command(document, codec_options=CODEC)
+
+    def _hello(self, limit: float | None) -> dict[str, Any]:
+        with nullcontext() if limit is None else pymongo.timeout(limit):
+            return self.jobs.database.client.admin.command("hello", codec_options=CODEC)
+
+    def _update_and_get(self, command: operations.Update, limit: float) -> dict[str, Any] | None:
+        # (Under ``pymongo.timeout(0)`` the driver would try a write like this one again for ever.)
+        document: dict[str, Any] | None = self.jobs.find_one_and_update(
+            *command, return_document=ReturnDocument.AFTER, maxTimeMS=milliseconds(limit)
+        )
+        return document
+
+    def _update_without_limit(self, command: operations.Update) -> None:
+        self.jobs.update_one(*command)
+
+    def _update_each(self, changes: Sequence[UpdateOne]) -> int:
+        return self.jobs.bulk_write(changes, ordered=False).modified_count
+
+    def _pause(self, seconds: float) -> None:
+        threading.Event().wait(seconds)
+
+    def _in_turn(self, flow: Flow[Result], wait: bool) -> Result | None:
+        if not self._building.acquire(blocking=wait):
+            return None
+        try:
+            return self._drive(flow)
+        finally:
+            self._building.release()
+
+    # writes for many, with a limit of the server's
+
+    def update_within(self, command: operations.Update, limit: float) -> tuple[int, int]:
+        """Update the documents of a filter; return how many matched, and how many were changed.
+
+        A document that somebody's open transaction has changed makes a write wait inside the
+        server, and with it all that share the write. So the server gives up after `limit` seconds;
+        then some of the documents may have been changed, and whoever asked sends smaller parts.
+
+        The call obeys no ``pymongo.timeout``, which would take the limit's place.
+
+        Raises:
+            ExecutionTimeout: the limit was met. (A limit met while the majority was waited for is a
+                WriteConcernError: then all of it was applied.)
+            WriteConcernError: it was applied, and is not known to be safe.
+            WriteError: a document cannot be changed so; those before it may have been.
+        """
+        reply = self._command_within(operations.update_within, command, limit)
+        return reply["n"], reply["nModified"]
+
+    def delete_within(self, wanted: dict[str, Any], limit: float) -> int:
+        """Delete the documents of a filter; return how many. Else like :meth:`update_within`."""
+        deleted: int = (self._command_within(operations.delete_within, wanted, limit))["n"]
+        return deleted
+
+    def _command_within(
+        self, make: Callable[..., dict[str, Any]], what: object, limit: float
+    ) -> dict[str, Any]:
+        command = make(self.jobs.name, what, limit, self.jobs.write_concern.document)
+        with pymongo.timeout(0):
+            reply = self.jobs.database.command(command, codec_options=CODEC)
+            operations.check_reply(reply)
+            return reply
+
+
+_ANSWERS: dict[type, Callable[..., Any]] = {
+    steps.Read: Store.find,
+    steps.Command: Store._command,
+    steps.Hello: Store._hello,
+    steps.UpdateMany: Store.update_within,
+    steps.UpdateAndGet: Store._update_and_get,
+    steps.UpdateWithoutLimit: Store._update_without_limit,
+    steps.UpdateEach: Store._update_each,
+    steps.Pause: Store._pause,
+    steps.InTurn: Store._in_turn,
+    steps.Shielded: Store._drive,
+}

@@ -1,0 +1,89 @@
+"""Changes of many jobs together, though one of them spoils that; and what is done with it then."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pymongo import UpdateOne
+from pymongo.errors import BulkWriteError, ExecutionTimeout, OperationFailure, WriteConcernError
+
+from ...clock import monotonic
+from ...protocol import operations
+from .steps import Shielded, UpdateEach, UpdateMany
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ..refused import StuckJobs
+    from ..state import StoreState
+    from .steps import Flow
+
+
+def change(store: StoreState, command: operations.Update, *, again: bool = True) -> Flow[int]:
+    """Update many documents under the limit for shared writes; return how many changed.
+
+    `again`: whether it does no harm to do it twice, as it may be when the majority is slow.
+
+    Raises:
+        ExecutionTimeout: the limit was met; some may have changed.
+        PyMongoError: any other trouble.
+    """
+    while True:
+        sent, seconds = monotonic(), store.write_limit.seconds
+        try:
+            _, changed = yield UpdateMany(command, seconds)
+        except WriteConcernError as error:
+            if not (again and store.write_limit.cut_short(error)):
+                raise
+        else:
+            store.write_limit.kept(monotonic() - sent)
+            return int(changed)
+
+
+def change_each(
+    store: StoreState,
+    ids: Sequence[Any],
+    command: Callable[[Sequence[Any]], operations.Update],
+    stuck: StuckJobs,
+    smaller: Callable[[Sequence[Any]], operations.Update] | None = None,
+) -> Flow[int]:
+    """Send one update for all, or, when a document spoils it, for ever smaller parts of them; count
+    changes. `smaller` is tried for one that does not take the other."""
+    if not ids:
+        return 0
+    try:
+        changed: int = yield Shielded(change(store, command(ids)))
+        return changed
+    except OperationFailure as error:
+        if not operations.is_spoiled(error):
+            raise
+        if len(ids) == 1:
+            if isinstance(error, ExecutionTimeout):
+                store.write_limit.met()
+            elif smaller is not None:
+                return (yield from change_each(store, ids, smaller, stuck))
+            stuck.refused(ids[0], error)
+            return 0
+    total = 0
+    for part in operations.parts(ids):
+        total += yield from change_each(store, part, command, stuck, smaller)
+    return total
+
+
+def requeue(
+    _store: StoreState, queue: str, died: Sequence[dict[str, Any]]
+) -> Flow[tuple[int, list[tuple[Any, Exception]]]]:
+    """Make the jobs of these deaths ready again, in one command; return how many that was, and
+    which stay dead, and why. Whoever died again since, or was requeued, is neither.
+
+    Raises:
+        PyMongoError: of the server. The outcome of those that it did not answer for is unknown.
+    """
+    try:
+        count: int = yield UpdateEach(
+            [UpdateOne(*operations.requeue(queue, one["_id"], one)) for one in died]
+        )
+    except BulkWriteError as error:
+        count = int((error.details or {}).get("nModified", 0))
+        return count, operations.refused_of_each(error, died)
+    return count, []

@@ -1,0 +1,219 @@
+"""What must hold before anything is sent: the server's time, the kind of collection, indexes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import (
+    AutoReconnect,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
+
+from ...clock import monotonic
+from ...durations import milliseconds
+from ...errors import ReplicaSetRequired
+from ...protocol import operations
+from ...protocol.document import INDEXES
+from ..collection import HELLO_SECONDS, UNAUTHORIZED, WRITE_TIMEOUT_MS, check_hello
+from ..indexes import BUILD_SECONDS, check_kind
+from .steps import Command, Hello, InTurn, Read
+
+if TYPE_CHECKING:
+    from ..state import StoreState
+    from .steps import Flow
+
+LOOK_MS = 2000
+"""How long a first call waits to see what kind of collection it has."""
+
+
+def prepare(store: StoreState, *, build: bool = True) -> Flow[None]:
+    """Check what must hold before anything is sent; nearly free after the first time.
+
+    Only the first time refuses a server. Later one that does not answer, or that is not (yet, or
+    again) part of a replica set, is an outage, which is for what is sent next to meet.
+
+    Also creates the indexes, where somebody has to, unless somebody else here is at it: most calls
+    need not wait for that. Not without `build`: inside a transaction, which may hold what the
+    server would have to wait for.
+
+    Raises:
+        ConfigurationError: a collection that is not for jobs. The first time, like the server.
+        ReplicaSetRequired: a standalone server.
+        ForkedProcess: made before a fork.
+        ForeignLoop: an async store that was used in another event loop before.
+    """
+    store.check_place()
+    if store.clock.stale:
+        try:
+            try:
+                yield from _ask_time(store)
+            except ServerSelectionTimeoutError:
+                raise
+            except AutoReconnect:  # a member that is going down: another one is asked
+                yield from _ask_time(store)
+        except (PyMongoError, ReplicaSetRequired):
+            if not store.clock.known:
+                raise
+            store.clock.unanswered()
+    if not store.kind_known:
+        yield from _check_kind(store)
+    if build and store.indexes.wanted:
+        yield InTurn(_build_wanted(store), wait=False)
+
+
+def _ask_time(store: StoreState) -> Flow[None]:
+    sent = monotonic()
+    # The first time it may have to sit out an election.
+    hello = yield Hello(HELLO_SECONDS if store.clock.known else None)
+    received = monotonic()
+    check_hello(hello)
+    store.clock.observe(hello["localTime"], sent, received)
+
+
+def _check_kind(store: StoreState) -> Flow[None]:
+    """Refuse a collection that is not for jobs, where the user may see what it is."""
+    try:
+        reply = yield from _look(operations.describe_collection(store.jobs.name, LOOK_MS))
+        indexes = None if reply is not None else (yield from _indexes_there(store))
+    except OperationFailure:  # it may be locked by a transaction: the next call looks again
+        return
+    found = None if reply is None else reply.get("cursor", {}).get("firstBatch", [])
+    check_kind(store.jobs.full_name, found, indexes)
+    store.kind_known = True
+
+
+def require_key_index(store: StoreState, queue: str, *, build: bool) -> Flow[None]:
+    """Raise unless the index that keeps keys unique is there, made now if need be and `build`.
+
+    To be called before every insert of a job with a key: nobody says so when a collection is
+    dropped, and the insert would make it anew, without indexes.
+
+    Raises:
+        ConfigurationError: it is not there; nothing was put.
+    """
+    builds = store.indexes.builds
+    failure: PyMongoError | None = None
+    there = yield from _key_index_there(store, queue)
+    if not there and build:
+        failure = yield InTurn(_build_unless_tried(store, builds), wait=True)
+        there = yield from _key_index_there(store, queue)
+        if there is None and store.indexes.in_the_way is None:
+            return  # who may create and not look: the server would not have said that it did
+    if not there:
+        if failure is not None and not isinstance(failure, OperationFailure):
+            raise failure  # an outage, which may be over in a moment
+        raise store.indexes.refusal(build=build, seen=there is not None)
+
+
+def _build_wanted(store: StoreState) -> Flow[None]:
+    if store.indexes.wanted:
+        yield from _build_indexes(store)
+
+
+def _build_unless_tried(store: StoreState, builds: int) -> Flow[PyMongoError | None]:
+    if store.indexes.builds != builds or store.indexes.hopeless:
+        return None
+    return (yield from _build_indexes(store))
+
+
+def _build_indexes(store: StoreState) -> Flow[PyMongoError | None]:
+    """Create the indexes, one at a time; return why that failed, if it did. They never stand in
+    front of the work: then they are tried again later."""
+    try:
+        yield from _create_indexes(store)
+    except PyMongoError as error:
+        store.indexes.failed(error)
+        return error
+    return None
+
+
+def _create_indexes(store: StoreState) -> Flow[None]:
+    command = partial(
+        operations.create_indexes,
+        store.jobs.name,
+        store.jobs.write_concern.document,
+        limit_ms=milliseconds(BUILD_SECONDS),
+    )
+    try:
+        # The reply may say that they are there and not yet safe, as during a step-down: no reason
+        # to stop, a majority will follow. A put that needs one waits for the majority.
+        store.indexes.made([(yield Command(command(), limited=False))])
+        return
+    except OperationFailure as error:
+        # A consumer's role need not include createIndex: `streamqueue init` is run by somebody
+        # whose role does.
+        if error.code == UNAUTHORIZED:
+            store.indexes.refused((yield from _indexes_there(store)))
+            return
+        if error.code not in operations.INDEX_ERRORS:
+            raise
+    replies, blocked = [], []
+    for index in INDEXES:  # one stands in the way of all that are asked for together
+        try:
+            replies.append((yield Command(command([index.document]), limited=False)))
+        except OperationFailure as error:
+            if error.code not in operations.INDEX_ERRORS:
+                raise
+            blocked.append((index.document, error))
+    store.indexes.made(replies)
+    there = yield from _indexes_there(store)
+    for document, reason in blocked:
+        store.indexes.blocked(document, reason, there)
+
+
+def _indexes_there(store: StoreState) -> Flow[list[dict[str, Any]] | None]:
+    """Return the indexes; None if the user may not look."""
+    reply = yield from _look(operations.list_indexes(store.jobs.name, WRITE_TIMEOUT_MS))
+    return None if reply is None else reply.get("cursor", {}).get("firstBatch", [])
+
+
+def _key_index_there(store: StoreState, queue: str) -> Flow[bool | None]:
+    """Return whether the index that keeps keys unique is there; None if the user may not look.
+
+    It costs a round trip, and only who puts with a key pays it.
+    """
+    there = yield from _indexes_there(store)
+    if there is not None:
+        names = [str(one["name"]) for one in there if operations.keeps_keys_unique(one)]
+        store.indexes.key_name = names[0] if names else store.indexes.key_name
+        return bool(names)
+    reply = yield from _look(operations.explain_key(store.jobs.name, queue))
+    return None if reply is None else operations.plan_keeps_keys_unique(reply)
+
+
+def _look(command: operations.Document) -> Flow[dict[str, Any] | None]:
+    """Send a look at the indexes; empty if there are none, None if the user may not look.
+
+    Sent again when the connection broke, as pymongo does with its own reads: an election must not
+    fail the put that the look is for.
+    """
+    try:
+        try:
+            reply: dict[str, Any] = yield Command(command)
+        except AutoReconnect:
+            reply = yield Command(command)
+        return reply
+    except OperationFailure as error:
+        if error.code in operations.NOT_THERE:
+            return {}
+        if error.code in operations.NOT_ALLOWED:
+            return None
+        raise
+
+
+def look_up(_store: StoreState, command: operations.Find) -> Flow[list[dict[str, Any]]]:
+    """Read what says more of an error: empty for a user who may not, as a producer.
+
+    By majority, so that what it says is never undone, whoever is the primary by now: a put may
+    succeed because of it.
+    """
+    try:
+        found: list[dict[str, Any]] = yield Read(command, committed=True)
+        return found
+    except OperationFailure as error:
+        if error.code != UNAUTHORIZED:
+            raise
+        return []

@@ -1,0 +1,97 @@
+"""What a flow asks of the store that drives it: what to send, on which handle, with what limit."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from bson.codec_options import CodecOptions
+    from pymongo import UpdateOne
+
+    from ...protocol.operations import Document, Find, Update
+
+Result = TypeVar("Result")
+Flow = Generator[NamedTuple, Any, Result]
+
+
+class Read(NamedTuple):
+    """Send a read; the answer is all of its documents.
+
+    Attributes:
+        codec: what they are decoded with, if not as jobs are.
+        committed: only what the majority has.
+    """
+
+    command: Find
+    codec: CodecOptions[Any] | None = None
+    committed: bool = False
+
+
+class Command(NamedTuple):
+    """Send a command to the database; the answer is its reply.
+
+    Attributes:
+        limited: it takes no longer than any other; else it has a limit of its own.
+    """
+
+    document: Document
+    limited: bool = True
+
+
+class Hello(NamedTuple):
+    """Ask the server for its time and its kind, in so many seconds; the answer is its reply."""
+
+    limit: float | None
+
+
+class UpdateMany(NamedTuple):
+    """Update the documents of a filter within the server's `limit`, in seconds; the answer is how
+    many matched, and how many were changed."""
+
+    command: Update
+    limit: float
+
+
+class UpdateAndGet(NamedTuple):
+    """Update one document likewise; the answer is what it is then, or None."""
+
+    command: Update
+    limit: float
+
+
+class UpdateWithoutLimit(NamedTuple):
+    """Update one document, with no limit of the server's."""
+
+    command: Update
+
+
+class UpdateEach(NamedTuple):
+    """Send many updates of one document each, whichever of them fail; the answer is how many
+    documents were changed."""
+
+    changes: Sequence[UpdateOne]
+
+
+class Pause(NamedTuple):
+    """Wait for so many seconds."""
+
+    seconds: float
+
+
+class InTurn(NamedTuple):
+    """Drive another flow, nobody else's of its kind at the same time; the answer is its result.
+
+    Attributes:
+        wait: wait until somebody else's has ended; else it is left out, and the answer is None.
+    """
+
+    flow: Flow[Any]
+    wait: bool
+
+
+class Shielded(NamedTuple):
+    """Drive another flow to its end, though who asked for it is cancelled; the answer is its
+    result."""
+
+    flow: Flow[Any]

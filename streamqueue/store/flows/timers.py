@@ -1,0 +1,88 @@
+"""Time passing: jobs that fall due, leases that end, and when the next one does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ...protocol import operations
+from .changes import change_each
+from .steps import Read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ..refused import StuckJobs
+    from ..state import StoreState
+    from .steps import Flow
+
+BATCH = 1000
+"""Jobs promoted or reaped in one update: a million due together take turns with other work."""
+
+
+def promote(store: StoreState, queues: Sequence[str]) -> Flow[int]:
+    """Make due jobs ready, some at a time; return how many. (None is none for now.)"""
+    stuck = store.unpromotable
+    found = yield Read(operations.due(queues, BATCH + len(stuck)))
+    total = 0
+    for jobs in stuck.divide(found):
+        ids = [document["_id"] for document in jobs]
+        total += yield from change_each(store, ids, operations.promote, stuck)
+    stuck.settle()
+    return total
+
+
+def reap(
+    store: StoreState,
+    queues: Sequence[str] | None,
+    limit_of: Callable[[str], int],
+    holders: set[str] | None = None,
+) -> Flow[Counter[tuple[str, str]]]:
+    """Return or bury jobs whose lease ran out, some at a time; count them by queue and result.
+
+    `queues` None means all of the collection; `limit_of` says, for a queue, how many attempts a job
+    has that does not say; `holders` is given the names of the consumers that held them.
+    """
+    reaped: Counter[tuple[str, str]] = Counter()
+    stuck = store.unreapable
+    found = yield Read(operations.expired(queues, BATCH + len(stuck)))
+    for jobs in stuck.divide(found):
+        if holders is not None:
+            names = (document.get("locked_by") for document in jobs)
+            holders.update(name for name in names if type(name) is str)  # Code has no hash
+        for group, ids in operations.group_expired(jobs, limit_of).items():
+            command = partial(operations.reap, max_attempts=limit_of(group[0]))
+            smaller = partial(command, note=False)
+            reaped[group] += yield from change_each(store, ids, command, stuck, smaller)
+    stuck.settle()
+    return reaped
+
+
+def seconds_to_next(store: StoreState, queues: Sequence[str]) -> Flow[float]:
+    """Return the time until there is something to do: a job is due, a lease ends, or one that could
+    not be changed is to be tried again; infinity for nothing."""
+    due = yield from seconds_to_due(store, queues)
+    expiry = yield from seconds_to_expiry(store, queues)
+    return min(due, expiry, store.unclaimable.wait(), store.given_up.wait())
+
+
+def seconds_to_due(store: StoreState, queues: Sequence[str]) -> Flow[float]:
+    """Return the time until the next job is due, or one is to be tried again."""
+    return (yield from _seconds_to(partial(operations.next_due, queues), store.unpromotable))
+
+
+def seconds_to_expiry(store: StoreState, queues: Sequence[str] | None) -> Flow[float]:
+    """Return the time until the next lease ends, or a job is to be tried again."""
+    return (yield from _seconds_to(partial(operations.next_expiry, queues), store.unreapable))
+
+
+def _seconds_to(look: Callable[[int], operations.Find], stuck: StuckJobs) -> Flow[float]:
+    wait = stuck.wait()
+    if not stuck.full:  # else what comes next may be one of them, for ever
+        for document in (yield Read(look(1 + len(stuck)))):
+            if document["_id"] not in stuck:
+                if document["due_in"] is not None:
+                    wait = min(wait, max(0, document["due_in"]) / 1000)
+                break
+    return wait + 0.001  # the server compares whole milliseconds

@@ -1,0 +1,100 @@
+"""The lines of the log about what a store found and did."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from .. import plain
+from ..failures import failure_facts, failure_name
+from ..protocol.document import id_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+logger = plain.logger("streamqueue.store")
+reaper_logger = plain.logger("streamqueue.reaper")
+
+
+def log_late(count: int, timeout: float) -> None:
+    """Log that jobs could not be handed out, because their lease was over by then."""
+    logger.warning(
+        "A claim took longer than its lease of %.3g s, so its jobs were given back: the server is "
+        "slow, or timeout= is too short",
+        timeout,
+        extra={"event": "claim_late", "count": count, "seconds": timeout},
+    )
+
+
+def log_reaped(reaped: Mapping[tuple[str, str], int], holders: Iterable[str]) -> None:
+    """Log what was taken from dead consumers, by queue and result."""
+    names = sorted(holders)
+    for (queue, result), count in reaped.items():
+        if count:
+            reaper_logger.log(
+                logging.ERROR if result == "dead" else logging.WARNING,
+                "Reaped %d jobs of queue %s: %s (held by %s)",
+                count,
+                queue,
+                result,
+                ", ".join(names) or "nobody by name",
+                extra={
+                    "event": "jobs_reaped",
+                    "queue": queue,
+                    "result": result,
+                    "count": count,
+                    "consumers": names,
+                },
+            )
+
+
+def why_it_stays_dead(error: Exception, *, key_taken: bool) -> str:
+    """Return why a dead job was not requeued, in a few words."""
+    if key_taken:
+        return "a live job has its key"
+    return f"the server refuses it: {failure_name(error)}"
+
+
+def log_buried(count: int, reason: str) -> None:
+    """Log that ready jobs were buried that nobody could run."""
+    logger.error(
+        "Buried %d jobs: %s",
+        count,
+        reason,
+        extra={"event": "job_dead", "count": count, "reason": reason},
+    )
+
+
+def log_stays_dead(queue: str, job_id: Any, error: Exception, *, key_taken: bool) -> None:
+    """Log that a job cannot be requeued with the others, and why."""
+    reason = why_it_stays_dead(error, key_taken=key_taken)
+    logger.warning(
+        "Job %s stays dead: %s",
+        id_text(job_id),
+        reason,
+        extra={
+            "event": "job_stays_dead",
+            "queue": queue,
+            "job_id": id_text(job_id),
+            "reason": reason,
+        },
+    )
+
+
+def log_quarantined(job_id: Any, reason: str) -> None:
+    """Log that a ready job was buried because no claim can change it."""
+    logger.error(
+        "Buried job %s, which cannot be claimed: %s",
+        job_id,
+        reason,
+        extra={"event": "job_dead", "job_id": str(job_id), "reason": reason},
+    )
+
+
+def log_claims_left(count: int, error: Exception) -> None:
+    """Log that claims which were given up are still to be undone."""
+    logger.warning(
+        "Claims with an unknown outcome could not be given back yet: %s",
+        failure_name(error),
+        extra={"event": "claim_left", "count": count, **failure_facts(error)},
+    )

@@ -1,0 +1,96 @@
+"""What a store knows besides its connection, and keeps from one flow to the next."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ..clock import ServerClock
+from ..errors import ForkedProcess
+from ..outage import Outage
+from ..protocol import foreign, operations
+from .given_up import GivenUpClaims
+from .indexes import Indexes
+from .refused import StuckJobs
+from .write_limit import ClaimSize, WriteLimit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from bson.raw_bson import RawBSONDocument
+
+
+class StoreState:
+    """The base of both stores.
+
+    Attributes:
+        jobs: the collection, with majority writes and local reads on the primary.
+        clock: the server's time; known once ``prepare()`` has returned.
+        kind_known: the collection was seen to be one for jobs.
+        unclaimable: ready jobs that the server refuses to have claimed.
+        unpromotable: due jobs that it refuses to have promoted.
+        unreapable: jobs that it refuses to have taken from the consumer that lost them.
+        given_up: claims that are still to be undone for certain.
+        claim_size: how many jobs a claim may be for.
+        write_limit: how long the server may work on a write for many.
+        buried: told of jobs that are buried unseen, by the reason, and how many.
+        late: whether the last claim took longer than its lease, and its jobs were given back.
+        any_id: ids may be of any kind; for a shell, which looks nothing up by them.
+    """
+
+    jobs: Any
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self.clock = ServerClock()
+        self.indexes = Indexes()
+        self.kind_known = False
+        self.unclaimable = StuckJobs("cannot be claimed, nor be buried")
+        self.unpromotable = StuckJobs("cannot be promoted")
+        self.unreapable = StuckJobs("cannot be taken from the consumer that lost it")
+        self.given_up = GivenUpClaims()
+        self.untaking = Outage()
+        self.claim_size = ClaimSize()
+        self.write_limit = WriteLimit()
+        self.buried: Callable[[foreign.BuryReason, int], None] = lambda _reason, _count: None
+        self.late = False
+        self.any_id = False
+
+    def check_place(self) -> None:
+        """Raise if this is not the process whose connections these are."""
+        if os.getpid() != self._pid:
+            raise ForkedProcess
+
+    def claim_given_up(self) -> None:
+        """Be told that there is a claim to be undone."""
+
+    @property
+    def in_reach(self) -> bool:
+        """Whether the driver knows of a server to write to; nothing is sent."""
+        reachable: bool = self.jobs.database.client.topology_description.has_writable_server()
+        return reachable
+
+    def read(self, raw: RawBSONDocument) -> dict[str, Any]:
+        """Return a document of anybody's."""
+        return foreign.read(raw, any_id=self.any_id)
+
+    def oddness_of(self, job: Mapping[str, Any]) -> foreign.BuryReason | None:
+        """Say what makes a document impossible to run here."""
+        return foreign.oddness_of(job, any_id=self.any_id)
+
+    def is_duplicate_job(self, error: Exception | None) -> bool:
+        """Whether an error says that a live job has the key that another was to have."""
+        return operations.is_duplicate_job(error, self.indexes.key_name)
+
+    def clashes(self, errors: Sequence[Exception | None]) -> operations.Clashes | None:
+        """Sort what went wrong for each of many inserts; None if anything else did with one."""
+        return operations.clashes(errors, self.indexes.key_name)
+
+    def recheck_indexes(self) -> None:
+        """Make the next ``prepare()`` create the indexes again: the collection may be new."""
+        self.indexes.recheck()
+
+    def try_stuck_again(self) -> None:
+        """Leave no job out next time: somebody wants to see all of them tried."""
+        for stuck in (self.unclaimable, self.unpromotable, self.unreapable):
+            stuck.forget()

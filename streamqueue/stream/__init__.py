@@ -1,0 +1,1 @@
+"""Change streams: what their errors mean, and who reads them."""

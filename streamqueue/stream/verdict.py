@@ -1,0 +1,318 @@
+"""What all readers of change streams share: client settings, what each error means, when to try
+again, and what an event says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+import pymongo
+from bson.errors import BSONError
+from pymongo import ReadPreference, _csot
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import (
+    ConfigurationError,
+    ConnectionFailure,
+    InvalidOperation,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
+from pymongo.read_concern import ReadConcern
+from pymongo.synchronous.collection import Collection
+
+from ..backoff import Backoff
+from ..clock import monotonic
+from ..failures import failure_facts, failure_name
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+
+    from ..outage import Ended
+
+AnyCollection = TypeVar("AnyCollection", Collection[Any], AsyncCollection[Any])
+
+Reason = Literal[
+    "network", "election", "not_resumable", "history_lost", "invalidate", "refused", "unknown"
+]
+
+WAIT_MARGIN = 2.0
+"""Seconds a reply may be late before the connection is taken for wedged and replaced."""
+OPEN_SECONDS = 10.0
+"""How long the opening of a stream may take."""
+AGAIN = Backoff(initial=0.2, maximum=5, jitter=0.5)
+"""The pause between two tries, from the second failure in a row on."""
+REOPEN_EVERY = 0.7
+"""Seconds from one opening to the next at the least. A few good reads prove little: some errors
+come back with every second one, and must not make a tight loop."""
+PATIENT = Backoff(initial=30, maximum=30, jitter=0.25)
+"""The same when rights are missing: somebody has to give them back."""
+
+
+def client_settings(app_name: str) -> dict[str, Any]:
+    """Return the settings of the stream's own client, to be laid over the user's.
+
+    It has its own because an awaiting stream holds a connection (with as many streams as
+    connections nothing else ever gets one), and because after a *clean* shutdown of the primary
+    pymongo waits the whole server selection timeout before it resumes: 31 s of silence with the
+    default of 30, 4 s with 3 (pymongo 4.20). Writes keep the user's longer one, to sit out an
+    election.
+    """
+    return {
+        "appname": app_name,
+        "connectTimeoutMS": 2000,
+        "heartbeatFrequencyMS": 2000,
+        "serverSelectionTimeoutMS": 3000,
+        "maxPoolSize": 3,
+        "minPoolSize": 0,
+        # A timeout on the whole client, or on its sockets, would end every quiet wait.
+        "timeoutMS": None,
+        "socketTimeoutMS": None,
+    }
+
+
+def watched(client: object, jobs: AnyCollection) -> AnyCollection:
+    """Return the collection as a change stream reads it, on the client that the stream has.
+
+    Like every handle that is made here it takes none of the URI's concerns: the server opens no
+    stream with most of them, and a stream of a member that lags, or stands still, is late.
+    """
+    database: Any = client[jobs.database.name]  # type: ignore[index]
+    collection: AnyCollection = database.get_collection(
+        jobs.name,
+        codec_options=jobs.codec_options,
+        read_preference=ReadPreference.PRIMARY,
+        write_concern=jobs.write_concern,
+        read_concern=ReadConcern("majority"),
+    )
+    return collection
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do about a broken stream.
+
+    Attributes:
+        reason: the metric label.
+        resume: whether the resume token is still good; without it the stream opens afresh. Either
+            way everything ready is scanned for afterwards.
+        patient: whether trying again soon is pointless (rights were revoked).
+    """
+
+    reason: Reason
+    resume: bool
+    patient: bool = False
+
+
+_HISTORY_LOST = {
+    136: "CappedPositionLost",  # an open cursor fell behind the oplog's tail; carries no label
+    286: "ChangeStreamHistoryLost",
+}
+_NOT_RESUMABLE = {
+    260: "InvalidResumeToken",
+    280: "ChangeStreamFatalError",
+    40576: "resume of a change stream was not possible (4.0)",
+}
+_REFUSED = {13: "Unauthorized", 18: "AuthenticationFailed"}
+_ELECTION = {
+    91: "ShutdownInProgress",
+    189: "PrimarySteppedDown",
+    10107: "NotWritablePrimary",
+    11600: "InterruptedAtShutdown",
+    11602: "InterruptedDueToReplStateChange",
+    13435: "NotPrimaryNoSecondaryOk",
+    13436: "NotPrimaryOrSecondary",
+}
+_CURSOR_NOT_FOUND = 43
+
+INVALIDATED = Verdict("invalidate", resume=False)
+"""Iteration that just ends: the collection was dropped or renamed, or a read was cancelled."""
+
+
+READ_ERRORS = (PyMongoError, BSONError)
+"""What reading a stream may raise; the latter for a document that cannot be decoded."""
+
+
+def classify(error: PyMongoError | BSONError) -> Verdict:
+    """Say what a stream's error means. An unknown one counts as a lost place: drop the token.
+
+    So does an event that cannot be decoded: with the token it would come again.
+    """
+    if isinstance(error, BSONError):
+        return Verdict("unknown", resume=False)
+    if isinstance(error, NotPrimaryError):
+        return Verdict("election", resume=True)
+    if isinstance(error, (ConnectionFailure, ServerSelectionTimeoutError)) or error.timeout:
+        return Verdict("network", resume=True)
+    if isinstance(error, OperationFailure):
+        code = error.code
+        if code in _HISTORY_LOST:
+            return Verdict("history_lost", resume=False)
+        if code in _NOT_RESUMABLE:
+            return Verdict("not_resumable", resume=False)
+        if code in _REFUSED:
+            return Verdict("refused", resume=True, patient=True)
+        if code in _ELECTION:
+            return Verdict("election", resume=True)
+        if code == _CURSOR_NOT_FOUND or error.has_error_label("ResumableChangeStreamError"):
+            return Verdict("network", resume=True)
+        if error.has_error_label("NonResumableChangeStreamError"):
+            return Verdict("not_resumable", resume=False)
+    return Verdict("unknown", resume=False)
+
+
+def log_broken(logger: logging.Logger, verdict: Verdict, error: Exception | None) -> None:
+    """Log the end of a stream; `error` None means that it just ended."""
+    logger.warning(
+        "Change stream broke (%s), reopening it: %s",
+        verdict.reason,
+        "it ended" if error is None else _brief(error),
+        extra={
+            "event": "stream_broken",
+            "reason": verdict.reason,
+            **({} if error is None else failure_facts(error)),
+        },
+    )
+
+
+def log_reopened(logger: logging.Logger, ended: Ended | None) -> None:
+    """Log that a stream is open again; None means that it was not broken."""
+    if ended is None:
+        return
+    logger.info(
+        "The change stream is open again after %.1f s",
+        ended.seconds,
+        extra={
+            "event": "stream_reopened",
+            "seconds": round(ended.seconds, 3),
+            "count": ended.failures,
+        },
+    )
+
+
+def _brief(error: Exception) -> str:
+    """Return what can be said of an error without quoting a document, which the server's own words
+    may do."""
+    if isinstance(error, OperationFailure):
+        return failure_name(error)
+    if not isinstance(error, PyMongoError):
+        return type(error).__name__
+    return str(error).split(", full error:")[0].split(", Topology Description:")[0]
+
+
+class Pace:
+    """When to try again: at once after one failure, and ever later after several in a row."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._opened_at = self._again_at = self._reopen_at = -math.inf
+
+    @property
+    def again_at(self) -> float:
+        """When to try again, by :func:`monotonic`."""
+        return max(self._again_at, self._reopen_at)
+
+    def opened(self) -> None:
+        """Note that the stream is open."""
+        self._opened_at = monotonic()
+        self.worked()
+
+    def worked(self) -> None:
+        """Note a success: the next failure is the first again."""
+        self._failures = 0
+        self._again_at = -math.inf
+
+    def failed(self, verdict: Verdict) -> float:
+        """Note a failure; return how many seconds to pause."""
+        pause = AGAIN.delay(self._failures) if self._failures else 0.0
+        if verdict.patient:
+            pause = PATIENT.delay(1)
+        self._failures += 1
+        now = monotonic()
+        self._again_at = now + pause
+        self._reopen_at = self._opened_at + REOPEN_EVERY
+        return self.again_at - now
+
+
+def passes(error: Exception) -> bool:
+    """Whether an error is one of those that pass by themselves: a server is away, or elections are
+    held. To meet another one at the first contact is to be refused."""
+    return isinstance(error, READ_ERRORS) and classify(error).reason in ("network", "election")
+
+
+def within(left: float) -> AbstractContextManager[object]:
+    """Return a context in which no command outlasts by much a wait that ends in `left` seconds,
+    though the server be frozen. For what may be tried again; a claim has other limits."""
+    return pymongo.timeout(min(OPEN_SECONDS, max(0.0, left) + WAIT_MARGIN))
+
+
+def is_final(error: Exception) -> bool:
+    """Whether to try again is pointless: what is wrong is in the program (its client is closed), or
+    the caller's own ``pymongo.timeout`` is over, under which nothing can be sent any more."""
+    if isinstance(error, (ConfigurationError, InvalidOperation)):
+        return True
+    left = _csot.remaining()
+    return left is not None and left <= 0
+
+
+class Change(NamedTuple):
+    """What an event says of a job, as far as it concerns those who look for work.
+
+    Attributes:
+        job: the head of the document; None after a plain update, which does not say whose it was.
+        ready: it is claimable, or may be, or comes in another place.
+        scheduled: it is scheduled, or may be.
+        run_at: for when; None when that is not known.
+        expired: its lease was ended, or ends in a moment.
+    """
+
+    job: Mapping[str, Any] | None = None
+    ready: bool = False
+    scheduled: bool = False
+    run_at: datetime | None = None
+    expired: bool = False
+
+
+def change_of(event: Mapping[str, Any]) -> Change:
+    """Return what an event says that ``operations.stream_pipeline`` has let through."""
+    update = event.get("updateDescription") or {}
+    fields = job = event.get("fullDocument")
+    if fields is None:
+        fields = update.get("updatedFields") or {}
+    run_at = fields.get("run_at")
+    if not isinstance(run_at, datetime):  # other programs may have stored anything
+        run_at = None
+    if job is not None or "state" in fields:
+        state = fields.get("state")
+        return Change(job, state == "ready", state == "scheduled", run_at, state == "running")
+    touched = {*fields, *(update.get("removedFields") or ())}
+    if "queue" in touched:
+        return Change(ready=True, scheduled=True, expired="locked_until" in touched)
+    return Change(
+        ready="priority" in touched,
+        scheduled="run_at" in touched,
+        run_at=run_at,
+        expired="locked_until" in touched,
+    )
+
+
+def set_max_await(stream: Any, length: float) -> None:
+    """Change how many seconds the next reads of an open stream may stay silent.
+
+    pymongo fixes it when the stream is opened; the server takes it anew with every ``getMore``.
+    """
+    stream._cursor._max_await_time_ms = max(1, round(length * 1000))
+
+
+def buffered(stream: Any) -> int:
+    """Return how many events of the last reply are still to be read: those need no round trip.
+
+    pymongo has no public word for it; without one, each of a thousand events that came in one reply
+    would wake its reader on its own.
+    """
+    return len(stream._cursor._data)

@@ -1,0 +1,157 @@
+"""An attempt: one claim of one job, and how long the job is ours for certain.
+
+It is until the attempt's deadline: the reading of the clock *before* the claim (or the last
+acknowledged renewal) was sent, plus the timeout, less a margin in which to stop the handler. The
+server counts from later, so it never gives the job away before that moment.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Protocol
+
+from ..metrics.series import AttemptOutcome
+from ..queue.job import AsyncJob, facts
+
+if TYPE_CHECKING:
+    import anyio
+    from pymongo.asynchronous.client_session import AsyncClientSession
+    from pymongo.errors import PyMongoError
+
+    from ..protocol.document import JobRecord
+    from .handler import RegisteredHandler
+
+RENEWALS_PER_TIMEOUT = 3
+MARGIN_SHARE, MARGIN_CAP = 20, 1.0
+"""The margin is a twentieth of the timeout, at most a second."""
+LEAST_TIME = 0.05
+"""Seconds a write of an attempt is given at the least, however little of its lease is left."""
+
+
+class Ender(Protocol):
+    """Whoever writes the ends of attempts, and their progress (``completer``)."""
+
+    async def complete(self, attempt: Attempt, session: AsyncClientSession | None) -> None:
+        """Complete the job; in the caller's transaction, if there is one."""
+
+    async def error(self, attempt: Attempt, message: str | None, delay: float | None) -> None:
+        """Return the job after a delay (None: the handler's backoff), or bury it."""
+
+    async def discard(self, attempt: Attempt, message: str) -> None:
+        """Bury the job."""
+
+    async def progress(self, attempt: Attempt, count: int | None) -> None:
+        """Note progress and renew the lease."""
+
+    async def release(self, attempt: Attempt, delay: float | None) -> None:
+        """Give the job back as it was before the claim."""
+
+
+class Attempt:
+    """One claim of one job, from the claim to its final write.
+
+    Attributes:
+        record: the job as claimed; with the token.
+        deadline: :func:`monotonic` time until which the job is ours for certain.
+        begun: its handler was called.
+        scope: cancels the handler, while one runs that can be cancelled.
+        abandon: leaves the thread of a blocking handler behind, at the end of the drain time.
+        settled: set when a complete that somebody waits for has its outcome.
+        lost: somebody else may hold the job. Set once, by :class:`Leases`.
+        session: of the handler's transaction that completes the job, from its first use on. Set by
+            the completer.
+        completed: a statement of such a transaction has removed the job; whether that holds is
+            known when the transaction has ended. Set by the completer.
+        apart: seconds the next write of this job may take inside the server, once a shared one has
+            met its limit there because of it; None for a job that shares writes.
+        ending: a final write is under way. Set by the completer.
+        outcome: how it ended, once a final write was acknowledged. Set by the completer.
+        unknown: the error of a complete that may have been applied all the same, or None. Set by
+            the completer.
+    """
+
+    __slots__ = (
+        "_ender",
+        "abandon",
+        "apart",
+        "begun",
+        "completed",
+        "deadline",
+        "ending",
+        "job",
+        "lost",
+        "outcome",
+        "record",
+        "registered",
+        "renew_at",
+        "scope",
+        "session",
+        "settled",
+        "unknown",
+    )
+
+    def __init__(
+        self,
+        record: JobRecord,
+        registered: RegisteredHandler,
+        ender: Ender,
+        *,
+        sent: float,
+        timeout: float,
+    ) -> None:
+        self.record = record
+        self.registered = registered
+        self._ender = ender
+        self.job = AsyncJob(record, self)
+        self.deadline = -math.inf
+        self.extend(sent, timeout)
+        self.begun = False
+        self.scope: anyio.CancelScope | None = None
+        self.abandon: anyio.CancelScope | None = None
+        self.settled: anyio.Event | None = None
+        self.session: AsyncClientSession | None = None
+        self.completed = False
+        self.apart: float | None = None
+        self.lost = False
+        self.ending = False
+        self.outcome: AttemptOutcome | None = None
+        self.unknown: PyMongoError | None = None
+
+    def extend(self, sent: float, timeout: float) -> None:
+        """Set the deadline: the claim, or a renewal, sent at that time was acknowledged.
+
+        Never to an earlier one: of two renewals the older may be answered last.
+        """
+        margin = min(timeout / MARGIN_SHARE, MARGIN_CAP)
+        self.deadline = max(self.deadline, sent + timeout - margin)
+        self.renew_at = self.deadline + margin - timeout + timeout / RENEWALS_PER_TIMEOUT
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the transaction that completes the job is open, or a new try of it is."""
+        return self.session is not None and self.session.in_transaction
+
+    def result(self) -> AttemptOutcome:
+        """Return how it ended; without an acknowledged final write the lease counts as lost."""
+        return AttemptOutcome.LEASE_LOST if self.outcome is None else self.outcome
+
+    def facts(self) -> dict[str, object]:
+        """Return what a line of the log says of it."""
+        return facts(self.record)
+
+    # what its AsyncJob asks for
+
+    async def complete(self, _record: JobRecord, session: AsyncClientSession | None) -> None:
+        await self._ender.complete(self, session)
+
+    async def error(self, _record: JobRecord, message: str | None, delay: float | None) -> None:
+        await self._ender.error(self, message, delay)
+
+    async def discard(self, _record: JobRecord, message: str) -> None:
+        await self._ender.discard(self, message)
+
+    async def progress(self, _record: JobRecord, count: int | None) -> None:
+        await self._ender.progress(self, count)
+
+    async def release(self, _record: JobRecord, delay: float | None) -> None:
+        await self._ender.release(self, delay)

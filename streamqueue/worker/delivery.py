@@ -1,0 +1,161 @@
+"""What becomes of the documents of a claim: handlers start, the rest is buried or released."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from anyio import CancelScope
+from pymongo.errors import PyMongoError
+
+from .. import plain
+from ..errors import type_name
+from ..failures import failure_facts, failure_name
+from ..metrics.series import AttemptOutcome
+from ..protocol import operations
+from ..protocol.document import JobRecord, id_key
+from ..queue.job import facts
+from ..store.given_up import GivenUp
+from .attempt import Attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from bson import ObjectId
+
+    from ..metrics.series import ClaimTrigger, Metrics
+    from ..protocol.foreign import BuryReason
+    from ..store.asynchronous import AsyncStore
+    from .attempt import Ender
+    from .handler import RegisteredHandler
+
+logger = plain.logger("streamqueue.claimer")
+
+RECENT = 10_000
+"""Claimed ids remembered, so that an insert event that comes after its job was found by a scan does
+not cost a claim in vain, which is a write."""
+MOST_STRAYS = 1000
+
+
+class Delivery:
+    """Starts attempts at claimed jobs.
+
+    Args:
+        ender: writes the ends of the attempts.
+        start: runs an attempt; must not wait for it.
+
+    Attributes:
+        recent: the ids of the last claimed jobs, in the order of claims.
+    """
+
+    def __init__(
+        self,
+        store: AsyncStore,
+        handlers: Mapping[str, RegisteredHandler],
+        ender: Ender,
+        start: Callable[[Attempt], None],
+        timeout: float,
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._handlers = handlers
+        self._ender = ender
+        self._start = start
+        self._timeout = timeout
+        self._metrics = metrics
+        self.recent: dict[ObjectId, None] = {}
+        self._strays: dict[object, None] = {}  # likewise in order
+
+    async def deliver(
+        self, trigger: ClaimTrigger, documents: Sequence[Mapping[str, Any]], sent: float
+    ) -> None:
+        """Start the handlers of jobs whose claim was sent at that time."""
+        damaged: list[tuple[JobRecord, BuryReason]] = []
+        others: list[Mapping[str, Any]] = []
+        won: Counter[str] = Counter()
+        for document in documents:
+            queue = document.get("queue")
+            if not (type(queue) is str and queue in self._handlers):
+                # The claim names our queues, and the document was read after it: somebody has moved
+                # the job in between, or it has two queues, of which the server sees the other one.
+                if self._is_stray(document):
+                    damaged.append((_bare_record(document, "it has two queues"), "queue"))
+                else:
+                    others.append(document)
+                continue
+            registered = self._handlers[queue]
+            won[queue] += 1
+            try:
+                limit = registered.handler.max_attempts
+                record = JobRecord.from_document(document, max_attempts=limit)
+                self._remember(record.id)
+                if record.damage is not None:
+                    damaged.append((record, "payload"))
+                    continue
+                attempt = Attempt(record, registered, self._ender, sent=sent, timeout=self._timeout)
+            except Exception as error:  # whatever is in it, it ends nothing but itself
+                text = f"it cannot be handed over: {type_name(error)}"
+                damaged.append((_bare_record(document, text), "damaged"))
+                continue
+            self._start(attempt)
+        for queue, count in won.items():
+            self._handlers[queue].metrics.claims[trigger, "won"].inc(count)
+        for record, reason in damaged:  # after the others are running
+            await self._bury(record, reason)
+        if others:
+            await self.release(others)
+
+    async def release(self, documents: Sequence[Mapping[str, Any]]) -> None:
+        """Give claimed jobs back that are not to be run here."""
+        with CancelScope(shield=True):
+            await self._store.untake(GivenUp.of_documents(documents))
+
+    def _is_stray(self, document: Mapping[str, Any]) -> bool:
+        """Whether a job was given back before because its queue is none of ours."""
+        name = id_key(document["_id"])
+        if name in self._strays:
+            del self._strays[name]
+            return True
+        if len(self._strays) >= MOST_STRAYS:
+            del self._strays[next(iter(self._strays))]
+        self._strays[name] = None
+        return False
+
+    async def _bury(self, record: JobRecord, kind: BuryReason) -> None:
+        """Bury a claimed job that cannot be run; if that fails, its lease will return it."""
+        reason = str(record.damage)
+        logger.error(
+            "Buried job %s of queue %s: %s",
+            record.id,
+            record.queue,
+            reason,
+            extra={"event": "job_dead", **facts(record), "reason": reason},
+        )
+        try:
+            with CancelScope(shield=True), self._store.limit():
+                command = operations.discard(record.id, record.token, reason)
+                await self._store.jobs.update_one(*command)
+        except PyMongoError as error:
+            logger.warning(
+                "Job %s could not be buried: %s",
+                record.id,
+                failure_name(error),
+                extra={"event": "claim_left", **facts(record), **failure_facts(error)},
+            )
+        else:
+            self._metrics.buried(kind, 1)
+            if record.queue in self._handlers:
+                self._handlers[record.queue].metrics.outcome[AttemptOutcome.DEAD].inc()
+
+    def _remember(self, job_id: ObjectId) -> None:
+        self.recent[job_id] = None
+        if len(self.recent) > RECENT:
+            del self.recent[next(iter(self.recent))]
+
+
+def _bare_record(document: Mapping[str, Any], damage: str) -> JobRecord:
+    """Return no more of a claimed job than it takes to bury it."""
+    needed = {name: document.get(name) for name in ("_id", "queue", "lease", "locked_by")}
+    record = JobRecord.from_document(needed, max_attempts=0)
+    record.damage = damage
+    return record

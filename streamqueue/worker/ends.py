@@ -1,0 +1,202 @@
+"""The writes that end an attempt, or note its progress: fenced, retried while the lease lasts.
+
+Written one by one, by whoever asks. (Completes, which are most of them, are in ``completer``.) What
+the server refuses for good is no doubt and not retried: it is written smaller, or not at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import pymongo
+from anyio import CancelScope
+from pymongo.errors import PyMongoError
+
+from .. import plain
+from ..backoff import Backoff
+from ..clock import monotonic
+from ..errors import LeaseLost
+from ..metrics.series import AttemptOutcome
+from ..outage import LoggedOutage
+from ..protocol import operations
+from ..queue.job import log_refused, log_shortened
+from ..store.write_limit import LONGEST_WRITE
+from .attempt import LEAST_TIME
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..metrics.series import Metrics, Operation
+    from ..store.asynchronous import AsyncStore
+    from .attempt import Attempt
+
+logger = plain.logger("streamqueue.completer")
+
+AGAIN = Backoff(initial=0.05, maximum=2, jitter=0.5)
+"""The pause between two tries; never so long that a lease ends meanwhile."""
+
+
+class Ends:
+    """Ends attempts that were not completed. Raises LeaseLost for one that is no longer held.
+
+    When the lease has run out over a write that may have been applied, nobody can tell any more: a
+    job that is gone may have been completed by its next holder. Then the error of that write is
+    raised, as for every write whose outcome is unknown.
+    """
+
+    def __init__(self, store: AsyncStore, timeout: float, metrics: Metrics) -> None:
+        self._store = store
+        self._timeout = timeout
+        self._metrics = metrics
+        self._hurry = anyio.Event()
+        self._writing = LoggedOutage(logger, "complete", "Writing the ends of jobs")
+
+    def hurry(self) -> None:
+        """Do not try again what fails from now on: its lease will return the job."""
+        self._hurry.set()
+
+    async def error(self, attempt: Attempt, message: str | None, delay: float | None) -> None:
+        """Return the job after a delay (None: the handler's backoff), or bury it."""
+        record, handler = attempt.record, attempt.registered.handler
+        wait = handler.backoff.delay(record.attempts) if delay is None else delay
+        dead = record.attempts >= record.max_attempts
+        command = operations.error(record.id, record.token, message, wait, record.max_attempts)
+        outcome = AttemptOutcome.DEAD if dead else AttemptOutcome.RETRIED
+        await self._end(attempt, outcome, "error", command)
+        if dead:
+            _log_death(attempt, "its attempts are used up")
+
+    async def discard(self, attempt: Attempt, message: str) -> None:
+        """Bury the job."""
+        command = operations.discard(attempt.record.id, attempt.record.token, message)
+        await self._end(attempt, AttemptOutcome.DEAD, "error", command)
+        _log_death(attempt, "discarded by its handler")
+
+    async def release(self, attempt: Attempt, delay: float | None = None) -> None:
+        """Give the job back as it was before the claim."""
+        command = operations.release(attempt.record.id, attempt.record.token, delay)
+        await self._end(attempt, AttemptOutcome.RELEASED, "release", command)
+
+    async def progress(self, attempt: Attempt, count: int | None) -> None:
+        """Note progress and renew the lease."""
+        self._check(attempt)
+        wanted = operations.held(attempt.record.id, attempt.record.token)
+        sent = monotonic()
+        limit = pymongo.timeout(time_left(attempt))
+        with self._metrics.timed("renew"), CancelScope(shield=True), limit:
+            result = await self._store.jobs.update_one(
+                *operations.renew(wanted, self._timeout, count)
+            )
+        if not result.matched_count:
+            raise LeaseLost(attempt.record.id)
+        attempt.extend(sent, self._timeout)
+        attempt.registered.metrics.leases_renewed.inc()
+
+    def _check(self, attempt: Attempt) -> None:
+        if attempt.lost or attempt.ending or attempt.outcome is not None:
+            raise LeaseLost(attempt.record.id)
+
+    async def _end(
+        self,
+        attempt: Attempt,
+        outcome: AttemptOutcome,
+        operation: Operation,
+        command: operations.Update,
+    ) -> None:
+        """Send a final write until its outcome is known or the lease has run out.
+
+        What the server refuses is sent again without all it can do without, and then no more.
+        """
+        self._check(attempt)
+        attempt.ending = True
+        tries = 0
+        unknown: PyMongoError | None = None
+        refused: PyMongoError | None = None
+        smaller = iter(operations.smaller(command))
+        try:
+            while True:
+                limit = pymongo.timeout(time_left(attempt))
+                try:
+                    with self._metrics.timed(operation), CancelScope(shield=True), limit:
+                        result = await self._store.jobs.update_one(*command)
+                except PyMongoError as error:
+                    if operations.is_refusal(error):
+                        refused = refused or error
+                        shorter = next(smaller, None)
+                        if shorter is None:
+                            log_refused(attempt.record, refused, "the end")
+                            raise
+                        command = shorter
+                        continue
+                    unknown = error
+                    self._writing.failed(
+                        error,
+                        "The end of job %s could not be written yet: %s",
+                        attempt.record.id,
+                    )
+                    tries += 1
+                    pause = AGAIN.delay(tries)
+                    overdue = monotonic() + pause > attempt.deadline
+                    if self._hurry.is_set() or attempt.lost or overdue:
+                        raise
+                    with anyio.move_on_after(pause):
+                        await self._hurry.wait()
+                else:
+                    self._writing.succeeded()
+                    # Not matched after a try with an unknown outcome, while the lease keeps
+                    # everybody else away: that one was applied.
+                    applied = unknown is not None and attempt.deadline > monotonic()
+                    if not result.matched_count and not applied:
+                        await self._note_if_committed(attempt)
+                        raise unknown or LeaseLost(attempt.record.id)
+                    if refused is not None:
+                        log_shortened(attempt.record, refused)
+                    attempt.outcome = outcome
+                    return
+        finally:
+            attempt.ending = False
+
+    async def _note_if_committed(self, attempt: Attempt) -> None:
+        """Note that a job is gone because the transaction was committed that completed it."""
+        if attempt.completed and not attempt.in_transaction and not await self._not_ours([attempt]):
+            attempt.outcome = AttemptOutcome.COMPLETED
+
+    async def _not_ours(self, attempts: Sequence[Attempt]) -> set[Attempt]:
+        """Return the attempts that lost their job.
+
+        A job that is gone although our lease still held was removed by an earlier try of ours whose
+        reply was lost: that one counts as ended.
+        """
+        ids = [attempt.record.id for attempt in attempts]
+        with pymongo.timeout(time_left(*attempts)):
+            left = await self._store.find(operations.Find({"_id": {"$in": ids}}, {"_id": 1}))
+        still_there = {document["_id"] for document in left}
+        now = monotonic()
+        lost = set()
+        for attempt in attempts:
+            if attempt.record.id in still_there:
+                attempt.unknown = None  # no try has removed it
+                lost.add(attempt)
+            elif attempt.deadline <= now:
+                lost.add(attempt)
+        return lost
+
+
+def _log_death(attempt: Attempt, reason: str) -> None:
+    record = attempt.record
+    logger.error(
+        "Job %s of queue %s is dead after attempt %d of %d: %s",
+        record.id,
+        record.queue,
+        record.attempts,
+        record.max_attempts,
+        reason,
+        extra={"event": "job_dead", **attempt.facts(), "reason": reason},
+    )
+
+
+def time_left(*attempts: Attempt) -> float:
+    """Return the seconds that a write may take: until the first of their leases ends."""
+    left = min(attempt.deadline for attempt in attempts) - monotonic()
+    return min(LONGEST_WRITE, max(LEAST_TIME, left))

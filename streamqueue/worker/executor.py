@@ -1,0 +1,398 @@
+"""Running attempts: the handlers, and what their end means for the job.
+
+Each attempt has a task, a copy of the context and a cancel scope of its own, and its task runs the
+handler and nothing else. Whatever a handler does to them (a cancel scope that it leaves open, a
+task that somebody cancels later, a decimal context) is over with the attempt. What its end means is
+settled outside of that task, by the callback that tells of it, and by tasks of our own.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import decimal
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio import CancelScope, from_thread, get_cancelled_exc_class
+from anyio.lowlevel import current_token
+from pymongo.errors import PyMongoError
+
+from .. import plain
+from ..clock import monotonic
+from ..errors import ConfigurationError, LeaseLost, type_name
+from ..metrics.series import AttemptOutcome
+from ..protocol.trace import trace_id
+from ..queue.job import Job
+from ..queue.outcome import End, asked_outcome, end_of
+from ..running import Running, running
+from ..tracebacks import describe, forget
+from .begun import not_begun
+from .blocked import TICK, BlockedLoop
+from .tasks import Task, begin, call_soon
+from .threads import Threads
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+    from anyio.lowlevel import EventLoopToken
+
+    from ..protocol.document import JobRecord
+    from ..store.asynchronous import AsyncStore
+    from .attempt import Attempt
+    from .completer import Completer
+    from .leases import Leases
+    from .slots import Slots
+
+logger = plain.logger("streamqueue.execution")
+
+FAILURES = (AttemptOutcome.RETRIED, AttemptOutcome.DEAD)
+TURN_SECONDS = 0.005
+"""How long one turn of the event loop should take while attempts are begun: more of them are begun
+in the next one after a shorter turn, and fewer after a longer one."""
+MOST_AT_ONCE = 128
+GRACE = 5.0
+"""Seconds the handlers of a run that was cancelled have to end."""
+
+INTERRUPTED = End("released")
+"""The handler was stopped from outside: the job is given back without blame."""
+
+
+class Execution:
+    """Runs attempts.
+
+    Args:
+        log_tracebacks: log failures with their tracebacks, which may quote payloads.
+
+    Attributes:
+        completer: where finished attempts go; set before the first start.
+    """
+
+    completer: Completer
+    _decimals: bool
+    """Whether the context that attempts copy has a decimal context; from :meth:`open` on."""
+
+    def __init__(
+        self, store: AsyncStore, leases: Leases, slots: Slots, *, log_tracebacks: bool = False
+    ) -> None:
+        self._store = store
+        self._leases = leases
+        self._slots = slots
+        self._threads = Threads()
+        self._log_tracebacks = log_tracebacks
+        self._ready: deque[Attempt] = deque()
+        self._under_way: dict[Task[None], Attempt] = {}
+        self._at_once = MOST_AT_ONCE
+        self._turn_at: float | None = None  # while attempts are being begun
+        self._abrupt = False
+        self._closed = anyio.Event()
+        self._all_over = anyio.Event()
+        self._ends: TaskGroup | None = None
+        self._context = contextvars.copy_context()
+        self._blocked = BlockedLoop(self._under_way.get)
+
+    def open(self, ends: TaskGroup) -> None:
+        """Take attempts from now on, and write their ends in tasks of this group."""
+        self._ends = ends
+        self._context = contextvars.copy_context()
+        self._decimals = any(var.name == "decimal_context" for var in self._context)
+        ends.start_soon(self._keep)
+
+    def start(self, attempt: Attempt) -> None:
+        """Run a claimed job as soon as the event loop gets to it."""
+        self._slots.take()
+        self._leases.add(attempt)
+        self._ready.append(attempt)
+        if self._turn_at is None:
+            self._turn_at = monotonic()
+            call_soon(self._begin_some, self._context)
+
+    def close(self) -> None:
+        """Let the threads end, and the task that watches the event loop."""
+        self._threads.close()
+        self._closed.set()
+
+    def ended(self, attempt: Attempt) -> None:
+        """Note that an attempt had its final write, or never will."""
+        if attempt.outcome is None:
+            self._leases.lose(attempt)
+        attempt.registered.metrics.outcome[attempt.result()].inc()
+        self._leases.remove(attempt)
+        self._slots.ended()
+
+    async def _keep(self) -> None:
+        """Watch the event loop; when the run is cancelled, cancel the attempts and wait for them.
+
+        Then nothing is written of those that were stopped: they stay among the leases, for
+        whoever knows whether the run ends by an error.
+        """
+        with self._blocked:
+            try:
+                while not self._closed.is_set():
+                    self._blocked.beat()
+                    with anyio.move_on_after(TICK):
+                        await self._closed.wait()
+            finally:
+                if not self._closed.is_set():
+                    self._abrupt = True
+                    with anyio.move_on_after(GRACE, shield=True):
+                        await self._cancel_all()
+
+    async def _cancel_all(self) -> None:
+        for attempt in list(self._under_way.values()):
+            for scope in (attempt.scope, attempt.abandon):
+                if scope is not None:
+                    scope.cancel()
+        while self._under_way:
+            self._all_over = anyio.Event()
+            await self._all_over.wait()
+
+    def _begin_some(self) -> None:
+        """Begin as many attempts as one turn of the event loop has time for."""
+        now = monotonic()
+        if self._turn_at is not None and now - self._turn_at > TURN_SECONDS:
+            self._at_once = max(1, self._at_once // 2)
+        else:
+            self._at_once = min(MOST_AT_ONCE, self._at_once * 2)
+        self._turn_at = now
+        for _ in range(min(self._at_once, len(self._ready))):
+            if self._abrupt:
+                return
+            attempt = self._ready.popleft()
+            task = begin(self._run(attempt), self._over, self._context)
+            self._under_way[task] = attempt
+        if self._ready:
+            call_soon(self._begin_some, self._context)
+        else:
+            self._turn_at = None
+
+    # in the task of the attempt
+
+    async def _run(self, attempt: Attempt) -> None:
+        """Run the handler, and hand on what its end means."""
+        metrics, record = attempt.registered.metrics, attempt.record
+        attempt.begun = True
+        self._slots.handler_starts()
+        started = monotonic()
+        trace = trace_id(record.traceparent)
+        exemplar = None if trace is None else {"trace_id": trace}
+        if record.run_at is not None:
+            waited = (self._store.clock.now() - record.run_at).total_seconds()
+            metrics.wait.observe(max(0.0, waited), exemplar)
+        if self._decimals:
+            # A copy of the context has the same one in it, which is no value but changes.
+            decimal.setcontext(decimal.getcontext().copy())
+        running.set(Running(record.queue, record.id, record.attempts))
+        metrics.running.inc()
+        end = await self._run_in_scope(attempt)
+        metrics.running.dec()
+        metrics.duration.observe(monotonic() - started, exemplar)
+        # Here and not when the task is seen to be done, which is a turn of the event loop later:
+        # whoever claims and completes should find all that ended in the same turn.
+        self._context.run(self._settle, attempt, end)
+
+    async def _run_in_scope(self, attempt: Attempt) -> End | None:
+        if attempt.lost or monotonic() >= attempt.deadline:
+            self._leases.lose(attempt)
+            return INTERRUPTED
+        scope = CancelScope()
+        end, returned = None, False
+        try:
+            with scope:
+                end = await self._call(attempt, scope)
+                returned = True
+        except BaseException as problem:
+            # The handler left a scope of its own open, such as that of an async generator it broke
+            # out of: whatever runs in that ends with the attempt.
+            scope.cancel()
+            if not returned:
+                return End("failed", describe(problem))
+        return end
+
+    async def _call(self, attempt: Attempt, scope: CancelScope) -> End | None:
+        handler = attempt.registered.handler
+        error: BaseException | None
+        try:
+            if handler.is_async:
+                attempt.scope = scope
+                result = await handler.function(attempt.job)
+            else:
+                # A thread cannot be cancelled. When the lease is lost it keeps its slot until it
+                # returns (or the threads would pile up); only the end of the drain time leaves it
+                # behind.
+                attempt.abandon = scope
+                job = Job(attempt.record, _FromThread(attempt, current_token()))
+                result = await self._threads.run(handler.function, job)
+            error = None if result is None else not_begun(result, handler.task)
+        except get_cancelled_exc_class() as cancellation:
+            if scope.cancel_called:
+                return INTERRUPTED
+            error = cancellation  # the handler's own: it awaited something that was cancelled
+        except BaseException as raised:
+            # Also SystemExit: a handler must not be able to end the process for all others.
+            error = raised
+        try:
+            return None if error is None else self._end_of(attempt, error)
+        finally:
+            if error is not None:
+                forget(error)
+            del error  # or its traceback would hold this frame, and that the job
+
+    def _end_of(self, attempt: Attempt, error: BaseException) -> End:
+        """Make text and numbers of what a handler raised, so that nothing holds on to it."""
+        end = end_of(error, asked_outcome)
+        try:
+            self._log_end(attempt, end, error)
+        except Exception:  # the program's own filters and handlers of logs may raise
+            return end
+        return end
+
+    def _log_end(self, attempt: Attempt, end: End, error: BaseException) -> None:
+        if end.mistake is not None:
+            logger.error(
+                "Job %s: its handler asked for an end that is not possible: %s",
+                attempt.record.id,
+                end.mistake,
+                extra={
+                    "event": "attempt_failed",
+                    **attempt.facts(),
+                    "reason": "its handler asked for an end that is not possible",
+                    "error": end.mistake,
+                },
+            )
+        elif not end.asked and not attempt.lost:
+            self._log_failure(attempt, error)
+
+    def _log_failure(self, attempt: Attempt, error: BaseException | None) -> None:
+        """Log that an attempt failed; `error` None means that its handler said so, and returned."""
+        # The class only: messages tend to quote the payload. The traceback is stored on the job.
+        name = None if error is None else type_name(error)
+        record = attempt.record
+        logger.warning(
+            "Attempt %d of %d of job %s in queue %s failed: %s",
+            record.attempts,
+            record.max_attempts,
+            record.id,
+            record.queue,
+            name or "said by its handler",
+            exc_info=error if self._log_tracebacks else None,
+            extra={"event": "attempt_failed", **attempt.facts(), "error": name},
+        )
+
+    # out of it again
+
+    def _over(self, task: Task[None]) -> None:
+        """Note that the task of an attempt is done; settle one that has not done so itself."""
+        attempt = self._under_way.pop(task)
+        if not self._under_way:
+            self._all_over.set()
+        if attempt.begun:
+            if not task.cancelled() and task.exception() is None:
+                return
+            end = End("failed", "its task could not come to its end")
+        else:  # cancelled before its first step
+            self._slots.handler_starts()
+            end = INTERRUPTED
+        self._settle(attempt, end)
+
+    def _settle(self, attempt: Attempt, end: End | None) -> None:
+        """Complete an attempt whose handler returned; have any other end written."""
+        attempt.scope = attempt.abandon = None
+        del attempt.job  # the two hold each other, and only a collection of garbage would end that
+        self._slots.handler_over()
+        if end is None and not (attempt.outcome or attempt.lost or attempt.ending):
+            self.completer.finish(attempt)
+        elif self._ends is not None and not (end is INTERRUPTED and self._abrupt):
+            try:
+                self._ends.start_soon(self._end, attempt, end)
+            except RuntimeError:  # the run is over, and has left it: there is nothing to write
+                self.ended(attempt)
+
+    async def _end(self, attempt: Attempt, end: End | None) -> None:
+        with CancelScope(shield=True):
+            try:
+                if attempt.settled is not None:
+                    # A complete that was asked for, by a caller who was cancelled or is not the
+                    # handler: it is on its way, and its outcome is the attempt's.
+                    await attempt.settled.wait()
+                    attempt.settled = None
+                await self._finish(attempt, end)
+            finally:
+                self.ended(attempt)
+
+    async def _finish(self, attempt: Attempt, end: End | None) -> None:
+        """Write what the end of the handler means, unless the handler has done so itself."""
+        if attempt.outcome is not None or attempt.lost:
+            if end is None and attempt.outcome in FAILURES:
+                self._log_failure(attempt, None)
+            return
+        try:
+            await self._write(attempt, end)
+        except LeaseLost:
+            self._leases.lose(attempt)
+        except PyMongoError as problem:
+            attempt.unknown = problem  # its lease will return it, as is said when it is noted lost
+        except Exception as problem:
+            # Its end cannot be said, whatever is wrong with it; that it has failed can be.
+            logger.error(
+                "The end of job %s could not be written: %s",
+                attempt.record.id,
+                type_name(problem),
+                extra={"event": "claim_left", **attempt.facts(), "error": type_name(problem)},
+            )
+            await self._write_shortest(attempt, type_name(problem))
+
+    async def _write_shortest(self, attempt: Attempt, message: str) -> None:
+        try:
+            await self.completer.error(attempt, message, None)
+        except LeaseLost:
+            self._leases.lose(attempt)
+        except PyMongoError as problem:
+            attempt.unknown = problem
+
+    async def _write(self, attempt: Attempt, end: End | None) -> None:
+        completer = self.completer
+        if end is None:
+            await completer.complete(attempt)
+        elif end is INTERRUPTED:
+            await completer.release(attempt)
+            logger.info(
+                "Gave job %s of queue %s back: its handler was stopped",
+                attempt.record.id,
+                attempt.record.queue,
+                extra={"event": "claim_given_back", **attempt.facts()},
+            )
+        elif end.kind == "released":
+            await completer.release(attempt, end.delay)
+        elif end.kind == "discarded":
+            await completer.discard(attempt, end.message)
+        else:
+            await completer.error(attempt, end.message, end.delay)
+
+
+class _FromThread:
+    """The holder of a blocking handler's job: makes the calls of the attempt in the event loop."""
+
+    def __init__(self, attempt: Attempt, loop: EventLoopToken) -> None:
+        self._attempt = attempt
+        self._run = partial(from_thread.run, token=loop)
+
+    def complete(self, record: JobRecord, session: Any) -> None:
+        if session is not None:
+            raise ConfigurationError(
+                "complete(session=) in a worker needs an async handler: the worker's client is "
+                "async, and a session belongs to one client"
+            )
+        self._run(self._attempt.complete, record, None)
+
+    def error(self, record: JobRecord, message: str | None, delay: float | None) -> None:
+        self._run(self._attempt.error, record, message, delay)
+
+    def discard(self, record: JobRecord, message: str) -> None:
+        self._run(self._attempt.discard, record, message)
+
+    def progress(self, record: JobRecord, count: int | None) -> None:
+        self._run(self._attempt.progress, record, count)
+
+    def release(self, record: JobRecord, delay: float | None) -> None:
+        self._run(self._attempt.release, record, delay)

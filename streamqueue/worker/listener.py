@@ -1,0 +1,105 @@
+"""What a worker does when it hears of jobs: each event goes to the part that has use for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..stream.verdict import change_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..metrics.series import Metrics
+    from ..protocol.foreign import BuryReason
+    from ..store.asynchronous import AsyncStore
+    from ..stream.verdict import Reason
+    from .claimer import Claimer
+    from .partition import Peers
+    from .reaper import Reaper
+    from .scheduler import Timers
+
+
+class WorkerListener:
+    """Passes what a source says to the claimer, the timers and the reaper.
+
+    The source is made with its listener, and some of the parts with the source: so the parts come
+    by :meth:`connect`, before the source is run.
+    """
+
+    _claimer: Claimer
+    _timers: Timers
+    _reaper: Reaper
+
+    def __init__(
+        self, store: AsyncStore, queues: Sequence[str], peers: Peers, metrics: Metrics
+    ) -> None:
+        self._store = store
+        self._queues = queues
+        self._peers = peers
+        self._metrics = metrics
+        self._opened_before = False
+
+    def connect(self, claimer: Claimer, timers: Timers, reaper: Reaper) -> None:
+        """Pass on to these what is said from now on."""
+        self._claimer, self._timers, self._reaper = claimer, timers, reaper
+
+    def opened(self) -> None:
+        """Look at the documents: whatever the look misses becomes an event."""
+        if self._opened_before:
+            self._store.recheck_indexes()  # a stream may break because its collection was dropped
+        self._opened_before = True
+        self._claimer.scan(adopt=True)
+        self._timers.look()
+        self._reaper.look()
+
+    def broken(self, reason: Reason) -> None:
+        """Do nothing: it is noted already where people look."""
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the claimer knows of waiting jobs."""
+        return self._claimer.loaded
+
+    @property
+    def leisure(self) -> float:
+        """How many seconds the next event may wait for the claimer."""
+        return self._claimer.leisure
+
+    async def until_unloaded(self) -> None:
+        """Return when the claimer has use for an event again."""
+        await self._claimer.until_unloaded()
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Claim the job of an event, arm the timer for it, or have its lease returned."""
+        change = change_of(event)
+        if change.scheduled:
+            self._timers.note(change.run_at)
+        if change.ready:
+            job = change.job
+            if job is None or job.get("queue") not in self._queues:
+                # A plain update does not say whose job it was, nor whether that ever had a place
+                # in the claim order.
+                self._claimer.scan("stream", adopt=True)
+            else:
+                self._claimer.announce(job, inserted=event["operationType"] == "insert")
+        if change.expired:
+            self._reaper.look()
+
+    def dispatched(self, yes: bool) -> None:
+        """Take all that comes for ours, while somebody hands out the jobs."""
+        self._peers.dispatched(yes)
+
+    def more(self, everything: bool) -> None:
+        """Claim what waits; with `everything` promote and reap what there is as well."""
+        self._claimer.scan("stream")
+        if everything:
+            self._timers.look()
+            self._reaper.look()
+
+    def buried(self, reason: BuryReason, count: int) -> None:
+        """Count jobs that the dispatcher has buried."""
+        self._metrics.buried(reason, count)
+
+    def refused(self, job_ids: Sequence[Any]) -> None:
+        """Leave these jobs out, and no others: the dispatcher tries them again."""
+        self._store.unclaimable.hold_only(job_ids)

@@ -1,0 +1,43 @@
+"""What a worker was made with; read when it runs, and by the command line, which may change it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigurationError
+from .source import OwnStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prometheus_client import CollectorRegistry
+
+    from ..health.server import MetricsAddress
+    from ..options import WorkerOptions
+    from ..store.asynchronous import AsyncStore
+    from .handler import Handler
+    from .source import Source, SourceSettings
+
+
+@dataclass(slots=True)
+class Settings:
+    """The settings and handlers of a worker.
+
+    Attributes:
+        exports: whether it is a candidate for counting how the queues stand.
+        make_source: makes what tells it of jobs, for each run.
+    """
+
+    store: AsyncStore
+    options: WorkerOptions
+    metrics_address: MetricsAddress
+    registry: CollectorRegistry | None
+    exports: bool
+    handlers: dict[str, Handler] = field(default_factory=dict)
+    make_source: Callable[[SourceSettings], Source] = OwnStream
+
+    def check_handlers(self) -> None:
+        """Raise ConfigurationError when no handler is registered."""
+        if not self.handlers:
+            raise ConfigurationError("this worker has no handler: register one per queue first")

@@ -1,0 +1,325 @@
+"""Worker: its settings and handlers, and the runs of it that are begun and stopped."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import signal
+import threading
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+from anyio import TASK_STATUS_IGNORED
+
+from .. import options as checks
+from .. import plain, signals
+from ..backoff import Backoff
+from ..clock import monotonic
+from ..errors import ConfigurationError, StreamQueueError, only_one
+from ..health.app import HealthApp
+from ..health.health import Health
+from ..health.server import HealthServer, MetricsAddress
+from ..metrics.series import Metrics
+from ..options import WorkerOptions
+from ..signals import CUT_SHORT, END, HURRY, STOP
+from ..store import first_answer
+from ..store.asynchronous import AsyncStore
+from .handler import Handler, is_async
+from .run import NOT_TOLD, Run
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+
+    from anyio.abc import TaskStatus
+    from prometheus_client import CollectorRegistry
+    from pymongo.asynchronous.collection import AsyncCollection
+
+    from ..health.certificates import StrPath
+
+logger = plain.logger("streamqueue.worker")
+
+Function = TypeVar("Function", bound="Callable[..., Any]")
+
+PATIENCE = 10.0
+"""Seconds a command of the worker may take before its connection counts as wedged. What fails is
+tried again, so an election that takes longer costs nothing but a line in the log."""
+EXPORT_STATE = ("off", "leader")
+NOT_RUNNING = "the worker does not run"
+NOT_OPEN = "the change stream is not open yet"
+SAME_STOP = 0.5
+"""Seconds in which a signal that follows another order to stop is that same order: service managers
+send theirs to every process of a service, and a supervisor passes it on."""
+
+
+class Worker:
+    """Runs the handlers of one or more queues until told to stop.
+
+    Args:
+        collection: a pymongo ``AsyncCollection`` (or ``AsyncDatabase``: its ``jobs`` collection).
+        concurrency: handlers that run at the same time. Default 20.
+        timeout: the lease, in seconds or a timedelta: how long a dead process keeps its jobs. It is
+            renewed while a handler runs, so it does not limit handlers. Default 30.
+        max_attempts: claims a job may use up, unless it was put with its own. Default 3.
+        drain_timeout: seconds running handlers get after a stop. Default 30.
+        backoff: the wait after a failed attempt.
+        registry: where the metrics are registered; None is prometheus_client's own.
+        metrics_port: serve ``/metrics``, ``/healthz`` and ``/readyz`` there (0: any free port).
+            None, the default, does not serve.
+        metrics_host: the address to serve on. Default 127.0.0.1: not reachable from outside.
+        export_state: ``"leader"`` also exports how the queues stand (depth, age, consumers), from
+            one of the workers that are told so: the one that leads. ``"off"``, the default, leaves
+            it to ``streamqueue exporter``.
+        metrics_cert: serve HTTPS there, with the certificate in this PEM file. It and the two below
+            are read again when they change. Default: plain HTTP.
+        metrics_key: its private key, a PEM file, unless `metrics_cert` has it too.
+        metrics_client_ca: serve only clients with a certificate of an authority in this PEM file.
+        settings: the rarer ones, see :class:`~streamqueue.options.WorkerOptions`.
+
+    Attributes:
+        left: how many handlers were still at it when the last run had ended: they swallow their
+            cancellation, or block a thread. It is for the program to end without them.
+
+    Raises:
+        ConfigurationError: an argument outside its range.
+
+    ::
+
+        worker = Worker(AsyncMongoClient(uri).shop.jobs)
+
+        @worker.handler("emails")
+        async def send(job):
+            await smtp.send(job.data["to"])
+
+        anyio.run(worker.run)
+    """
+
+    def __init__(
+        self,
+        collection: AsyncCollection[Any],
+        *,
+        concurrency: int = 20,
+        timeout: float | timedelta = 30,
+        max_attempts: int = 3,
+        drain_timeout: float | timedelta = 30,
+        backoff: Backoff | None = None,
+        registry: CollectorRegistry | None = None,
+        metrics_port: int | None = None,
+        metrics_host: str = "127.0.0.1",
+        export_state: str = "off",
+        metrics_cert: StrPath | None = None,
+        metrics_key: StrPath | None = None,
+        metrics_client_ca: StrPath | None = None,
+        **settings: Any,
+    ) -> None:
+        _refuse_unknown(settings)
+        options = WorkerOptions(
+            concurrency=concurrency,
+            timeout=timeout,
+            max_attempts=max_attempts,
+            drain_timeout=drain_timeout,
+            backoff=backoff or Backoff(),
+            **settings,
+        )
+        if export_state not in EXPORT_STATE:
+            raise ConfigurationError(
+                f"export_state must be 'off' or 'leader', not {export_state!r}"
+            )
+        self._settings = Settings(
+            AsyncStore(collection, patience=PATIENCE),
+            options,
+            MetricsAddress(
+                metrics_port, metrics_host, metrics_cert, metrics_key, metrics_client_ca
+            ),
+            registry,
+            exports=export_state == "leader",
+        )
+        self._stop: anyio.Event | None = None
+        self._hurry: anyio.Event | None = None
+        self._told_at = 0.0
+        self.left = 0
+        self.health = Health()
+        self.health.not_ready("worker", NOT_RUNNING)
+        self.server: HealthServer | None = None
+
+    def handler(
+        self,
+        queue: str,
+        *,
+        backoff: Backoff | None = None,
+        max_attempts: int | None = None,
+    ) -> Callable[[Function], Function]:
+        """Register the function that runs the jobs of a queue; one per queue.
+
+        It takes the job: an :class:`AsyncJob` for ``async def``, a :class:`Job` for ``def``, which
+        runs in a thread. Returning completes the job; an exception fails the attempt, with its
+        traceback stored; ``Retry``, ``Snooze`` and ``Discard`` say it more exactly. An async
+        handler is cancelled when the lease is lost; a blocking one learns it from its next call.
+
+        Args:
+            queue: the queue's name.
+            backoff: the wait after a failed attempt; default the worker's.
+            max_attempts: for jobs that were put without; default the worker's.
+        """
+        name = checks.queue_name(queue)
+        handlers, options = self._settings.handlers, self._settings.options
+        if name in handlers:
+            raise ConfigurationError(f"queue {name!r} has a handler already: one per queue")
+        attempts = options.max_attempts
+        if max_attempts is not None:
+            attempts = checks.max_attempts(max_attempts)
+
+        def register(function: Function) -> Function:
+            handlers[name] = Handler(
+                queue=name,
+                function=function,
+                backoff=backoff or options.backoff,
+                max_attempts=attempts,
+                is_async=is_async(function),
+            )
+            return function
+
+        return register
+
+    def health_app(self) -> HealthApp:
+        """Return ``/metrics``, ``/healthz`` and ``/readyz`` for a server of the program's own.
+
+        For a worker that runs inside a web application, in place of `metrics_port`. Until it runs
+        and after it has ended it is not ready; and not alive, once that has been so for 10 seconds.
+        """
+        return HealthApp(self._settings.registry, self.health)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it runs and was told to stop."""
+        return self._stop is not None and self._stop.is_set()
+
+    def stop(self) -> None:
+        """Stop gracefully: :meth:`run` returns once handlers have finished, or were released when
+        the drain time was over. A second call ends the drain time now. Call it in the event loop.
+        """
+        if self._stop is None or self._hurry is None:
+            raise ConfigurationError("this worker is not running")
+        self._tell(STOP if not self._stop.is_set() else HURRY)
+
+    def _tell(self, order: int) -> None:
+        if self._stop is None or self._hurry is None:
+            return
+        if order >= HURRY:
+            self._hurry.set()
+        if not self._stop.is_set():
+            self._told_at = monotonic()
+            self._stop.set()
+        ending = signals.ending()
+        if ending is not None:
+            ending.told(order)
+
+    async def run(
+        self, *, handle_signals: bool = True, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
+    ) -> None:
+        """Work until stopped; as a task, started once the change stream is open, or it was stopped.
+
+        A handler that does not end within 5 seconds of its cancellation is named in the log and
+        left: see `left`.
+
+        Args:
+            handle_signals: let SIGTERM, SIGINT and SIGHUP stop it (in the main thread); a second
+                one ends the drain time, and a third the process.
+
+        Raises:
+            ConfigurationError: no handler is registered, it runs already, or the metrics cannot be
+                served as they should be.
+            ReplicaSetRequired: a standalone server.
+            PyMongoError: no server, or a privilege is missing. Only at the start: what happens
+                later is retried, logged and counted.
+            StreamQueueError: it ended though nobody told it to stop.
+        """
+        self._settings.check_handlers()
+        if self._stop is not None:
+            raise ConfigurationError("this worker is running already")
+        self._stop, self._hurry = anyio.Event(), anyio.Event()
+        self.left = 0
+        self.health.not_ready("stream", NOT_OPEN)  # first: it must not look ready in between
+        self.health.clear("worker")
+        self.health.clear("draining")
+        try:
+            async with anyio.create_task_group() as listening:
+                if handle_signals and threading.current_thread() is threading.main_thread():
+                    await listening.start(self._obey_signals)
+                await self._run(self._stop, self._hurry, task_status)
+                listening.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            # A missing privilege, found by the first stream: nobody should have to unwrap it.
+            raise only_one(group) from None
+        finally:
+            self._stop = self._hurry = None
+            self.health.not_ready("worker", NOT_RUNNING)
+            if self.server is not None:
+                self.server.stop()
+                self.server = None
+
+    async def _run(
+        self, stop: anyio.Event, hurry: anyio.Event, task_status: TaskStatus[None]
+    ) -> None:
+        run: Run | None = None
+
+        async def give_up_starting() -> None:
+            await stop.wait()
+            if run is None or not run.ready:
+                starting.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as starting:
+            starting.start_soon(give_up_starting)
+            address, store = self._settings.metrics_address, self._settings.store
+            address.check()
+            await first_answer.prepare(store)
+            await store.check_rights()
+            metrics = Metrics.of(self._settings.registry)
+            self.server = address.serve(metrics.registry, self.health)
+            if self.server is not None:
+                logger.info(
+                    "Serving metrics and health on %s",
+                    self.server.url,
+                    extra={"event": "metrics_served"},
+                )
+            run = Run(self._settings, self.health, metrics)
+            try:
+                await run.serve(stop, hurry, task_status=task_status)
+            finally:
+                self.left = run.left
+            starting.cancel_scope.cancel()
+        if not stop.is_set():
+            raise StreamQueueError(NOT_TOLD)
+        if run is None or not run.ready:
+            logger.info("Stopped before it was ready", extra={"event": "worker_stopped"})
+            task_status.started()  # or whoever waits for that would be told of an error
+
+    async def _obey_signals(self, *, task_status: TaskStatus[None]) -> None:
+        with signals.stop_signals() as received:
+            task_status.started()
+            count = 0
+            async for number in received:
+                count += 1
+                name = signal.Signals(number).name
+                logger.info("Received %s", name, extra={"event": "signal_received", "signal": name})
+                if count >= END:
+                    signals.end(CUT_SHORT, f"Received {name} for the third time: ended now")
+                again = self.stopping and monotonic() - self._told_at > SAME_STOP
+                self._tell(HURRY if again or count > 1 else STOP)
+
+
+def settings_of(worker: Worker) -> Settings:
+    """Return what a worker was made with, for the command line and for other processes' sake."""
+    return worker._settings
+
+
+def _refuse_unknown(settings: dict[str, Any]) -> None:
+    """Raise if one of the settings is none, with the one that was probably meant."""
+    rarer = {field.name for field in fields(WorkerOptions)}
+    for name in settings.keys() - rarer:
+        arguments = [*rarer, *inspect.signature(Worker).parameters]
+        close = difflib.get_close_matches(name, sorted({*arguments} - {"settings"}), n=1)
+        hint = f": did you mean {close[0]}?" if close else ""
+        raise ConfigurationError(f"Worker() has no setting {name!r}{hint}")
