@@ -56,6 +56,86 @@ FAULTS: tuple[PlantedFault, ...] = (
             "return 0",
         ),
     ),
+    # claims ahead of the slots, and the stream that is closed meanwhile
+    PlantedFault(
+        "more handlers at once than there are slots",
+        15,
+        "worker/test_worker_ahead.py"
+        "::test_handlers_that_return_at_once_share_claims_beyond_the_slots",
+        Edit(
+            "worker.executor:Execution._begin_some",
+            "min(self._at_once, len(self._ready), self._slots.startable)",
+            "min(self._at_once, len(self._ready))",
+        ),
+    ),
+    PlantedFault(
+        "jobs claimed ahead kept while all slots are full",
+        3,
+        "worker/test_worker_ahead.py"
+        "::test_what_was_claimed_for_handlers_that_then_take_long_goes_back_for_others",
+        Edit(
+            "worker.executor:Execution._keep",
+            "self._ends.start_soon(self.give_back_unbegun, UNBEGUN_SECONDS)",
+            "pass",
+        ),
+    ),
+    PlantedFault(
+        "jobs claimed ahead run after the order to stop",
+        12,
+        "worker/test_worker_ahead.py"
+        "::test_a_worker_that_stops_begins_no_job_that_it_has_claimed_ahead",
+        Edit(
+            "worker.run:Run._stop",
+            "self._drain.given_back += await self._execution.give_back_unbegun()",
+            "pass",
+        ),
+    ),
+    PlantedFault(
+        "claims ahead though handlers turned out to take long",
+        15,
+        "worker/test_worker_ahead.py"
+        "::test_what_is_known_of_quick_handlers_is_forgotten_when_jobs_were_given_back",
+        Edit("worker.slots:Slots.given_back", "self._ahead = self._over = 0", "self._over = 0"),
+    ),
+    PlantedFault(
+        "the events of a backlog read after all",
+        9,
+        "worker/test_worker_rest.py"
+        "::test_a_stream_that_was_closed_for_a_backlog_is_open_again_when_that_is_worked_off",
+        Edit(
+            "stream.watcher:Watcher._read_until_broken",
+            "self._token = None  # what",
+            "pass  # what",
+        ),
+    ),
+    PlantedFault(
+        "nobody looking for what falls due while the stream is closed",
+        6,
+        "worker/test_worker_rest.py"
+        "::test_a_job_that_falls_due_is_made_ready_while_the_stream_is_closed",
+        Edit("stream.watcher:Watcher._rest", "            self._listener.unheard()\n", ""),
+    ),
+    PlantedFault(
+        "an outage that does not show while the stream is closed",
+        5,
+        "worker/test_worker_rest.py"
+        "::test_a_server_that_goes_away_while_the_stream_is_closed_shows_in_the_readiness",
+        Edit(
+            "stream.watcher:Watcher._rest",
+            "                await self._recover(classify(error), error)\n                return\n",
+            "                continue\n",
+        ),
+    ),
+    PlantedFault(
+        "a stream closed for jobs that take long",
+        4,
+        "worker/test_worker_rest.py::test_a_worker_whose_jobs_take_long_goes_on_to_read_its_stream",
+        Edit(
+            "worker.claimer:Claimer.looks_often",
+            "self.loaded and self._backlog.read_often",
+            "self.loaded",
+        ),
+    ),
     # the dispatcher of several processes
     PlantedFault(
         "nobody is told to look for what was sent to a process that does nothing about it",

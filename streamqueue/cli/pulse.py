@@ -175,10 +175,13 @@ class PulseTaker:
 
     # what the stream's listener is told, and asked
 
-    loaded = False
+    loaded = looks_often = False
     leisure = 0.0
 
     async def until_unloaded(self) -> None:
+        pass
+
+    def unheard(self) -> None:
         pass
 
     def opened(self) -> None:

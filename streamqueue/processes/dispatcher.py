@@ -88,7 +88,7 @@ class Dispatcher:
         self._members = Members(self)
         self._peers = Peers(store, None, queues, own=self._members.names)
         self._backlog = Backlog(
-            store, queues, self._peers, dispatched=self._members.dispatched, raw=RAW
+            store, queues, self._peers, dispatched=self._members.dispatched, codec=RAW
         )
         self._intake = Intake(store, self._peers, self._backlog)
         metrics = Metrics(self._registry)
@@ -152,6 +152,7 @@ class Dispatcher:
             await self._stop.wait()
             self._tasks = None
             self._watcher.stop()
+            self._intake.unloaded()
             tasks.cancel_scope.cancel()
 
     async def _obey_signals(self, *, task_status: TaskStatus[None]) -> None:
@@ -331,11 +332,18 @@ class Dispatcher:
         return self._more or bool(self._backlog)
 
     @property
+    def looks_often(self) -> bool:
+        return self.loaded and self._backlog.read_often
+
+    @property
     def leisure(self) -> float:
         return self._intake.leisure(self.loaded)
 
     async def until_unloaded(self) -> None:
         await self._intake.until_unloaded()
+
+    def unheard(self) -> None:
+        self._timers.look()
 
     def event(self, event: Mapping[str, Any]) -> None:
         change = change_of(event)

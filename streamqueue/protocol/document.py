@@ -52,6 +52,12 @@ CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
 )
 
 
+PLACE_CODEC: CodecOptions[dict[str, Any]] = CODEC.with_options(
+    datetime_conversion=DatetimeConversion.DATETIME_MS
+)
+"""For ids and places in the claim order: dates are only compared, and as numbers they are decoded
+in half the time."""
+
 BARE_CODEC: CodecOptions[dict[str, Any]] = CODEC.with_options(
     uuid_representation=UuidRepresentation.UNSPECIFIED
 )

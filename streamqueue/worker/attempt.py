@@ -52,6 +52,7 @@ class Attempt:
 
     Attributes:
         record: the job as claimed; with the token.
+        sent: :func:`monotonic` time at which the claim was sent.
         deadline: :func:`monotonic` time until which the job is ours for certain.
         begun: its handler was called.
         scope: cancels the handler, while one runs that can be cancelled.
@@ -85,6 +86,7 @@ class Attempt:
         "registered",
         "renew_at",
         "scope",
+        "sent",
         "session",
         "settled",
         "unknown",
@@ -103,6 +105,7 @@ class Attempt:
         self.registered = registered
         self._ender = ender
         self.job = AsyncJob(record, self)
+        self.sent = sent
         self.deadline = -math.inf
         self.extend(sent, timeout)
         self.begun = False

@@ -21,6 +21,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from ..clock import monotonic
+from ..protocol.document import PLACE_CODEC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -39,6 +40,8 @@ MAX_SHARED_CHUNK = 2000
 """A shared chunk must have one share for each consumer in it."""
 CHUNK_SECONDS = 1.0
 """How long a chunk is worth trying: other processes claim from the same head."""
+OFTEN = 0.3
+"""Seconds between two reads of the head from which on an event would come sooner than the next."""
 COLLISION_SHARE = 0.1
 """The share of a claim lost to others from which on the head counts as contended."""
 CONTENDED_SECONDS = 30.0
@@ -53,7 +56,7 @@ class Backlog:
     Args:
         source: is asked for what waits first, and told of lost claims; None reads the documents.
         dispatched: returns the ids of jobs that a chunk must not have: a process was given them.
-        raw: read them with this codec instead.
+        codec: decode what is read with this.
 
     Attributes:
         deep: whether more was waiting than the last chunk held.
@@ -69,16 +72,17 @@ class Backlog:
         *,
         source: Source | None = None,
         dispatched: Callable[[], Collection[ObjectId]] = tuple,
-        raw: CodecOptions[Any] | None = None,
+        codec: CodecOptions[Any] = PLACE_CODEC,
     ) -> None:
         self._source = source
         self._dispatched = dispatched
-        self._raw = raw
+        self._codec = codec
         self._store = store
         self._queues = list(queues)
         self._peers = peers
         self._chunk: deque[Job] = deque()
         self._read_at = -math.inf
+        self._read_before_at = -math.inf
         self._contended_until = -math.inf
         self.deep = False
         self.left = False
@@ -91,6 +95,12 @@ class Backlog:
     def stale(self) -> bool:
         """Whether the chunk was read too long ago."""
         return bool(self._chunk) and monotonic() - self._read_at > CHUNK_SECONDS
+
+    @property
+    def read_often(self) -> bool:
+        """Whether the head is read so often that an event would tell nothing sooner."""
+        gap = self._read_at - self._read_before_at
+        return max(gap, monotonic() - self._read_at) < OFTEN
 
     def yields_to(self, job: Job) -> bool:
         """Whether a job is more urgent than all of the chunk."""
@@ -127,7 +137,7 @@ class Backlog:
                 jobs, self.deep = answer
                 self.left = False
                 self._chunk.extend(jobs)
-                self._read_at = monotonic()
+                self._note_read()
                 return
         contended = monotonic() < self._contended_until
         sharers = self._peers.count() if contended else 1
@@ -139,7 +149,7 @@ class Backlog:
             limit = min(MAX_CHUNK, max(CHUNK, CHUNK_PER_SLOT * free))
         elsewhere = self._dispatched()
         limit += len(elsewhere)
-        found = await self._store.candidates(self._queues, limit, codec=self._raw)
+        found = await self._store.candidates(self._queues, limit, codec=self._codec)
         self.deep = len(found) == limit
         elsewhere = {*elsewhere, *self._dispatched()}  # before too: it may have been claimed since
         read: list[Job] = list(found)
@@ -152,7 +162,10 @@ class Backlog:
             # With others that are not on the list, order would mean to lose every race.
             random.shuffle(read)
         self._chunk.extend(read)
-        self._read_at = monotonic()
+        self._note_read()
+
+    def _note_read(self) -> None:
+        self._read_before_at, self._read_at = self._read_at, monotonic()
 
     def _ours(self, jobs: Iterable[Job]) -> list[Job]:
         """Return the jobs whose turn is ours, in claim order, plus every job more urgent than the

@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.lowlevel import checkpoint
 from bson import Binary
 from bson.binary import UUID_SUBTYPE
 from bson.errors import BSONError
@@ -25,7 +24,6 @@ from pymongo.errors import PyMongoError
 
 from .. import plain
 from ..clock import monotonic
-from ..options import MAX_BATCH
 from ..outage import LoggedOutage
 from ..protocol.document import UUID_BYTES
 from ..protocol.foreign import is_ordinary
@@ -52,6 +50,8 @@ logger = plain.logger("streamqueue.claimer")
 
 MAX_ANNOUNCED = 1000
 """Events kept; with more than that waiting, a scan is the better way to find them."""
+MOST_AT_ONCE = 250
+"""Jobs in a claim: with many free slots, handlers run while the next claim is under way."""
 FIRST_CLAIM = 16
 """Jobs in the first claim of a backlog: consumers that are started together all go for its head,
 and learn of one another by what they lose."""
@@ -112,6 +112,11 @@ class Claimer:
     def loaded(self) -> bool:
         """Whether it knows of waiting jobs, so that an event would tell it nothing new."""
         return bool(self._backlog or self._scan_for) and not self._stopping
+
+    @property
+    def looks_often(self) -> bool:
+        """Whether it reads what waits so often that an event would tell it nothing sooner."""
+        return self.loaded and self._backlog.read_often
 
     @property
     def _knows(self) -> bool:
@@ -182,21 +187,19 @@ class Claimer:
             self._backlog.contend()
         try:
             while not self._stopping:
-                free = self._slots.free
-                if free < 1:
-                    self._forget_announced()
-                    self._report(0)
+                wanted = self._slots.wanted
+                if wanted < 1:
+                    if self._slots.free < 1:
+                        self._forget_announced()
+                        self._report(0)
                     await self._slots.wait_for_change()
-                elif self._slots.unstarted:
-                    # Handlers that return at once leave more slots in a moment: one claim for all.
-                    await checkpoint()
                 elif self._knows:
                     self._under_way = True  # a claim that is late: its jobs look as if unknown
-                    await self._claim(free)
+                    await self._claim(wanted)
                     self._under_way = False
                 else:
                     self._intake.unloaded()
-                    self._report(free)
+                    self._report(wanted)
                     await self._wait()
         finally:
             self._intake.unloaded()
@@ -250,7 +253,8 @@ class Claimer:
 
     async def _claim_waiting(self, free: int) -> None:
         trigger = self._scan_for or "scan"
-        if len(self._backlog) < free and self._scan_for is not None:
+        size = min(free, self._claim_size, self._store.claim_size.most)
+        if len(self._backlog) < size and self._scan_for is not None:
             self._backlog.drop()  # its rest would make a small claim; the next chunk has it too
         if not self._backlog:
             # Cleared before the read: what is announced while it is under way counts as new.
@@ -267,10 +271,10 @@ class Claimer:
                 return
             if self._backlog.deep or self._backlog.left:
                 self._scan_for = trigger  # there may be more behind
-        size = min(free, self._claim_size, self._store.claim_size.most)
         jobs = self._backlog.take(size)
-        for job in jobs:
-            self._announced.pop(job["_id"], None)
+        if self._announced:
+            for job in jobs:
+                self._announced.pop(job["_id"], None)
         await self._take(trigger, jobs)
 
     async def _place_unplaced(self) -> None:
@@ -285,9 +289,10 @@ class Claimer:
         sent = monotonic()
         with self._metrics.timed("claim"):
             documents = await self._store.take(jobs, self._consumer, self._timeout, self._limit_of)
-        self._claim_size = MAX_BATCH
+        self._claim_size = MOST_AT_ONCE
         if len(documents) < len(jobs):
             self._note_lost(trigger, len(jobs), len(documents))
+        self._slots.answered(monotonic() - sent)
         if not self._stopping:
             await self._delivery.deliver(trigger, documents, sent)
         elif documents:

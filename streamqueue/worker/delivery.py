@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope
@@ -63,8 +63,8 @@ class Delivery:
         self._start = start
         self._timeout = timeout
         self._metrics = metrics
-        self.recent: dict[ObjectId, None] = {}
-        self._strays: dict[object, None] = {}  # likewise in order
+        self.recent: OrderedDict[ObjectId, None] = OrderedDict()
+        self._strays: OrderedDict[object, None] = OrderedDict()
 
     async def deliver(
         self, trigger: ClaimTrigger, documents: Sequence[Mapping[str, Any]], sent: float
@@ -117,7 +117,7 @@ class Delivery:
             del self._strays[name]
             return True
         if len(self._strays) >= MOST_STRAYS:
-            del self._strays[next(iter(self._strays))]
+            self._strays.popitem(last=False)
         self._strays[name] = None
         return False
 
@@ -150,7 +150,7 @@ class Delivery:
     def _remember(self, job_id: ObjectId) -> None:
         self.recent[job_id] = None
         if len(self.recent) > RECENT:
-            del self.recent[next(iter(self.recent))]
+            self.recent.popitem(last=False)
 
 
 def _bare_record(document: Mapping[str, Any], damage: str) -> JobRecord:

@@ -51,6 +51,9 @@ TURN_SECONDS = 0.005
 """How long one turn of the event loop should take while attempts are begun: more of them are begun
 in the next one after a shorter turn, and fewer after a longer one."""
 MOST_AT_ONCE = 128
+UNBEGUN_SECONDS = 0.25
+"""How long a job that was claimed ahead waits for its handler to be called, before others may have
+it: looked at twice a second."""
 GRACE = 5.0
 """Seconds the handlers of a run that was cancelled have to end."""
 
@@ -103,9 +106,21 @@ class Execution:
         self._slots.take()
         self._leases.add(attempt)
         self._ready.append(attempt)
-        if self._turn_at is None:
-            self._turn_at = monotonic()
-            call_soon(self._begin_some, self._context)
+        self._begin_soon()
+
+    async def give_back_unbegun(self, older: float = 0.0) -> int:
+        """Release claimed jobs whose handlers have not been called for so many seconds, and those
+        that were claimed after them; return how many."""
+        if not self._ready or monotonic() - self._ready[0].sent < older:
+            return 0
+        attempts = list(self._ready)
+        self._ready.clear()
+        self._slots.given_back(len(attempts))
+        count = await self._leases.leave(attempts)
+        for attempt in attempts:
+            attempt.registered.metrics.outcome[AttemptOutcome.RELEASED].inc()
+            self._leases.remove(attempt)
+        return count
 
     def close(self) -> None:
         """Let the threads end, and the task that watches the event loop."""
@@ -130,6 +145,8 @@ class Execution:
             try:
                 while not self._closed.is_set():
                     self._blocked.beat()
+                    if self._ready and self._ends is not None:
+                        self._ends.start_soon(self.give_back_unbegun, UNBEGUN_SECONDS)
                     with anyio.move_on_after(TICK):
                         await self._closed.wait()
             finally:
@@ -147,21 +164,27 @@ class Execution:
             self._all_over = anyio.Event()
             await self._all_over.wait()
 
+    def _begin_soon(self) -> None:
+        if self._turn_at is None and self._slots.startable > 0:
+            self._turn_at = monotonic()
+            call_soon(self._begin_some, self._context)
+
     def _begin_some(self) -> None:
-        """Begin as many attempts as one turn of the event loop has time for."""
+        """Begin as many attempts as there are slots and one turn of the loop has time for."""
         now = monotonic()
         if self._turn_at is not None and now - self._turn_at > TURN_SECONDS:
             self._at_once = max(1, self._at_once // 2)
         else:
             self._at_once = min(MOST_AT_ONCE, self._at_once * 2)
         self._turn_at = now
-        for _ in range(min(self._at_once, len(self._ready))):
+        for _ in range(min(self._at_once, len(self._ready), self._slots.startable)):
             if self._abrupt:
                 return
             attempt = self._ready.popleft()
+            self._slots.handler_starts()
             task = begin(self._run(attempt), self._over, self._context)
             self._under_way[task] = attempt
-        if self._ready:
+        if self._ready and self._slots.startable > 0:
             call_soon(self._begin_some, self._context)
         else:
             self._turn_at = None
@@ -172,7 +195,6 @@ class Execution:
         """Run the handler, and hand on what its end means."""
         metrics, record = attempt.registered.metrics, attempt.record
         attempt.begun = True
-        self._slots.handler_starts()
         started = monotonic()
         trace = trace_id(record.traceparent)
         exemplar = None if trace is None else {"trace_id": trace}
@@ -291,7 +313,6 @@ class Execution:
                 return
             end = End("failed", "its task could not come to its end")
         else:  # cancelled before its first step
-            self._slots.handler_starts()
             end = INTERRUPTED
         self._settle(attempt, end)
 
@@ -300,6 +321,8 @@ class Execution:
         attempt.scope = attempt.abandon = None
         del attempt.job  # the two hold each other, and only a collection of garbage would end that
         self._slots.handler_over()
+        if self._ready:
+            self._begin_soon()
         if end is None and not (attempt.outcome or attempt.lost or attempt.ending):
             self.completer.finish(attempt)
         elif self._ends is not None and not (end is INTERRUPTED and self._abrupt):

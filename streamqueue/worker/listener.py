@@ -61,6 +61,11 @@ class WorkerListener:
         return self._claimer.loaded
 
     @property
+    def looks_often(self) -> bool:
+        """Whether the claimer looks at the documents as soon as an event would come."""
+        return self._claimer.looks_often
+
+    @property
     def leisure(self) -> float:
         """How many seconds the next event may wait for the claimer."""
         return self._claimer.leisure
@@ -68,6 +73,10 @@ class WorkerListener:
     async def until_unloaded(self) -> None:
         """Return when the claimer has use for an event again."""
         await self._claimer.until_unloaded()
+
+    def unheard(self) -> None:
+        """Look for jobs that fall due: what waits is looked at, and leases have their own look."""
+        self._timers.look()
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Claim the job of an event, arm the timer for it, or have its lease returned."""

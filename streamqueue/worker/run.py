@@ -262,6 +262,7 @@ class Run:
         self._claimer.stop()
         self._source.stop()
         with CancelScope(shield=True):
+            self._drain.given_back += await self._execution.give_back_unbegun()
             await self._claimer.stopped.wait()
         await self._peers.leave()
         await self._drain.run(began, hurry)

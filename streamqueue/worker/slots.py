@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import anyio
 
+from ..clock import monotonic
+
+MOST_AHEAD = 300
+"""Jobs claimed beyond the free slots at the most: they are held here, and others go without."""
+ROUNDS = 3
+"""For so many claims one after the other there should be jobs: while the handlers of one run, the
+next is on its way, and its answer may come late. (With 2, no-op handlers waited a tenth of the time
+at a concurrency of 100, and a quarter at 20.)"""
+SMOOTH = 0.7
+"""What a measured rate of handlers is worth at the next claim."""
+
 
 class Slots:
     """Counts handlers that run and jobs that are held.
 
     A slot is free as soon as its handler is over, while the final write is still on its way; so a
-    process holds at most twice as many jobs as it has slots, and claims overlap with completes.
+    process holds at most twice as many jobs as it has places for, and claims overlap with
+    completes.
+
+    While handlers return quickly, jobs are also claimed *ahead*, for slots that will be free by the
+    time the claim is answered; else all of them would stand empty that long, again and again.
     """
 
     def __init__(self, concurrency: int) -> None:
@@ -17,12 +32,30 @@ class Slots:
         self._running = 0
         self._held = 0
         self._unstarted = 0
+        self._ahead = 0
+        self._rate = 0.0  # at which handlers come to their end
+        self._over = 0  # handlers, since the last claim was answered
+        self._answered_at = 0.0
         self._changed = anyio.Event()
 
     @property
     def free(self) -> int:
-        """How many jobs may be claimed now."""
-        return min(self.concurrency - self._running, 2 * self.concurrency - self._held)
+        """How many handlers could start now, and have no job."""
+        return self.concurrency - self._running - self._unstarted
+
+    @property
+    def wanted(self) -> int:
+        """How many jobs to claim now: zero until that many are wanted as are worth a claim."""
+        places = self.concurrency + self._ahead
+        count = min(places - self._running - self._unstarted, 2 * places - self._held)
+        if self._unstarted and 2 * count < places:
+            return 0  # handlers that return at once leave more in a moment: one claim for all
+        return max(0, count)
+
+    @property
+    def startable(self) -> int:
+        """How many of the claimed jobs may have their handler called."""
+        return self.concurrency - self._running
 
     @property
     def unstarted(self) -> int:
@@ -34,24 +67,46 @@ class Slots:
         """How many jobs have not had their final write yet."""
         return self._held
 
+    def answered(self, seconds: float) -> None:
+        """A claim took so long: the next is ahead by what comes to its end in that time."""
+        now = monotonic()
+        since = max(now - self._answered_at, seconds, 1e-3)
+        # A burst counts for a few claims more, for the ends of handlers come in bursts.
+        self._rate = max(self._over / since, SMOOTH * self._rate)
+        over = int(self._rate * seconds)
+        self._ahead = min(MOST_AHEAD, max(over, ROUNDS * over - self.concurrency))
+        self._over = 0
+        self._answered_at = now
+
     def take(self) -> None:
-        """A job is claimed: its handler is about to start."""
-        self._running += 1
+        """A job is claimed: its handler is to start."""
         self._held += 1
         self._unstarted += 1
 
     def handler_starts(self) -> None:
         """Its handler is called."""
+        self._running += 1
         self._unstarted -= 1
+        if not self._unstarted:
+            self._changed.set()
 
     def handler_over(self) -> None:
         """Its handler is over: another may start."""
         self._running -= 1
+        self._over += 1
         self._changed.set()
 
     def ended(self) -> None:
         """Its final write is done."""
         self._held -= 1
+        self._changed.set()
+
+    def given_back(self, count: int) -> None:
+        """So many jobs were given back whose handlers were not called: those that run take long."""
+        self._held -= count
+        self._unstarted -= count
+        self._ahead = self._over = 0
+        self._rate = 0.0
         self._changed.set()
 
     def nudge(self) -> None:

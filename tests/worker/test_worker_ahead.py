@@ -1,0 +1,172 @@
+"""Jobs claimed ahead of the free slots, while handlers return quickly; and given back when they do
+not.
+
+Laws: batches form by themselves; going down is graceful.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from pymongo.synchronous.collection import Collection
+
+from streamqueue import AsyncJob, AsyncMongoQueue
+from streamqueue.worker import executor
+from streamqueue.worker.slots import MOST_AHEAD, Slots
+from tests.waiting import wait_until_async
+from tests.worker.started import WorkerStarter
+
+
+class Handler:
+    """A handler that returns at once, until it is told to hold on to its jobs."""
+
+    def __init__(self, quick: float = float("inf")) -> None:
+        self.begun: list[int] = []
+        self.at_once = self.most_at_once = 0
+        self.gate = anyio.Event()
+        self._quick = quick
+
+    async def __call__(self, job: AsyncJob) -> None:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.begun.append(job.data["n"])
+        if len(self.begun) > self._quick:
+            await self.gate.wait()
+        await checkpoint()
+        self.at_once -= 1
+
+
+async def test_handlers_that_return_at_once_share_claims_beyond_the_slots(
+    start: WorkerStarter, queue: AsyncMongoQueue
+) -> None:
+    handler = Handler()
+    await queue.put_many([{"n": n} for n in range(1000)])
+
+    worker = await start(handler, concurrency=4)
+    await worker.until_outcomes(30, completed=1000)
+
+    assert len(worker.commands.claims()) <= 125  # four at a time would be 250
+    assert handler.most_at_once <= 4
+    assert handler.begun == list(range(1000))
+
+
+async def test_what_was_claimed_for_handlers_that_then_take_long_goes_back_for_others(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    handler = Handler(quick=300)
+    await queue.put_many([{"n": n} for n in range(1000)])
+
+    worker = await start(handler, concurrency=4)
+    await wait_until_async(lambda: len(handler.begun) == 304, "its slots are full")
+
+    await wait_until_async(
+        lambda: jobs.count_documents({"state": "running"}) == 4, "the others went back"
+    )
+    assert jobs.count_documents({"state": "ready", "attempts": {"$ne": 0}}) == 0
+    handler.gate.set()
+    await wait_until_async(lambda: worker.outcomes().get("completed") == 1000, "all ran", 30)
+    assert sorted(handler.begun) == list(range(1000))
+
+
+async def test_a_worker_that_stops_begins_no_job_that_it_has_claimed_ahead(
+    start: WorkerStarter,
+    queue: AsyncMongoQueue,
+    jobs: Collection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(executor, "UNBEGUN_SECONDS", 60.0)
+    handler = Handler(quick=300)
+    await queue.put_many([{"n": n} for n in range(1000)])
+    worker = await start(handler, concurrency=4)
+    await wait_until_async(lambda: len(handler.begun) == 304, "its slots are full")
+    await wait_until_async(
+        lambda: jobs.count_documents({"state": "running"}) > 4, "jobs are claimed ahead"
+    )
+
+    worker.worker.stop()
+    await wait_until_async(
+        lambda: jobs.count_documents({"state": "running"}) == 4, "the others went back"
+    )
+    handler.gate.set()
+    await worker.stop()
+
+    assert len(handler.begun) == 304
+    assert jobs.count_documents({"state": "ready", "attempts": 0}) == 1000 - 304
+    assert jobs.count_documents({}) == 1000 - 304
+
+
+# how many
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Mapping[str, float]:
+    now = {"at": 100.0}
+    monkeypatch.setattr("streamqueue.worker.slots.monotonic", lambda: now["at"])
+    return now
+
+
+def claim_and_run(slots: Slots, jobs: int) -> None:
+    for _ in range(jobs):
+        slots.take()
+        slots.handler_starts()
+        slots.handler_over()
+        slots.ended()
+
+
+def test_nothing_is_claimed_ahead_of_handlers_that_still_run(clock: dict[str, float]) -> None:
+    slots = Slots(4)
+    slots.answered(0.01)
+    for _ in range(4):
+        slots.take()
+        slots.handler_starts()
+    clock["at"] += 1
+
+    slots.answered(0.01)
+
+    assert slots.wanted == slots.free == 0
+
+
+def test_the_faster_handlers_return_the_more_is_claimed_ahead_up_to_a_limit(
+    clock: dict[str, float],
+) -> None:
+    slots, wanted = Slots(4), []
+    slots.answered(0.01)
+    for jobs in (4, 40, 400, 4000):
+        claim_and_run(slots, jobs)
+        clock["at"] += 0.1
+        slots.answered(0.01)
+        wanted.append(slots.wanted)
+
+    assert wanted == [4, 12, 120, 4 + MOST_AHEAD]
+
+
+def test_what_is_known_of_quick_handlers_is_forgotten_when_jobs_were_given_back(
+    clock: dict[str, float],
+) -> None:
+    slots = Slots(4)
+    slots.answered(0.01)
+    claim_and_run(slots, 400)
+    clock["at"] += 0.1
+    slots.answered(0.01)
+    slots.take()
+
+    slots.given_back(1)
+
+    assert slots.wanted == 4
+
+
+def test_while_jobs_wait_to_be_begun_the_next_claim_waits_for_half_of_the_places(
+    clock: dict[str, float],
+) -> None:
+    slots = Slots(10)
+    for _ in range(6):
+        slots.take()
+    few = slots.wanted
+    slots.handler_starts()
+    slots.handler_over()
+
+    assert (few, slots.wanted) == (0, 5)
