@@ -16,7 +16,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         16,
         "worker/test_worker_attempts.py"
         "::test_what_a_handler_sets_in_its_context_is_not_there_in_the_next",
-        Edit("worker.tasks:begin", "context=context.copy()", "context=context"),
+        Edit("worker.execution.tasks:begin", "context=context.copy()", "context=context"),
     ),
     PlantedFault(
         "attempts that share a decimal context",
@@ -24,7 +24,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_attempts.py"
         "::test_what_a_handler_sets_in_its_context_is_not_there_in_the_next",
         Edit(
-            "worker.executor:Execution._run",
+            "worker.execution.executor:Execution._run",
             "if self._decimals:",
             "if False:",
         ),
@@ -35,7 +35,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_attempts.py"
         "::test_tasks_in_a_group_that_is_left_open_end_with_the_attempt",
         Edit(
-            "worker.executor:Execution._run_in_scope",
+            "worker.execution.executor:Execution._run_in_scope",
             "            scope.cancel()\n            if not",
             "            if not",
         ),
@@ -46,7 +46,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_attempts.py"
         "::test_a_cancel_scope_that_is_left_open_is_the_end_of_nothing_but_the_attempt",
         Edit(
-            "worker.executor:Execution._run_in_scope",
+            "worker.execution.executor:Execution._run_in_scope",
             "        except BaseException as problem:\n",
             "        except ZeroDivisionError as problem:\n",
         ),
@@ -82,13 +82,13 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a returned generator taken for a success",
         16,
         "worker/test_worker_returns.py::test_what_was_not_begun_is_a_failure_that_names_it",
-        Edit("worker.begun", "LAZY = (GeneratorType, ", "LAZY = ("),
+        Edit("worker.execution.begun", "LAZY = (GeneratorType, ", "LAZY = ("),
     ),
     PlantedFault(
         "a returned coroutine of an async handler taken for a success",
         16,
         "worker/test_worker_returns.py::test_what_was_not_begun_is_a_failure_that_names_it",
-        Edit("worker.begun:not_begun", "if inspect.isawaitable(result):", "if False:"),
+        Edit("worker.execution.begun:not_begun", "if inspect.isawaitable(result):", "if False:"),
     ),
     PlantedFault(
         "a class for a handler",
@@ -133,7 +133,9 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_memory.py"
         "::test_nothing_of_a_finished_attempt_is_reachable_a_moment_later[returns-blocking]",
         Edit(
-            "worker.threads:Threads._work", "            del call  # it has", "            # it has"
+            "worker.execution.threads:Threads._work",
+            "            del call  # it has",
+            "            # it has",
         ),
     ),
     PlantedFault(
@@ -142,7 +144,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_memory.py"
         "::test_nothing_of_a_finished_attempt_is_reachable_a_moment_later[fails-async]",
         Edit(
-            "worker.executor:Execution._call",
+            "worker.execution.executor:Execution._call",
             "                forget(error)\n",
             "                pass\n",
         ),
@@ -159,7 +161,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         16,
         "worker/test_worker_blocked.py::test_what_blocks_the_event_loop_is_named_once_a_minute",
         Edit(
-            "worker.blocked:BlockedLoop",
+            "worker.execution.blocked:BlockedLoop",
             "            self._name(seen, late)\n\n    def _watch",
             "            pass\n\n    def _watch",
         ),
@@ -168,7 +170,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a blocked event loop that is named for every job",
         16,
         "worker/test_worker_blocked.py::test_what_blocks_the_event_loop_is_named_once_a_minute",
-        Edit("worker.blocked", "AGAIN = 60.0", "AGAIN = 0.0"),
+        Edit("worker.execution.blocked", "AGAIN = 60.0", "AGAIN = 0.0"),
     ),
     PlantedFault(
         "loggers that a module has disabled without a word",
@@ -199,7 +201,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_privacy.py"
         "::test_no_payload_and_no_exception_text_is_logged_or_measured_or_printed",
         Edit(
-            "worker.executor:Execution._log_failure",
+            "worker.execution.executor:Execution._log_failure",
             "exc_info=error if self._log_tracebacks else None",
             "exc_info=error",
         ),
@@ -363,7 +365,11 @@ FAULTS: tuple[PlantedFault, ...] = (
         "tasks of a handler that may end the event loop",
         16,
         "worker/test_worker_handlers.py::test_no_task_that_a_handler_begins_takes_the_worker_down",
-        Edit("worker.tasks:contained_exits.make", "        if in_attempt():", "        if False:"),
+        Edit(
+            "worker.execution.tasks:contained_exits.make",
+            "        if in_attempt():",
+            "        if False:",
+        ),
     ),
     PlantedFault(
         "a module's sys.exit() taken for the end of the command",

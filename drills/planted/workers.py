@@ -63,7 +63,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_ahead.py"
         "::test_handlers_that_return_at_once_share_claims_beyond_the_slots",
         Edit(
-            "worker.executor:Execution._begin_some",
+            "worker.execution.executor:Execution._begin_some",
             "min(self._at_once, len(self._ready), self._slots.startable)",
             "min(self._at_once, len(self._ready))",
         ),
@@ -74,7 +74,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_ahead.py"
         "::test_what_was_claimed_for_handlers_that_then_take_long_goes_back_for_others",
         Edit(
-            "worker.executor:Execution._keep",
+            "worker.execution.executor:Execution._keep",
             "self._ends.start_soon(self.give_back_unbegun, UNBEGUN_SECONDS)",
             "pass",
         ),
@@ -425,7 +425,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         2,
         f"{LEASES}::test_a_late_reply_to_an_older_renewal_shortens_no_lease",
         Edit(
-            "worker.attempt:Attempt.extend",
+            "worker.execution.attempt:Attempt.extend",
             "max(self.deadline, sent + timeout - margin)",
             "sent + timeout - margin",
         ),
@@ -577,7 +577,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_shutdown.py"
         "::test_a_handler_longer_than_the_drain_time_is_released_without_blame",
         Edit(
-            "worker.executor:Execution._write",
+            "worker.execution.executor:Execution._write",
             "elif end is INTERRUPTED:\n            await completer.release(attempt)\n",
             "elif end is INTERRUPTED:\n            pass\n",
         ),

@@ -21,8 +21,8 @@ from ..metrics.series import AttemptOutcome
 from ..protocol import operations
 from ..queue.job import log_refused
 from ..store.write_limit import WriteLimit
-from .attempt import LEAST_TIME
 from .ends import AGAIN, Ends, time_left
+from .execution.attempt import LEAST_TIME
 from .nearest import Nearest
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ..metrics.series import Metrics
     from ..store.asynchronous import AsyncStore
-    from .attempt import Attempt
+    from .execution.attempt import Attempt
 
 MAX_GROUP = 1000
 """Jobs in one delete: enough that its round trip no longer counts."""

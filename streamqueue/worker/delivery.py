@@ -16,7 +16,7 @@ from ..protocol import operations
 from ..protocol.document import JobRecord, id_key
 from ..queue.job import facts
 from ..store.given_up import GivenUp
-from .attempt import Attempt
+from .execution.attempt import Attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..metrics.series import ClaimTrigger, Metrics
     from ..protocol.foreign import BuryReason
     from ..store.asynchronous import AsyncStore
-    from .attempt import Ender
+    from .execution.attempt import Ender
     from .handler import RegisteredHandler
 
 logger = plain.logger("streamqueue.claimer")

@@ -15,11 +15,11 @@ from ..signals import CLOSING, GRACE
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .attempt import Attempt
     from .completer import Completer
-    from .executor import Execution
+    from .execution.attempt import Attempt
+    from .execution.executor import Execution
+    from .execution.runners import Runners
     from .leases import Leases
-    from .runners import Runners
     from .slots import Slots
 
 logger = plain.logger("streamqueue.worker")

@@ -22,14 +22,14 @@ from ..outage import LoggedOutage
 from ..protocol import operations
 from ..queue.job import log_refused, log_shortened
 from ..store.write_limit import LONGEST_WRITE
-from .attempt import LEAST_TIME
+from .execution.attempt import LEAST_TIME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..metrics.series import Metrics, Operation
     from ..store.asynchronous import AsyncStore
-    from .attempt import Attempt
+    from .execution.attempt import Attempt
 
 logger = plain.logger("streamqueue.completer")
 

@@ -27,7 +27,7 @@ from ..outage import LoggedOutage
 from ..protocol import operations
 from ..queue.job import log_refused
 from ..store.write_limit import LONGEST_WRITE, WriteLimit
-from .attempt import LEAST_TIME, RENEWALS_PER_TIMEOUT
+from .execution.attempt import LEAST_TIME, RENEWALS_PER_TIMEOUT
 from .nearest import Nearest
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from ..metrics.series import Metrics
     from ..store.asynchronous import AsyncStore
-    from .attempt import Attempt
+    from .execution.attempt import Attempt
 
 logger = plain.logger("streamqueue.lease")
 

@@ -25,17 +25,17 @@ from .claimer import Claimer
 from .completer import Completer
 from .delivery import Delivery
 from .drain import Drain
-from .executor import Execution
+from .execution.executor import Execution
+from .execution.runners import Runners
+from .execution.tasks import contained_exits
 from .handler import RegisteredHandler, limit_of
 from .leases import Leases
 from .listener import WorkerListener
 from .partition import Peers
 from .reaper import Reaper
-from .runners import Runners
 from .scheduler import Sweep, Timers
 from .slots import Slots
 from .source import SourceSettings
-from .tasks import contained_exits
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -112,21 +112,21 @@ ORDER = [
     "worker.backlog",
     "worker.handler",
     "worker.nearest",
-    "worker.attempt",
+    "worker.execution.attempt",
     "worker.leases",
     "worker.ends",
     "worker.completer",
-    "worker.threads",
-    "worker.tasks",
-    "worker.begun",
-    "worker.blocked",
-    "worker.executor",
+    "worker.execution.threads",
+    "worker.execution.tasks",
+    "worker.execution.begun",
+    "worker.execution.blocked",
+    "worker.execution.executor",
     "worker.intake",
     "worker.delivery",
     "worker.claimer",
     "worker.scheduler",
     "worker.reaper",
-    "worker.runners",
+    "worker.execution.runners",
     "worker.listener",
     "worker.drain",
     "worker.settings",
@@ -362,7 +362,7 @@ def test_no_module_imports(module: str) -> None:
 
 
 def test_two_modules_ask_the_event_loop_itself() -> None:
-    assert importers_of("asyncio") == {"worker.tasks", "store.answered", "driver"}
+    assert importers_of("asyncio") == {"worker.execution.tasks", "store.answered", "driver"}
 
 
 def importers_of(module: str) -> set[str]:

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue
-from streamqueue.worker import executor
+from streamqueue.worker.execution import executor
 from streamqueue.worker.slots import MOST_AHEAD, Slots
 from tests.waiting import wait_until_async
 from tests.worker.started import WorkerStarter

@@ -15,7 +15,7 @@ import pytest
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, Job
-from streamqueue.worker.executor import Execution
+from streamqueue.worker.execution.executor import Execution
 from tests.hellish import ALSO_HELLISH, TextOfHalfACharacter
 from tests.waiting import wait_until_async
 from tests.worker.started import WorkerStarter

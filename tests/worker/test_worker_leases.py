@@ -24,7 +24,7 @@ from streamqueue.clock import monotonic
 from streamqueue.metrics.series import Metrics
 from streamqueue.protocol.document import JobRecord
 from streamqueue.store.asynchronous import AsyncStore
-from streamqueue.worker.attempt import MARGIN_CAP, MARGIN_SHARE, Attempt
+from streamqueue.worker.execution.attempt import MARGIN_CAP, MARGIN_SHARE, Attempt
 from streamqueue.worker.leases import Leases
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing

@@ -95,7 +95,7 @@ async def test_nothing_of_a_finished_attempt_is_reachable_a_moment_later(
 async def test_a_thread_without_work_ends_with_what_handlers_kept_in_it(
     start: WorkerStarter, queue: AsyncMongoQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamqueue.worker.threads.KEPT_SECONDS", 0.2)
+    monkeypatch.setattr("streamqueue.worker.execution.threads.KEPT_SECONDS", 0.2)
     local, kept = threading.local(), []
 
     def handler(job: Job) -> None:

@@ -19,15 +19,15 @@ from anyio import CancelScope, from_thread, get_cancelled_exc_class
 from anyio.lowlevel import current_token
 from pymongo.errors import PyMongoError
 
-from .. import plain
-from ..clock import monotonic
-from ..errors import ConfigurationError, LeaseLost, type_name
-from ..metrics.series import AttemptOutcome
-from ..protocol.trace import trace_id
-from ..queue.job import Job
-from ..queue.outcome import End, asked_outcome, end_of
-from ..running import Running, running
-from ..tracebacks import describe, forget
+from ... import plain
+from ...clock import monotonic
+from ...errors import ConfigurationError, LeaseLost, type_name
+from ...metrics.series import AttemptOutcome
+from ...protocol.trace import trace_id
+from ...queue.job import Job
+from ...queue.outcome import End, asked_outcome, end_of
+from ...running import Running, running
+from ...tracebacks import describe, forget
 from .begun import not_begun
 from .blocked import TICK, BlockedLoop
 from .tasks import Task, begin, call_soon
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
     from anyio.lowlevel import EventLoopToken
 
-    from ..protocol.document import JobRecord
-    from ..store.asynchronous import AsyncStore
+    from ...protocol.document import JobRecord
+    from ...store.asynchronous import AsyncStore
+    from ..completer import Completer
+    from ..leases import Leases
+    from ..slots import Slots
     from .attempt import Attempt
-    from .completer import Completer
-    from .leases import Leases
-    from .slots import Slots
 
 logger = plain.logger("streamqueue.execution")
 

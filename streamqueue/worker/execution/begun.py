@@ -10,7 +10,7 @@ import inspect
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
-from ..errors import type_name
+from ...errors import type_name
 from .tasks import cancel_future
 
 LAZY = (GeneratorType, AsyncGeneratorType, map, filter)

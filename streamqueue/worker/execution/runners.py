@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.lowlevel import current_token
 
-from ..errors import only_one
+from ...errors import only_one
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup

@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Protocol
 
-from ..metrics.series import AttemptOutcome
-from ..queue.job import AsyncJob, facts
+from ...metrics.series import AttemptOutcome
+from ...queue.job import AsyncJob, facts
 
 if TYPE_CHECKING:
     import anyio
     from pymongo.asynchronous.client_session import AsyncClientSession
     from pymongo.errors import PyMongoError
 
-    from ..protocol.document import JobRecord
-    from .handler import RegisteredHandler
+    from ...protocol.document import JobRecord
+    from ..handler import RegisteredHandler
 
 RENEWALS_PER_TIMEOUT = 3
 MARGIN_SHARE, MARGIN_CAP = 20, 1.0

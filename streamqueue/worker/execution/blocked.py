@@ -11,9 +11,9 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import plain
-from ..clock import monotonic
-from ..errors import type_name
+from ... import plain
+from ...clock import monotonic
+from ...errors import type_name
 from .tasks import Task, event_loop, running_task
 
 if TYPE_CHECKING:
