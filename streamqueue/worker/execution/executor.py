@@ -105,7 +105,11 @@ class Execution:
         """Run a claimed job as soon as the event loop gets to it."""
         self._slots.take()
         self._leases.add(attempt)
-        self._ready.append(attempt)
+        alone = self._turn_at is None and not (self._ready or self._abrupt)
+        if alone and self._slots.startable > 0:
+            self._begin(attempt)  # at once: a lone job waits for no turn of the event loop
+        else:
+            self._ready.append(attempt)
         self._begin_soon()
 
     async def give_back_unbegun(self, older: float = 0.0) -> int:
@@ -180,14 +184,16 @@ class Execution:
         for _ in range(min(self._at_once, len(self._ready), self._slots.startable)):
             if self._abrupt:
                 return
-            attempt = self._ready.popleft()
-            self._slots.handler_starts()
-            task = begin(self._run(attempt), self._over, self._context)
-            self._under_way[task] = attempt
+            self._begin(self._ready.popleft())
         if self._ready and self._slots.startable > 0:
             call_soon(self._begin_some, self._context)
         else:
             self._turn_at = None
+
+    def _begin(self, attempt: Attempt) -> None:
+        self._slots.handler_starts()
+        task = begin(self._run(attempt), self._over, self._context)
+        self._under_way[task] = attempt
 
     # in the task of the attempt
 
