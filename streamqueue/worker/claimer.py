@@ -199,7 +199,7 @@ class Claimer:
                     self._under_way = False
                 else:
                     self._intake.unloaded()
-                    self._report(wanted)
+                    self._report(max(0, self._slots.free))
                     await self._wait()
         finally:
             self._intake.unloaded()

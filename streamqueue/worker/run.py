@@ -249,13 +249,14 @@ class Run:
 
     async def _stop(self, hurry: anyio.Event) -> None:
         self._stopping_at = began = monotonic()
+        running = len(self._leases) - self._slots.unstarted
         logger.info(
             "Stopping: claiming nothing more, %d jobs are running",
-            len(self._leases),
+            running,
             extra={
                 "event": "worker_stopping",
                 "consumer": self._consumer,
-                "count": len(self._leases),
+                "count": running,
             },
         )
         self._health.draining()

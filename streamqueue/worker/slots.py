@@ -8,6 +8,9 @@ from ..clock import monotonic
 
 MOST_AHEAD = 300
 """Jobs claimed beyond the free slots at the most: they are held here, and others go without."""
+AHEAD_SECONDS = 0.2
+"""How long a job that was claimed ahead should wait for a slot at the most, also when claims take
+longer: after a little more it is given back (``execution.executor``)."""
 ROUNDS = 3
 """For so many claims one after the other there should be jobs: while the handlers of one run, the
 next is on its way, and its answer may come late. (With 2, no-op handlers waited a tenth of the time
@@ -68,13 +71,14 @@ class Slots:
         return self._held
 
     def answered(self, seconds: float) -> None:
-        """A claim took so long: the next is ahead by what comes to its end in that time."""
+        """A claim took so many seconds: the next is ahead by what comes to its end meanwhile."""
         now = monotonic()
         since = max(now - self._answered_at, seconds, 1e-3)
         # A burst counts for a few claims more, for the ends of handlers come in bursts.
         self._rate = max(self._over / since, SMOOTH * self._rate)
-        over = int(self._rate * seconds)
-        self._ahead = min(MOST_AHEAD, max(over, ROUNDS * over - self.concurrency))
+        over = int(self._rate * min(seconds, AHEAD_SECONDS))
+        most = min(MOST_AHEAD, int(self._rate * AHEAD_SECONDS))
+        self._ahead = min(most, max(over, ROUNDS * over - self.concurrency))
         self._over = 0
         self._answered_at = now
 

@@ -16,7 +16,7 @@ from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue
 from streamqueue.worker.execution import executor
-from streamqueue.worker.slots import MOST_AHEAD, Slots
+from streamqueue.worker.slots import AHEAD_SECONDS, MOST_AHEAD, Slots
 from tests.waiting import wait_until_async
 from tests.worker.started import WorkerStarter
 
@@ -142,6 +142,19 @@ def test_the_faster_handlers_return_the_more_is_claimed_ahead_up_to_a_limit(
         wanted.append(slots.wanted)
 
     assert wanted == [4, 12, 120, 4 + MOST_AHEAD]
+
+
+def test_however_long_claims_take_no_more_is_claimed_ahead_than_is_begun_in_a_moment(
+    clock: dict[str, float],
+) -> None:
+    slots = Slots(4)
+    slots.answered(2.0)
+    claim_and_run(slots, 400)
+    clock["at"] += 4
+
+    slots.answered(2.0)
+
+    assert slots.wanted == 4 + 100 * AHEAD_SECONDS
 
 
 def test_what_is_known_of_quick_handlers_is_forgotten_when_jobs_were_given_back(

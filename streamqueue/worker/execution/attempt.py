@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Protocol
 
+from ...clock import monotonic
 from ...metrics.series import AttemptOutcome
 from ...queue.job import AsyncJob, facts
 
@@ -52,7 +53,7 @@ class Attempt:
 
     Attributes:
         record: the job as claimed; with the token.
-        sent: :func:`monotonic` time at which the claim was sent.
+        claimed_at: :func:`monotonic` time at which the claim was answered.
         deadline: :func:`monotonic` time until which the job is ours for certain.
         begun: its handler was called.
         scope: cancels the handler, while one runs that can be cancelled.
@@ -76,6 +77,7 @@ class Attempt:
         "abandon",
         "apart",
         "begun",
+        "claimed_at",
         "completed",
         "deadline",
         "ending",
@@ -86,7 +88,6 @@ class Attempt:
         "registered",
         "renew_at",
         "scope",
-        "sent",
         "session",
         "settled",
         "unknown",
@@ -105,7 +106,7 @@ class Attempt:
         self.registered = registered
         self._ender = ender
         self.job = AsyncJob(record, self)
-        self.sent = sent
+        self.claimed_at = monotonic()
         self.deadline = -math.inf
         self.extend(sent, timeout)
         self.begun = False

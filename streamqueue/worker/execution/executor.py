@@ -115,7 +115,7 @@ class Execution:
     async def give_back_unbegun(self, older: float = 0.0) -> int:
         """Release claimed jobs whose handlers have not been called for so many seconds, and those
         that were claimed after them; return how many."""
-        if not self._ready or monotonic() - self._ready[0].sent < older:
+        if not self._ready or monotonic() - self._ready[0].claimed_at < older:
             return 0
         attempts = list(self._ready)
         self._ready.clear()
@@ -124,6 +124,7 @@ class Execution:
         for attempt in attempts:
             attempt.registered.metrics.outcome[AttemptOutcome.RELEASED].inc()
             self._leases.remove(attempt)
+            del attempt.job  # as when one is settled
         return count
 
     def close(self) -> None:
