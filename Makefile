@@ -27,11 +27,11 @@ wheel: system ## Build the wheel, install it into an empty environment, run the 
 matrix: system ## Run the contract and worker tests on each Python and mongod found, and with the oldest dependencies (an hour); MATRIX_TESTS="tests/contract -k claim".
 	$(PYTHON) -m tests.matrix $(MATRIX_TESTS)
 
-faults: $(VENV)/dev system faketime ## Break servers and processes while jobs flow; account for every job (25 minutes).
+faults: $(VENV)/dev system faketime ## Break servers and processes while jobs flow; account for every job (35 minutes).
 	$(if $(DRILLS),,$(BIN)/python -m pytest -q -m slow)
 	$(BIN)/python -m drills $(DRILLS)
 
-planted: $(VENV)/dev system ## Plant faults in a copy of the code; each must make a test fail (5 minutes).
+planted: $(VENV)/dev system ## Plant faults in a copy of the code; each must make a test fail (40 minutes).
 	$(BIN)/python -m drills.planted
 
 bench: $(VENV)/demo system ## Measure the queue against what the server permits (5 minutes); PARTS="latency drain".
