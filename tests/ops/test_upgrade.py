@@ -34,7 +34,7 @@ JOBS = 1000
 
 @pytest.fixture(
     params=[
-        EARLIER["the first with a worker"],
+        pytest.param(EARLIER["the first with a worker"], marks=pytest.mark.slow),
         pytest.param(EARLIER["before consumers took turns"], marks=pytest.mark.slow),
         EARLIER["0.1.0"],
     ],

@@ -7,15 +7,26 @@ Laws: batches form by themselves; going down is graceful.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from bson import ObjectId
+from prometheus_client import CollectorRegistry
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue
+from streamqueue.clock import monotonic
+from streamqueue.metrics.series import AttemptOutcome, Metrics
+from streamqueue.protocol.document import JobRecord
+from streamqueue.store.asynchronous import AsyncStore
 from streamqueue.worker.execution import executor
+from streamqueue.worker.execution.attempt import Attempt
+from streamqueue.worker.execution.executor import Execution
+from streamqueue.worker.leases import Leases
 from streamqueue.worker.slots import AHEAD_SECONDS, MOST_AHEAD, Slots
 from tests.waiting import wait_until_async
 from tests.worker.started import WorkerStarter
@@ -97,6 +108,34 @@ async def test_a_worker_that_stops_begins_no_job_that_it_has_claimed_ahead(
     assert len(handler.begun) == 304
     assert jobs.count_documents({"state": "ready", "attempts": 0}) == 1000 - 304
     assert jobs.count_documents({}) == 1000 - 304
+
+
+async def test_one_whose_lease_has_ended_meanwhile_is_lost_and_not_given_back(
+    async_jobs: AsyncCollection[Any], jobs: Collection[Any]
+) -> None:
+    metrics = Metrics.of(CollectorRegistry())
+    registered: Any = SimpleNamespace(metrics=metrics.consumer("default", "h"))
+    leases, slots = Leases(AsyncStore(async_jobs), 5.0, metrics), Slots(0)
+    execution = Execution(AsyncStore(async_jobs), leases, slots)
+    ids, attempts = [ObjectId(), ObjectId()], []
+    for job_id in ids:
+        document = {"_id": job_id, "queue": "default", "lease": b"t", "attempts": 1, "payload": {}}
+        jobs.insert_one({**document, "state": "running"})
+        record = JobRecord.from_document(document, max_attempts=3)
+        ender: Any = None
+        attempt = Attempt(record, registered, ender, sent=monotonic(), timeout=5.0)
+        attempts.append(attempt)
+        execution.start(attempt)
+    attempts[0].deadline = monotonic()
+
+    count = await execution.give_back_unbegun()
+
+    outcome = metrics.consumer("default", "h").outcome
+    assert count == 1
+    assert jobs.distinct("_id", {"state": "ready"}) == ids[1:]
+    assert outcome[AttemptOutcome.LEASE_LOST]._value.get() == 1
+    assert outcome[AttemptOutcome.RELEASED]._value.get() == 1
+    assert leases.under_way() == []
 
 
 # how many

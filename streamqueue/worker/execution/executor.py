@@ -120,9 +120,16 @@ class Execution:
         attempts = list(self._ready)
         self._ready.clear()
         self._slots.given_back(len(attempts))
-        count = await self._leases.leave(attempts)
+        now = monotonic()
         for attempt in attempts:
-            attempt.registered.metrics.outcome[AttemptOutcome.RELEASED].inc()
+            if attempt.deadline <= now:
+                self._leases.lose(attempt)
+        ours = [attempt for attempt in attempts if not attempt.lost]
+        count = await self._leases.leave(ours)
+        for attempt in ours if count else ():
+            attempt.outcome = AttemptOutcome.RELEASED
+        for attempt in attempts:
+            attempt.registered.metrics.outcome[attempt.result()].inc()
             self._leases.remove(attempt)
             del attempt.job  # as when one is settled
         return count

@@ -14,10 +14,8 @@ from drills.servers import failovers
 from drills.streams import oplog
 from drills.wires import cuts, wedged_streams
 
-DRILLS = [
-    *(failovers, cuts, wedged_streams, oplog, dispatcher_cuts),
-    *(pytest.param(drill, marks=pytest.mark.slow) for drill in (held_at_random, a_days_outage)),
-]
+SLOW = (wedged_streams, oplog, dispatcher_cuts, held_at_random, a_days_outage)
+DRILLS = [failovers, cuts, *(pytest.param(drill, marks=pytest.mark.slow) for drill in SLOW)]
 
 
 @pytest.fixture(scope="module")
