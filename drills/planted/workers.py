@@ -27,7 +27,7 @@ FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
         "jobs whose turn is a dead peer's, left for ever",
         3,
-        "worker/test_worker_peers.py"
+        "worker/test_worker_partition.py"
         "::test_jobs_whose_turn_is_a_consumers_that_never_comes_are_taken_by_others[0]",
         Edit(
             "worker.claimer:Claimer.announce",
@@ -38,7 +38,7 @@ FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
         "a backlog's jobs whose turn is a dead peer's, left for ever",
         3,
-        "worker/test_worker_peers.py"
+        "worker/test_worker_partition.py"
         "::test_a_more_urgent_job_is_not_left_to_a_consumer_that_never_comes",
         Edit(
             "worker.claimer:Claimer._claim_waiting",
@@ -49,9 +49,9 @@ FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
         "everybody going for every job at once",
         10,
-        "worker/test_worker_peers.py::test_idle_workers_leave_jobs_to_the_one_whose_turn_it_is",
+        "worker/test_worker_partition.py::test_idle_workers_leave_jobs_to_the_one_whose_turn_it_is",
         Edit(
-            "worker.partition:Peers.turn",
+            "worker.partition:Partition.turn",
             "return min((place - number) % count for place in places)",
             "return 0",
         ),

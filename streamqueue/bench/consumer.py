@@ -80,8 +80,8 @@ class Consumer:
     Args:
         settings: ``database`` and ``collection`` to work on, ``concurrency``, and whether to
             ``announce`` every job that is started (for lone jobs only: it costs). With ``serve``
-            it also serves metrics, as many as a worker of two queues has. With ``dealt_by``, a
-            descriptor, it is dealt its jobs; with ``deals_to``, several, it is the one that deals.
+            it also serves metrics, as many as a worker of two queues has. With ``dispatcher``, a
+            descriptor, it is handed its jobs; with ``members``, several, it hands them out.
     """
 
     def __init__(self, uri: str, settings: Mapping[str, Any]) -> None:
@@ -101,9 +101,9 @@ class Consumer:
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=self._registry)
             self._worker.handler(OTHER_QUEUE)(self._pass)
-        if "dealt_by" in settings:
-            subscribe(self._worker)(socket.socket(fileno=settings["dealt_by"]))
-        self._deals_to = settings.get("deals_to", ())
+        if "dispatcher" in settings:
+            subscribe(self._worker)(socket.socket(fileno=settings["dispatcher"]))
+        self._members = settings.get("members", ())
         self._first_started_at: float | None = None
         self._worker.handler(QUEUE)(self._announce if settings["announce"] else self._pass)
 
@@ -145,12 +145,12 @@ class Consumer:
             server = self._worker.server
             say({"what": "ready", "address": server and server.address})
 
-    async def deal(self) -> None:
+    async def dispatch(self) -> None:
         """Deal out its jobs to others, until SIGTERM."""
         dispatcher = dispatcher_for(self._worker)
         async with anyio.create_task_group() as tasks:
             await tasks.start(dispatcher.run)
-            for descriptor in self._deals_to:
+            for descriptor in self._members:
                 dispatcher.join(socket.socket(fileno=descriptor))
             say({"what": "ready"})
 
@@ -173,7 +173,7 @@ def main() -> int:
     wait_for_go()
     obey(consumer.report)
     try:
-        run = consumer.deal if settings.get("deals_to") else consumer.run
+        run = consumer.dispatch if settings.get("members") else consumer.run
         anyio.run(run, backend_options={"use_uvloop": has_uvloop()})
     except Exception as error:
         cause: BaseException = error

@@ -20,14 +20,14 @@ class Fleet:
     """So many consumers.
 
     Attributes:
-        dealt: whether a dispatcher joins them; it is one process more.
+        dispatched: whether a dispatcher joins them; it is one process more.
     """
 
     size: int
-    dealt: bool = False
+    dispatched: bool = False
 
     def __str__(self) -> str:
-        if self.dealt:
+        if self.dispatched:
             return f"worker --processes {self.size}"
         return "1 worker" if self.size == 1 else f"{self.size} separate workers"
 
@@ -36,7 +36,7 @@ def of(*sizes: int) -> tuple[Fleet, ...]:
     """Return fleets of these sizes: all separate, then all with a dispatcher that can be."""
     return (
         *(Fleet(size) for size in sizes),
-        *(Fleet(size, dealt=True) for size in sizes if size > 1),
+        *(Fleet(size, dispatched=True) for size in sizes if size > 1),
     )
 
 

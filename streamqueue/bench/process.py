@@ -160,8 +160,8 @@ class Team:
 
     def __enter__(self) -> Self:
         try:
-            if self._fleet.dealt:
-                self._start_dealt()
+            if self._fleet.dispatched:
+                self._start_dispatched()
             else:
                 for number in range(1, self._fleet.size + 1):
                     self._children.append(self._child(number, self._settings))
@@ -178,7 +178,7 @@ class Team:
     def _child(self, number: int, settings: Mapping[str, Any], *descriptors: int) -> Child:
         return Child(self._module, number, self._uri, settings, self._started, descriptors)
 
-    def _start_dealt(self) -> None:
+    def _start_dispatched(self) -> None:
         """Start them, each connected with a dispatcher, as a supervisor does."""
         with ExitStack() as ends:
             ours: list[int] = []
@@ -187,9 +187,9 @@ class Team:
                 ends.enter_context(one)
                 ours.append(one.fileno())
                 with other:
-                    settings = {**self._settings, "dealt_by": other.fileno()}
+                    settings = {**self._settings, "dispatcher": other.fileno()}
                     self._children.append(self._child(number, settings, other.fileno()))
-            self._dispatcher = self._child(0, {**self._settings, "deals_to": ours}, *ours)
+            self._dispatcher = self._child(0, {**self._settings, "members": ours}, *ours)
 
     def _everybody(self) -> list[Child]:
         return ([] if self._dispatcher is None else [self._dispatcher]) + self._children

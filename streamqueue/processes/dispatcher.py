@@ -40,7 +40,7 @@ from ..stream.verdict import change_of
 from ..stream.watcher import Watcher
 from ..worker.backlog import Backlog
 from ..worker.intake import AFTER_FAILURE, Intake
-from ..worker.partition import Peers
+from ..worker.partition import Partition
 from ..worker.scheduler import Timers
 from ..worker.worker import Worker, settings_of
 from .members import Members
@@ -86,11 +86,11 @@ class Dispatcher:
         self._buried: Counter[BuryReason] = Counter()
         store.buried = self._note_buried
         self._members = Members(self)
-        self._peers = Peers(store, None, queues, own=self._members.names)
+        self._partition = Partition(store, None, queues, own=self._members.names)
         self._backlog = Backlog(
-            store, queues, self._peers, dispatched=self._members.dispatched, codec=RAW
+            store, queues, self._partition, dispatched=self._members.dispatched, codec=RAW
         )
-        self._intake = Intake(store, self._peers, self._backlog)
+        self._intake = Intake(store, self._partition, self._backlog)
         metrics = Metrics(self._registry)
         self._timers = Timers(store, queues, metrics)
         self._watcher = Watcher(
@@ -137,10 +137,10 @@ class Dispatcher:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.health.keep_beating)
             await tasks.start(self._watcher.run)
-            await self._peers.join()
-            if self._peers.count() > 1:
+            await self._partition.join()
+            if self._partition.count() > 1:
                 self._backlog.contend()
-            tasks.start_soon(self._peers.run)
+            tasks.start_soon(self._partition.run)
             tasks.start_soon(self._timers.run)
             tasks.start_soon(self._dispatch)
             tasks.start_soon(self._tick)
@@ -179,7 +179,7 @@ class Dispatcher:
 
     def joined(self, member: Member) -> None:
         """Tell a new member how things stand."""
-        self._peers.own_changed()
+        self._partition.own_changed()
         member.connection.send(Refused(refused=self._store.unclaimable.ids()))
         if self._open:
             member.connection.send(Opened(opened=True))
@@ -187,7 +187,7 @@ class Dispatcher:
 
     def left(self, member: Member, *, leaving: bool) -> None:
         """See to what a member has left behind."""
-        self._peers.own_changed()
+        self._partition.own_changed()
         self._end_if_alone()
         if self.stopping:
             return
@@ -196,7 +196,7 @@ class Dispatcher:
         elif self.loaded:
             self._have_one_fetch()
         if not leaving and self._tasks is not None:
-            self._tasks.start_soon(self._peers.gone, [member.consumer])
+            self._tasks.start_soon(self._partition.gone, [member.consumer])
             for other in self._members:  # it may have held jobs, whose leases will end
                 other.ask_to_fetch(everything=True)
 
@@ -224,7 +224,7 @@ class Dispatcher:
             member.requested = int(message["ask"])
             self._intake.wake()
         elif "lost" in message:
-            self._peers.look()
+            self._partition.look()
             if self._backlog.claimed(int(message["lost"]), int(message["won"])):
                 self._look_for_more()  # what was read is forgotten
 
@@ -389,7 +389,7 @@ class Dispatcher:
             self._adopt = self._adopt or unplaced
             self._intake.wait_for_turn(turn)
         else:
-            member = self._members.free(first=self._peers.first(job))
+            member = self._members.free(first=self._partition.first(job))
             if member is None:
                 self._look_for_more(adopt=unplaced)
             else:

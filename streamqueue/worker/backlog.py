@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bson.codec_options import CodecOptions
 
     from ..store.asynchronous import AsyncStore
-    from .partition import Peers
+    from .partition import Partition
     from .source import Source
 
 CHUNK = 64
@@ -68,7 +68,7 @@ class Backlog:
         self,
         store: AsyncStore,
         queues: Sequence[str],
-        peers: Peers,
+        partition: Partition,
         *,
         source: Source | None = None,
         dispatched: Callable[[], Collection[ObjectId]] = tuple,
@@ -79,7 +79,7 @@ class Backlog:
         self._codec = codec
         self._store = store
         self._queues = list(queues)
-        self._peers = peers
+        self._partition = partition
         self._chunk: deque[Job] = deque()
         self._read_at = -math.inf
         self._read_before_at = -math.inf
@@ -140,7 +140,7 @@ class Backlog:
                 self._note_read()
                 return
         contended = monotonic() < self._contended_until
-        sharers = self._peers.count() if contended else 1
+        sharers = self._partition.count() if contended else 1
         if sharers > 1:
             limit = min(MAX_SHARED_CHUNK, max(CHUNK, sharers * free))
         elif self.deep:
@@ -170,7 +170,7 @@ class Backlog:
     def _ours(self, jobs: Iterable[Job]) -> list[Job]:
         """Return the jobs whose turn is ours, in claim order, plus every job more urgent than the
         least urgent of them, whosever turn that is: its consumer may be busy."""
-        own, others = self._peers.divide(jobs)
+        own, others = self._partition.divide(jobs)
         if self.stealing:
             random.shuffle(others)
             return sorted(own + others, key=priority_of, reverse=True)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ..store.asynchronous import AsyncStore
     from .delivery import Delivery
     from .handler import RegisteredHandler
-    from .partition import Peers
+    from .partition import Partition
     from .slots import Slots
     from .source import Source
 
@@ -70,7 +70,7 @@ class Claimer:
         store: AsyncStore,
         handlers: Mapping[str, RegisteredHandler],
         slots: Slots,
-        peers: Peers,
+        partition: Partition,
         source: Source,
         delivery: Delivery,
         options: WorkerOptions,
@@ -80,7 +80,7 @@ class Claimer:
         self._handlers = handlers
         self._queues = list(handlers)
         self._slots = slots
-        self._peers = peers
+        self._partition = partition
         self._source = source
         self._delivery = delivery
         self._consumer = str(options.consumer_id)
@@ -88,8 +88,8 @@ class Claimer:
         self._limit_of = limit_of(handlers, options.max_attempts)
         self._metrics = metrics
         self._batch = metrics.worker.claim_batch
-        self._backlog = Backlog(store, self._queues, peers, source=source)
-        self._intake = Intake(store, peers, self._backlog)
+        self._backlog = Backlog(store, self._queues, partition, source=source)
+        self._intake = Intake(store, partition, self._backlog)
         self._stopping = self._under_way = False
         self.stopped = anyio.Event()
         # What is known to be claimable. Only `run` claims; events and timers only add.
@@ -183,7 +183,7 @@ class Claimer:
 
     async def run(self) -> None:
         """Claim until stopped."""
-        if self._peers.count() > 1:
+        if self._partition.count() > 1:
             self._backlog.contend()
         try:
             while not self._stopping:
@@ -302,7 +302,7 @@ class Claimer:
         # The queue of a lost job is not known; with several queues the first one stands for it.
         metrics = self._handlers[self._queues[0]].metrics
         metrics.claims[trigger, "lost"].inc(wanted - won)
-        self._peers.look()
+        self._partition.look()
         if self._backlog.claimed(wanted, won):
             self._scan_for = self._scan_for or trigger
         if not won and self._store.unclaimable.full:

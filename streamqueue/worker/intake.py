@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..metrics.series import ClaimTrigger
     from ..store.asynchronous import AsyncStore
     from .backlog import Backlog
-    from .partition import Peers
+    from .partition import Partition
 
 LOADED_LEISURE = 0.25
 """Seconds events may wait while a backlog is known: a more urgent one is noticed by then."""
@@ -38,9 +38,9 @@ class Intake:
         backlog: told to take others' jobs too, once it is our turn at those.
     """
 
-    def __init__(self, store: AsyncStore, peers: Peers, backlog: Backlog) -> None:
+    def __init__(self, store: AsyncStore, partition: Partition, backlog: Backlog) -> None:
         self._refused = store.unclaimable
-        self._peers = peers
+        self._partition = partition
         self._backlog = backlog
         self._woken = anyio.Event()
         self._unloaded = anyio.Event()
@@ -60,7 +60,7 @@ class Intake:
         """
         if loaded:
             return LOADED_LEISURE
-        return self._peers.courtesy() if self._left_last else 0.0
+        return self._partition.courtesy() if self._left_last else 0.0
 
     async def until_unloaded(self) -> None:
         """Return when an event is of use again: at the next :meth:`unloaded`."""
@@ -73,8 +73,8 @@ class Intake:
 
     def turn(self, job: Mapping[str, Any]) -> int:
         """Return how many others come first for a job that has just become ready."""
-        self._peers.job_came()
-        turn = self._peers.turn(job)
+        self._partition.job_came()
+        turn = self._partition.turn(job)
         self._left_last = turn > 0
         return turn
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..store.asynchronous import AsyncStore
     from ..stream.verdict import Reason
     from .claimer import Claimer
-    from .partition import Peers
+    from .partition import Partition
     from .reaper import Reaper
     from .scheduler import Timers
 
@@ -31,11 +31,11 @@ class WorkerListener:
     _reaper: Reaper
 
     def __init__(
-        self, store: AsyncStore, queues: Sequence[str], peers: Peers, metrics: Metrics
+        self, store: AsyncStore, queues: Sequence[str], partition: Partition, metrics: Metrics
     ) -> None:
         self._store = store
         self._queues = queues
-        self._peers = peers
+        self._partition = partition
         self._metrics = metrics
         self._opened_before = False
 
@@ -96,7 +96,7 @@ class WorkerListener:
 
     def dispatched(self, yes: bool) -> None:
         """Take all that comes for ours, while somebody hands out the jobs."""
-        self._peers.dispatched(yes)
+        self._partition.dispatched(yes)
 
     def more(self, everything: bool) -> None:
         """Claim what waits; with `everything` promote and reap what there is as well."""

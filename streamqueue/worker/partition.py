@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from ..store.asynchronous import AsyncStore
 
-logger = plain.logger("streamqueue.peers")
+logger = plain.logger("streamqueue.partition")
 
 Job = TypeVar("Job", bound="Mapping[str, Any]")
 Places = tuple[frozenset[int], int]
@@ -70,8 +70,8 @@ PATIENCE = 1.0
 """Seconds that a command about the list may take: no start and no drain hangs on it."""
 
 
-class Peers:
-    """The consumers of a collection, this one among them.
+class Partition:
+    """Which jobs are whose among the consumers of a collection, of which this is one.
 
     Args:
         consumer: the name of this one; None for a dispatcher, which claims nothing.

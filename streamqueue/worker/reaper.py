@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..metrics.series import Metrics
     from ..store.asynchronous import AsyncStore
-    from .partition import Peers
+    from .partition import Partition
 
 SPREAD = 0.25
 """Seconds of jitter after a lease has ended: mostly one process reaps, the others find nothing."""
@@ -34,11 +34,11 @@ class Reaper:
         store: AsyncStore,
         limit_of: Callable[[str], int],
         interval: float,
-        peers: Peers,
+        partition: Partition,
         metrics: Metrics,
     ) -> None:
         self._store = store
-        self._peers = peers
+        self._partition = partition
         self._limit_of = limit_of
         self._interval = interval
         self._metrics = metrics
@@ -61,7 +61,7 @@ class Reaper:
                 return min(left, self._interval)
             holders: set[str] = set()
             reaped = await self._store.reap(None, self._limit_of, holders)
-            await self._peers.gone(holders)
+            await self._partition.gone(holders)
             log_reaped(reaped, holders)
             for (queue, result), count in reaped.items():
                 self._metrics.reaped(queue, "dead" if result == "dead" else "requeued", count)

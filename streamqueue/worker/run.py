@@ -31,7 +31,7 @@ from .execution.tasks import contained_exits
 from .handler import RegisteredHandler, limit_of
 from .leases import Leases
 from .listener import WorkerListener
-from .partition import Peers
+from .partition import Partition
 from .reaper import Reaper
 from .scheduler import Sweep, Timers
 from .slots import Slots
@@ -88,8 +88,8 @@ class Run:
         execution.completer = self._completer
         drain_timeout = options.drain_timeout
         self._drain = Drain(self._leases, slots, execution, self._completer, drain_timeout)
-        self._peers = Peers(store, consumer, queues, options.concurrency)
-        listener = WorkerListener(store, queues, self._peers, metrics)
+        self._partition = Partition(store, consumer, queues, options.concurrency)
+        listener = WorkerListener(store, queues, self._partition, metrics)
         watcher = partial(
             Watcher,
             # So that no event fails, which would break the stream for all others.
@@ -107,7 +107,7 @@ class Run:
             store,
             self._handlers,
             slots,
-            self._peers,
+            self._partition,
             self._source,
             Delivery(store, self._handlers, self._completer, execution.start, timeout, metrics),
             options,
@@ -118,7 +118,7 @@ class Run:
             store,
             limit_of(self._handlers, options.max_attempts),
             options.reap_interval,
-            self._peers,
+            self._partition,
             metrics,
         )
         listener.connect(self._claimer, self._timers, self._reaper)
@@ -207,8 +207,8 @@ class Run:
             try:
                 parts.start_soon(part, runners.wait)
                 await parts.start(part, self._source.run)
-                await self._peers.join()
-                parts.start_soon(part, self._peers.run)
+                await self._partition.join()
+                parts.start_soon(part, self._partition.run)
                 parts.start_soon(part, self._leases.run)
                 parts.start_soon(part, self._completer.run)
                 parts.start_soon(part, self._store.keep_untaking)
@@ -265,7 +265,7 @@ class Run:
         with CancelScope(shield=True):
             self._drain.given_back += await self._execution.give_back_unbegun()
             await self._claimer.stopped.wait()
-        await self._peers.leave()
+        await self._partition.leave()
         await self._drain.run(began, hurry)
 
     def _log_stopped(self) -> None:

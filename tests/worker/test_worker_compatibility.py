@@ -11,7 +11,7 @@ from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, Retry
 from streamqueue.store.asynchronous import AsyncStore
-from streamqueue.worker.partition import Peers
+from streamqueue.worker.partition import Partition
 from tests.worker.started import WorkerStarter
 
 NEWER: dict[str, Any] = {"v": 2, "group": "tenant-7", "trace": {"id": [1, {"$a": "b.c"}]}}
@@ -73,11 +73,11 @@ async def test_a_consumer_of_a_newer_version_has_its_turn(
     known = {"queues": ["default"], "seen_at": "$$NOW"}
     new = {name: {"$literal": value} for name, value in entry.items()}
     listed.update_one({"_id": "newer"}, [{"$set": known | new}], upsert=True)
-    peers = Peers(AsyncStore(async_jobs), "older", ["default"], 1)
+    partition = Partition(AsyncStore(async_jobs), "older", ["default"], 1)
 
-    await peers.join()
+    await partition.join()
 
-    assert peers.count() == 2
+    assert partition.count() == 2
     stored = listed.find_one({"_id": "newer"})
     assert stored is not None
     assert {name: stored[name] for name in entry} == entry
@@ -97,9 +97,9 @@ async def test_an_entry_that_says_too_little_gets_no_turn_and_disturbs_nobody(
     jobs.database[f"{jobs.name}.consumers"].update_one(
         {"_id": "odd"}, [{"$set": {"kind": "of another program", **entry}}], upsert=True
     )
-    peers = Peers(AsyncStore(async_jobs), "ada", ["default"], 1)
+    partition = Partition(AsyncStore(async_jobs), "ada", ["default"], 1)
 
-    await peers.join()
+    await partition.join()
 
-    assert peers.count() == 1
-    assert peers.turn({"_id": ObjectId(), "queue": "default"}) == 0
+    assert partition.count() == 1
+    assert partition.turn({"_id": ObjectId(), "queue": "default"}) == 0

@@ -157,7 +157,7 @@ async def test_lone_jobs_are_shared_with_a_worker_from_the_moment_it_is_seated(
     notes = Notes()
     dispatcher = await members.open()
     workers = await members.start_many(2, notes)
-    await wait_until_async(lambda: dispatcher.dispatcher._peers._listed, "the list was read")
+    await wait_until_async(lambda: dispatcher.dispatcher._partition._listed, "the list was read")
     monkeypatch.setattr(partition, "LOOK_PAUSE", 60)  # before it is read again
     workers += await members.start_many(1, notes)
     await until_free(members, 3)

@@ -21,7 +21,7 @@ from tests.waiting import wait_until_async
 from tests.worker.faults import failing
 from tests.worker.members import Members, Notes, completed, lost, until_done
 from tests.worker.started import StartedWorker, WorkerStarter
-from tests.worker.test_worker_peers import add_ghost, consumers
+from tests.worker.test_worker_partition import add_ghost, consumers
 from tests.worker.test_worker_stuck import insert_stuck
 
 

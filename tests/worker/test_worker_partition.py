@@ -16,7 +16,7 @@ from pymongo.synchronous.collection import Collection
 from streamqueue import AsyncJob, AsyncMongoQueue
 from streamqueue.protocol.operations import SILENT_AFTER
 from streamqueue.store.asynchronous import AsyncStore
-from streamqueue.worker.partition import Peers
+from streamqueue.worker.partition import Partition
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing
 from tests.worker.started import StartedWorker, WorkerStarter
@@ -69,17 +69,17 @@ async def test_of_each_job_every_consumer_knows_its_turn_and_no_two_have_the_sam
     async_jobs: AsyncCollection[Any],
 ) -> None:
     store = AsyncStore(async_jobs)
-    peers = [Peers(store, name, ["default"], 1) for name in ("ada", "bob", "eve")]
+    partition = [Partition(store, name, ["default"], 1) for name in ("ada", "bob", "eve")]
     for _ in range(2):  # the second time everybody sees all
-        for one in peers:
+        for one in partition:
             await one.join()
 
     ids: list[Any] = [*(ObjectId() for _ in range(30)), "a", 7, b"7", None, {"a": 1}, "\udc00"]
     for job_id in ids:
         job = {"_id": job_id, "queue": "default"}
-        assert sorted(one.turn(job) for one in peers) == [0, 1, 2]
-        assert [one.turn(job) == 0 for one in peers] == [
-            bool(one.divide([job])[0]) for one in peers
+        assert sorted(one.turn(job) for one in partition) == [0, 1, 2]
+        assert [one.turn(job) == 0 for one in partition] == [
+            bool(one.divide([job])[0]) for one in partition
         ]
 
 
@@ -87,14 +87,14 @@ async def test_jobs_put_one_after_the_other_are_divided_in_equal_shares(
     async_jobs: AsyncCollection[Any],
 ) -> None:
     store = AsyncStore(async_jobs)
-    peers = [Peers(store, name, ["default"], 1) for name in ("ada", "bob", "eve")]
+    partition = [Partition(store, name, ["default"], 1) for name in ("ada", "bob", "eve")]
     for _ in range(2):
-        for one in peers:
+        for one in partition:
             await one.join()
 
     jobs = [{"_id": ObjectId(), "queue": "default"} for _ in range(300)]
 
-    shares = [len(one.divide(jobs)[0]) for one in peers]
+    shares = [len(one.divide(jobs)[0]) for one in partition]
     assert sum(shares) == 300
     assert max(shares) - min(shares) <= 2  # the counter in the ids may wrap once
 
@@ -111,12 +111,12 @@ async def test_who_cannot_come_for_a_job_has_no_turn(
     async_jobs: AsyncCollection[Any], jobs: Collection[Any], entry: dict[str, Any]
 ) -> None:
     add_ghost(jobs, **entry)
-    peers = Peers(AsyncStore(async_jobs), "ada", ["default"], 1)
+    partition = Partition(AsyncStore(async_jobs), "ada", ["default"], 1)
 
-    await peers.join()
+    await partition.join()
 
-    assert peers.count() == 1
-    assert peers.turn({"_id": ObjectId(), "queue": "default"}) == 0
+    assert partition.count() == 1
+    assert partition.turn({"_id": ObjectId(), "queue": "default"}) == 0
 
 
 async def test_a_worker_without_the_right_to_write_the_list_works_as_if_alone(
