@@ -133,7 +133,7 @@ class ConsumerMetrics:
         outcome: attempts ended, by how.
         claims: jobs won or lost and claims that found none, by what caused the claim.
         leases_renewed: leases extended while their handler ran.
-        leases_lost: attempts whose lease went to somebody else.
+        leases_lost: attempts that could not be sure of their lease until their end was written.
         missed_wakeups: ready jobs the safety sweep found before the change stream announced them.
         reaped: expired leases taken back, by what became of the job.
     """
@@ -154,12 +154,12 @@ class StreamMetrics:
     """What the change stream's reader counts on.
 
     Attributes:
-        connected: 1 while a stream is open, else 0.
+        connected: 1 while a stream is open, or rests because the backlog is read often; else 0.
         events: events received, by operation.
         event_age: seconds between the server writing an event and its arrival here. It compares two
             machines' clocks; observe a negative difference as 0.
-        last_event: unix time of the last sign of life, which is an event or a new resume token, so
-            that an idle stream does not look dead; 0 before the first.
+        last_event: unix time of the last sign of life, which is an event, a new resume token or, at
+            rest, a ping, so that an idle stream does not look dead; 0 before the first.
         restarts: how often the stream was opened again, by reason.
     """
 
@@ -168,7 +168,7 @@ class StreamMetrics:
     def __init__(self, registry: CollectorRegistry | None, latency_buckets: tuple[float, ...]):
         self.connected = Gauge(
             "streamqueue_stream_connected",
-            "1 while the change stream is open, else 0.",
+            "1 while the change stream is open, or rests while the backlog is read often; else 0.",
             registry=registry,
         )
         self.event_age = Histogram(
@@ -179,7 +179,7 @@ class StreamMetrics:
         )
         self.last_event = Gauge(
             "streamqueue_stream_last_event_timestamp_seconds",
-            "Unix time of the last event or new resume token; 0 before the first.",
+            "Unix time of the last event, new resume token or, at rest, ping; 0 before the first.",
             registry=registry,
         )
         events = Counter(

@@ -214,7 +214,7 @@ class Metrics:
         )
         self.leases_lost = Counter(
             "streamqueue_leases_lost_total",
-            "Attempts whose lease went to somebody else while they ran.",
+            "Attempts that could not be sure of their lease until their end was written.",
             ("queue",),
             registry=registry,
         )

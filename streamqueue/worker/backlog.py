@@ -129,10 +129,10 @@ class Backlog:
         self.drop()
         return True
 
-    async def read(self, free: int) -> None:
-        """Read the next chunk, for this many free slots."""
+    async def read(self, wanted: int) -> None:
+        """Read the next chunk, for claims of so many jobs."""
         if self._source is not None:
-            answer = await self._source.ask(free, self._store.unclaimable.news())
+            answer = await self._source.ask(wanted, self._store.unclaimable.news())
             if answer is not None:
                 jobs, self.deep = answer
                 self.left = False
@@ -142,11 +142,11 @@ class Backlog:
         contended = monotonic() < self._contended_until
         sharers = self._partition.count() if contended else 1
         if sharers > 1:
-            limit = min(MAX_SHARED_CHUNK, max(CHUNK, sharers * free))
+            limit = min(MAX_SHARED_CHUNK, max(CHUNK, sharers * wanted))
         elif self.deep:
             limit = MAX_CHUNK
         else:
-            limit = min(MAX_CHUNK, max(CHUNK, CHUNK_PER_SLOT * free))
+            limit = min(MAX_CHUNK, max(CHUNK, CHUNK_PER_SLOT * wanted))
         elsewhere = self._dispatched()
         limit += len(elsewhere)
         found = await self._store.candidates(self._queues, limit, codec=self._codec)

@@ -1,4 +1,4 @@
-"""The one task of a process that claims: wake → claim as many as there are free slots → hand over.
+"""The one task of a process that claims: wake → claim as many as ``Slots.wanted`` → hand over.
 
 Two sources, and never a sorted find-and-modify:
 
@@ -221,16 +221,16 @@ class Claimer:
             self._announced.clear()
             self._scan_for = self._scan_for or "stream"
 
-    async def _claim(self, free: int) -> None:
+    async def _claim(self, wanted: int) -> None:
         try:
             if self._backlog.stale:
                 self._backlog.drop()
                 self._scan_for = self._scan_for or "scan"
             if self._announced and not self._backlog:
                 # (With a chunk, what was announced is newer and not more urgent: it waits.)
-                await self._claim_announced(free)
+                await self._claim_announced(wanted)
             else:
-                await self._claim_waiting(free)
+                await self._claim_waiting(wanted)
             self._failures = 0
             self._claiming.succeeded()
         except (PyMongoError, BSONError) as error:
@@ -241,9 +241,9 @@ class Claimer:
                 while not self._stopping:
                     await self._intake.until_woken()
 
-    async def _claim_announced(self, free: int) -> None:
+    async def _claim_announced(self, wanted: int) -> None:
         jobs = list(self._announced.values())
-        size = min(free, self._store.claim_size.most)
+        size = min(wanted, self._store.claim_size.most)
         if len(jobs) > size:
             jobs.sort(key=_urgency)  # stable: first announced, first out
             jobs = jobs[:size]
@@ -251,9 +251,9 @@ class Claimer:
             del self._announced[job["_id"]]
         await self._take("stream", jobs)
 
-    async def _claim_waiting(self, free: int) -> None:
+    async def _claim_waiting(self, wanted: int) -> None:
         trigger = self._scan_for or "scan"
-        size = min(free, self._claim_size, self._store.claim_size.most)
+        size = min(wanted, self._claim_size, self._store.claim_size.most)
         if len(self._backlog) < size and self._scan_for is not None:
             self._backlog.drop()  # its rest would make a small claim; the next chunk has it too
         if not self._backlog:
@@ -261,7 +261,7 @@ class Claimer:
             self._scan_for = None
             with self._metrics.timed("scan"):
                 await self._place_unplaced()
-                await self._backlog.read(free)
+                await self._backlog.read(wanted)
             self._trust = 1.0 if self._backlog else min(MOST_TRUST, 1.5 * self._trust)
             if not self._backlog:
                 if self._backlog.left:

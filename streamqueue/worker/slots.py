@@ -48,7 +48,8 @@ class Slots:
 
     @property
     def wanted(self) -> int:
-        """How many jobs to claim now: zero until that many are wanted as are worth a claim."""
+        """How many jobs to claim now: zero while claimed ones wait to be begun, and less than half
+        of the places want one."""
         places = self.concurrency + self._ahead
         count = min(places - self._running - self._unstarted, 2 * places - self._held)
         if self._unstarted and 2 * count < places:

@@ -23,7 +23,7 @@ def held_any(ids: Sequence[ObjectId], tokens: Iterable[bytes]) -> Document:
     """The same for several attempts at once.
 
     Pairs a job with another job's token, which is exact as long as the process that sends it has at
-    most one live attempt per job (see ``worker.lease``).
+    most one live attempt per job (see ``worker.leases``).
     """
     return {"_id": one_of(ids), "lease": one_of(list(tokens))}
 

@@ -67,7 +67,7 @@ class Attempt:
         apart: seconds the next write of this job may take inside the server, once a shared one has
             met its limit there because of it; None for a job that shares writes.
         ending: a final write is under way. Set by the completer.
-        outcome: how it ended, once a final write was acknowledged. Set by the completer.
+        outcome: how it ended, once a final write was acknowledged. Set by whoever has written it.
         unknown: the error of a complete that may have been applied all the same, or None. Set by
             the completer.
     """

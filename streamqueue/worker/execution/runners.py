@@ -1,7 +1,8 @@
-"""A task group for handlers, in a task of its own: it can be left behind.
+"""A task group beside the handlers' tasks, in a task of its own: it can be left behind.
 
-A handler may swallow its cancellation for ever, and a task group waits for its tasks. Whoever runs
-handlers must be able to end without them.
+What ends attempts runs in it, and what watches their tasks. A handler may swallow its cancellation
+for ever, and a task group waits for its tasks: whoever runs handlers must be able to end without
+them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Runners:
-    """The task in which handlers run.
+    """The task in which the ends of attempts are written, and their handlers watched.
 
     Attributes:
         ended: set when none of its tasks is left.
