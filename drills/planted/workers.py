@@ -95,7 +95,49 @@ FAULTS: tuple[PlantedFault, ...] = (
         15,
         "worker/test_worker_ahead.py"
         "::test_what_is_known_of_quick_handlers_is_forgotten_when_jobs_were_given_back",
-        Edit("worker.slots:Slots.given_back", "self._ahead = self._over = 0", "self._over = 0"),
+        Edit("worker.slots:Slots.given_back", "        self.idle()\n", ""),
+    ),
+    PlantedFault(
+        "a worker whose slots are full, waiting for word of jobs and for no slot",
+        3,
+        "worker/test_worker_dispatcher.py"
+        "::test_a_worker_that_would_claim_ahead_says_when_its_slot_is_free",
+        Edit(
+            "worker.claimer:Claimer.run",
+            "wanted < 1 or (free < 1 and not self._knows)",
+            "wanted < 1",
+        ),
+    ),
+    PlantedFault(
+        "jobs claimed ahead whose return failed left to their leases",
+        3,
+        "worker/test_worker_ahead.py::test_what_could_not_be_given_back_is_given_back_later",
+        Edit(
+            "worker.execution.executor:Execution.give_back_unbegun",
+            "await self._store.untake(GivenUp.of(pairs))",
+            "await self._leases.leave(ours)",
+        ),
+    ),
+    PlantedFault(
+        "a job given back for which a slot is free",
+        11,
+        "worker/test_worker_ahead.py::test_one_for_which_a_slot_is_free_waits_for_the_event_loop_alone_and_is_kept",
+        Edit(
+            "worker.execution.executor:Execution.give_back_unbegun",
+            "max(0, self._slots.startable) if older else 0",
+            "0",
+        ),
+    ),
+    PlantedFault(
+        "a broken stream taken for one that rests",
+        5,
+        "worker/test_worker_rest.py"
+        "::test_a_stream_that_broke_is_opened_again_also_for_a_worker_that_looks_often",
+        Edit(
+            "stream.watcher:Watcher._read_until_broken",
+            "                    await self._recover(classify(error), error)\n                    return False\n",
+            "                    await self._recover(classify(error), error)\n                    return True\n",
+        ),
     ),
     PlantedFault(
         "the events of a backlog read after all",

@@ -102,6 +102,7 @@ class Dispatcher:
             health=self.health,
         )
         self._open = self._was_open = False
+        self._looking = False
         self._more = self._adopt = True
         self._read_at = -math.inf
         self._tasks: TaskGroup | None = None
@@ -283,11 +284,15 @@ class Dispatcher:
             # Cleared before the read: what is announced while it is under way counts as new.
             self._more = False
             self._read_at = monotonic()
-            if self._adopt:
-                self._adopt = False
-                await self._store.prepare()
-                self._adopt = await self._store.adopt(self._queues) or self._adopt
-            await self._backlog.read(sum(member.requested for member in asking))
+            self._looking = True
+            try:
+                if self._adopt:
+                    self._adopt = False
+                    await self._store.prepare()
+                    self._adopt = await self._store.adopt(self._queues) or self._adopt
+                await self._backlog.read(sum(member.requested for member in asking))
+            finally:
+                self._looking = False
             if self._backlog.left and not self._backlog:
                 self._intake.wait_for_turn(1)
             elif self._backlog.deep or self._backlog.left:
@@ -302,16 +307,16 @@ class Dispatcher:
 
     async def _tick(self) -> None:
         """Tell the members whether the dispatcher and its stream live, and what is refused."""
-        seen, told = 0, self._store.unclaimable.ids()
+        seen, pinged, told = 0, 0, self._store.unclaimable.ids()
         while True:
             await anyio.sleep(TICK)
-            signs = self._watcher.signs
+            signs, pings = self._watcher.signs, self._watcher.pings
             stuck = self._store.unclaimable.ids()
             if stuck != told:
                 told = stuck
                 self._members.broadcast(Refused(refused=stuck))
-            self._members.broadcast(Tick(tick=signs - seen))
-            seen = signs
+            self._members.broadcast(Tick(tick=signs - seen, pings=pings - pinged))
+            seen, pinged = signs, pings
 
     # the watcher's listener
 
@@ -320,6 +325,7 @@ class Dispatcher:
             self._store.recheck_indexes()  # a stream may break because its collection was dropped
         self._open = self._was_open = True
         self._more = self._adopt = True
+        self._backlog.drop()  # something more urgent may have come meanwhile
         self._timers.look()
         self._members.broadcast(Opened(opened=True))
 
@@ -333,7 +339,7 @@ class Dispatcher:
 
     @property
     def looks_often(self) -> bool:
-        return self.loaded and self._backlog.read_often
+        return (self.loaded or self._looking) and self._backlog.read_often
 
     @property
     def leisure(self) -> float:
@@ -343,6 +349,7 @@ class Dispatcher:
         await self._intake.until_unloaded()
 
     def unheard(self) -> None:
+        self._adopt = True
         self._timers.look()
 
     def event(self, event: Mapping[str, Any]) -> None:

@@ -63,9 +63,15 @@ class Jobs(TypedDict):
 
 @final
 class Tick(TypedDict):
-    """Dispatcher: it lives, and its stream has given so many signs of life since the last tick."""
+    """Dispatcher: it lives.
+
+    Attributes:
+        tick: how many signs of life its stream has given since the last one.
+        pings: how often the server has answered meanwhile, while the stream rested.
+    """
 
     tick: int
+    pings: int
 
 
 @final

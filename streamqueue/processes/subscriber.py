@@ -240,8 +240,8 @@ class Subscriber:
             self._received += 1
             self._listener.more(everything=message["fetch"] == "everything")
         elif "tick" in message:
-            if message["tick"] > 0:
-                self._signs += message["tick"]
+            self._signs += max(0, message["tick"])
+            if message["tick"] > 0 or message.get("pings", 0) > 0:
                 self._metrics.last_event.set(time.time())
         elif "refused" in message:
             self._listener.refused(message["refused"])

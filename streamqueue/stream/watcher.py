@@ -133,7 +133,7 @@ class Watcher:
         self._stopped = anyio.Event()
         self._token: Mapping[str, Any] | None = None
         self._tries = Pace()
-        self._signs = 0
+        self._signs = self._pings = 0
         self._outage = Outage()
         self._was_open = False
 
@@ -141,6 +141,11 @@ class Watcher:
     def signs(self) -> int:
         """How many signs of life the stream has given: events, or word that there are none."""
         return self._signs
+
+    @property
+    def pings(self) -> int:
+        """How often the server has answered while the stream rested, which says nothing of jobs."""
+        return self._pings
 
     def stop(self) -> None:
         """Make :meth:`run` return after the read under way, within ``max_await``."""
@@ -173,8 +178,8 @@ class Watcher:
                 if not started:
                     started = True
                     task_status.started()
-                await self._read_until_broken(stream)
-                await self._rest(client)
+                if await self._read_until_broken(stream):
+                    await self._rest(client)
         finally:
             self._metrics.connected.set(0)
             with CancelScope(shield=True):
@@ -197,7 +202,8 @@ class Watcher:
         self._listener.opened()
         return stream
 
-    async def _read_until_broken(self, stream: AsyncChangeStream[Any]) -> None:
+    async def _read_until_broken(self, stream: AsyncChangeStream[Any]) -> bool:
+        """Read; return whether it was closed because the listener looks often by itself."""
         often_from = math.inf
         try:
             while not self._stopped.is_set():
@@ -205,22 +211,23 @@ class Watcher:
                 often_from = min(often_from, now) if self._listener.looks_often else math.inf
                 if now - often_from >= REST_AFTER:
                     self._token = None  # what comes from now on is found by the look afterwards
-                    return
+                    return True
                 await self._pace(stream)
                 try:
                     with CancelScope(shield=True):
                         await self._read(stream)
                 except READ_ERRORS as error:
                     await self._recover(classify(error), error)
-                    return
+                    return False
                 if not stream.alive:
                     await self._recover(INVALIDATED, None)
-                    return
+                    return False
                 self._token = stream.resume_token
                 log_reopened(logger, self._outage.succeeded())
                 self._signs += 1
                 self._metrics.last_event.set(time.time())
                 await anyio.lowlevel.checkpoint_if_cancelled()
+            return False
         finally:
             with CancelScope(shield=True):
                 try:
@@ -246,6 +253,7 @@ class Watcher:
                 await self._recover(classify(error), error)
                 return
             self._metrics.last_event.set(time.time())
+            self._pings += 1
             self._listener.unheard()
 
     async def _pace(self, stream: AsyncChangeStream[Any]) -> None:

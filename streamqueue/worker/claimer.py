@@ -90,7 +90,7 @@ class Claimer:
         self._batch = metrics.worker.claim_batch
         self._backlog = Backlog(store, self._queues, partition, source=source)
         self._intake = Intake(store, partition, self._backlog)
-        self._stopping = self._under_way = False
+        self._stopping = self._under_way = self._looking = False
         self.stopped = anyio.Event()
         # What is known to be claimable. Only `run` claims; events and timers only add.
         self._announced: dict[ObjectId, Mapping[str, Any]] = {}
@@ -116,7 +116,7 @@ class Claimer:
     @property
     def looks_often(self) -> bool:
         """Whether it reads what waits so often that an event would tell it nothing sooner."""
-        return self.loaded and self._backlog.read_often
+        return (self.loaded or self._looking) and self._backlog.read_often
 
     @property
     def _knows(self) -> bool:
@@ -140,6 +140,15 @@ class Claimer:
             self._scan_for = trigger
         self._adopt = self._adopt or adopt
         self._intake.wake()
+
+    def opened(self) -> None:
+        """Look at the documents anew: of what has come meanwhile no event was read."""
+        self._backlog.drop()  # something more urgent may have
+        self.scan(adopt=True)
+
+    def unheard(self) -> None:
+        """See to jobs without a place in the order at the next look: their events are not read."""
+        self._adopt = True
 
     def announce(self, job: Mapping[str, Any], *, inserted: bool) -> None:
         """Note a ready job as its change event carried it."""
@@ -187,9 +196,10 @@ class Claimer:
             self._backlog.contend()
         try:
             while not self._stopping:
-                wanted = self._slots.wanted
-                if wanted < 1:
-                    if self._slots.free < 1:
+                wanted, free = self._slots.wanted, self._slots.free
+                if wanted < 1 or (free < 1 and not self._knows):
+                    # (Who waits for word of jobs is woken by that, and by no slot.)
+                    if free < 1:
                         self._forget_announced()
                         self._report(0)
                     await self._slots.wait_for_change()
@@ -199,7 +209,8 @@ class Claimer:
                     self._under_way = False
                 else:
                     self._intake.unloaded()
-                    self._report(max(0, self._slots.free))
+                    self._slots.idle()
+                    self._report(free)
                     await self._wait()
         finally:
             self._intake.unloaded()
@@ -259,9 +270,13 @@ class Claimer:
         if not self._backlog:
             # Cleared before the read: what is announced while it is under way counts as new.
             self._scan_for = None
-            with self._metrics.timed("scan"):
-                await self._place_unplaced()
-                await self._backlog.read(wanted)
+            self._looking = True
+            try:
+                with self._metrics.timed("scan"):
+                    await self._place_unplaced()
+                    await self._backlog.read(wanted)
+            finally:
+                self._looking = False
             self._trust = 1.0 if self._backlog else min(MOST_TRUST, 1.5 * self._trust)
             if not self._backlog:
                 if self._backlog.left:

@@ -130,8 +130,9 @@ class Drain:
         """Go on without handlers that do not end, and release their jobs."""
         if not attempts:
             return
-        self.left += len(attempts)
-        for attempt in attempts:
+        begun = [attempt for attempt in attempts if attempt.begun]
+        self.left += len(begun)
+        for attempt in begun:
             logger.error(
                 "The handler %s of job %s does not end, though it was cancelled: it is left",
                 attempt.registered.handler.task,

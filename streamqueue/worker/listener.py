@@ -48,7 +48,7 @@ class WorkerListener:
         if self._opened_before:
             self._store.recheck_indexes()  # a stream may break because its collection was dropped
         self._opened_before = True
-        self._claimer.scan(adopt=True)
+        self._claimer.opened()
         self._timers.look()
         self._reaper.look()
 
@@ -76,6 +76,7 @@ class WorkerListener:
 
     def unheard(self) -> None:
         """Look for jobs that fall due: what waits is looked at, and leases have their own look."""
+        self._claimer.unheard()
         self._timers.look()
 
     def event(self, event: Mapping[str, Any]) -> None:

@@ -249,7 +249,7 @@ class Run:
 
     async def _stop(self, hurry: anyio.Event) -> None:
         self._stopping_at = began = monotonic()
-        running = len(self._leases) - self._slots.unstarted
+        running = sum(attempt.begun for attempt in self._leases.under_way())
         logger.info(
             "Stopping: claiming nothing more, %d jobs are running",
             running,

@@ -110,9 +110,13 @@ class Slots:
         """So many jobs were given back whose handlers were not called: those that run take long."""
         self._held -= count
         self._unstarted -= count
+        self.idle()
+        self._changed.set()
+
+    def idle(self) -> None:
+        """Nothing waits: how quick the next handlers are is not known."""
         self._ahead = self._over = 0
         self._rate = 0.0
-        self._changed.set()
 
     def nudge(self) -> None:
         """Make :meth:`wait_for_change` return."""

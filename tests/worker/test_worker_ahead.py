@@ -15,6 +15,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from bson import ObjectId
 from prometheus_client import CollectorRegistry
+from pymongo import MongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
 
@@ -29,6 +30,7 @@ from streamqueue.worker.execution.executor import Execution
 from streamqueue.worker.leases import Leases
 from streamqueue.worker.slots import AHEAD_SECONDS, MOST_AHEAD, Slots
 from tests.waiting import wait_until_async
+from tests.worker.faults import failing
 from tests.worker.started import WorkerStarter
 
 
@@ -110,32 +112,72 @@ async def test_a_worker_that_stops_begins_no_job_that_it_has_claimed_ahead(
     assert jobs.count_documents({}) == 1000 - 304
 
 
+class Unbegun:
+    """Two attempts that wait for a slot, of which there is none."""
+
+    def __init__(self, async_jobs: AsyncCollection[Any], jobs: Collection[Any]) -> None:
+        metrics = Metrics.of(CollectorRegistry())
+        registered: Any = SimpleNamespace(metrics=metrics.consumer("default", "h"))
+        self.outcome = registered.metrics.outcome
+        self.store = AsyncStore(async_jobs)
+        self.leases = Leases(self.store, 5.0, metrics)
+        self.slots = Slots(0)
+        self.execution = Execution(self.store, self.leases, self.slots)
+        self.attempts = []
+        for _ in range(2):
+            document = {"_id": ObjectId(), "queue": "default", "lease": b"t", "attempts": 1}
+            jobs.insert_one({**document, "state": "running", "payload": {}})
+            record = JobRecord.from_document({**document, "payload": {}}, max_attempts=3)
+            ender: Any = None
+            attempt = Attempt(record, registered, ender, sent=monotonic(), timeout=5.0)
+            self.attempts.append(attempt)
+            self.execution.start(attempt)
+
+
 async def test_one_whose_lease_has_ended_meanwhile_is_lost_and_not_given_back(
     async_jobs: AsyncCollection[Any], jobs: Collection[Any]
 ) -> None:
-    metrics = Metrics.of(CollectorRegistry())
-    registered: Any = SimpleNamespace(metrics=metrics.consumer("default", "h"))
-    leases, slots = Leases(AsyncStore(async_jobs), 5.0, metrics), Slots(0)
-    execution = Execution(AsyncStore(async_jobs), leases, slots)
-    ids, attempts = [ObjectId(), ObjectId()], []
-    for job_id in ids:
-        document = {"_id": job_id, "queue": "default", "lease": b"t", "attempts": 1, "payload": {}}
-        jobs.insert_one({**document, "state": "running"})
-        record = JobRecord.from_document(document, max_attempts=3)
-        ender: Any = None
-        attempt = Attempt(record, registered, ender, sent=monotonic(), timeout=5.0)
-        attempts.append(attempt)
-        execution.start(attempt)
-    attempts[0].deadline = monotonic()
+    unbegun = Unbegun(async_jobs, jobs)
+    unbegun.attempts[0].deadline = monotonic()
 
-    count = await execution.give_back_unbegun()
+    count = await unbegun.execution.give_back_unbegun()
 
-    outcome = metrics.consumer("default", "h").outcome
     assert count == 1
-    assert jobs.distinct("_id", {"state": "ready"}) == ids[1:]
-    assert outcome[AttemptOutcome.LEASE_LOST]._value.get() == 1
-    assert outcome[AttemptOutcome.RELEASED]._value.get() == 1
-    assert leases.under_way() == []
+    assert jobs.distinct("_id", {"state": "ready"}) == [unbegun.attempts[1].record.id]
+    assert unbegun.outcome[AttemptOutcome.LEASE_LOST]._value.get() == 1
+    assert unbegun.outcome[AttemptOutcome.RELEASED]._value.get() == 1
+    assert unbegun.leases.under_way() == []
+
+
+async def test_what_could_not_be_given_back_is_given_back_later(
+    async_jobs: AsyncCollection[Any], jobs: Collection[Any], client: MongoClient[Any]
+) -> None:
+    unbegun = Unbegun(async_jobs, jobs)
+
+    with failing(client, "update", app=None, errorCode=11601):
+        await unbegun.execution.give_back_unbegun()
+        before = jobs.count_documents({"state": "ready"})
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(unbegun.store.keep_untaking)
+        await wait_until_async(
+            lambda: jobs.count_documents({"state": "ready", "attempts": 0}) == 2, "they are back"
+        )
+        tasks.cancel_scope.cancel()
+
+    assert before == 0
+
+
+async def test_one_for_which_a_slot_is_free_waits_for_the_event_loop_alone_and_is_kept(
+    async_jobs: AsyncCollection[Any], jobs: Collection[Any]
+) -> None:
+    unbegun = Unbegun(async_jobs, jobs)
+    unbegun.slots.concurrency = 1
+
+    count = await unbegun.execution.give_back_unbegun(older=1e-9)
+
+    assert count == 1
+    assert jobs.distinct("_id", {"state": "ready"}) == [unbegun.attempts[1].record.id]
+    assert unbegun.leases.held() == [unbegun.attempts[0]]
 
 
 # how many

@@ -20,6 +20,7 @@ from streamqueue.processes import dispatcher as dispatchers
 from streamqueue.processes import members as processes_members
 from streamqueue.processes import subscriber as subscribers
 from streamqueue.worker import partition
+from streamqueue.worker.slots import Slots
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing
 from tests.worker.members import SOON, Members, Notes, completed, lost, streams, until_done
@@ -371,6 +372,29 @@ async def test_jobs_that_were_read_before_a_claim_was_lost_are_read_again(
     second = await puppet.until_heard("jobs")
     assert len(first["jobs"]) == 10
     assert len(second["jobs"]) == 20  # as far as it can know: it was not told which
+
+
+async def test_a_worker_that_would_claim_ahead_says_when_its_slot_is_free(
+    members: Members, queue: AsyncMongoQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slots, "answered", lambda slots, _: setattr(slots, "_ahead", 5))
+    gate, seen = anyio.Event(), []
+
+    async def handler(job: AsyncJob) -> None:
+        seen.append(job.data["n"])
+        await gate.wait()
+
+    await members.open()
+    await members.start(handler, concurrency=1, sweep_interval=None)
+    await queue.put({"n": 1})
+    await wait_until_async(lambda: seen, "it runs")
+    await members.until_idle(0.3)
+    await queue.put({"n": 2})
+    await members.until_idle(0.3)
+
+    gate.set()
+
+    await wait_until_async(lambda: seen == [1, 2], "the other runs", SOON)
 
 
 # order and time

@@ -39,14 +39,22 @@ def eager_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "REST_AFTER", 0.3)
     monkeypatch.setattr(watcher, "REST_TICK", 0.05)
     monkeypatch.setattr(backlog, "OFTEN", 60.0)
+    monkeypatch.setattr(backlog, "MAX_CHUNK", 64)
+
+
+async def busy(start: WorkerStarter, queue: AsyncMongoQueue, handler: Gate) -> StartedWorker:
+    """Return a worker with more to do than it can."""
+    some = [{"n": n} for n in range(150)]
+    await queue.put_many(some, priority=-1)
+    await queue.put_many([{"n": n, "waits": True} for n in range(150, 400)], priority=-1)
+    worker = await start(handler, concurrency=2, sweep_interval=None)
+    await wait_until_async(lambda: len(handler.seen) == 152, "its slots are full")
+    return worker
 
 
 async def resting(start: WorkerStarter, queue: AsyncMongoQueue, handler: Gate) -> StartedWorker:
-    """Return a worker with more to do than it can, whose stream is closed."""
-    await queue.put_many([{"n": n} for n in range(150)])  # read in chunks of 64
-    await queue.put_many([{"n": n, "waits": True} for n in range(150, 400)])
-    worker = await start(handler, concurrency=2, sweep_interval=None)
-    await wait_until_async(lambda: len(handler.seen) == 152, "its slots are full")
+    """The same, and its stream is closed."""
+    worker = await busy(start, queue, handler)
     await wait_until_async(lambda: worker.commands.named("ping"), "the stream is closed")
     return worker
 
@@ -58,7 +66,7 @@ async def test_a_stream_that_was_closed_for_a_backlog_is_open_again_when_that_is
     handler = Gate()
     worker = await resting(start, queue, handler)
     before = worker.metric("streamqueue_stream_events_total")
-    await queue.put_many([{"n": n} for n in range(400, 500)])
+    await queue.put_many([{"n": n} for n in range(400, 500)], priority=-1)
 
     handler.opened.set()
     await wait_until_async(lambda: len(handler.seen) == 500, "all ran", 30)
@@ -105,6 +113,43 @@ async def test_a_server_that_goes_away_while_the_stream_is_closed_shows_in_the_r
         assert worker.metric("streamqueue_stream_connected") == 0
 
     await wait_until_async(lambda: not worker.worker.health.reasons(), "it is ready again")
+    handler.opened.set()
+
+
+@pytest.mark.usefixtures("eager_to_rest")
+async def test_a_job_that_another_program_put_comes_in_its_turn_while_the_stream_is_closed(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    handler = Gate()
+    await resting(start, queue, handler)
+
+    jobs.insert_one({"queue": "default", "state": "ready", "payload": {"n": "foreign"}})
+    handler.opened.set()
+    await wait_until_async(lambda: "foreign" in handler.seen, "it ran", 30)
+
+    assert len(handler.seen) < 380  # the others are less urgent
+
+
+@pytest.mark.usefixtures("eager_to_rest")
+async def test_a_stream_that_broke_is_opened_again_also_for_a_worker_that_looks_often(
+    start: WorkerStarter,
+    queue: AsyncMongoQueue,
+    client: MongoClient[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watcher, "REST_AFTER", 60.0)
+    handler = Gate()
+    worker = await busy(start, queue, handler)
+
+    with failing(client, "getMore", app=STREAM_APP, times=1, errorCode=8000):
+        await wait_until_async(
+            lambda: worker.metric("streamqueue_stream_restarts_total"), "it broke"
+        )
+
+    await wait_until_async(
+        lambda: worker.metric("streamqueue_stream_connected") == 1, "it is open again"
+    )
+    assert worker.worker.health.reasons() == {}
     handler.opened.set()
 
 

@@ -27,6 +27,7 @@ from ...protocol.trace import trace_id
 from ...queue.job import Job
 from ...queue.outcome import End, asked_outcome, end_of
 from ...running import Running, running
+from ...store.given_up import GivenUp
 from ...tracebacks import describe, forget
 from .begun import not_begun
 from .blocked import TICK, BlockedLoop
@@ -117,22 +118,27 @@ class Execution:
         that were claimed after them; return how many."""
         if not self._ready or monotonic() - self._ready[0].claimed_at < older:
             return 0
-        attempts = list(self._ready)
-        self._ready.clear()
+        kept = max(0, self._slots.startable) if older else 0  # these only wait for the event loop
+        attempts = [self._ready.pop() for _ in range(len(self._ready) - kept)]
         self._slots.given_back(len(attempts))
         now = monotonic()
         for attempt in attempts:
+            attempt.ending = True
             if attempt.deadline <= now:
                 self._leases.lose(attempt)
         ours = [attempt for attempt in attempts if not attempt.lost]
-        count = await self._leases.leave(ours)
-        for attempt in ours if count else ():
+        self._leases.forget(ours)
+        with CancelScope(shield=True):
+            pairs = [(attempt.record.id, attempt.record.token) for attempt in ours]
+            await self._store.untake(GivenUp.of(pairs))  # tried again until it is certain
+        for attempt in ours:
             attempt.outcome = AttemptOutcome.RELEASED
         for attempt in attempts:
             attempt.registered.metrics.outcome[attempt.result()].inc()
             self._leases.remove(attempt)
             del attempt.job  # as when one is settled
-        return count
+        self._slots.nudge()
+        return len(ours)
 
     def close(self) -> None:
         """Let the threads end, and the task that watches the event loop."""
