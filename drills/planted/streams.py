@@ -73,8 +73,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_a_job_put_while_a_stream_takes_its_time_to_reopen_is_found_by_the_scan_after_it",
         Edit(
             "worker.listener:WorkerListener.opened",
-            "        self._opened_before = True\n        self._claimer.scan(adopt=True)\n",
-            "        if not self._opened_before:\n            self._claimer.scan(adopt=True)\n"
+            "        self._opened_before = True\n        self._claimer.opened()\n",
+            "        if not self._opened_before:\n            self._claimer.opened()\n"
             "        self._opened_before = True\n",
         ),
     ),
@@ -113,8 +113,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         ),
         Edit(
             "worker.listener:WorkerListener.opened",
-            "        self._opened_before = True\n        self._claimer.scan(adopt=True)\n",
-            "        if self._opened_before:\n            self._claimer.scan(adopt=True)\n"
+            "        self._opened_before = True\n        self._claimer.opened()\n",
+            "        if self._opened_before:\n            self._claimer.opened()\n"
             "        self._opened_before = True\n",
         ),
     ),

@@ -63,9 +63,9 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_ahead.py"
         "::test_handlers_that_return_at_once_share_claims_beyond_the_slots",
         Edit(
-            "worker.execution.executor:Execution._begin_some",
-            "min(self._at_once, len(self._ready), self._slots.startable)",
-            "min(self._at_once, len(self._ready))",
+            "worker.execution.unbegun:Unbegun._begin_some",
+            "min(self._at_once, len(self._waiting), self._slots.startable)",
+            "min(self._at_once, len(self._waiting))",
         ),
     ),
     PlantedFault(
@@ -75,7 +75,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_what_was_claimed_for_handlers_that_then_take_long_goes_back_for_others",
         Edit(
             "worker.execution.executor:Execution._keep",
-            "self._ends.start_soon(self.give_back_unbegun, UNBEGUN_SECONDS)",
+            "self._ends.start_soon(self._unbegun.give_back_overdue)",
             "pass",
         ),
     ),
@@ -113,7 +113,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         3,
         "worker/test_worker_ahead.py::test_what_could_not_be_given_back_is_given_back_later",
         Edit(
-            "worker.execution.executor:Execution.give_back_unbegun",
+            "worker.execution.unbegun:Unbegun._give_back",
             "await self._store.untake(GivenUp.of(pairs))",
             "await self._leases.leave(ours)",
         ),
@@ -123,9 +123,9 @@ FAULTS: tuple[PlantedFault, ...] = (
         11,
         "worker/test_worker_ahead.py::test_one_for_which_a_slot_is_free_waits_for_the_event_loop_alone_and_is_kept",
         Edit(
-            "worker.execution.executor:Execution.give_back_unbegun",
-            "max(0, self._slots.startable) if older else 0",
-            "0",
+            "worker.execution.unbegun:Unbegun.give_back_overdue",
+            "kept=max(0, self._slots.startable)",
+            "kept=0",
         ),
     ),
     PlantedFault(
@@ -174,7 +174,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_rest.py::test_a_worker_whose_jobs_take_long_goes_on_to_read_its_stream",
         Edit(
             "worker.claimer:Claimer.looks_often",
-            "self.loaded and self._backlog.read_often",
+            "(self.loaded or self._looking) and self._backlog.read_often",
             "self.loaded",
         ),
     ),
@@ -358,7 +358,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a dispatcher that does not say that its stream lives",
         5,
         f"{DISPATCHER_FAULTS}::test_while_the_stream_is_quiet_all_workers_know_that_it_lives",
-        Edit("processes.dispatcher:Dispatcher._tick", "Tick(tick=signs - seen)", "Tick(tick=0)"),
+        Edit("processes.dispatcher:Dispatcher._tick", "Tick(tick=signs - seen,", "Tick(tick=0,"),
     ),
     # the worker's leases
     PlantedFault(

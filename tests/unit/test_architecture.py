@@ -120,6 +120,7 @@ ORDER = [
     "worker.execution.tasks",
     "worker.execution.begun",
     "worker.execution.blocked",
+    "worker.execution.unbegun",
     "worker.execution.executor",
     "worker.intake",
     "worker.delivery",

@@ -24,9 +24,8 @@ from streamqueue.clock import monotonic
 from streamqueue.metrics.series import AttemptOutcome, Metrics
 from streamqueue.protocol.document import JobRecord
 from streamqueue.store.asynchronous import AsyncStore
-from streamqueue.worker.execution import executor
+from streamqueue.worker.execution import unbegun
 from streamqueue.worker.execution.attempt import Attempt
-from streamqueue.worker.execution.executor import Execution
 from streamqueue.worker.leases import Leases
 from streamqueue.worker.slots import AHEAD_SECONDS, MOST_AHEAD, Slots
 from tests.waiting import wait_until_async
@@ -91,7 +90,7 @@ async def test_a_worker_that_stops_begins_no_job_that_it_has_claimed_ahead(
     jobs: Collection[Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(executor, "UNBEGUN_SECONDS", 60.0)
+    monkeypatch.setattr(unbegun, "MOST_SECONDS", 60.0)
     handler = Handler(quick=300)
     await queue.put_many([{"n": n} for n in range(1000)])
     worker = await start(handler, concurrency=4)
@@ -112,7 +111,7 @@ async def test_a_worker_that_stops_begins_no_job_that_it_has_claimed_ahead(
     assert jobs.count_documents({}) == 1000 - 304
 
 
-class Unbegun:
+class TwoUnbegun:
     """Two attempts that wait for a slot, of which there is none."""
 
     def __init__(self, async_jobs: AsyncCollection[Any], jobs: Collection[Any]) -> None:
@@ -121,9 +120,9 @@ class Unbegun:
         self.outcome = registered.metrics.outcome
         self.store = AsyncStore(async_jobs)
         self.leases = Leases(self.store, 5.0, metrics)
+        self.attempts: list[Attempt] = []
         self.slots = Slots(0)
-        self.execution = Execution(self.store, self.leases, self.slots)
-        self.attempts = []
+        self.unbegun = unbegun.Unbegun(self.store, self.leases, self.slots, self.attempts.append)
         for _ in range(2):
             document = {"_id": ObjectId(), "queue": "default", "lease": b"t", "attempts": 1}
             jobs.insert_one({**document, "state": "running", "payload": {}})
@@ -131,34 +130,36 @@ class Unbegun:
             ender: Any = None
             attempt = Attempt(record, registered, ender, sent=monotonic(), timeout=5.0)
             self.attempts.append(attempt)
-            self.execution.start(attempt)
+            self.slots.take()
+            self.leases.add(attempt)
+            self.unbegun.add(attempt)
 
 
 async def test_one_whose_lease_has_ended_meanwhile_is_lost_and_not_given_back(
     async_jobs: AsyncCollection[Any], jobs: Collection[Any]
 ) -> None:
-    unbegun = Unbegun(async_jobs, jobs)
-    unbegun.attempts[0].deadline = monotonic()
+    two = TwoUnbegun(async_jobs, jobs)
+    two.attempts[0].deadline = monotonic()
 
-    count = await unbegun.execution.give_back_unbegun()
+    count = await two.unbegun.give_back()
 
     assert count == 1
-    assert jobs.distinct("_id", {"state": "ready"}) == [unbegun.attempts[1].record.id]
-    assert unbegun.outcome[AttemptOutcome.LEASE_LOST]._value.get() == 1
-    assert unbegun.outcome[AttemptOutcome.RELEASED]._value.get() == 1
-    assert unbegun.leases.under_way() == []
+    assert jobs.distinct("_id", {"state": "ready"}) == [two.attempts[1].record.id]
+    assert two.outcome[AttemptOutcome.LEASE_LOST]._value.get() == 1
+    assert two.outcome[AttemptOutcome.RELEASED]._value.get() == 1
+    assert two.leases.under_way() == []
 
 
 async def test_what_could_not_be_given_back_is_given_back_later(
     async_jobs: AsyncCollection[Any], jobs: Collection[Any], client: MongoClient[Any]
 ) -> None:
-    unbegun = Unbegun(async_jobs, jobs)
+    two = TwoUnbegun(async_jobs, jobs)
 
     with failing(client, "update", app=None, errorCode=11601):
-        await unbegun.execution.give_back_unbegun()
+        await two.unbegun.give_back()
         before = jobs.count_documents({"state": "ready"})
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(unbegun.store.keep_untaking)
+        tasks.start_soon(two.store.keep_untaking)
         await wait_until_async(
             lambda: jobs.count_documents({"state": "ready", "attempts": 0}) == 2, "they are back"
         )
@@ -170,14 +171,18 @@ async def test_what_could_not_be_given_back_is_given_back_later(
 async def test_one_for_which_a_slot_is_free_waits_for_the_event_loop_alone_and_is_kept(
     async_jobs: AsyncCollection[Any], jobs: Collection[Any]
 ) -> None:
-    unbegun = Unbegun(async_jobs, jobs)
-    unbegun.slots.concurrency = 1
+    two = TwoUnbegun(async_jobs, jobs)
+    two.slots.concurrency = 1
 
-    count = await unbegun.execution.give_back_unbegun(older=1e-9)
+    await two.unbegun.give_back_overdue()
+    none_yet = jobs.count_documents({"state": "ready"})
+    for attempt in two.attempts:
+        attempt.claimed_at -= unbegun.MOST_SECONDS
+    await two.unbegun.give_back_overdue()
 
-    assert count == 1
-    assert jobs.distinct("_id", {"state": "ready"}) == [unbegun.attempts[1].record.id]
-    assert unbegun.leases.held() == [unbegun.attempts[0]]
+    assert none_yet == 0
+    assert jobs.distinct("_id", {"state": "ready"}) == [two.attempts[1].record.id]
+    assert two.leases.held() == [two.attempts[0]]
 
 
 # how many

@@ -10,35 +10,31 @@ from __future__ import annotations
 
 import contextvars
 import decimal
-from collections import deque
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
-from anyio import CancelScope, from_thread, get_cancelled_exc_class
+from anyio import CancelScope, get_cancelled_exc_class
 from anyio.lowlevel import current_token
 from pymongo.errors import PyMongoError
 
 from ... import plain
 from ...clock import monotonic
-from ...errors import ConfigurationError, LeaseLost, type_name
+from ...errors import LeaseLost, type_name
 from ...metrics.series import AttemptOutcome
 from ...protocol.trace import trace_id
 from ...queue.job import Job
 from ...queue.outcome import End, asked_outcome, end_of
 from ...running import Running, running
-from ...store.given_up import GivenUp
 from ...tracebacks import describe, forget
 from .begun import not_begun
 from .blocked import TICK, BlockedLoop
-from .tasks import Task, begin, call_soon
-from .threads import Threads
+from .tasks import Task, begin
+from .threads import FromThread, Threads
+from .unbegun import Unbegun
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
-    from anyio.lowlevel import EventLoopToken
 
-    from ...protocol.document import JobRecord
     from ...store.asynchronous import AsyncStore
     from ..completer import Completer
     from ..leases import Leases
@@ -48,13 +44,6 @@ if TYPE_CHECKING:
 logger = plain.logger("streamqueue.execution")
 
 FAILURES = (AttemptOutcome.RETRIED, AttemptOutcome.DEAD)
-TURN_SECONDS = 0.005
-"""How long one turn of the event loop should take while attempts are begun: more of them are begun
-in the next one after a shorter turn, and fewer after a longer one."""
-MOST_AT_ONCE = 128
-UNBEGUN_SECONDS = 0.25
-"""How long a job that was claimed ahead waits for its handler to be called, before others may have
-it: looked at twice a second."""
 GRACE = 5.0
 """Seconds the handlers of a run that was cancelled have to end."""
 
@@ -84,10 +73,8 @@ class Execution:
         self._slots = slots
         self._threads = Threads()
         self._log_tracebacks = log_tracebacks
-        self._ready: deque[Attempt] = deque()
+        self._unbegun = Unbegun(store, leases, slots, self._begin)
         self._under_way: dict[Task[None], Attempt] = {}
-        self._at_once = MOST_AT_ONCE
-        self._turn_at: float | None = None  # while attempts are being begun
         self._abrupt = False
         self._closed = anyio.Event()
         self._all_over = anyio.Event()
@@ -100,45 +87,18 @@ class Execution:
         self._ends = ends
         self._context = contextvars.copy_context()
         self._decimals = any(var.name == "decimal_context" for var in self._context)
+        self._unbegun.open(self._context)
         ends.start_soon(self._keep)
 
     def start(self, attempt: Attempt) -> None:
         """Run a claimed job as soon as the event loop gets to it."""
         self._slots.take()
         self._leases.add(attempt)
-        alone = self._turn_at is None and not (self._ready or self._abrupt)
-        if alone and self._slots.startable > 0:
-            self._begin(attempt)  # at once: a lone job waits for no turn of the event loop
-        else:
-            self._ready.append(attempt)
-        self._begin_soon()
+        self._unbegun.add(attempt)
 
-    async def give_back_unbegun(self, older: float = 0.0) -> int:
-        """Release claimed jobs whose handlers have not been called for so many seconds, and those
-        that were claimed after them; return how many."""
-        if not self._ready or monotonic() - self._ready[0].claimed_at < older:
-            return 0
-        kept = max(0, self._slots.startable) if older else 0  # these only wait for the event loop
-        attempts = [self._ready.pop() for _ in range(len(self._ready) - kept)]
-        self._slots.given_back(len(attempts))
-        now = monotonic()
-        for attempt in attempts:
-            attempt.ending = True
-            if attempt.deadline <= now:
-                self._leases.lose(attempt)
-        ours = [attempt for attempt in attempts if not attempt.lost]
-        self._leases.forget(ours)
-        with CancelScope(shield=True):
-            pairs = [(attempt.record.id, attempt.record.token) for attempt in ours]
-            await self._store.untake(GivenUp.of(pairs))  # tried again until it is certain
-        for attempt in ours:
-            attempt.outcome = AttemptOutcome.RELEASED
-        for attempt in attempts:
-            attempt.registered.metrics.outcome[attempt.result()].inc()
-            self._leases.remove(attempt)
-            del attempt.job  # as when one is settled
-        self._slots.nudge()
-        return len(ours)
+    async def give_back_unbegun(self) -> int:
+        """Release the claimed jobs whose handlers have not been called; return how many."""
+        return await self._unbegun.give_back()
 
     def close(self) -> None:
         """Let the threads end, and the task that watches the event loop."""
@@ -163,13 +123,14 @@ class Execution:
             try:
                 while not self._closed.is_set():
                     self._blocked.beat()
-                    if self._ready and self._ends is not None:
-                        self._ends.start_soon(self.give_back_unbegun, UNBEGUN_SECONDS)
+                    if self._ends is not None:
+                        self._ends.start_soon(self._unbegun.give_back_overdue)
                     with anyio.move_on_after(TICK):
                         await self._closed.wait()
             finally:
                 if not self._closed.is_set():
                     self._abrupt = True
+                    self._unbegun.close()
                     with anyio.move_on_after(GRACE, shield=True):
                         await self._cancel_all()
 
@@ -181,28 +142,6 @@ class Execution:
         while self._under_way:
             self._all_over = anyio.Event()
             await self._all_over.wait()
-
-    def _begin_soon(self) -> None:
-        if self._turn_at is None and self._slots.startable > 0:
-            self._turn_at = monotonic()
-            call_soon(self._begin_some, self._context)
-
-    def _begin_some(self) -> None:
-        """Begin as many attempts as there are slots and one turn of the loop has time for."""
-        now = monotonic()
-        if self._turn_at is not None and now - self._turn_at > TURN_SECONDS:
-            self._at_once = max(1, self._at_once // 2)
-        else:
-            self._at_once = min(MOST_AT_ONCE, self._at_once * 2)
-        self._turn_at = now
-        for _ in range(min(self._at_once, len(self._ready), self._slots.startable)):
-            if self._abrupt:
-                return
-            self._begin(self._ready.popleft())
-        if self._ready and self._slots.startable > 0:
-            call_soon(self._begin_some, self._context)
-        else:
-            self._turn_at = None
 
     def _begin(self, attempt: Attempt) -> None:
         self._slots.handler_starts()
@@ -263,7 +202,7 @@ class Execution:
                 # returns (or the threads would pile up); only the end of the drain time leaves it
                 # behind.
                 attempt.abandon = scope
-                job = Job(attempt.record, _FromThread(attempt, current_token()))
+                job = Job(attempt.record, FromThread(attempt, current_token()))
                 result = await self._threads.run(handler.function, job)
             error = None if result is None else not_begun(result, handler.task)
         except get_cancelled_exc_class() as cancellation:
@@ -341,8 +280,7 @@ class Execution:
         attempt.scope = attempt.abandon = None
         del attempt.job  # the two hold each other, and only a collection of garbage would end that
         self._slots.handler_over()
-        if self._ready:
-            self._begin_soon()
+        self._unbegun.slot_came_free()
         if end is None and not (attempt.outcome or attempt.lost or attempt.ending):
             self.completer.finish(attempt)
         elif self._ends is not None and not (end is INTERRUPTED and self._abrupt):
@@ -411,31 +349,3 @@ class Execution:
             await completer.discard(attempt, end.message)
         else:
             await completer.error(attempt, end.message, end.delay)
-
-
-class _FromThread:
-    """The holder of a blocking handler's job: makes the calls of the attempt in the event loop."""
-
-    def __init__(self, attempt: Attempt, loop: EventLoopToken) -> None:
-        self._attempt = attempt
-        self._run = partial(from_thread.run, token=loop)
-
-    def complete(self, record: JobRecord, session: Any) -> None:
-        if session is not None:
-            raise ConfigurationError(
-                "complete(session=) in a worker needs an async handler: the worker's client is "
-                "async, and a session belongs to one client"
-            )
-        self._run(self._attempt.complete, record, None)
-
-    def error(self, record: JobRecord, message: str | None, delay: float | None) -> None:
-        self._run(self._attempt.error, record, message, delay)
-
-    def discard(self, record: JobRecord, message: str) -> None:
-        self._run(self._attempt.discard, record, message)
-
-    def progress(self, record: JobRecord, count: int | None) -> None:
-        self._run(self._attempt.progress, record, count)
-
-    def release(self, record: JobRecord, delay: float | None) -> None:
-        self._run(self._attempt.release, record, delay)

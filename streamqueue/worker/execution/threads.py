@@ -10,14 +10,22 @@ from __future__ import annotations
 import contextvars
 import queue
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import from_thread
 from anyio.lowlevel import current_token
 
+from ...errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from anyio.lowlevel import EventLoopToken
+
+    from ...protocol.document import JobRecord
+    from .attempt import Attempt
 
 KEPT_SECONDS = 10.0
 """How long a thread waits for another call. What handlers keep in ``threading.local`` stays while
@@ -107,3 +115,31 @@ class Threads:
                 return
             call.run()
             del call  # it has the job, and what came of it
+
+
+class FromThread:
+    """The holder of a blocking handler's job: makes the calls of the attempt in the event loop."""
+
+    def __init__(self, attempt: Attempt, loop: EventLoopToken) -> None:
+        self._attempt = attempt
+        self._run = partial(from_thread.run, token=loop)
+
+    def complete(self, record: JobRecord, session: Any) -> None:
+        if session is not None:
+            raise ConfigurationError(
+                "complete(session=) in a worker needs an async handler: the worker's client is "
+                "async, and a session belongs to one client"
+            )
+        self._run(self._attempt.complete, record, None)
+
+    def error(self, record: JobRecord, message: str | None, delay: float | None) -> None:
+        self._run(self._attempt.error, record, message, delay)
+
+    def discard(self, record: JobRecord, message: str) -> None:
+        self._run(self._attempt.discard, record, message)
+
+    def progress(self, record: JobRecord, count: int | None) -> None:
+        self._run(self._attempt.progress, record, count)
+
+    def release(self, record: JobRecord, delay: float | None) -> None:
+        self._run(self._attempt.release, record, delay)
