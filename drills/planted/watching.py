@@ -234,6 +234,12 @@ FAULTS: tuple[PlantedFault, ...] = (
         "ops/test_census.py::test_a_due_job_that_nobody_promoted_waits_too",
         Edit("exporter.queries:queue_census", ", _first_due(queue)]", "]"),
     ),
+    PlantedFault(
+        "a UUID that fails ending the live view",
+        13,
+        "cli/test_top.py::test_a_failure_is_shown_when_it_happens",
+        Edit("cli.pulse:PulseTaker.read", ".with_options(codec_options=BARE_CODEC)", ""),
+    ),
     # what the metrics count
     PlantedFault(
         "duplicates counted as inserted",

@@ -25,7 +25,7 @@ from ..health.health import Health
 from ..metrics.buckets import LATENCY_BUCKETS
 from ..metrics.bundles import StreamMetrics
 from ..names import INVALID, label_of
-from ..protocol.document import id_text
+from ..protocol.document import BARE_CODEC, id_text
 from ..store.asynchronous import AsyncStore
 from ..stream.watcher import Watcher
 from ..tracebacks import last_line
@@ -160,7 +160,8 @@ class PulseTaker:
     async def read(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Read the stream for ever; started when it is open, or cannot be opened."""
         watcher = Watcher(
-            self._store.jobs,
+            # The ids of events are asked for as they came; and none of them fails the stream.
+            self._store.jobs.with_options(codec_options=BARE_CODEC),
             [],
             self,
             max_await=MAX_AWAIT,

@@ -247,7 +247,8 @@ def pulse_pipeline() -> Pipeline:
     ``queue`` is missing for updates, whose events carry no document.
     """
     fields = "$updateDescription.updatedFields"
-    error = {"$ifNull": [f"{fields}.last_error", ""]}
+    # (A change that is larger than its document is written, and told, as a whole document.)
+    error = {"$ifNull": [f"{fields}.last_error", "$fullDocument.last_error", ""]}
     state = {"$ifNull": [f"{fields}.state", "$fullDocument.state"]}
     return [
         {"$match": {"operationType": {"$in": ["insert", "update", "replace", "delete"]}}},

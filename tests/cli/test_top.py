@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from bson import Binary
+from bson import Binary, ObjectId
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import MongoQueue
@@ -109,8 +109,13 @@ def test_rates_come_from_the_stream(top: Spawn, queue: MongoQueue) -> None:
     assert went == pytest.approx(10, abs=4)
 
 
-def test_a_failure_is_shown_when_it_happens(top: Spawn, queue: MongoQueue) -> None:
-    queue.put({})
+@pytest.mark.parametrize(
+    "job_id", [ObjectId(), Binary.from_uuid(UUID(int=7)), "text", 7], ids=lambda each: type(each)
+)
+def test_a_failure_is_shown_when_it_happens(
+    top: Spawn, queue: MongoQueue, jobs: Collection[Any], job_id: Any
+) -> None:
+    jobs.insert_one({"_id": job_id, "queue": queue.name, "state": "ready", "payload": {}})
     process = top("--json", "--interval", "0.2")
     next_pulse(process)
 
