@@ -140,6 +140,12 @@ FAULTS: tuple[PlantedFault, ...] = (
         ),
     ),
     PlantedFault(
+        "a job that runs given back with another of its claim",
+        2,
+        "unit/test_given_up.py::test_some_jobs_of_a_claim_are_given_back_by_themselves",
+        Edit("store.given_up:GivenUp.of", "partial=True", "partial=False"),
+    ),
+    PlantedFault(
         "the events of a backlog read after all",
         9,
         "worker/test_worker_rest.py"

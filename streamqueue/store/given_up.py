@@ -110,18 +110,21 @@ class GivenUp:
         certain_from: :func:`monotonic` time from which on one answer is enough; before, the claim
             may still be applied.
         forget_at: when their leases have ended, whatever became of them.
+        partial: other jobs may have been claimed with these tokens, and run.
     """
 
     ids: Sequence[Any]
     tokens: Collection[bytes]
     certain_from: float = -math.inf
     forget_at: float = math.inf
+    partial: bool = False
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[Any, bytes]]) -> Self:
         """Return what gives back these jobs, each with the token that it was claimed with."""
         claimed = list(pairs)
-        return cls([job_id for job_id, _ in claimed], {token for _, token in claimed})
+        ids, tokens = [job_id for job_id, _ in claimed], {token for _, token in claimed}
+        return cls(ids, tokens, partial=True)
 
     @classmethod
     def of_documents(cls, documents: Iterable[Mapping[str, Any]]) -> Self:
@@ -166,7 +169,20 @@ class GivenUpClaims:
         self._again_at = monotonic() + AGAIN.delay(self._tries)
 
 
-def merged(claims: Sequence[GivenUp]) -> tuple[list[Any], set[bytes]]:
-    """Return the jobs and the tokens of all of these."""
-    ids = [job_id for claim in claims for job_id in claim.ids]
-    return ids, {token for claim in claims for token in claim.tokens}
+def merged(claims: Sequence[GivenUp]) -> list[tuple[list[Any], set[bytes]]]:
+    """Return the jobs and the tokens of all of these, in as few commands as are exact.
+
+    A command pairs each job with each token. Of claims that were given up as a whole no job runs,
+    so they share one. Where only some jobs of a claim are given back, another of its jobs may stand
+    in another of these, with an older token: together they would give back what runs.
+    """
+    whole = [claim for claim in claims if not claim.partial]
+    groups = [whole] if whole else []
+    groups += [[claim] for claim in claims if claim.partial]
+    return [
+        (
+            [job_id for claim in group for job_id in claim.ids],
+            {token for claim in group for token in claim.tokens},
+        )
+        for group in groups
+    ]

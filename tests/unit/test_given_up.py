@@ -91,7 +91,7 @@ def test_what_comes_new_is_tried_at_once(clock: Clock) -> None:
 
     claims.add(GivenUp([2], {b"two"}))
 
-    assert merged(claims.due()) == ([1, 2], {b"one", b"two"})
+    assert merged(claims.due()) == [([1, 2], {b"one", b"two"})]
 
 
 def test_a_claim_is_forgotten_when_its_lease_has_ended_whatever_happened(clock: Clock) -> None:
@@ -113,8 +113,16 @@ def test_no_more_claims_are_remembered_than_anybody_could_wait_for(
     for n in range(5):
         claims.add(GivenUp([n], {b"t"}))
 
-    assert merged(claims.due())[0] == [2, 3, 4]
+    assert merged(claims.due())[0][0] == [2, 3, 4]
 
 
 def test_with_nothing_given_up_there_is_no_time_to_wait_for() -> None:
     assert GivenUpClaims().wait() == float("inf")
+
+
+def test_some_jobs_of_a_claim_are_given_back_by_themselves(clock: Clock) -> None:
+    claims = GivenUpClaims()
+    claims.add(GivenUp([1, 2], {b"older"}))
+    claims.add(GivenUp.of([(3, b"newer")]))  # the newer one has 1 as well, which runs
+
+    assert merged(claims.due()) == [([1, 2], {b"older"}), ([3], {b"newer"})]

@@ -284,7 +284,8 @@ def untake_again(store: StoreState) -> Flow[None]:
     sent = monotonic()
     answered = False
     try:
-        yield Shielded(_unclaim(store, *merged(claims)))
+        for ids, tokens in merged(claims):
+            yield Shielded(_unclaim(store, ids, tokens))
         answered = True
     except PyMongoError as error:
         if store.untaking.failed():
