@@ -59,7 +59,7 @@ async def test_handlers_that_return_at_once_share_claims_beyond_the_slots(
     await queue.put_many([{"n": n} for n in range(1000)])
 
     worker = await start(handler, concurrency=4)
-    await worker.until_outcomes(30, completed=1000)
+    await wait_until_async(lambda: worker.outcomes().get("completed") == 1000, "all ran", 30)
 
     assert len(worker.commands.claims()) <= 125  # four at a time would be 250
     assert handler.most_at_once <= 4
