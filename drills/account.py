@@ -202,11 +202,11 @@ class Job:
         """Whether a repeated put may have come after the job had ended and was gone.
 
         With its document gone nothing tells the server that this put is a repetition, so the job
-        may live twice. Nobody promises more: repeating is safe while the job is in the queue.
+        may live twice. Nobody promises more: repeating is safe while the job is in the queue. Also
+        a complete that was refused may have been applied, by a try whose reply was lost: asked for
+        afterwards, the job of the repeated put stands there.
         """
-        ended = min(
-            (call.invoked for _, call in self.completes() if call.maybe_applied), default=math.inf
-        )
+        ended = min((call.invoked for _, call in self.completes()), default=math.inf)
         return len(self.puts) > 1 and any(call.over > ended for call in self.puts)
 
 

@@ -136,6 +136,19 @@ def test_a_put_repeated_after_its_job_was_done_and_gone_gives_it_a_second_life(
     assert broken() == set()
 
 
+def test_so_does_one_repeated_after_a_complete_whose_first_try_was_applied_unseen(
+    one: Planted, two: Planted, broken: Broken
+) -> None:
+    one.put(1, "unknown")
+    two.start(2, "a")
+    two.end(2.1, "complete", "a", "refused")
+    one.put(2.05)
+    two.start(4, "b")
+    two.end(4.1, "complete", "b")
+
+    assert broken() == set()
+
+
 # one planted fault for each verdict
 
 
