@@ -20,6 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -47,6 +48,7 @@ WORKERS = 3
 PATIENCE_SECONDS = 60.0
 PAUSE_SECONDS = 3.0
 """Between two things that happen, so that each is a place of its own in a graph."""
+LEASE = timedelta(seconds=shop.LEASE_SECONDS)
 HELD_SECONDS = 10.0
 """Of the jobs whose holders are stopped or killed."""
 
@@ -280,12 +282,15 @@ class RealRun:
         return "\nstreamqueue_stream_connected 1.0\n" in worker.metrics()
 
     def _holder(self, max_attempts: int) -> tuple[Program, Any]:
-        """Put a job that takes long; return who holds it."""
+        """Put a job that takes long; return who has begun it: a claim whose answer comes too late,
+        because its worker was stopped before, is given back and is no lost lease."""
         job_id = self._queue.put({"seconds": HELD_SECONDS}, max_attempts=max_attempts)
 
         def holder() -> Program | None:
             job = self._jobs.find_one({"_id": job_id, "state": "running"})
-            pid = job and job["locked_by"].split(":")[1]
+            if job is None or job["locked_until"] - job["locked_at"] <= LEASE:  # never renewed
+                return None
+            pid = job["locked_by"].split(":")[1]
             return next((w for w in self.workers if str(w.process.pid) == pid), None)
 
         worker = wait_until(holder, "a worker has taken it", PATIENCE_SECONDS)
