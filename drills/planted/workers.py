@@ -146,6 +146,17 @@ FAULTS: tuple[PlantedFault, ...] = (
         Edit("store.given_up:GivenUp.of", "partial=True", "partial=False"),
     ),
     PlantedFault(
+        "one refusal that keeps all others from being given back",
+        2,
+        "contract/test_queue_own_rules.py"
+        "::test_a_release_that_is_refused_keeps_no_other_from_being_given_back",
+        Edit(
+            "store.flows.claims:untake_again",
+            "except OperationFailure as error:",
+            "except ZeroDivisionError as error:",
+        ),
+    ),
+    PlantedFault(
         "the events of a backlog read after all",
         9,
         "worker/test_worker_rest.py"

@@ -295,7 +295,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{CORNERS}::test_what_could_not_be_given_back_is_given_back_by_the_next_call",
         Edit(
             "store.given_up:GivenUpClaims.tried",
-            "if claim.forget_at <= sent or (answered and claim.certain_from <= sent)",
+            "if claim.forget_at <= sent or (claim in answered and claim.certain_from <= sent)",
             "if True",
         ),
     ),

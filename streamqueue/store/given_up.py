@@ -157,20 +157,22 @@ class GivenUpClaims:
         """Return those that are to be tried now."""
         return list(self._claims) if self._again_at <= monotonic() else []
 
-    def tried(self, claims: Collection[GivenUp], sent: float, *, answered: bool) -> None:
-        """Note a try, sent at that time; `answered` says that the server has acknowledged it."""
+    def tried(
+        self, claims: Collection[GivenUp], sent: float, answered: Collection[GivenUp]
+    ) -> None:
+        """Note a try, sent at that time, and those of them that the server has acknowledged."""
         done = [
             claim
             for claim in claims
-            if claim.forget_at <= sent or (answered and claim.certain_from <= sent)
+            if claim.forget_at <= sent or (claim in answered and claim.certain_from <= sent)
         ]
         self._claims = [claim for claim in self._claims if claim not in done]
         self._tries += 1
         self._again_at = monotonic() + AGAIN.delay(self._tries)
 
 
-def merged(claims: Sequence[GivenUp]) -> list[tuple[list[Any], set[bytes]]]:
-    """Return the jobs and the tokens of all of these, in as few commands as are exact.
+def together(claims: Sequence[GivenUp]) -> list[list[GivenUp]]:
+    """Return the same in groups, each of which one command gives back, as few as are exact.
 
     A command pairs each job with each token. Of claims that were given up as a whole no job runs,
     so they share one. Where only some jobs of a claim are given back, another of its jobs may stand
@@ -178,11 +180,10 @@ def merged(claims: Sequence[GivenUp]) -> list[tuple[list[Any], set[bytes]]]:
     """
     whole = [claim for claim in claims if not claim.partial]
     groups = [whole] if whole else []
-    groups += [[claim] for claim in claims if claim.partial]
-    return [
-        (
-            [job_id for claim in group for job_id in claim.ids],
-            {token for claim in group for token in claim.tokens},
-        )
-        for group in groups
-    ]
+    return groups + [[claim] for claim in claims if claim.partial]
+
+
+def merged(claims: Sequence[GivenUp]) -> tuple[list[Any], set[bytes]]:
+    """Return the jobs and the tokens of all of these."""
+    ids = [job_id for claim in claims for job_id in claim.ids]
+    return ids, {token for claim in claims for token in claim.tokens}

@@ -9,7 +9,7 @@ from pymongo.errors import AutoReconnect, ExecutionTimeout
 
 from streamqueue.backoff import Backoff
 from streamqueue.store import given_up as module
-from streamqueue.store.given_up import Claim, GivenUp, GivenUpClaims, merged
+from streamqueue.store.given_up import Claim, GivenUp, GivenUpClaims, merged, together
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 
@@ -41,7 +41,7 @@ def give_back(claims: GivenUpClaims, clock: Clock, *, answered: bool) -> int:
     """Try what is due; return how many that were."""
     due = claims.due()
     if due:
-        claims.tried(due, clock(), answered=answered)
+        claims.tried(due, clock(), due if answered else [])
     return len(due)
 
 
@@ -91,7 +91,7 @@ def test_what_comes_new_is_tried_at_once(clock: Clock) -> None:
 
     claims.add(GivenUp([2], {b"two"}))
 
-    assert merged(claims.due()) == [([1, 2], {b"one", b"two"})]
+    assert merged(claims.due()) == ([1, 2], {b"one", b"two"})
 
 
 def test_a_claim_is_forgotten_when_its_lease_has_ended_whatever_happened(clock: Clock) -> None:
@@ -113,7 +113,7 @@ def test_no_more_claims_are_remembered_than_anybody_could_wait_for(
     for n in range(5):
         claims.add(GivenUp([n], {b"t"}))
 
-    assert merged(claims.due())[0][0] == [2, 3, 4]
+    assert merged(claims.due())[0] == [2, 3, 4]
 
 
 def test_with_nothing_given_up_there_is_no_time_to_wait_for() -> None:
@@ -121,8 +121,19 @@ def test_with_nothing_given_up_there_is_no_time_to_wait_for() -> None:
 
 
 def test_some_jobs_of_a_claim_are_given_back_by_themselves(clock: Clock) -> None:
-    claims = GivenUpClaims()
-    claims.add(GivenUp([1, 2], {b"older"}))
-    claims.add(GivenUp.of([(3, b"newer")]))  # the newer one has 1 as well, which runs
+    older, another = GivenUp([1, 2], {b"older"}), GivenUp([4], {b"another"})
+    some = GivenUp.of([(3, b"newer")])  # of a claim that has 1 as well, which runs
 
-    assert merged(claims.due()) == [([1, 2], {b"older"}), ([3], {b"newer"})]
+    assert together([older, some, another]) == [[older, another], [some]]
+
+
+def test_what_is_not_acknowledged_keeps_nothing_else_remembered(clock: Clock) -> None:
+    claims = GivenUpClaims()
+    refused, other = GivenUp.of([(1, b"one")]), GivenUp.of([(2, b"two")])
+    claims.add(refused)
+    claims.add(other)
+
+    claims.tried([refused, other], clock(), [other])
+    clock.now += 1
+
+    assert claims.due() == [refused]

@@ -20,7 +20,7 @@ from ...clock import monotonic
 from ...failures import failure_name
 from ...protocol import foreign, operations
 from ...protocol.document import id_key
-from ..given_up import Claim, GivenUp, merged
+from ..given_up import Claim, GivenUp, merged, together
 from ..lines import log_buried, log_claims_left, log_late, log_quarantined
 from . import timers
 from .changes import change, change_each
@@ -282,18 +282,24 @@ def untake_again(store: StoreState) -> Flow[None]:
     if not claims:
         return
     sent = monotonic()
-    answered = False
+    answered: list[GivenUp] = []
+    left: PyMongoError | None = None
     try:
-        for ids, tokens in merged(claims):
-            yield Shielded(_unclaim(store, ids, tokens))
-        answered = True
+        for group in together(claims):
+            try:
+                yield Shielded(_unclaim(store, *merged(group)))
+            except OperationFailure as error:  # of these, and of no others
+                left = error
+            else:
+                answered += group
     except PyMongoError as error:
-        if store.untaking.failed():
-            log_claims_left(len(claims), error)
-    else:
-        store.untaking.succeeded()
+        left = error
     finally:
-        store.given_up.tried(claims, sent, answered=answered)
+        store.given_up.tried(claims, sent, answered)
+    if left is None:
+        store.untaking.succeeded()
+    elif store.untaking.failed():
+        log_claims_left(len(claims) - len(answered), left)
 
 
 def _unclaim(store: StoreState, ids: Sequence[Any], tokens: Set[bytes]) -> Flow[None]:
