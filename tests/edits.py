@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from bson import ObjectId
+from bson import ObjectId, Timestamp
 
 LATER = timedelta(hours=1)
 
@@ -23,6 +23,7 @@ def job(state: str = "ready", **fields: Any) -> dict[str, Any]:
         "queue": "default",
         "state": state,
         "priority": 0,
+        "seq": Timestamp(0, 0),
         "run_at": now,
         "attempts": 0,
         "max_attempts": 3,

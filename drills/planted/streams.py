@@ -169,7 +169,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{EDITS}::test_an_edit_wakes_whoever_waits[blocking-an earlier time]",
         Edit(
             "protocol.operations.events",
-            '(_updated(field) for field in ("queue", "priority", "run_at"))',
+            '(_updated(field) for field in ("queue", "priority", "seq", "run_at"))',
             '(_updated(field) for field in ("queue", "priority"))',
         ),
     ),
@@ -189,8 +189,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{EDITS}::test_an_event_carries_the_head_of_the_job_and_never_its_payload",
         Edit(
             "protocol.operations.events",
-            'HEAD = ("_id", "queue", "state", "priority", "run_at")',
-            'HEAD = ("_id", "queue", "state", "priority", "run_at", "payload")',
+            'HEAD = ("_id", "queue", "state", "priority", "seq", "run_at")',
+            'HEAD = ("_id", "queue", "state", "priority", "seq", "run_at", "payload")',
         ),
     ),
     PlantedFault(

@@ -138,10 +138,10 @@ FAULTS: tuple[PlantedFault, ...] = (
         ),
     ),
     PlantedFault(
-        "a ready job without a date hides how long others wait",
+        "a ready job without a place hides how long others wait",
         3,
-        f"{STRANGERS}::test_a_ready_job_without_a_date_hides_not_how_long_others_wait",
-        Edit("exporter.queries:queue_census", "_oldest_dated(queue), ", ""),
+        f"{STRANGERS}::test_a_ready_job_without_a_place_hides_not_how_long_others_wait",
+        Edit("exporter.queries:queue_census", "_oldest_placed(queue), ", ""),
     ),
     PlantedFault(
         "jobs counted as overdue in the moment they are due",
@@ -165,8 +165,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_timers.py::test_a_foreign_scheduled_job_that_is_due_already_is_run",
         Edit(
             "protocol.operations.timers:promote",
-            '"progress": "$$REMOVE", **UNLISTED}}]',
-            '"progress": "$$REMOVE"}}]',
+            '"progress": "$$REMOVE", **UNLISTED,',
+            '"progress": "$$REMOVE",',
         ),
     ),
     PlantedFault(
@@ -226,7 +226,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "the oldest of the most urgent jobs taken for the oldest of all",
         3,
         "ops/test_census.py::test_the_oldest_is_found_whatever_its_priority",
-        Edit("exporter.queries:_first_of_each_priority", '"_id": "$priority",', '"_id": None,'),
+        Edit("exporter.queries:_oldest", '"_id": "$priority",', '"_id": None,'),
     ),
     PlantedFault(
         "an age that leaves out due jobs that nobody promoted",

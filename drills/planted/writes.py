@@ -398,8 +398,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_who_held_a_job_that_was_made_dead_by_hand_does_not_end_it_after_its_requeue",
         Edit(
             "protocol.operations.deaths:requeue",
-            '"finished_at": "$$REMOVE",\n        **over(),\n    }\n    return Update(wanted',
-            '"finished_at": "$$REMOVE",\n    }\n    return Update(wanted',
+            "        **over(),\n",
+            "",
         ),
     ),
     PlantedFault(
@@ -408,7 +408,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{CORNERS}::test_a_job_inserted_without_a_time_does_not_jump_the_line",
         Edit(
             "protocol.operations.claims:is_placed",
-            'return isinstance(job.get("run_at"), _DATES) and (',
+            'return type(job.get("seq")) is Timestamp and (',
             "return (job or True) and (",
         ),
     ),

@@ -13,36 +13,49 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from bson import ObjectId
-from pymongo import ASCENDING, DESCENDING, MongoClient, WriteConcern
+from bson import ObjectId, Timestamp
+from pymongo import MongoClient, WriteConcern
 from pymongo.errors import PyMongoError
 
 from ..plain import printable
+from ..protocol import operations
+from ..protocol.document import CLAIM_ORDER
 from .channel import obey, say, wait_for_go
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from pymongo.synchronous.collection import Collection
 
 QUEUE = "bench"
-ORDER = [("priority", DESCENDING), ("run_at", ASCENDING), ("_id", ASCENDING)]
 MAJORITY = WriteConcern("majority")
+LISTENING_MS = 1000
+"""How long the server waits for an event before it answers without one."""
+OPENED_SECONDS = 10.0
+"""How long anybody waits for the stream to be open."""
 
 
-def document(payload: Mapping[str, Any], *, later: float = 0) -> dict[str, Any]:
+def queue_names(count: int) -> list[str]:
+    """Return the names of so many queues."""
+    return [QUEUE] if count == 1 else [f"{QUEUE}-{number}" for number in range(count)]
+
+
+def document(payload: Mapping[str, Any], *, later: float = 0, queue: str = QUEUE) -> dict[str, Any]:
     """Return a job as ours inserts it: ready, or scheduled for `later` seconds from now."""
     now = datetime.now(UTC)
     return {
         "_id": ObjectId(),
         "v": 1,
-        "queue": QUEUE,
+        "queue": queue,
         "state": "scheduled" if later else "ready",
         "priority": 0,
+        "seq": Timestamp(0, 0),
         "run_at": now + timedelta(seconds=later),
         "created_at": now,
         "attempts": 0,
@@ -71,13 +84,39 @@ def drain(jobs: Collection[dict[str, Any]], batch: int) -> float:
     """Empty the collection, a batch at a time; return jobs per second."""
     done = 0
     begun = ended = time.monotonic()
-    while found := list(jobs.find({"queue": QUEUE, "state": "ready"}, sort=ORDER, limit=batch)):
+    while found := list(
+        jobs.find({"queue": QUEUE, "state": "ready"}, sort=CLAIM_ORDER, limit=batch)
+    ):
         ids = [job["_id"] for job in found]
         token = secrets.token_bytes(16)
         jobs.update_many({"_id": {"$in": ids}, "state": "ready"}, claim(token))
         done += jobs.delete_many({"_id": {"$in": ids}, "lease": token}).deleted_count
         ended = time.monotonic()
     return done / (ended - begun)
+
+
+@contextmanager
+def listening(uri: str, jobs: Collection[dict[str, Any]]) -> Iterator[None]:
+    """Have somebody wait on a change stream of the jobs, with the filter of a worker's."""
+    opened, ended = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with MongoClient[dict[str, Any]](uri) as client:
+            watched = client[jobs.database.name][jobs.name]
+            pipeline = operations.stream_pipeline([QUEUE])
+            with watched.watch(pipeline, max_await_time_ms=LISTENING_MS) as stream:
+                opened.set()
+                while not ended.is_set():
+                    stream.try_next()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    opened.wait(OPENED_SECONDS)
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def listen(uri: str, settings: Mapping[str, str]) -> None:

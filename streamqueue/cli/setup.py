@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from pymongo import UpdateOne, WriteConcern
 from pymongo.errors import OperationFailure
 
 from ..errors import StreamQueueError
 from ..plain import printable
 from ..protocol import operations
-from ..protocol.document import INDEXES, SUPERSEDED_INDEXES, VALIDATOR
+from ..protocol.document import (
+    BARE_CODEC,
+    INDEXES,
+    KEY_INDEX,
+    SUPERSEDED_INDEXES,
+    VALIDATOR,
+)
 from ..store.collection import WRITE_TIMEOUT_MS, check_hello
 from ..store.indexes import check_kind, conflict
 from .command import Options, command, setting
@@ -18,7 +26,12 @@ from .connection import open_database
 from .options import WHERE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from pymongo.synchronous.database import Database
+
+PLACES_AT_ONCE = 1000
+"""Jobs of an earlier version that one command brings up to date."""
 
 
 @command(
@@ -28,17 +41,36 @@ if TYPE_CHECKING:
         "also make the server refuse documents that are not jobs",
         is_flag=True,
     ),
-    example="streamqueue init --validator",
+    setting(
+        "--features",
+        "also create the index that put(key=) needs, which the first such put creates otherwise",
+        is_flag=True,
+    ),
+    setting(
+        "--keep-earlier",
+        "leave the indexes of earlier versions, for as long as consumers of such a version run",
+        is_flag=True,
+    ),
+    example="streamqueue init --validator --features",
 )
 def init(options: Options) -> None:
-    """Create the indexes and check the server."""
+    """Create the indexes, check the server, and bring up to date what earlier versions stored."""
     with open_database(options) as database:
         check_hello(database.client.admin.command("hello"))
         check_kind(f"{database.name}.{options.collection}", _description(options, database), None)
-        new = _create_indexes(options, database)
-        print(printable(f"{database.name}.{options.collection}: {len(INDEXES)} indexes, {new} new"))
-        for name in _superseded(options, database):
-            print(f"{name} is of an earlier version: drop it when no such version runs any more")
+        wanted = [index.document for index in INDEXES] + [KEY_INDEX] * options.features
+        new = _create_indexes(options, database, wanted)
+        print(printable(f"{database.name}.{options.collection}: {len(wanted)} indexes, {new} new"))
+        superseded = _superseded(options, database)
+        if superseded:
+            _give_places(options, database)
+        for name in superseded:
+            if not options.keep_earlier and _dropped(options, database, name):
+                print(f"{name}, of an earlier version, dropped")
+            else:
+                print(
+                    f"{name} is of an earlier version: drop it when no such version runs any more"
+                )
         if options.validator:
             # Moderate: what is no job and is there already can still be buried or given back.
             database.command(
@@ -59,8 +91,11 @@ def _description(options: Options, database: Database[Any]) -> list[dict[str, An
     return found
 
 
-def _create_indexes(options: Options, database: Database[Any]) -> int:
-    """Create the indexes, in the time that it takes; return how many are new. Nothing is replaced.
+def _create_indexes(
+    options: Options, database: Database[Any], wanted: Sequence[Mapping[str, Any]]
+) -> int:
+    """Create these indexes, in the time that it takes; return how many are new. Nothing is
+    replaced.
 
     Raises:
         StreamQueueError: others are in the way of some; the rest has been made.
@@ -68,18 +103,18 @@ def _create_indexes(options: Options, database: Database[Any]) -> int:
     concern = {"w": "majority", "wtimeout": WRITE_TIMEOUT_MS}
     command = partial(operations.create_indexes, options.collection, concern)
     try:
-        return _new(database.command(command()))
+        return _new(database.command(command(wanted)))
     except OperationFailure as error:
         if error.code not in operations.INDEX_ERRORS:
             raise
     new, blocked = 0, []
-    for index in INDEXES:
+    for index in wanted:
         try:
-            new += _new(database.command(command([index.document])))
+            new += _new(database.command(command([index])))
         except OperationFailure as error:
             if error.code not in operations.INDEX_ERRORS:
                 raise
-            blocked.append((index.document, error))
+            blocked.append((index, error))
     there = _indexes_there(options, database)
     left = [
         conflict(index, error, there)
@@ -95,6 +130,37 @@ def _superseded(options: Options, database: Database[Any]) -> list[str]:
     """Return the names of indexes that are of no use any more; none for a user who may not look."""
     names = [index["name"] for index in _indexes_there(options, database) or ()]
     return [name for name in names if name in SUPERSEDED_INDEXES]
+
+
+def _dropped(options: Options, database: Database[Any], name: str) -> bool:
+    """Drop an index of an earlier version; return whether this user may."""
+    try:
+        database.command({"dropIndexes": options.collection, "index": name})
+    except OperationFailure as error:
+        if error.code not in (*operations.NOT_ALLOWED, *operations.NOT_THERE):
+            raise
+        return error.code not in operations.NOT_ALLOWED
+    return True
+
+
+def _give_places(options: Options, database: Database[Any]) -> None:
+    """Give the jobs of an earlier version their places in the order of this one, where the user may
+    write jobs. (Else consumers give them places, behind what waits.)"""
+    concern = WriteConcern("majority", WRITE_TIMEOUT_MS)
+    jobs = database.get_collection(options.collection, BARE_CODEC, write_concern=concern)
+    wanted, fields, order, *_ = operations.without_place()
+    count = 0
+    try:
+        found = enumerate(jobs.find(wanted, fields, sort=order))
+        while part := list(islice(found, PLACES_AT_ONCE)):
+            updates = [operations.give_place(job, number) for number, job in part]
+            done = jobs.bulk_write([UpdateOne(*update) for update in updates], ordered=False)
+            count += done.modified_count
+    except OperationFailure as error:
+        if error.code not in operations.NOT_ALLOWED:
+            raise
+    if count:
+        print(f"{count} ready jobs of an earlier version given their places in the order")
 
 
 def _indexes_there(options: Options, database: Database[Any]) -> list[dict[str, Any]] | None:

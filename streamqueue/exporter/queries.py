@@ -11,9 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bson.datetime_ms import DatetimeMS
+from bson.timestamp import Timestamp
 
 from ..names import LONGEST
-from ..protocol.document import INDEXES, State
+from ..protocol.document import CLAIM_ORDER, INDEXES, State
 from ..protocol.operations import Find, milliseconds_since, near, of_queue, past
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ OVERDUE_AFTER = 10.0
 """Seconds after its time from which a job that nobody has made ready counts as overdue."""
 _ANY_DATE: Document = {"$gte": DatetimeMS(-(2**63)), "$lte": DatetimeMS(2**63 - 1)}
 """A filter: it is a date. (One by the type would have to read the document.)"""
+_ANY_TIMESTAMP: Document = {"$gte": Timestamp(0, 0), "$lte": Timestamp(2**32 - 1, 2**32 - 1)}
+"""A filter: it is one of the server's logical clock."""
 
 QUEUE_FIRST = (State.READY, State.SCHEDULED, State.DEAD)
 """The states whose index begins with the queue."""
@@ -113,7 +116,7 @@ def queue_census(queue: str, collection: str) -> Pipeline:
     it is not due.
     """
     first, *others = [_count(queue, state) for state in QUEUE_FIRST]
-    ages = [_oldest_ready(queue), _oldest_dated(queue), _first_due(queue)]
+    ages = [_oldest_ready(queue), _oldest_placed(queue), _first_due(queue)]
     looks = [*others, _overdue(queue), *ages]
     return first + [{"$unionWith": {"coll": collection, "pipeline": look}} for look in looks]
 
@@ -130,37 +133,31 @@ def _overdue(queue: str) -> Pipeline:
 
 _AGE: Document = {"$project": {"age": {"$subtract": ["$$NOW", near("$at")]}}}
 
-# The index has the priority before the time. One key for each priority is looked at, because this
+# The index has the priority before the order. One key for each priority is looked at, because this
 # sort and this group are what the server makes a DISTINCT_SCAN of.
 
 
 def _oldest_ready(queue: str) -> Pipeline:
+    return _oldest(of_queue(queue, State.READY))
+
+
+def _oldest_placed(queue: str) -> Pipeline:
+    # Apart, because what has no place sorts first, and would hide all others of its priority.
+    return _oldest({**of_queue(queue, State.READY), "seq": _ANY_TIMESTAMP})
+
+
+def _oldest(wanted: Document) -> Pipeline:
     # Only an ObjectId says when it was made; a number or a text may be taken for a date as well.
     has_time = {"$eq": [{"$type": "$job"}, "objectId"]}
     put_at: Document = {"$cond": [has_time, {"$toDate": "$job"}, "$$NOW"]}
     is_date = {"$eq": [{"$type": "$run_at"}, "date"]}
+    firsts = {"run_at": {"$first": "$run_at"}, "job": {"$first": "$_id"}}
     return [
-        {"$match": of_queue(queue, State.READY)},
-        *_first_of_each_priority({"run_at": {"$first": "$run_at"}, "job": {"$first": "$_id"}}),
+        {"$match": wanted},
+        {"$sort": dict(CLAIM_ORDER)},
+        {"$group": {"_id": "$priority", **firsts}},
         {"$group": {"_id": OLDEST, "at": {"$min": {"$cond": [is_date, "$run_at", put_at]}}}},
         _AGE,
-    ]
-
-
-def _oldest_dated(queue: str) -> Pipeline:
-    # Apart, because what is no date sorts first, and would hide all dates of its priority.
-    return [
-        {"$match": {**of_queue(queue, State.READY), "run_at": _ANY_DATE}},
-        *_first_of_each_priority({"run_at": {"$first": "$run_at"}}),
-        {"$group": {"_id": OLDEST, "at": {"$min": "$run_at"}}},
-        _AGE,
-    ]
-
-
-def _first_of_each_priority(firsts: Document) -> Pipeline:
-    return [
-        {"$sort": {"priority": -1, "run_at": 1, "_id": 1}},
-        {"$group": {"_id": "$priority", **firsts}},
     ]
 
 

@@ -3,7 +3,7 @@
 Fields are only ever added, so old and new versions run side by side; a field that is absent has its
 default, so any program may insert ``{queue, state: "ready", payload}`` and nothing else::
 
-    _id, v, queue, state, priority, run_at, created_at, attempts, max_attempts, payload
+    _id, v, queue, state, priority, seq, run_at, created_at, attempts, max_attempts, payload
     key, traceparent                                 while it was put with one
     locked_by, locked_at, locked_until, lease        while running (lease: the claim's token)
     allowed                                          while running: the attempts its claim goes by
@@ -31,6 +31,7 @@ from bson.dbref import DBRef
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from bson.regex import Regex
+from bson.timestamp import Timestamp
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from ..durations import shown
@@ -143,8 +144,22 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
-CLAIM_ORDER = [("priority", DESCENDING), ("run_at", ASCENDING), ("_id", ASCENDING)]
-"""Higher priority first, then first in, first out (``run_at`` is the server's time)."""
+CLAIM_ORDER = [
+    ("priority", DESCENDING),
+    ("seq", ASCENDING),
+    ("run_at", ASCENDING),
+    ("_id", ASCENDING),
+]
+"""Higher priority first, then first in, first out.
+
+``seq`` is the server's logical clock at the insert: it rises with every write, so of two puts the
+one that had returned before the other began is the first, whatever their clients' clocks say. A job
+that becomes due gets the one of that moment, and shares it with the last that was put before and
+with all that became due together: of those the one whose time came first is the first.
+"""
+
+UNNUMBERED = Timestamp(0, 0)
+"""What the server replaces by its logical clock where it is a field of an inserted document."""
 
 # Each index is partial on a state, or on those that sort before or after the two that a job is in
 # while there is work of it: a job has an entry in one of them at a time, and every state has one.
@@ -153,7 +168,7 @@ CLAIM_ORDER = [("priority", DESCENDING), ("run_at", ASCENDING), ("_id", ASCENDIN
 INDEXES = [
     IndexModel(
         [("queue", ASCENDING), ("state", ASCENDING), *CLAIM_ORDER],
-        name="streamqueue_ready",
+        name="streamqueue_order",
         partialFilterExpression={"state": "ready"},
     ),
     IndexModel(
@@ -171,18 +186,19 @@ INDEXES = [
         name="streamqueue_ended",
         partialFilterExpression={"state": {"$lt": "ready"}},
     ),
-    IndexModel(
-        [("queue", ASCENDING), ("key", ASCENDING)],
-        name="streamqueue_key",
-        unique=True,
-        partialFilterExpression={"key": {"$exists": True}, "state": {"$gte": "ready"}},
-    ),
 ]
+"""Those that every collection of jobs has."""
 
-SUPERSEDED_INDEXES = ("streamqueue_scheduled", "streamqueue_dead")
-"""What earlier versions made in the place of two of these, and no version from now on uses."""
-KEY_INDEX: Mapping[str, Any] = INDEXES[-1].document
-"""The one that keeps keys unique."""
+SUPERSEDED_INDEXES = ("streamqueue_scheduled", "streamqueue_dead", "streamqueue_ready")
+"""What earlier versions made in the place of some of these, and no version from now on uses."""
+KEY_INDEX: Mapping[str, Any] = IndexModel(
+    [("queue", ASCENDING), ("key", ASCENDING)],
+    name="streamqueue_key",
+    unique=True,
+    partialFilterExpression={"key": {"$exists": True}, "state": {"$gte": "ready"}},
+).document
+"""The one that keeps keys unique. It is made for the first put that has one: each index costs every
+write of every job, whether it holds the job or not."""
 
 FIRST_DATE = DatetimeMS(-62_135_596_800_000)
 LAST_DATE = DatetimeMS(253_402_300_799_999)
@@ -213,6 +229,7 @@ VALIDATOR: dict[str, Any] = {
             "attempts": {"bsonType": ["int", "long"], "minimum": 0},
             "max_attempts": {"bsonType": ["int", "long"], "minimum": 1},
             "key": {"bsonType": "string"},
+            "seq": {"bsonType": "timestamp"},
             **{field: {"bsonType": "date"} for field in _DATES},
         },
     },
@@ -277,6 +294,7 @@ def encode_fields(
         "queue": queue,
         "state": "scheduled" if later else "ready",
         "priority": priority,
+        "seq": UNNUMBERED,
         "run_at": run_at if later else now,
         "created_at": now,
         "attempts": 0,

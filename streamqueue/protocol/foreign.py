@@ -56,7 +56,6 @@ OTHER_IDS = frozenset({dict, Decimal128})
 """What may be an id besides, where it is decoded to what it was."""
 _SIZED = (str, bytes)
 _NUMBERS = frozenset({int, float, Int64, type(None)})
-_TIMES = frozenset({datetime, DatetimeMS, type(None)})
 
 RAW_CODEC: CodecOptions[RawBSONDocument] = BARE_CODEC.with_options(document_class=RawBSONDocument)
 
@@ -125,7 +124,7 @@ def is_ordinary(head: Mapping[str, Any]) -> bool:
     kept: it is looked at first, where it is found."""
     return (
         type(head.get("priority")) in _NUMBERS
-        and type(head.get("run_at")) in _TIMES
+        and type(head.get("seq")) is Timestamp
         and oddness_of(head) is None
     )
 

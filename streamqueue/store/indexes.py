@@ -38,15 +38,18 @@ class Indexes:
     asked, and for whoever needs the one that keeps keys unique.
 
     Attributes:
-        builds: how often they were asked for. Who looked before the last time looks again.
+        builds: how often they were asked for, that of the keys included. Who looked before the last
+            time looks again.
         in_the_way: why the index of the keys could not be made, the last time; None if it could.
         key_name: what that index is called here; somebody may have made it under another name.
+        keyed: whether somebody here has put with a key, so that its index is wanted as well.
     """
 
     def __init__(self) -> None:
         self.builds = 0
         self.in_the_way: str | None = None
         self.key_name: str = KEY_INDEX["name"]
+        self.keyed = False
         self._tried = -math.inf
         self._wanted = True
         self._again_at = math.inf
@@ -60,13 +63,17 @@ class Indexes:
         try again."""
         return self._wanted or monotonic() >= self._again_at
 
+    @property
+    def all(self) -> list[Mapping[str, Any]]:
+        """Those that are to be there."""
+        return [index.document for index in INDEXES] + ([KEY_INDEX] if self.keyed else [])
+
     def recheck(self) -> None:
         """Ask for them again: the collection may be new."""
         self._wanted = True
 
     def _answered(self) -> None:
         self._wanted, self._again_at, self._failures = False, math.inf, 0
-        self.builds += 1
 
     def failed(self, error: PyMongoError) -> None:
         """Note, and log, that they could not be made this time, and are tried again later."""
@@ -74,7 +81,6 @@ class Indexes:
         self._failures += 1
         wait = AGAIN.delay(self._failures)
         self._wanted, self._again_at, self._tried = False, monotonic() + wait, monotonic()
-        self.builds += 1
         self.in_the_way = f"it could not be created just now ({name})"
         logger.warning(
             "The indexes could not be created for now (%s), trying again in %.0f s: "
@@ -118,14 +124,17 @@ class Indexes:
             return
         self._refused = True
         missing = 0
-        for index in () if there is None else INDEXES:
-            missing += not any(operations.serves_as(one, index.document) for one in there or ())
-        no_keys = bool(missing) and not any(map(operations.keeps_keys_unique, there or ()))
+        for index in () if there is None else self.all:
+            missing += not any(operations.serves_as(one, index) for one in there or ())
+        no_keys = (
+            self.keyed and bool(missing) and not any(map(operations.keeps_keys_unique, there or ()))
+        )
         logger.log(
             logging.WARNING if missing else logging.DEBUG,
-            "No right to create indexes%s%s: `streamqueue init`, run by somebody who has it, does",
+            "No right to create indexes%s%s: `streamqueue init`%s, run by who has it, does",
             f", and {missing} are missing" if missing else "",
             ", so keys cannot be used" if no_keys else "",
+            " with --features" if self.keyed else "",
             extra={"event": "indexes_refused", "code": UNAUTHORIZED, "count": missing},
         )
 
@@ -167,10 +176,11 @@ class Indexes:
         """
         state = "is missing" if seen else "this user may not see (listIndexes)"
         why = self.in_the_way if build else "nothing is created inside a transaction"
+        more = "" if seen else ", and give this one listIndexes"
         return ConfigurationError(
             f"put(key=...) needs the unique index {KEY_INDEX['name']}, which {state}"
-            f"{'' if why is None else f', and {why}'}: run `streamqueue init` as a user with the "
-            f"right createIndex{'' if seen else ', and give this one listIndexes'}"
+            f"{'' if why is None else f', and {why}'}: run `streamqueue init` with --features, as "
+            f"a user with the right createIndex{more}"
         )
 
 

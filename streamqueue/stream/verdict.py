@@ -294,7 +294,7 @@ def change_of(event: Mapping[str, Any]) -> Change:
     if "queue" in touched:
         return Change(ready=True, scheduled=True, expired="locked_until" in touched)
     return Change(
-        ready="priority" in touched,
+        ready="priority" in touched or "seq" in touched,
         scheduled="run_at" in touched,
         run_at=run_at,
         expired="locked_until" in touched,

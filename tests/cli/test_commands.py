@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -94,23 +94,52 @@ def test_every_command_explains_itself(
 def test_init_creates_the_indexes_once(run: Run) -> None:
     first, second = run("init"), run("init")
 
-    assert "5 indexes" in first.stdout
+    assert "4 indexes" in first.stdout
     assert "0 new" in second.stdout
     assert (first.returncode, second.returncode) == (0, 0)
 
 
 def test_init_reports_the_indexes_it_made(run: Run) -> None:
-    assert "5 new" in run("init").stdout
+    assert "4 new" in run("init").stdout
 
 
-def test_init_names_indexes_that_are_of_no_use_any_more(run: Run, jobs: Collection[Any]) -> None:
+def test_init_makes_the_index_of_the_keys_for_who_asks_for_it(
+    run: Run, jobs: Collection[Any]
+) -> None:
+    run("init")
+    assert "streamqueue_key" not in jobs.index_information()
+
+    assert "5 indexes, 1 new" in run("init", "--features").stdout
+    assert jobs.index_information()["streamqueue_key"]["unique"]
+
+
+def test_init_drops_indexes_that_are_of_no_use_any_more(run: Run, jobs: Collection[Any]) -> None:
     jobs.create_index([("queue", 1), ("state", 1), ("run_at", 1)], name="streamqueue_scheduled")
 
-    said = run("init").stdout
+    said = run("init", "--keep-earlier").stdout
 
     assert "streamqueue_scheduled is of an earlier version: drop it" in said
     assert "streamqueue_dead" not in said
     assert "streamqueue_scheduled" in jobs.index_information()
+    assert "streamqueue_scheduled, of an earlier version, dropped" in run("init").stdout
+    assert "streamqueue_scheduled" not in jobs.index_information()
+
+
+def test_init_keeps_the_order_of_what_an_earlier_version_put(
+    run: Run, jobs: Collection[Any]
+) -> None:
+    with MongoQueue(jobs) as queue:
+        queue.put({"n": 9})
+        now = jobs.database.command("hello")["localTime"]
+        for n in (3, 1, 2):
+            earlier = {"state": "ready", "priority": 0, "attempts": 0, "payload": {"n": n}}
+            at = now - timedelta(seconds=30) + timedelta(milliseconds=n)
+            jobs.insert_one({"v": 1, "queue": "default", "run_at": at, **earlier})
+        jobs.create_index([("queue", 1), ("run_at", 1)], name="streamqueue_ready")
+
+        assert "3 ready jobs of an earlier version" in run("init").stdout
+
+        assert [job.data["n"] for job in queue.claim(9)] == [1, 2, 3, 9]
 
 
 JOB: dict[str, object] = {"queue": "default", "state": "ready", "payload": {}}
@@ -784,17 +813,17 @@ def test_init_accepts_an_index_of_another_name_and_replaces_none_that_differs(
         unique=True,
         partialFilterExpression={"key": {"$exists": True}, "state": {"$gte": "ready"}},
     )
-    jobs.create_index([("queue", 1)], name="streamqueue_ready")
+    jobs.create_index([("queue", 1)], name="streamqueue_order")
 
-    result = run("init")
+    result = run("init", "--features")
 
     assert result.returncode == 1
     assert says_one_sentence(result)
-    assert "streamqueue_ready differs from it; drop that" in result.stderr
+    assert "streamqueue_order differs from it; drop that" in result.stderr
     assert "streamqueue_key" not in result.stderr
     assert len(jobs.index_information()) == 6
-    jobs.drop_index("streamqueue_ready")
-    assert "5 indexes, 1 new" in run("init").stdout
+    jobs.drop_index("streamqueue_order")
+    assert "5 indexes, 1 new" in run("init", "--features").stdout
 
 
 def test_init_refuses_a_collection_that_is_not_for_jobs(run: Run, jobs: Collection[Any]) -> None:

@@ -185,6 +185,7 @@ async def test_what_is_put_has_no_field_that_an_older_version_would_trip_over(
         "queue": "str",
         "state": "str",
         "priority": "int",
+        "seq": "Timestamp",
         "run_at": "datetime",
         "created_at": "datetime",
         "attempts": "int",

@@ -102,6 +102,58 @@ async def test_several_jobs_are_claimed_at_once_in_order(queue: Any) -> None:
     assert [job.data["n"] for job in jobs] == ["urgent", 0, 1, 2]
 
 
+async def test_what_was_put_first_is_first_whatever_the_clocks_of_those_who_put_said(
+    queue: Any, jobs: Collection[Any]
+) -> None:
+    for n in range(3):
+        await queue.put({"n": n})
+    jobs.update_one({"payload.n": 0}, [{"$set": {"run_at": {"$add": ["$run_at", 3_600_000]}}}])
+
+    assert [job.data["n"] for job in await queue.claim(3)] == [0, 1, 2]
+
+
+async def test_what_becomes_ready_again_comes_behind_what_is_ready(queue: Any) -> None:
+    await queue.put({"n": 0})
+    failed = await queue.next()
+    await queue.put({"n": 1})
+
+    await failed.error("later", delay=0)
+
+    assert [job.data["n"] for job in await queue.claim(2)] == [1, 0]
+
+
+async def test_what_was_requeued_comes_behind_what_is_ready(queue: Any) -> None:
+    dead = await queue.put({"n": 0}, max_attempts=1)
+    await (await queue.next()).error("dies")
+    await queue.put({"n": 1})
+
+    await queue.requeue(dead)
+
+    assert [job.data["n"] for job in await queue.claim(2)] == [1, 0]
+
+
+async def test_what_was_released_keeps_its_place(queue: Any) -> None:
+    await queue.put({"n": 0})
+    released = await queue.next()
+    await queue.put({"n": 1})
+
+    await released.release()
+
+    assert [job.data["n"] for job in await queue.claim(2)] == [0, 1]
+
+
+async def test_jobs_that_become_due_together_come_in_the_order_of_their_times(
+    shell: Shell, jobs: Collection[Any]
+) -> None:
+    queue = shell.queue()
+    for n in (2, 0, 1):
+        await queue.put({"n": n}, delay=60 + n)
+    later = {"$set": {"run_at": {"$add": ["$run_at", -70_000]}}}
+    jobs.update_many({}, [later])
+
+    assert [job.data["n"] for job in await queue.claim(3)] == [0, 1, 2]
+
+
 async def test_a_claim_takes_what_there_is(queue: Any) -> None:
     await queue.put_many([{"n": n} for n in range(3)])
 

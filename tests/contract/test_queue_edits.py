@@ -160,6 +160,7 @@ def test_an_event_carries_the_head_of_the_job_and_never_its_payload(
     head = {field: stored[field] for field in ("_id", "queue", "state", "priority")}
     assert event["operationType"] == "insert"
     assert event["fullDocument"].pop("run_at") is not None
+    assert event["fullDocument"].pop("seq") is not None
     assert event["fullDocument"] == head
 
 

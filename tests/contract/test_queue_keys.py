@@ -124,7 +124,8 @@ async def test_with_an_index_that_others_are_making_a_put_with_a_key_waits_too(
         refused.append(await taken(queue.put({}, key="k")))
 
     other, queue = shell.queue(), shell.queue()
-    await queue.size()
+    for one in (other, queue):
+        await one.size()
     jobs.drop_indexes()
     async with anyio.create_task_group() as tasks:
         with index_builds_hang(client):
@@ -143,7 +144,9 @@ async def test_without_the_index_and_the_right_to_make_it_a_key_is_refused_in_a_
     queue: Any, jobs: Collection[Any], client: MongoClient[Any]
 ) -> None:
     with server_fails(client, "createIndexes"):
-        with pytest.raises(ConfigurationError, match=r"`streamqueue init` .* right createIndex$"):
+        with pytest.raises(
+            ConfigurationError, match=r"`streamqueue init` with --features.* right createIndex$"
+        ):
             await queue.put({}, key="k")
         await queue.put({"n": 1})
 
@@ -154,7 +157,7 @@ async def test_without_the_index_and_the_right_to_make_it_a_key_is_refused_in_a_
 async def test_who_may_not_create_indexes_uses_keys_once_the_index_is_there(
     shell: Shell, jobs: Collection[Any], client: MongoClient[Any]
 ) -> None:
-    await shell.queue().size()
+    await shell.queue().put({}, key="other")
 
     with server_fails(client, "createIndexes"):
         refused = [await taken(shell.queue().put({}, key="k")) for _ in range(2)]
@@ -165,7 +168,7 @@ async def test_who_may_not_create_indexes_uses_keys_once_the_index_is_there(
 async def test_who_may_find_and_not_list_indexes_is_not_refused(
     shell: Shell, jobs: Collection[Any], client: MongoClient[Any]
 ) -> None:
-    await shell.queue().size()
+    await shell.queue().put({}, key="other")
 
     with server_fails(client, "createIndexes", "listIndexes"):
         refused = [await taken(shell.queue().put({}, key="k")) for _ in range(2)]
@@ -199,7 +202,7 @@ async def test_who_may_create_and_not_look_uses_keys(
 async def test_who_may_neither_look_nor_create_is_told_so(
     shell: Shell, jobs: Collection[Any], client: MongoClient[Any]
 ) -> None:
-    await shell.queue().size()  # it is there, and who is to know?
+    await shell.queue().put({}, key="other")  # it is there, and who is to know?
 
     with (
         server_fails(client, "createIndexes", "explain", "listIndexes"),
@@ -262,7 +265,7 @@ async def test_in_a_transaction_no_index_is_made(shell: Shell, jobs: Collection[
 async def test_with_the_index_a_key_is_put_in_a_transaction(
     shell: Shell, jobs: Collection[Any]
 ) -> None:
-    await shell.queue().size()
+    await shell.queue().put({}, key="other")
 
     async with shell.transaction() as session:
         await shell.queue().put({}, key="k", session=session)
@@ -273,13 +276,24 @@ async def test_with_the_index_a_key_is_put_in_a_transaction(
 async def test_told_that_the_collection_may_be_new_a_queue_looks_again(
     queue: Any, jobs: Collection[Any]
 ) -> None:
-    await queue.size()
+    await queue.put({}, key="k")
     jobs.drop()
 
     queue._store.recheck_indexes()
     await queue.put({"n": 1})
 
     assert len(index_names(jobs)) == 5
+
+
+async def test_the_index_of_the_keys_is_made_for_the_first_job_that_has_one(
+    queue: Any, jobs: Collection[Any]
+) -> None:
+    await queue.put({})
+    assert KEY not in index_names(jobs)
+
+    await queue.put({}, key="k")
+
+    assert KEY in index_names(jobs)
 
 
 async def test_the_index_of_a_user_who_wants_a_field_unique_is_left_alone(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from anyio import create_task_group
-from bson import ObjectId
+from bson import ObjectId, Timestamp
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.synchronous.collection import Collection
 
@@ -55,6 +55,7 @@ async def test_a_new_job_has_the_documented_fields(queue: Any, jobs: Collection[
 
     stored = document(jobs, job_id)
 
+    assert type(stored.pop("seq")) is Timestamp
     times = {"run_at": stored.pop("run_at"), "created_at": stored.pop("created_at")}
     assert stored == {
         "_id": job_id,

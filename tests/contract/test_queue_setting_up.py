@@ -11,7 +11,7 @@ from pymongo import AsyncMongoClient, MongoClient
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import Backoff, ConfigurationError, DuplicateJob
-from streamqueue.protocol.document import INDEXES
+from streamqueue.protocol.document import INDEXES, KEY_INDEX
 from streamqueue.store import indexes
 from streamqueue.store.flows import setting_up
 from tests.contract.shells import Shell
@@ -90,9 +90,9 @@ async def test_whatever_the_server_says_of_indexes_the_work_goes_on(
 @pytest.fixture
 def renamed(bare: Collection[Any]) -> Collection[Any]:
     """All our indexes, as somebody has made them under names of his own."""
-    for number, index in enumerate(INDEXES):
-        options = {name: value for name, value in index.document.items() if name != "key"}
-        bare.create_index(list(index.document["key"].items()), **options | {"name": f"own{number}"})
+    for number, index in enumerate([*(index.document for index in INDEXES), KEY_INDEX]):
+        options = {name: value for name, value in index.items() if name != "key"}
+        bare.create_index(list(index["key"].items()), **options | {"name": f"own{number}"})
     return bare
 
 
@@ -113,16 +113,16 @@ async def test_indexes_of_other_names_that_do_the_same_are_accepted(
 async def test_an_index_that_differs_is_named_with_the_way_out_and_stops_nothing(
     shell: Shell, bare: Collection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    bare.create_index([("queue", 1)], name="streamqueue_ready")
+    bare.create_index([("queue", 1)], name="streamqueue_order")
     queue = shell.queue()
 
     await queue.put({})
 
     assert (await queue.next()) is not None
     assert bare.index_information().keys() >= OURS
-    assert list(bare.index_information()["streamqueue_ready"]["key"]) == [("queue", 1)]
+    assert list(bare.index_information()["streamqueue_order"]["key"]) == [("queue", 1)]
     [line] = caplog.records
-    assert "streamqueue_ready differs from it; drop that, and run `streamqueue init`" in (
+    assert "streamqueue_order differs from it; drop that, and run `streamqueue init`" in (
         line.getMessage()
     )
 

@@ -156,8 +156,8 @@ async def test_the_oldest_is_found_whatever_its_priority(
     surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue
 ) -> None:
     for priority, age in ((0, 50), (5, 10), (-3, 300), (9, 20)):
-        queue.put({}, priority=priority)
         job_id = queue.put({}, priority=priority)
+        queue.put({}, priority=priority)
         set_fields(jobs, job_id, run_at=ago(seconds=age))
 
     counted = await surveyor.take()

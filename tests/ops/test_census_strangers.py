@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from bson import Code, Regex, Timestamp
+from bson import Code, MaxKey, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
 from prometheus_client import CollectorRegistry, generate_latest
 from pymongo import AsyncMongoClient
@@ -240,11 +240,15 @@ async def test_a_job_without_a_date_is_overdue_and_hides_none(
     assert counted.queues["later"].overdue == 0
 
 
-@pytest.mark.parametrize("run_at", NO_DATES, ids=lambda date: type(date).__name__)
-async def test_a_ready_job_without_a_date_hides_not_how_long_others_wait(
-    surveyor: Surveyor, jobs: Collection[Any], run_at: Any
+@pytest.mark.parametrize(
+    "seq",
+    [None, "soon", Code("x"), Regex("x"), MaxKey(), ago(90)],
+    ids=lambda seq: type(seq).__name__,
+)
+async def test_a_ready_job_without_a_place_hides_not_how_long_others_wait(
+    surveyor: Surveyor, jobs: Collection[Any], seq: Any
 ) -> None:
-    jobs.insert_one(a_job("emails", _id="x", priority=1, run_at=run_at))
-    jobs.insert_one(a_job("emails", priority=1, run_at=ago(90)))
+    jobs.insert_one(a_job("emails", _id="x", priority=1, seq=seq))
+    jobs.insert_one(a_job("emails", priority=1, seq=Timestamp(0, 0), run_at=ago(90)))
 
     assert (await surveyor.take()).queues["emails"].oldest_ready_age > 85

@@ -172,8 +172,8 @@ def test_setup_creates_the_indexes_and_the_validator(
     result = run("init", "--validator", uri=uri)
 
     assert (result.returncode, result.stderr) == (0, "")
-    assert "5 new" in result.stdout
-    assert len(look.jobs.index_information()) == 6
+    assert "4 new" in result.stdout
+    assert len(look.jobs.index_information()) == 5
 
 
 def test_the_job_of_kubernetes_makes_the_indexes_and_a_worker_with_its_user_may_not(
@@ -192,7 +192,7 @@ def test_the_job_of_kubernetes_makes_the_indexes_and_a_worker_with_its_user_may_
     assert (refused.returncode, before) == (1, [])
     assert SETUP[JOBS, "createIndex"] in refused.stderr
     assert (made.returncode, made.stderr) == (0, "")
-    assert len(look.jobs.index_information()) == 6
+    assert len(look.jobs.index_information()) == 5
 
 
 def test_setup_without_create_index_is_refused(
@@ -228,7 +228,7 @@ def test_setup_without_coll_mod_creates_the_indexes_but_no_validator(
 def test_a_producer_puts_jobs_in_every_way(
     server: SecuredServer, database: str, look: Database[Any], run: Run
 ) -> None:
-    run("init", uri=server.user(database, role("setup", database)))
+    run("init", "--features", uri=server.user(database, role("setup", database)))
     uri = server.user(database, role("producer", database))
 
     with MongoClient[dict[str, Any]](uri) as client:
@@ -261,7 +261,7 @@ def test_a_producer_without_list_indexes_puts_what_has_no_key(
     server: SecuredServer, database: str, look: Database[Any], run: Run
 ) -> None:
     missing = (JOBS, "listIndexes")
-    run("init", uri=server.user(database, role("setup", database)))
+    run("init", "--features", uri=server.user(database, role("setup", database)))
     uri = server.user(database, without(role("producer", database), *missing))
 
     with MongoClient[dict[str, Any]](uri) as client:
@@ -287,7 +287,7 @@ def test_a_producer_uses_no_key_before_anybody_made_the_indexes(
 def test_a_producer_learns_that_a_key_is_taken_though_not_by_whom(
     server: SecuredServer, database: str, producer: MongoQueue, run: Run
 ) -> None:
-    run("init", uri=server.user(database, role("setup", database)))
+    run("init", "--features", uri=server.user(database, role("setup", database)))
     producer.put({}, key="k")
 
     with pytest.raises(DuplicateJob) as raised:
@@ -297,7 +297,7 @@ def test_a_producer_learns_that_a_key_is_taken_though_not_by_whom(
 
 
 def test_an_async_producer_learns_it_too(server: SecuredServer, database: str, run: Run) -> None:
-    run("init", uri=server.user(database, role("setup", database)))
+    run("init", "--features", uri=server.user(database, role("setup", database)))
     uri = server.user(database, role("producer", database))
 
     async def main() -> None:
@@ -355,7 +355,7 @@ def test_a_worker_with_the_consumer_role_handles_jobs_of_every_kind(
     run: Run,
     spawn: Spawn,
 ) -> None:
-    run("init", uri=server.user(database, role("setup", database)))
+    run("init", "--features", uri=server.user(database, role("setup", database)))
     worker = spawn(server.user(database, role("consumer", database)))
 
     put_every_kind(look, producer)

@@ -9,7 +9,7 @@ from typing import Any
 
 import bson
 import pytest
-from bson import Decimal128, Int64, ObjectId, Regex
+from bson import Decimal128, Int64, ObjectId, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,6 +108,7 @@ def test_a_new_job_has_all_its_fields() -> None:
         "queue": "default",
         "state": "ready",
         "priority": 7,
+        "seq": Timestamp(0, 0),
         "run_at": NOW,
         "created_at": NOW,
         "attempts": 0,
@@ -162,6 +163,7 @@ def stored(**fields: Any) -> dict[str, Any]:
         "queue": "default",
         "state": "running",
         "priority": 7,
+        "seq": Timestamp(0, 0),
         "run_at": NOW,
         "attempts": 2,
         "max_attempts": 5,
@@ -329,9 +331,8 @@ def test_what_is_no_unicode_in_an_error_stays_readable() -> None:
 
 def test_the_indexes_are_few() -> None:
     assert [index.document["name"] for index in INDEXES] == [
-        "streamqueue_ready",
+        "streamqueue_order",
         "streamqueue_running",
         "streamqueue_waiting",
         "streamqueue_ended",
-        "streamqueue_key",
     ]

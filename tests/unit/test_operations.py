@@ -362,7 +362,7 @@ def test_what_was_claimed_is_not_sorted_by_the_server_and_is_one_reply() -> None
 
 
 def test_the_claim_order_is_priority_then_first_in_first_out() -> None:
-    assert CLAIM_ORDER == [("priority", -1), ("run_at", 1), ("_id", 1)]
+    assert CLAIM_ORDER == [("priority", -1), ("seq", 1), ("run_at", 1), ("_id", 1)]
 
 
 @pytest.mark.parametrize("name", ["candidates", "due", "next due", "next expiry", "expired"])

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from bson import ObjectId
 from pymongo.synchronous.collection import Collection
@@ -77,8 +78,12 @@ async def test_a_job_without_a_place_that_is_made_ready_does_not_stand_behind_al
     await started.wait()
 
     jobs.update_one({"_id": unplaced["_id"]}, {"$set": {"state": "ready"}})
-    jobs.insert_many([job(payload={"n": n}) for n in range(50, 3000)])
     go_on.set()
+    for n in range(50, 3000):  # one after the other, so that some come when it has been seen
+        jobs.insert_one(job(payload={"n": n}))
+        await anyio.lowlevel.checkpoint()
+        if "unplaced" in order:
+            break
 
     await wait_until_async(lambda: "unplaced" in order, "it has run", 20)
     assert len(order) < 2900

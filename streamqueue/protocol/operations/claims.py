@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from bson import Decimal128, Int64
-from bson.datetime_ms import DatetimeMS
+from bson.timestamp import Timestamp
 
 from ..document import CLAIM_ORDER
 from .attempts import held_any
 from .commands import Document, Find, Update
-from .expressions import count_of, is_date, later, one_of, one_of_ids
+from .expressions import count_of, is_date, is_timestamp, later, one_of, one_of_ids
 from .transitions import failed, released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from bson import ObjectId
 
@@ -26,8 +26,8 @@ def new_token() -> bytes:
     return os.urandom(16)
 
 
-_NOT_ASKED_FOR = dict.fromkeys(("v", "state", "created_at", "locked_until", "progress"), 0)
-_PLACE = dict.fromkeys(("_id", "queue", "priority", "run_at"), 1)
+_NOT_ASKED_FOR = dict.fromkeys(("v", "state", "seq", "created_at", "locked_until", "progress"), 0)
+_PLACE = dict.fromkeys(("_id", "queue", "priority", "seq"), 1)
 
 
 def candidates(queues: Sequence[str], limit: int, *, bare: bool = False) -> Find:
@@ -124,11 +124,12 @@ def adopt(ids: Sequence[ObjectId]) -> Update:
     """Give ready jobs that other programs inserted without it their place in the claim order.
 
     An absent priority sorts behind every number: behind a backlog such a job would wait for ever.
-    What is no date sorts before all dates, and what is no number before all numbers: such a job
-    would come before every other.
+    What is no timestamp sorts before all of them, and what is no number before all numbers: such a
+    job would come before every other.
     """
     fields = {
         "priority": {"$cond": [{"$isNumber": "$priority"}, "$priority", 0]},
+        "seq": {"$cond": [is_timestamp("seq"), "$seq", "$$CLUSTER_TIME"]},
         "run_at": {"$cond": [is_date("run_at"), "$run_at", "$$NOW"]},
     }
     return Update({"_id": one_of_ids(ids), "state": "ready"}, [{"$set": fields}])
@@ -144,10 +145,7 @@ def unplaced(queues: Sequence[str], limit: int) -> Find:
 def is_placed(job: Mapping[str, Any]) -> bool:
     """Whether a ready job comes before no other that it should not come before."""
     priority = job.get("priority", 0)
-    return isinstance(job.get("run_at"), _DATES) and (
-        priority is None or type(priority) in _NUMBERS
-    )
+    return type(job.get("seq")) is Timestamp and (priority is None or type(priority) in _NUMBERS)
 
 
-_DATES = (datetime, DatetimeMS)
 _NUMBERS = {int, float, Int64, Decimal128}

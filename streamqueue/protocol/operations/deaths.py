@@ -9,7 +9,7 @@ from ...durations import milliseconds
 from .commands import Document, Find, Pipeline, Update
 from .expressions import one_of_ids
 from .queues import of_queue
-from .transitions import over
+from .transitions import LAST_IN, over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,7 @@ def requeue(queue: str, job_id: Any, died: Document | None = None) -> Update:
         "attempts": 0,
         "run_at": "$$NOW",
         "finished_at": "$$REMOVE",
+        **LAST_IN,
         **over(),
     }
     return Update(wanted, [{"$set": fields}])

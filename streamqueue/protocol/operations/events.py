@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .commands import Document, Pipeline
 
-HEAD = ("_id", "queue", "state", "priority", "run_at")
+HEAD = ("_id", "queue", "state", "priority", "seq", "run_at")
 """What an event says of a job. Never the payload: what runs is what the claim returned."""
 
 
@@ -83,7 +83,7 @@ def _ends_soon(lease_end: str) -> Document:
     return {"$not": [{"$and": [is_date, {"$gt": [lease_end, near]}]}]}
 
 
-_UNSET = ["priority", "run_at", "locked_until"]
+_UNSET = ["priority", "seq", "run_at", "locked_until"]
 _MAKES_WORK: Document = {
     "$or": [
         {"$in": ["$fullDocument.state", _CLAIMABLE]},
@@ -94,7 +94,7 @@ _MAKES_WORK: Document = {
                 _ends_soon("$fullDocument.locked_until"),
             ]
         },
-        *(_updated(field) for field in ("queue", "priority", "run_at")),
+        *(_updated(field) for field in ("queue", "priority", "seq", "run_at")),
         {"$and": [_updated("locked_until"), _ends_soon(f"${_UPDATED}.locked_until")]},
         {"$ne": [{"$setIntersection": [{"$ifNull": [f"${_REMOVED}", []]}, _UNSET]}, []]},
     ]

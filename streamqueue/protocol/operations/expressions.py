@@ -77,3 +77,8 @@ def milliseconds_until(field: str) -> Document:
 def is_date(field: str) -> Document:
     """An expression; whether the field is a date."""
     return {"$eq": [{"$type": f"${field}"}, "date"]}
+
+
+def is_timestamp(field: str) -> Document:
+    """An expression; whether the field is one of the server's logical clock."""
+    return {"$eq": [{"$type": f"${field}"}, "timestamp"]}

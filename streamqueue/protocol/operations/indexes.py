@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..document import INDEXES, KEY_INDEX
+from ..document import KEY_INDEX
 from .queues import live_with_key
 from .replies import DUPLICATE_KEY
 
@@ -29,11 +29,11 @@ two live jobs with one key. They are no reason to do without the others, nor to 
 def create_indexes(
     collection: str,
     write_concern: Document,
-    indexes: Sequence[Document] | None = None,
+    indexes: Sequence[Mapping[str, Any]],
     *,
     limit_ms: int | None = None,
 ) -> Document:
-    """Make sure of the indexes, all or some. As a command, because pymongo's own call keeps the
+    """Make sure of these indexes. As a command, because pymongo's own call keeps the
     reply to itself, which alone says how many there were before.
 
     A majority of the members is asked to be ready, as for any write: by default the server waits
@@ -42,7 +42,7 @@ def create_indexes(
     """
     return {
         "createIndexes": collection,
-        "indexes": [index.document for index in INDEXES] if indexes is None else list(indexes),
+        "indexes": list(indexes),
         "commitQuorum": "majority",
         "writeConcern": write_concern,
         **({} if limit_ms is None else {"maxTimeMS": limit_ms}),

@@ -28,11 +28,15 @@ def over(dead: Document | bool = False) -> Document:
 
 UNLISTED: Document = {
     name: {"$cond": [{"$isArray": f"${name}"}, otherwise, f"${name}"]}
-    for name, otherwise in {"priority": 0, "run_at": "$$NOW"}.items()
+    for name, otherwise in {"priority": 0, "seq": "$$CLUSTER_TIME", "run_at": "$$NOW"}.items()
 }
 """Fields of an update that makes a job ready. An index takes no more than one list of a document
 (error 171): a job with two could not get its place, and enough of them would stand before all
 others for ever."""
+
+
+LAST_IN: Document = {"seq": "$$CLUSTER_TIME"}
+"""A field of an update that makes a job ready behind those of its priority that are."""
 
 
 def released(delay: float | None) -> Pipeline:
@@ -64,6 +68,8 @@ def failed(message: str | None, delay: float, dead: Document | bool) -> Pipeline
         **({} if message is None else noted({"$literal": cut_error(message)})),
         **over(dead),
     }
+    if again == "ready" and dead is not True:
+        fields |= LAST_IN  # (of a dead job it says nothing)
     return [{"$set": fields}]
 
 

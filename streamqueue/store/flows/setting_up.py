@@ -16,12 +16,13 @@ from ...clock import monotonic
 from ...durations import milliseconds
 from ...errors import ReplicaSetRequired
 from ...protocol import operations
-from ...protocol.document import INDEXES
 from ..collection import HELLO_SECONDS, UNAUTHORIZED, WRITE_TIMEOUT_MS, check_hello
 from ..indexes import BUILD_SECONDS, check_kind
 from .steps import Command, Hello, InTurn, Read
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from ..state import StoreState
     from .steps import Flow
 
@@ -95,6 +96,7 @@ def require_key_index(store: StoreState, queue: str, *, build: bool) -> Flow[Non
         ConfigurationError: it is not there; nothing was put.
     """
     builds = store.indexes.builds
+    store.indexes.keyed = True
     failure: PyMongoError | None = None
     there = yield from _key_index_there(store, queue)
     if not there and build:
@@ -122,15 +124,18 @@ def _build_unless_tried(store: StoreState, builds: int) -> Flow[PyMongoError | N
 def _build_indexes(store: StoreState) -> Flow[PyMongoError | None]:
     """Create the indexes, one at a time; return why that failed, if it did. They never stand in
     front of the work: then they are tried again later."""
+    keyed = store.indexes.keyed
     try:
-        yield from _create_indexes(store)
+        yield from _create_indexes(store, store.indexes.all)
     except PyMongoError as error:
         store.indexes.failed(error)
         return error
+    finally:
+        store.indexes.builds += keyed
     return None
 
 
-def _create_indexes(store: StoreState) -> Flow[None]:
+def _create_indexes(store: StoreState, wanted: Sequence[Mapping[str, Any]]) -> Flow[None]:
     command = partial(
         operations.create_indexes,
         store.jobs.name,
@@ -140,7 +145,7 @@ def _create_indexes(store: StoreState) -> Flow[None]:
     try:
         # The reply may say that they are there and not yet safe, as during a step-down: no reason
         # to stop, a majority will follow. A put that needs one waits for the majority.
-        store.indexes.made([(yield Command(command(), limited=False))])
+        store.indexes.made([(yield Command(command(wanted), limited=False))])
         return
     except OperationFailure as error:
         # A consumer's role need not include createIndex: `streamqueue init` is run by somebody
@@ -151,13 +156,13 @@ def _create_indexes(store: StoreState) -> Flow[None]:
         if error.code not in operations.INDEX_ERRORS:
             raise
     replies, blocked = [], []
-    for index in INDEXES:  # one stands in the way of all that are asked for together
+    for index in wanted:  # one stands in the way of all that are asked for together
         try:
-            replies.append((yield Command(command([index.document]), limited=False)))
+            replies.append((yield Command(command([index]), limited=False)))
         except OperationFailure as error:
             if error.code not in operations.INDEX_ERRORS:
                 raise
-            blocked.append((index.document, error))
+            blocked.append((index, error))
     store.indexes.made(replies)
     there = yield from _indexes_there(store)
     for document, reason in blocked:
