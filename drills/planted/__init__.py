@@ -5,6 +5,7 @@ from __future__ import annotations
 from drills.planted import (
     documents,
     handlers,
+    order,
     refused,
     streams,
     surroundings,
@@ -23,4 +24,5 @@ FAULTS: tuple[PlantedFault, ...] = (
     *watching.FAULTS,
     *surroundings.FAULTS,
     *handlers.FAULTS,
+    *order.FAULTS,
 )

@@ -46,7 +46,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         13,
         "contract/test_queue_stuck.py::test_a_job_that_is_known_to_be_stuck_does_not_hide_the_next",
         Edit(
-            "store.flows.claims:_head",
+            "store.flows.head:_head",
             "    many = limit + len(stuck)\n",
             "    many = limit\n",
         ),
@@ -89,7 +89,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         13,
         "worker/test_worker_stuck.py::test_an_odd_document_that_cannot_be_buried_stops_nobody",
         Edit(
-            "store.flows.claims:_bury_odd",
+            "store.flows.head:_bury_odd",
             "yield from change_each(store, ids, bury, store.unclaimable, operations.quarantine)",
             "yield from change(store, bury(ids))",
         ),
@@ -109,7 +109,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         13,
         f"{FOREIGN}::test_a_job_with_any_id_at_all_stops_no_dispatcher",
         Edit(
-            "store.flows.claims:candidates",
+            "store.flows.head:candidates",
             "odd = [job for job in found if store.oddness_of(job)] if foreigners else []",
             "odd = []",
         ),
@@ -120,7 +120,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_foreign_documents.py"
         "::test_a_job_with_any_id_at_all_stops_nobody_who_takes_jobs",
         Edit(
-            "store.flows.claims:candidates",
+            "store.flows.head:candidates",
             "odd = [job for job in found if store.oddness_of(job)] if foreigners else []",
             "odd = []",
         ),

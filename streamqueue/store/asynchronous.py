@@ -29,7 +29,7 @@ from ..protocol import foreign, operations
 from ..protocol.document import BARE_CODEC, CODEC
 from .answered import answered_within
 from .collection import UNAUTHORIZED, jobs_collection
-from .flows import changes, claims, setting_up, steps, timers
+from .flows import changes, claims, head, setting_up, steps, timers
 from .state import StoreState
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ class AsyncStore(StoreState):
     prepare = _driven(setting_up.prepare)
     require_key_index = _driven(setting_up.require_key_index)
     look_up = _driven(setting_up.look_up)
-    candidates = _driven(claims.candidates)
-    adopt = _driven(claims.adopt)
+    candidates = _driven(head.candidates)
+    adopt = _driven(head.adopt)
     take = _driven(claims.take)
     untake = _driven(claims.untake)
     untake_again = _driven(claims.untake_again)

@@ -17,7 +17,7 @@ from ..options import MAX_BATCH
 from ..protocol import foreign, operations
 from ..protocol.document import CODEC
 from .collection import jobs_collection
-from .flows import changes, claims, setting_up, steps, timers
+from .flows import changes, claims, head, setting_up, steps, timers
 from .state import StoreState
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class Store(StoreState):
     prepare = _driven(setting_up.prepare)
     require_key_index = _driven(setting_up.require_key_index)
     look_up = _driven(setting_up.look_up)
-    candidates = _driven(claims.candidates)
-    adopt = _driven(claims.adopt)
+    candidates = _driven(head.candidates)
+    adopt = _driven(head.adopt)
     take = _driven(claims.take)
     untake = _driven(claims.untake)
     untake_again = _driven(claims.untake_again)

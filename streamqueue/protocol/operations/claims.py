@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
 from bson import Decimal128, Int64
 from bson.timestamp import Timestamp
 
-from ..document import CLAIM_ORDER
+from ..document import CLAIM_ORDER, INDEXES, UNNUMBERED
 from .attempts import held_any
 from .commands import Document, Find, Update
 from .expressions import count_of, is_date, is_timestamp, later, one_of, one_of_ids
@@ -37,6 +38,43 @@ def candidates(queues: Sequence[str], limit: int, *, bare: bool = False) -> Find
     runs is what the claim returns.
     """
     return Find({"queue": one_of(queues), "state": "ready"}, _PLACE, CLAIM_ORDER, -limit, bare)
+
+
+MERGED_QUEUES = 200
+"""Of so many queues the server merges what it reads in order, and of more it reads and sorts all
+that waits (``internalQueryMaxScansToExplode``; 6.0.5: 45 ms for 30,000 jobs, instead of 3)."""
+
+
+def merged_parts(queues: Sequence[str]) -> list[Sequence[str]]:
+    """Return the queues in parts of so many; of few it is one part."""
+    return [queues[at : at + MERGED_QUEUES] for at in range(0, len(queues), MERGED_QUEUES)]
+
+
+def queues_with_work(collection: str, queues: Sequence[str]) -> Document:
+    """Ask which of many queues have ready jobs: the server jumps from one to the next in the index,
+    which is named, because it would not by itself (14 ms for 2,000 of them)."""
+    return {
+        "aggregate": collection,
+        "pipeline": [
+            {"$match": {"queue": one_of(queues), "state": "ready"}},
+            {"$sort": {"queue": 1, "state": 1}},
+            {"$group": {"_id": "$queue"}},
+        ],
+        "hint": INDEXES[0].document["key"],
+        "cursor": {"batchSize": 2 * len(queues)},
+    }
+
+
+def claim_order_of(job: Mapping[str, Any]) -> tuple[float, Timestamp]:
+    """Return what sorts jobs, as :func:`candidates` reads them, as the server does; those that have
+    no place come first there too."""
+    if not is_placed(job):
+        return -math.inf, UNNUMBERED
+    priority = job.get("priority")
+    if priority is None:
+        return math.inf, job["seq"]
+    number = float(priority.to_decimal() if isinstance(priority, Decimal128) else priority)
+    return (math.inf if math.isnan(number) else -number), job["seq"]
 
 
 def claim(

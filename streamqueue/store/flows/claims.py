@@ -1,11 +1,9 @@
-"""The claim: what waits at the head of the queues, taken, read back, and given back in doubt."""
+"""The claim: jobs taken, read back, left out, and given back in doubt."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bson import ObjectId
 from bson.errors import BSONError
 from pymongo.errors import (
     ConnectionFailure,
@@ -18,19 +16,15 @@ from pymongo.errors import (
 from ...backoff import Backoff
 from ...clock import monotonic
 from ...failures import failure_name
-from ...protocol import foreign, operations
-from ...protocol.document import id_key
+from ...protocol import operations
 from ..given_up import Claim, GivenUp, merged, together
-from ..lines import log_buried, log_claims_left, log_late, log_quarantined
-from . import timers
-from .changes import change, change_each
+from ..lines import log_claims_left, log_late, log_quarantined
+from .changes import change
 from .setting_up import prepare
 from .steps import Command, Pause, Read, Shielded, UpdateAndGet, UpdateWithoutLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence, Set
-
-    from bson.codec_options import CodecOptions
 
     from ..state import StoreState
     from .steps import Flow
@@ -39,88 +33,6 @@ Job = dict[str, Any]
 
 AFTER_LATE = Backoff(initial=0.1, maximum=0.1, jitter=0.5)
 """The pause after a claim that took longer than its lease."""
-
-
-# what waits
-
-
-def candidates(
-    store: StoreState,
-    queues: Sequence[str],
-    limit: int,
-    *,
-    codec: CodecOptions[Any] | None = None,
-) -> Flow[list[Job]]:
-    """Return what waits at the head of the queues, past the jobs that cannot be claimed.
-
-    Ids and order only; `codec` as in ``find()``. One that nobody could run is buried; one that
-    other programs gave no place in the order, and that would so come before all others, is given
-    one first.
-    """
-    seen_to: set[object] = set()
-    while True:
-        found, foreigners = yield from _head(store, queues, limit, codec)
-        odd = [job for job in found if store.oddness_of(job)] if foreigners else []
-        unplaced = [job for job in found if not operations.is_placed(job)]
-        if not (odd or unplaced):
-            return found
-        if odd:
-            unplaced = [job for job in unplaced if store.oddness_of(job) is None]
-        for job in (*odd, *unplaced):
-            if id_key(job["_id"]) in seen_to:  # and there it is again
-                store.unclaimable.hold(job["_id"])
-        seen_to.update(id_key(job["_id"]) for job in (*odd, *unplaced))
-        for reason, ids in foreign.by_oddness(odd, any_id=store.any_id).items():
-            yield from _bury_odd(store, ids, reason)
-        unplaced_ids = [job["_id"] for job in unplaced]
-        yield from change_each(store, unplaced_ids, operations.adopt, store.unclaimable)
-        if store.unclaimable.full:
-            fit = [job for job in found if store.oddness_of(job) is None]
-            return [job for job in fit if operations.is_placed(job)]
-
-
-def _head(
-    store: StoreState, queues: Sequence[str], limit: int, codec: CodecOptions[Any] | None
-) -> Flow[tuple[list[Job], bool]]:
-    """Return them as they are, and whether one of them is such as no program of ours puts."""
-    stuck = store.unclaimable
-    many = limit + len(stuck)
-    try:
-        found: list[Job] = yield Read(operations.candidates(queues, many), codec)
-        others = [  # almost always none, and of thousands
-            job
-            for job in found
-            if type(job["_id"]) is not ObjectId or type(job.get("queue")) is not str
-        ]
-        foreigners = any(map(foreign.oddness_of, others))
-    except BSONError:
-        foreigners = True  # one cannot be decoded; its claim finds out which
-    if foreigners:
-        found = yield Read(operations.candidates(queues, many, bare=True))
-    return stuck.sift(found)[:limit], foreigners
-
-
-def _bury_odd(store: StoreState, ids: Sequence[Any], reason: foreign.BuryReason) -> Flow[None]:
-    """Bury ready jobs that nobody could run, whatever else is in them."""
-    text = foreign.ODDITIES[reason]
-    bury = partial(operations.bury, message=text)
-    count = yield from change_each(store, ids, bury, store.unclaimable, operations.quarantine)
-    if count:
-        log_buried(count, text)
-        store.buried(reason, count)
-
-
-def adopt(store: StoreState, queues: Sequence[str]) -> Flow[bool]:
-    """Give ready jobs inserted without a priority their place in the claim order.
-
-    Some at a time; returns whether there may be more.
-    """
-    stuck = store.unclaimable  # what cannot be given a place cannot be claimed either
-    limit = timers.BATCH + len(stuck)
-    found = yield Read(operations.unplaced(queues, limit))
-    ids = [job["_id"] for job in stuck.sift(found)]
-    placed = yield from change_each(store, ids, operations.adopt, stuck)
-    return len(found) == limit and not (stuck.full and not placed)
 
 
 # taken

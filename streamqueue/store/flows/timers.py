@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...protocol import operations
 from .changes import change_each
@@ -24,7 +24,12 @@ BATCH = 1000
 def promote(store: StoreState, queues: Sequence[str]) -> Flow[int]:
     """Make due jobs ready, some at a time; return how many. (None is none for now.)"""
     stuck = store.unpromotable
-    found = yield Read(operations.due(queues, BATCH + len(stuck)))
+    most = BATCH + len(stuck)
+    found: list[dict[str, Any]] = []
+    for part in operations.merged_parts(queues):
+        found += yield Read(operations.due(part, most))
+        if len(found) >= most:  # the others have their turn after these
+            break
     total = 0
     for jobs in stuck.divide(found):
         ids = [document["_id"] for document in jobs]
@@ -69,7 +74,11 @@ def seconds_to_next(store: StoreState, queues: Sequence[str]) -> Flow[float]:
 
 def seconds_to_due(store: StoreState, queues: Sequence[str]) -> Flow[float]:
     """Return the time until the next job is due, or one is to be tried again."""
-    return (yield from _seconds_to(partial(operations.next_due, queues), store.unpromotable))
+    waits = []
+    for part in operations.merged_parts(queues):
+        look = partial(operations.next_due, part)
+        waits.append((yield from _seconds_to(look, store.unpromotable)))
+    return min(waits)
 
 
 def seconds_to_expiry(store: StoreState, queues: Sequence[str] | None) -> Flow[float]:

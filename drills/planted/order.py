@@ -1,0 +1,101 @@
+"""Faults in the order of jobs, and in the indexes that it rests on."""
+
+from __future__ import annotations
+
+from drills.planted.fault import Edit, PlantedFault
+
+CLAIM = "contract/test_queue_claim.py"
+MANY = "worker/test_worker_many_queues.py"
+
+FAULTS: tuple[PlantedFault, ...] = (
+    PlantedFault(
+        "an order by the clocks of the producers",
+        10,
+        f"{CLAIM}::test_what_was_put_first_is_first_whatever_the_clocks_of_those_who_put_said",
+        Edit(
+            "protocol.document",
+            '    ("seq", ASCENDING),\n    ("run_at", ASCENDING),\n',
+            '    ("run_at", ASCENDING),\n',
+        ),
+    ),
+    PlantedFault(
+        "a failed job that keeps its place",
+        10,
+        f"{CLAIM}::test_what_becomes_ready_again_comes_behind_what_is_ready",
+        Edit("protocol.operations.transitions:failed", "fields |= LAST_IN", "pass"),
+    ),
+    PlantedFault(
+        "a requeued job that keeps its place",
+        10,
+        f"{CLAIM}::test_what_was_requeued_comes_behind_what_is_ready",
+        Edit("protocol.operations.deaths:requeue", "        **LAST_IN,\n", ""),
+    ),
+    PlantedFault(
+        "a released job that loses its place",
+        10,
+        f"{CLAIM}::test_what_was_released_keeps_its_place",
+        Edit(
+            "protocol.operations.transitions:released",
+            '"state": "ready",\n',
+            '"state": "ready",\n        **LAST_IN,\n',
+        ),
+    ),
+    PlantedFault(
+        "jobs that became due together in the order of their ids",
+        10,
+        f"{CLAIM}::test_jobs_that_become_due_together_come_in_the_order_of_their_times",
+        Edit("protocol.document", '    ("run_at", ASCENDING),\n    ("_id"', '    ("_id"'),
+    ),
+    PlantedFault(
+        "an index of the keys that is taken to be made, because the others were",
+        18,
+        "contract/test_queue_keys.py"
+        "::test_while_the_indexes_are_made_puts_with_a_key_wait_and_others_do_not",
+        Edit("store.flows.setting_up:_build_indexes", "builds += keyed", "builds += 1"),
+    ),
+    PlantedFault(
+        "an index of the keys for whoever has none",
+        18,
+        "contract/test_queue_keys.py"
+        "::test_the_index_of_the_keys_is_made_for_the_first_job_that_has_one",
+        Edit("store.indexes:Indexes.all", "if self.keyed else []", "if True else []"),
+    ),
+    PlantedFault(
+        "the places of an earlier version's jobs forgotten",
+        10,
+        "cli/test_commands.py::test_init_keeps_the_order_of_what_an_earlier_version_put",
+        Edit("cli.setup:init", "        if superseded:\n", "        if False:\n"),
+    ),
+    PlantedFault(
+        "many queues sorted by the server",
+        10,
+        f"{MANY}::test_the_server_sorts_nothing_for_the_head_of_many_queues",
+        Edit("protocol.operations.claims", "MERGED_QUEUES = 200", "MERGED_QUEUES = 10_000"),
+    ),
+    PlantedFault(
+        "of many queues no more than the share of each part",
+        3,
+        f"{MANY}::test_all_that_waits_is_read_where_the_parts_have_unequal_shares",
+        Edit("store.flows.head:_first", "if sum(map(len, read_of)) < limit:", "if False:"),
+    ),
+    PlantedFault(
+        "jobs of many queues one queue after the other",
+        10,
+        f"{MANY}::test_what_waits_in_many_queues_is_read_in_order",
+        Edit(
+            "store.flows.head:_first",
+            "sorted(merged, key=operations.claim_order_of)[:limit]",
+            "merged[:limit]",
+        ),
+    ),
+    PlantedFault(
+        "jobs due in many queues sorted by the server",
+        10,
+        f"{MANY}::test_the_server_sorts_nothing_for_what_is_due_in_many_queues",
+        Edit(
+            "store.flows.timers:seconds_to_due",
+            "for part in operations.merged_parts(queues):",
+            "for part in [queues]:",
+        ),
+    ),
+)

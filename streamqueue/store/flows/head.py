@@ -1,0 +1,153 @@
+"""What waits at the head of the queues, read in the order of claims; and what stands in its way."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+from bson.errors import BSONError
+from pymongo.errors import OperationFailure
+
+from ...protocol import foreign, operations
+from ...protocol.document import id_key
+from ..lines import log_buried
+from . import timers
+from .changes import change_each
+from .steps import Command, Read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bson.codec_options import CodecOptions
+
+    from ..state import StoreState
+    from .steps import Flow
+
+Job = dict[str, Any]
+
+
+def candidates(
+    store: StoreState,
+    queues: Sequence[str],
+    limit: int,
+    *,
+    codec: CodecOptions[Any] | None = None,
+) -> Flow[list[Job]]:
+    """Return what waits at the head of the queues, past the jobs that cannot be claimed.
+
+    Ids and order only; `codec` as in ``find()``. One that nobody could run is buried; one that
+    other programs gave no place in the order, and that would so come before all others, is given
+    one first.
+    """
+    seen_to: set[object] = set()
+    while True:
+        found, foreigners = yield from _head(store, queues, limit, codec)
+        odd = [job for job in found if store.oddness_of(job)] if foreigners else []
+        unplaced = [job for job in found if not operations.is_placed(job)]
+        if not (odd or unplaced):
+            return found
+        if odd:
+            unplaced = [job for job in unplaced if store.oddness_of(job) is None]
+        for job in (*odd, *unplaced):
+            if id_key(job["_id"]) in seen_to:  # and there it is again
+                store.unclaimable.hold(job["_id"])
+        seen_to.update(id_key(job["_id"]) for job in (*odd, *unplaced))
+        for reason, ids in foreign.by_oddness(odd, any_id=store.any_id).items():
+            yield from _bury_odd(store, ids, reason)
+        unplaced_ids = [job["_id"] for job in unplaced]
+        yield from change_each(store, unplaced_ids, operations.adopt, store.unclaimable)
+        if store.unclaimable.full:
+            fit = [job for job in found if store.oddness_of(job) is None]
+            return [job for job in fit if operations.is_placed(job)]
+
+
+def _head(
+    store: StoreState, queues: Sequence[str], limit: int, codec: CodecOptions[Any] | None
+) -> Flow[tuple[list[Job], bool]]:
+    """Return them as they are, and whether one of them is such as no program of ours puts."""
+    stuck = store.unclaimable
+    many = limit + len(stuck)
+    if len(queues) > operations.MERGED_QUEUES:
+        queues = yield from _with_work(store, queues)
+        if not queues:
+            return [], False
+    try:
+        found = yield from _first(queues, many, partial(Read, codec=codec))
+        others = [  # almost always none, and of thousands
+            job
+            for job in found
+            if type(job["_id"]) is not ObjectId or type(job.get("queue")) is not str
+        ]
+        foreigners = any(map(foreign.oddness_of, others))
+    except BSONError:
+        foreigners = True  # one cannot be decoded; its claim finds out which
+    if foreigners:
+        found = yield from _first(queues, many, Read, bare=True)
+    return stuck.sift(found)[:limit], foreigners
+
+
+def _with_work(store: StoreState, queues: Sequence[str]) -> Flow[Sequence[str]]:
+    """Return those of many queues that have ready jobs; all of them, if that is not to be had."""
+    try:
+        reply = yield Command(operations.queues_with_work(store.jobs.name, queues))
+    except OperationFailure as error:
+        if error.code not in operations.NOT_THERE:  # the index, which says it
+            raise
+        return queues
+    names = [document["_id"] for document in reply["cursor"]["firstBatch"]]
+    # (A list with the name in it matches the name.)
+    return names if all(type(name) is str for name in names) else queues
+
+
+def _first(
+    queues: Sequence[str],
+    limit: int,
+    read: Callable[[operations.Find], Read],
+    *,
+    bare: bool = False,
+) -> Flow[list[Job]]:
+    """Read what comes first in many queues, for as many at a time as the server merges.
+
+    It walks along the index of each queue in turn, which costs what is read, for 200 queues: of
+    more it sorts all that waits. So each part of the queues is asked for twice its share; should
+    that not be enough, because most is in some of them, those are asked for all. The order is exact
+    as far as the first part goes that had more.
+    """
+    if len(queues) <= operations.MERGED_QUEUES:
+        found: list[Job] = yield read(operations.candidates(queues, limit, bare=bare))
+        return found
+    parts = operations.merged_parts(queues)
+    share = min(limit, 2 * limit // len(parts) + 1)
+    read_of = []
+    for part in parts:
+        read_of.append((yield read(operations.candidates(part, share, bare=bare))))
+    if sum(map(len, read_of)) < limit:
+        for number, part in enumerate(parts):
+            if len(read_of[number]) == share:  # there are more of them
+                read_of[number] = yield read(operations.candidates(part, limit, bare=bare))
+    merged = [job for found in read_of for job in found]
+    return sorted(merged, key=operations.claim_order_of)[:limit]
+
+
+def _bury_odd(store: StoreState, ids: Sequence[Any], reason: foreign.BuryReason) -> Flow[None]:
+    """Bury ready jobs that nobody could run, whatever else is in them."""
+    text = foreign.ODDITIES[reason]
+    bury = partial(operations.bury, message=text)
+    count = yield from change_each(store, ids, bury, store.unclaimable, operations.quarantine)
+    if count:
+        log_buried(count, text)
+        store.buried(reason, count)
+
+
+def adopt(store: StoreState, queues: Sequence[str]) -> Flow[bool]:
+    """Give ready jobs inserted without a priority their place in the claim order.
+
+    Some at a time; returns whether there may be more.
+    """
+    stuck = store.unclaimable  # what cannot be given a place cannot be claimed either
+    limit = timers.BATCH + len(stuck)
+    found = yield Read(operations.unplaced(queues, limit))
+    ids = [job["_id"] for job in stuck.sift(found)]
+    placed = yield from change_each(store, ids, operations.adopt, stuck)
+    return len(found) == limit and not (stuck.full and not placed)
