@@ -191,7 +191,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_rest.py::test_a_worker_whose_jobs_take_long_goes_on_to_read_its_stream",
         Edit(
             "worker.claimer:Claimer.looks_often",
-            "(self.loaded or self._looking) and self._backlog.read_often",
+            "self._backlog.outruns_events(self.loaded)",
             "self.loaded",
         ),
     ),

@@ -102,7 +102,6 @@ class Dispatcher:
             health=self.health,
         )
         self._open = self._was_open = False
-        self._looking = False
         self._more = self._adopt = True
         self._read_at = -math.inf
         self._tasks: TaskGroup | None = None
@@ -284,15 +283,12 @@ class Dispatcher:
             # Cleared before the read: what is announced while it is under way counts as new.
             self._more = False
             self._read_at = monotonic()
-            self._looking = True
-            try:
+            with self._backlog.looking():
                 if self._adopt:
                     self._adopt = False
                     await self._store.prepare()
                     self._adopt = await self._store.adopt(self._queues) or self._adopt
                 await self._backlog.read(sum(member.requested for member in asking))
-            finally:
-                self._looking = False
             if self._backlog.left and not self._backlog:
                 self._intake.wait_for_turn(1)
             elif self._backlog.deep or self._backlog.left:
@@ -339,7 +335,7 @@ class Dispatcher:
 
     @property
     def looks_often(self) -> bool:
-        return (self.loaded or self._looking) and self._backlog.read_often
+        return self._backlog.outruns_events(self.loaded)
 
     @property
     def leisure(self) -> float:

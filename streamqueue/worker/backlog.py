@@ -17,6 +17,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Mapping
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from ..clock import monotonic
 from ..protocol.document import PLACE_CODEC
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from bson import ObjectId
     from bson.codec_options import CodecOptions
@@ -84,6 +85,7 @@ class Backlog:
         self._read_at = -math.inf
         self._read_before_at = -math.inf
         self._contended_until = -math.inf
+        self._looking = False
         self.deep = False
         self.left = False
         self.stealing = False
@@ -96,9 +98,20 @@ class Backlog:
         """Whether the chunk was read too long ago."""
         return bool(self._chunk) and monotonic() - self._read_at > CHUNK_SECONDS
 
-    @property
-    def read_often(self) -> bool:
-        """Whether the head is read so often that an event would tell nothing sooner."""
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """A look at what waits, from when what was known of it is forgotten until it is read."""
+        self._looking = True
+        try:
+            yield
+        finally:
+            self._looking = False
+
+    def outruns_events(self, loaded: bool) -> bool:
+        """Whether the head is read so often that an event would tell nothing sooner; `loaded` says
+        that there is something in it, as far as is known."""
+        if not (loaded or self._looking):
+            return False
         gap = self._read_at - self._read_before_at
         return max(gap, monotonic() - self._read_at) < OFTEN
 

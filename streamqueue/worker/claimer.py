@@ -90,7 +90,7 @@ class Claimer:
         self._batch = metrics.worker.claim_batch
         self._backlog = Backlog(store, self._queues, partition, source=source)
         self._intake = Intake(store, partition, self._backlog)
-        self._stopping = self._under_way = self._looking = False
+        self._stopping = self._under_way = False
         self.stopped = anyio.Event()
         # What is known to be claimable. Only `run` claims; events and timers only add.
         self._announced: dict[ObjectId, Mapping[str, Any]] = {}
@@ -116,7 +116,7 @@ class Claimer:
     @property
     def looks_often(self) -> bool:
         """Whether it reads what waits so often that an event would tell it nothing sooner."""
-        return (self.loaded or self._looking) and self._backlog.read_often
+        return self._backlog.outruns_events(self.loaded)
 
     @property
     def _knows(self) -> bool:
@@ -270,13 +270,9 @@ class Claimer:
         if not self._backlog:
             # Cleared before the read: what is announced while it is under way counts as new.
             self._scan_for = None
-            self._looking = True
-            try:
-                with self._metrics.timed("scan"):
-                    await self._place_unplaced()
-                    await self._backlog.read(wanted)
-            finally:
-                self._looking = False
+            with self._backlog.looking(), self._metrics.timed("scan"):
+                await self._place_unplaced()
+                await self._backlog.read(wanted)
             self._trust = 1.0 if self._backlog else min(MOST_TRUST, 1.5 * self._trust)
             if not self._backlog:
                 if self._backlog.left:
