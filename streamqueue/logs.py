@@ -112,6 +112,7 @@ FIELDS = {
     "consumer": "the name of the consumer that holds, or held, the job; or that speaks",
     "consumers": "several of them",
     "concurrency": "how many handlers the worker runs at a time",
+    "loop": "the library whose event loop the worker runs in: asyncio or uvloop",
     "result": "requeued or dead",
     "reason": "why, in a word or a few",
     "error": "the class of an exception",

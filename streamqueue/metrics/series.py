@@ -152,16 +152,10 @@ class Metrics:
 
         self.build_info = Info(
             "streamqueue_build",
-            "The versions this process runs; always 1.",
+            "The versions this process runs, and a consumer's event loop; always 1.",
             registry=registry,
         )
-        self.build_info.info(
-            {
-                "version": own_version(),
-                "pymongo": pymongo.version,
-                "python": platform.python_version(),
-            }
-        )
+        self.build_info.info(_versions())
         self.jobs_put = Counter(
             "streamqueue_jobs_put_total",
             "Jobs put, by result: inserted, duplicate (a live job has the key) or error.",
@@ -350,6 +344,10 @@ class Metrics:
                     self.jobs_buried.labels(reason)
             return self._worker
 
+    def runs_on(self, loop: str) -> None:
+        """Say which event loop this process runs, beside the versions."""
+        self.build_info.info(_versions() | {"loop": loop})
+
     @property
     def registry(self) -> CollectorRegistry:
         """Where the series are registered."""
@@ -411,6 +409,14 @@ class _Operations(dict[Operation, Histogram]):
 
 
 @cache
+def _versions() -> dict[str, str]:
+    return {
+        "version": own_version(),
+        "pymongo": pymongo.version,
+        "python": platform.python_version(),
+    }
+
+
 def own_version() -> str:
     """Return the version of this package that is installed."""
     try:

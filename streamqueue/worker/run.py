@@ -27,7 +27,7 @@ from .delivery import Delivery
 from .drain import Drain
 from .execution.executor import Execution
 from .execution.runners import Runners
-from .execution.tasks import contained_exits
+from .execution.tasks import contained_exits, loop_library
 from .handler import RegisteredHandler, limit_of
 from .leases import Leases
 from .listener import WorkerListener
@@ -153,9 +153,12 @@ class Run:
         Raises:
             StreamQueueError: it ended though `stop` was not set.
         """
+        loop = loop_library()
+        self._metrics.runs_on(loop)
         logger.info(
-            "Starting consumer %s: %d jobs at a time of queues: %s",
+            "Starting consumer %s on %s: %d jobs at a time of queues: %s",
             self._consumer,
+            loop,
             self._slots.concurrency,
             ", ".join(self._handlers),
             extra={
@@ -163,6 +166,7 @@ class Run:
                 "consumer": self._consumer,
                 "queues": list(self._handlers),
                 "concurrency": self._slots.concurrency,
+                "loop": loop,
             },
         )
         failed = False

@@ -204,6 +204,7 @@ def test_a_worker_says_when_it_starts_is_ready_stops_and_has_stopped(
     ]
     [began] = worker.named("worker_started")
     assert (began["queues"], began["concurrency"]) == (["default"], 4)
+    assert began["loop"] in ("asyncio", "uvloop")
     assert {line["consumer"] for line in worker.lines() if "consumer" in line} == {"consumer-1"}
     assert worker.named("signal_received", signal="SIGTERM", level="INFO")
     assert worker.named("worker_stopping", count=0)
@@ -228,7 +229,7 @@ def test_the_first_on_a_collection_says_that_it_made_the_indexes(start: Start) -
     first = start("--log-format", "json")
     second = start("--log-format", "json")
 
-    assert first.named("indexes_created")[0]["count"] >= 5
+    assert first.named("indexes_created")[0]["count"] >= 4
     assert second.named("indexes_created") == []
 
 

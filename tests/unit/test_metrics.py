@@ -107,6 +107,13 @@ def test_build_info_is_a_gauge_of_one_that_names_the_versions(registry: Collecto
     assert f'python="{sys.version.split()[0]}"' in sample
 
 
+def test_a_consumer_says_which_event_loop_it_runs_in(registry: CollectorRegistry) -> None:
+    Metrics(registry).runs_on("uvloop")
+
+    (sample,) = [line for line in samples_of(registry) if "build_info" in line]
+    assert 'loop="uvloop"' in sample
+
+
 def test_every_known_label_set_stands_at_zero_before_the_first_event(
     registry: CollectorRegistry,
 ) -> None:

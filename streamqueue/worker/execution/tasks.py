@@ -21,6 +21,11 @@ Task = asyncio.Task
 Result = TypeVar("Result")
 
 
+def loop_library() -> str:
+    """Return the name of the library whose event loop this is: asyncio or uvloop."""
+    return type(asyncio.get_running_loop()).__module__.partition(".")[0]
+
+
 def call_soon(function: Callable[[], object], context: Context) -> None:
     """Have a function called in the next turn of the event loop."""
     asyncio.get_running_loop().call_soon(function, context=context)
