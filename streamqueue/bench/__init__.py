@@ -22,10 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .ground import Ground
+    from .model import Deployment
     from .report import Table
     from .scale import Scale
 
-PARTS = ("latency", "drain", "put", "depth", "idle", "fanout", "scrape", "soak", "import")
+PARTS = (
+    *("latency", "drain", "queues", "put", "depth", "idle"),
+    *("fanout", "scrape", "soak", "import", "model"),
+)
 
 
 class Part(Protocol):
@@ -48,6 +52,7 @@ def run(
     processes: int,
     full: bool,
     as_json: bool,
+    deployment: Deployment | None = None,
 ) -> int:
     """Measure the parts (none named: all) and print what was found; return 0.
 
@@ -60,6 +65,7 @@ def run(
         processes: no more consumer processes than this at a time.
         full: the long version, with a million jobs where that is the question.
         as_json: print one JSON document instead of tables.
+        deployment: what the part ``model`` is asked about; the costs alone, if None.
 
     Raises:
         ConfigurationError: no such part, or a number outside its range.
@@ -70,8 +76,11 @@ def run(
         raise ConfigurationError(
             f"there is no bench part {unknown[0]!r}: choose from {', '.join(PARTS)}"
         )
+    if deployment is not None and parts and "model" not in parts:
+        raise ConfigurationError("jobs a second, hosts and processes are for the part 'model'")
     # Here, so that the consumers, which are modules of this package too, load only what they use.
     from . import (
+        capacity,
         depth,
         drain,
         environment,
@@ -80,6 +89,7 @@ def run(
         imports,
         latency,
         puts,
+        queues,
         report,
         scrape,
         soak,
@@ -90,6 +100,7 @@ def run(
     modules: dict[str, Part] = {
         "latency": latency,
         "drain": drain,
+        "queues": queues,
         "put": puts,
         "depth": depth,
         "idle": idle,
@@ -97,9 +108,17 @@ def run(
         "scrape": scrape,
         "soak": soak,
         "import": imports,
+        "model": capacity,
     }
     chosen = {name: modules[name] for name in PARTS if not parts or name in parts}
-    scale = Scale.choose(rounds=rounds, jobs=jobs, big=big, processes=processes, full=full)
+    scale = Scale.choose(
+        rounds=rounds,
+        jobs=jobs,
+        big=big,
+        processes=processes,
+        full=full,
+        deployment=deployment,
+    )
     with ExitStack() as stack:
         stack.enter_context(_terminated_like_interrupted())
         progress = stack.enter_context(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from ..queue.job import AsyncJob
 
-QUEUE, OTHER_QUEUE = "bench", "other"
+QUEUE, OTHER_QUEUE = "bench", "other"  # the first as in floor.py, which a consumer need not load
 WRITES = {"insert", "update", "delete", "findAndModify", "bulkWrite"}
 COUNTED = ("streamqueue_attempts_total", "streamqueue_claims_total")
 
@@ -78,10 +78,11 @@ class Consumer:
     """A worker with a handler that does nothing.
 
     Args:
-        settings: ``database`` and ``collection`` to work on, ``concurrency``, and whether to
-            ``announce`` every job that is started (for lone jobs only: it costs). With ``serve``
-            it also serves metrics, as many as a worker of two queues has. With ``dispatcher``, a
-            descriptor, it is handed its jobs; with ``members``, several, it hands them out.
+        settings: ``database`` and ``collection`` to work on, ``queues``, ``concurrency``, and
+            whether to ``announce`` every job that is started (for lone jobs only: it costs). With
+            ``serve`` it also serves metrics, as many as a worker of two queues has. With
+            ``dispatcher``, a descriptor, it is handed its jobs; with ``members``, several, it hands
+            them out.
     """
 
     def __init__(self, uri: str, settings: Mapping[str, Any]) -> None:
@@ -105,11 +106,14 @@ class Consumer:
             subscribe(self._worker)(socket.socket(fileno=settings["dispatcher"]))
         self._members = settings.get("members", ())
         self._first_started_at: float | None = None
-        self._worker.handler(QUEUE)(self._announce if settings["announce"] else self._pass)
+        self._cpu_before = 0.0
+        for queue in settings.get("queues", [QUEUE]):
+            self._worker.handler(queue)(self._announce if settings["announce"] else self._pass)
 
     async def _pass(self, _: AsyncJob) -> None:
         if self._first_started_at is None:
             self._first_started_at = time.monotonic()
+            self._cpu_before = _cpu_seconds()
 
     async def _announce(self, job: AsyncJob) -> None:
         at = time.monotonic()
@@ -122,7 +126,6 @@ class Consumer:
         for family in self._registry.restricted_registry(list(COUNTED)).collect():
             for sample in family.samples:
                 sums[sample.labels.get("outcome") or sample.labels["result"]] += int(sample.value)
-        usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "at": time.monotonic(),
             "completed": sums["completed"],
@@ -134,7 +137,8 @@ class Consumer:
             },
             "first_started_at": self._first_started_at,
             "last_write_at": self._clerk.last_write_at,
-            "cpu_seconds": usage.ru_utime + usage.ru_stime,
+            "cpu_seconds": _cpu_seconds(),
+            "cpu_before": self._cpu_before,
             "rss_bytes": _resident_bytes(),
         }
 
@@ -153,6 +157,11 @@ class Consumer:
             for descriptor in self._members:
                 dispatcher.join(socket.socket(fileno=descriptor))
             say({"what": "ready"})
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _resident_bytes() -> int | None:

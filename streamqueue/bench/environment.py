@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pymongo
 
 from .. import __version__
+from ..protocol.document import INDEXES
 from ..store.collection import check_hello
 
 if TYPE_CHECKING:
@@ -44,8 +45,10 @@ def describe(client: MongoClient[dict[str, Any]], scale: Scale) -> dict[str, Any
         "python": platform.python_version(),
         "pymongo": pymongo.version,
         "uvloop": has_uvloop(),
+        "loop": "uvloop" if has_uvloop() else "asyncio",
         "mongod": client.server_info()["version"],
         "topology": topology,
+        "indexes": ", ".join(str(index.document["name"]) for index in INDEXES),
         "write concern": "majority, ours and the floor's",
         "processors": processors(),
         "machine": f"{platform.system()} {platform.machine()}",

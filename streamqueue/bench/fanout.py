@@ -7,9 +7,7 @@ replica set on Linux.
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pymongo import WriteConcern
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 FLEETS = (Fleet(0), *fleet.of(1, 4, 16))
 WRITES_PER_SECOND = 300
 SETTLE_SECONDS = 0.5
-USER_TIME = 11
-"""Where it stands in /proc/PID/stat after the program's name, with the system's time next to it."""
 
 
 def steps(scale: Scale) -> int:
@@ -39,7 +35,7 @@ def steps(scale: Scale) -> int:
 def measure(ground: Ground) -> Table:
     """Return per cent of one processor: mongod's, and a consumer's."""
     table = Table()
-    if ground.server is None or not Path("/proc/self/stat").exists():
+    if ground.server_seconds() is None:
         ground.progress.step("skipped")
         table.notes.append("skipped: mongod's processor time is read from /proc of a local server")
         return table
@@ -48,7 +44,7 @@ def measure(ground: Ground) -> Table:
     for _ in range(ground.scale.few_rounds):
         for consumers in fleets:
             ground.progress.step(f"{consumers}, idle")
-            used[consumers].append(_measure(ground, ground.server.pid, consumers))
+            used[consumers].append(_measure(ground, consumers))
     base = [figures["mongod"] for figures in used[FLEETS[0]]]
     for consumers in fleets:
         mongod = [figures["mongod"] for figures in used[consumers]]
@@ -64,14 +60,14 @@ def measure(ground: Ground) -> Table:
     return table
 
 
-def _measure(ground: Ground, pid: int, consumers: Fleet) -> dict[str, float]:
+def _measure(ground: Ground, consumers: Fleet) -> dict[str, float]:
     with ground.jobs() as jobs, ground.consumers(consumers, jobs) as team:
         team.go()
         pause(SETTLE_SECONDS)
-        before, server_before, begun = team.reports(), _processor_seconds(pid), time.monotonic()
+        before, server_before, begun = team.reports(), _server_seconds(ground), time.monotonic()
         written = _write(ground, ground.scale.load_seconds)
         elapsed = time.monotonic() - begun
-        server, after = _processor_seconds(pid) - server_before, team.reports()
+        server, after = _server_seconds(ground) - server_before, team.reports()
     clients = sum(
         last.cpu_seconds - first.cpu_seconds for first, last in zip(before, after, strict=True)
     )
@@ -96,8 +92,5 @@ def _write(ground: Ground, length: float) -> int:
     return written
 
 
-def _processor_seconds(pid: int) -> float:
-    text = Path(f"/proc/{pid}/stat").read_text()
-    fields = text.rpartition(")")[2].split()
-    ticks = int(fields[USER_TIME]) + int(fields[USER_TIME + 1])
-    return ticks / os.sysconf("SC_CLK_TCK")
+def _server_seconds(ground: Ground) -> float:
+    return ground.server_seconds() or 0.0  # it is known: see above

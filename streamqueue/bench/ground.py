@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pymongo import MongoClient
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from .scale import Scale
 
 INSERT_BATCH = 5000
+USER_TIME = 11
+"""Where it stands in /proc/PID/stat after the program's name, with the system's time next to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +49,26 @@ class Ground:
     scale: Scale
     progress: Progress
 
+    def server_seconds(self) -> float | None:
+        """Return the processor time that the server has used so far; None where it is not known:
+        somebody's cluster, or no Linux."""
+        if self.server is None:
+            return None
+        try:
+            fields = Path(f"/proc/{self.server.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        ticks = int(fields[USER_TIME]) + int(fields[USER_TIME + 1])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     @contextmanager
-    def jobs(self, waiting: int = 0) -> Iterator[Collection[dict[str, Any]]]:
+    def jobs(self, waiting: int = 0, *, queues: int = 1) -> Iterator[Collection[dict[str, Any]]]:
         """Give a new collection with the queue's indexes and some waiting jobs; drop it after."""
         name = f"jobs_{secrets.token_hex(4)}"
         jobs = self.database.get_collection(name, write_concern=floor.MAJORITY)
         try:
             jobs.create_indexes(INDEXES)
-            fill(jobs, waiting)
+            fill(jobs, waiting, queues=queues)
             yield jobs
         finally:
             _drop_quietly(jobs)
@@ -64,9 +81,15 @@ class Ground:
         concurrency: int = 20,
         announce: bool = False,
         serve: bool = False,
+        queues: int = 1,
     ) -> Team:
         """Return worker processes on this collection, to be entered; see ``consumer.py``."""
-        settings = {"concurrency": concurrency, "announce": announce, "serve": serve}
+        settings = {
+            "concurrency": concurrency,
+            "announce": announce,
+            "serve": serve,
+            "queues": floor.queue_names(queues),
+        }
         return Team("consumer", fleet, self.uri, settings | _place(jobs))
 
     def listener(self, jobs: Collection[dict[str, Any]]) -> Team:
@@ -78,11 +101,16 @@ def _place(jobs: Collection[dict[str, Any]]) -> dict[str, str]:
     return {"database": jobs.database.name, "collection": jobs.name}
 
 
-def fill(jobs: Collection[dict[str, Any]], count: int, *, later: float = 0) -> None:
+def fill(
+    jobs: Collection[dict[str, Any]], count: int, *, later: float = 0, queues: int = 1
+) -> None:
     """Insert this many jobs, ready or due `later` (seconds), as ours would be stored."""
+    names = cycle(floor.queue_names(queues))
     for start in range(0, count, INSERT_BATCH):
         numbers = range(start, min(start + INSERT_BATCH, count))
-        jobs.insert_many([floor.document({"number": n}, later=later) for n in numbers])
+        jobs.insert_many(
+            [floor.document({"number": n}, later=later, queue=next(names)) for n in numbers]
+        )
 
 
 def _drop_quietly(jobs: Collection[dict[str, Any]]) -> None:

@@ -35,7 +35,11 @@ LOOK_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The account of one consumer, from its start until ``at`` (monotonic seconds)."""
+    """The account of one consumer, from its start until ``at`` (monotonic seconds).
+
+    Attributes:
+        cpu_before: what of its processor time it had used when its first handler was called.
+    """
 
     at: float
     completed: int
@@ -46,6 +50,7 @@ class Report:
     first_started_at: float | None
     last_write_at: float | None
     cpu_seconds: float
+    cpu_before: float
     rss_bytes: int | None
 
 

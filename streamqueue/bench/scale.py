@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..options import whole_number
+
+if TYPE_CHECKING:
+    from .model import Deployment
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class Scale:
         idle_seconds: how long an idle worker is watched.
         load_seconds: how long writes go elsewhere, in ``fanout``.
         soaked: jobs that one worker does, in ``soak``.
+        deployment: what ``model`` is asked about.
     """
 
     rounds: int
@@ -40,10 +45,18 @@ class Scale:
     idle_seconds: float
     load_seconds: float
     soaked: int
+    deployment: Deployment | None = None
 
     @classmethod
     def choose(
-        cls, *, rounds: int | None, jobs: int | None, big: int | None, processes: int, full: bool
+        cls,
+        *,
+        rounds: int | None,
+        jobs: int | None,
+        big: int | None,
+        processes: int,
+        full: bool,
+        deployment: Deployment | None = None,
     ) -> Scale:
         """Return the quick or the full size, with what was asked for in its place.
 
@@ -73,4 +86,5 @@ class Scale:
             idle_seconds=(60.0 if full else 15.0),
             load_seconds=(10.0 if full else 4.0),
             soaked=jobs or (1_000_000 if full else 50_000),
+            deployment=deployment,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from .command import Options, command, setting
-from .options import JSON, port, uri_options, whole
+from .options import JSON, at_least_one, port, uri_options, whole
 
 URI = uri_options("a replica set to use instead of a local one")
 
@@ -59,15 +59,38 @@ def server(options: Options) -> None:
     ),
     setting("--max-processes", "consumers; default 16", type=whole, metavar="COUNT", default=16),
     setting("--full", "the long version", is_flag=True),
+    setting(
+        "--jobs-per-second",
+        "ask the part `model` what this takes",
+        type=at_least_one,
+        metavar="COUNT",
+    ),
+    setting("--hosts", "by so many machines; default 1", type=at_least_one, default=1),
+    setting("--processes", "consumer processes on each; default 1", type=at_least_one, default=1),
+    setting("--separate", "without a dispatcher on each host", is_flag=True),
+    setting("--server-processors", "of the primary; default 4", type=at_least_one, default=4),
     JSON,
     example="streamqueue bench latency drain --json",
 )
 def bench(options: Options) -> int:
     """Measure the queue against what this server permits.
 
-    Each PART is a part of the benchmark; with none all are measured, in the quick version.
+    Each PART is a part of the benchmark; with none all are measured, in the quick version. The part
+    `model` measures what a job costs, and says of --jobs-per-second, --hosts and --processes what
+    gives first, and what to do then.
     """
     from ..bench import run  # it brings what only it needs
+    from ..bench.model import Deployment
+
+    deployment = None
+    if options.jobs_per_second is not None:
+        deployment = Deployment(
+            jobs_per_second=options.jobs_per_second,
+            hosts=options.hosts,
+            processes=options.processes,
+            dispatched=not options.separate and options.processes > 1,
+            server_processors=options.server_processors,
+        )
 
     return run(
         options.uri,
@@ -78,4 +101,5 @@ def bench(options: Options) -> int:
         processes=options.max_processes,
         full=options.full,
         as_json=options.json,
+        deployment=deployment,
     )
