@@ -1,13 +1,15 @@
 """The costs that the model of a deployment is made of, measured; and the model, checked.
 
-A put that comes alone, without a stream and beside several; a drain by one worker, and by several
-with a dispatcher; what both leave in the oplog. Then the model says how fast 1, 4 and 16 processes
-drain a backlog here, where consumers and server share the processors, and they do.
+Puts of many producers, each one after the other, without a stream and beside several; a drain by
+one worker, and by several with a dispatcher; what it leaves in the oplog. Then the model says how
+fast 1, 4 and 16 processes drain a backlog here, where consumers and server share the processors,
+and they do.
 """
 
 from __future__ import annotations
 
 import statistics
+import threading
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 ONE, SEVERAL = Fleet(1), Fleet(4, dispatched=True)
 CHECKED = (ONE, SEVERAL, Fleet(16, dispatched=True))
 CONCURRENCY = 100
+PRODUCERS = 16
 STREAMS = 8
 """Enough that what one of them costs is not lost in the ten milliseconds that processor time is
 counted in."""
@@ -54,10 +57,10 @@ def measure(ground: Ground) -> Table:
     rates: dict[Fleet, list[float]] = {fleet: [] for fleet in fleets}
     rounds: list[Costs] = []
     for _ in range(ground.scale.rounds):
-        ground.progress.step("lone puts")
-        put = _lone_puts(ground, 0)
-        ground.progress.step(f"lone puts beside {STREAMS} streams")
-        stream = max(0.0, (_lone_puts(ground, STREAMS) - put) / STREAMS)
+        ground.progress.step(f"puts by {PRODUCERS} producers")
+        put = _puts(ground, 0)
+        ground.progress.step(f"puts beside {STREAMS} streams")
+        stream = max(0.0, (_puts(ground, STREAMS) - put) / STREAMS)
         drains = {}
         for fleet in fleets:
             ground.progress.step(f"a drain by {fleet}")
@@ -86,9 +89,9 @@ def measure(ground: Ground) -> Table:
 
 
 NAMES = {
-    "put": ("server, a put that comes alone", "us"),
+    "put": ("server, a put, one of several at a time", "us"),
     "drain": ("server, the claim and complete of a job, many at a time", "us"),
-    "stream": ("server, an open stream, for each write", "us"),
+    "stream": ("server, an open stream, for each put that it tells of", "us"),
     "worker": ("consumer process, a job", "us"),
     "dispatcher": ("dispatcher, a job", "us"),
     "oplog_bytes": ("oplog, a job, claimed and completed among many", "bytes"),
@@ -117,18 +120,26 @@ def _append_deployment(table: Table, costs: Costs, deployment: Deployment) -> No
     table.notes.append(f"then: {first.next_step}")
 
 
-def _lone_puts(ground: Ground, streams: int) -> float:
+def _puts(ground: Ground, streams: int) -> float:
     """Return the server's microseconds for a put, beside so many streams."""
-    count = ground.scale.lone_puts
+    each = ground.scale.lone_puts // 2
     with ground.jobs() as jobs, ExitStack() as stack:
         for _ in range(streams):
             stack.enter_context(floor.listening(ground.uri, jobs))
         queue = stack.enter_context(MongoQueue(jobs, name=floor.QUEUE))
         queue.put({"number": 0})
+
+        def produce() -> None:
+            for number in range(each):
+                queue.put({"number": number})
+
+        threads = [threading.Thread(target=produce) for _ in range(PRODUCERS)]
         before = _server_seconds(ground)
-        for number in range(count):
-            queue.put({"number": number})
-        return MICROSECONDS * (_server_seconds(ground) - before) / count
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return MICROSECONDS * (_server_seconds(ground) - before) / (each * PRODUCERS)
 
 
 class _Drain:

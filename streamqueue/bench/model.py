@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-WRITES_PER_JOB = 3
-"""A put, a claim and a complete; each is an entry of the oplog, which each open stream looks at."""
 FULL = 0.8
 """The share of a processor from which on waiting times grow faster than the load."""
 MICROSECONDS = 1e6
@@ -20,10 +18,11 @@ class Costs:
     """What is paid for.
 
     Attributes:
-        put: the server's processor time for a put that comes alone; this and the next four in
-            microseconds.
+        put: the server's processor time for a put, one of several at a time; this and the next
+            four in microseconds.
         drain: the server's, for the claim and the complete of a job, among many.
-        stream: the server's, for each write and each open stream.
+        stream: the server's, for each open stream that it tells of a put. (The claim and the
+            complete are filtered out, for a twentieth of that.)
         worker: a consumer process's, for a job.
         dispatcher: a dispatcher's, for a job.
         oplog_bytes: in the oplog, for a job from its put to its complete.
@@ -81,14 +80,14 @@ class Part:
 
 def per_job_of_server(costs: Costs, streams: int) -> float:
     """Return the server's microseconds for a job, from its put to its complete."""
-    return costs.put + costs.drain + WRITES_PER_JOB * streams * costs.stream
+    return costs.put + costs.drain + streams * costs.stream
 
 
 def parts_of(costs: Costs, deployment: Deployment) -> list[Part]:
     """Return what may give, the first to give first."""
     rate, streams = deployment.jobs_per_second, deployment.streams
     per_job = per_job_of_server(costs, streams)
-    of_streams = WRITES_PER_JOB * streams * costs.stream
+    of_streams = streams * costs.stream
     consumers = deployment.hosts * deployment.processes
     found = [
         _part(

@@ -23,7 +23,7 @@ from streamqueue.bench.report import Row, Spread
 from streamqueue.bench.scale import Scale
 from tests.waiting import wait_until
 
-MEASURED = ("latency", "drain", "put", "depth", "scrape", "soak")
+MEASURED = ("latency", "drain", "queues", "put", "depth", "scrape", "soak")
 TINY = ("--rounds", "1", "--jobs", "50", "--big", "200", "--max-processes", "1", "--json")
 
 
@@ -88,6 +88,31 @@ def test_the_environment_is_part_of_the_result(result: dict[str, Any]) -> None:
         *("streamqueue", "python", "pymongo", "mongod", "uvloop"),
         *("topology", "write concern", "processors", "rounds"),
     }
+
+
+def test_the_model_says_what_gives_first_and_what_to_do_then(tmp_path: Path) -> None:
+    asked = ("--jobs-per-second", "1000", "--hosts", "2", "--processes", "2")
+    done = subprocess.run(
+        command("model", *asked, *TINY), capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+
+    assert done.returncode == 0, done.stderr
+    model = json.loads(done.stdout)["parts"]["model"]
+    names = [row["name"] for row in model["rows"]]
+    assert any(name.startswith("2 dispatchers") for name in names)
+    assert (
+        "1,000 jobs/s by 2 hosts with 2 processes, a dispatcher each: 2 streams" in model["notes"]
+    )
+    assert any(note.startswith("first to give") for note in model["notes"])
+
+
+def test_a_deployment_is_for_the_model_alone() -> None:
+    arguments = command("drain", "--jobs-per-second", "1000")
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=30)
+
+    assert done.returncode == 2
+    assert "'model'" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_its_database_is_gone_afterwards(

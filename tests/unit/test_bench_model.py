@@ -6,16 +6,16 @@ import pytest
 
 from streamqueue.bench.model import FULL, Costs, Deployment, drained_here, oplog_hours, parts_of
 
-COSTS = Costs(put=100, drain=60, stream=5, worker=50, dispatcher=10, oplog_bytes=1000)
+COSTS = Costs(put=100, drain=60, stream=5.0, worker=50, dispatcher=10, oplog_bytes=1000)
 
 
-def test_of_the_server_a_job_uses_its_put_its_drain_and_three_writes_in_each_stream() -> None:
+def test_of_the_server_a_job_uses_its_put_its_drain_and_word_of_it_in_each_stream() -> None:
     deployment = Deployment(1000, hosts=2, processes=8, server_processors=2)
 
     [server] = [part for part in parts_of(COSTS, deployment) if "primary" in part.name]
 
-    assert server.used == pytest.approx(1000 * (100 + 60 + 3 * 2 * 5) / 1e6 / 2)
-    assert server.most == pytest.approx(FULL * 2 * 1e6 / 190)
+    assert server.used == pytest.approx(1000 * (100 + 60 + 2 * 5) / 1e6 / 2)
+    assert server.most == pytest.approx(FULL * 2 * 1e6 / 170)
 
 
 def test_what_gives_first_is_first() -> None:
