@@ -225,6 +225,7 @@ def test_the_streams_client_finds_a_new_primary_within_seconds() -> None:
 
     assert settings["serverSelectionTimeoutMS"] <= 3000
     assert settings["heartbeatFrequencyMS"] <= 2000
+    assert settings["serverMonitoringMode"] == "poll"
 
 
 @pytest.mark.parametrize("setting", ["timeoutMS", "socketTimeoutMS"])
