@@ -150,6 +150,101 @@ class ConsumerMetrics:
     reaped: Mapping[ReapResult, Counter]
 
 
+class ConsumerSeries:
+    """The series that consumers count on: each is declared here, and bound to a queue and a task
+    below, so that a new one is a change of this class, of its bundle and of who counts."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        latency_buckets: tuple[float, ...],
+        duration_buckets: tuple[float, ...],
+    ) -> None:
+        self.wait = Histogram(
+            "streamqueue_job_wait_seconds",
+            "Seconds from a job becoming due until its handler starts.",
+            ("queue",),
+            buckets=latency_buckets,
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "streamqueue_job_duration_seconds",
+            "Seconds an attempt took, however it ended.",
+            ("queue", "task"),
+            buckets=duration_buckets,
+            registry=registry,
+        )
+        self.attempts = Counter(
+            "streamqueue_attempts_total",
+            "Attempts ended, by outcome; every attempt ends in exactly one.",
+            ("queue", "task", "outcome"),
+            registry=registry,
+        )
+        self.running = Gauge(
+            "streamqueue_jobs_running",
+            "Attempts in progress in this process.",
+            ("queue",),
+            registry=registry,
+        )
+        self.limit = Gauge(
+            "streamqueue_concurrency_limit",
+            "How many attempts may be in progress in this process at once.",
+            ("queue",),
+            registry=registry,
+        )
+        self.claims = Counter(
+            "streamqueue_claims_total",
+            "Jobs won or lost to another consumer, and claims that found none, by trigger.",
+            ("queue", "trigger", "result"),
+            registry=registry,
+        )
+        self.leases_renewed = Counter(
+            "streamqueue_leases_renewed_total",
+            "Leases extended while their attempts ran.",
+            ("queue",),
+            registry=registry,
+        )
+        self.leases_lost = Counter(
+            "streamqueue_leases_lost_total",
+            "Attempts that could not be sure of their lease until their end was written.",
+            ("queue",),
+            registry=registry,
+        )
+        self.missed_wakeups = Counter(
+            "streamqueue_missed_wakeups_total",
+            "Ready jobs the safety sweep found before the change stream announced them.",
+            ("queue",),
+            registry=registry,
+        )
+        self.reaped = Counter(
+            "streamqueue_jobs_reaped_total",
+            "Expired leases taken back by this process, by what became of the job.",
+            ("queue", "result"),
+            registry=registry,
+        )
+
+    def of(self, queue: str, task: str) -> ConsumerMetrics:
+        """Return what a consumer of this queue counts on; the labels are as they are to be."""
+        return ConsumerMetrics(
+            wait=self.wait.labels(queue),
+            duration=self.duration.labels(queue, task),
+            running=self.running.labels(queue),
+            limit=self.limit.labels(queue),
+            outcome={
+                outcome: self.attempts.labels(queue, task, outcome) for outcome in AttemptOutcome
+            },
+            claims={
+                (trigger, result): self.claims.labels(queue, trigger, result)
+                for trigger in get_args(ClaimTrigger)
+                for result in get_args(ClaimResult)
+            },
+            leases_renewed=self.leases_renewed.labels(queue),
+            leases_lost=self.leases_lost.labels(queue),
+            missed_wakeups=self.missed_wakeups.labels(queue),
+            reaped={result: self.reaped.labels(queue, result) for result in get_args(ReapResult)},
+        )
+
+
 class StreamMetrics:
     """What the change stream's reader counts on.
 

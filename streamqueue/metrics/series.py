@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, get_args
 
 import pymongo
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, Info
 from pymongo.errors import PyMongoError
 
 from ..failures import failure_label
@@ -31,9 +31,9 @@ from .buckets import DURATION_BUCKETS, LATENCY_BUCKETS, OPERATION_BUCKETS, check
 from .bundles import (
     OTHER,
     AttemptOutcome,
-    ClaimResult,
     ClaimTrigger,
     ConsumerMetrics,
+    ConsumerSeries,
     Names,
     Operation,
     ProducerMetrics,
@@ -94,16 +94,6 @@ class Metrics:
 
     build_info: Info
     jobs_put: Counter
-    job_wait: Histogram
-    job_duration: Histogram
-    attempts: Counter
-    jobs_running: Gauge
-    concurrency_limit: Gauge
-    claims: Counter
-    leases_renewed: Counter
-    leases_lost: Counter
-    missed_wakeups: Counter
-    jobs_reaped: Counter
     jobs_buried: Counter
     operation_duration: Histogram
     operation_errors: Counter
@@ -162,68 +152,7 @@ class Metrics:
             ("queue", "result"),
             registry=registry,
         )
-        self.job_wait = Histogram(
-            "streamqueue_job_wait_seconds",
-            "Seconds from a job becoming due until its handler starts.",
-            ("queue",),
-            buckets=latency_buckets,
-            registry=registry,
-        )
-        self.job_duration = Histogram(
-            "streamqueue_job_duration_seconds",
-            "Seconds an attempt took, however it ended.",
-            ("queue", "task"),
-            buckets=duration_buckets,
-            registry=registry,
-        )
-        self.attempts = Counter(
-            "streamqueue_attempts_total",
-            "Attempts ended, by outcome; every attempt ends in exactly one.",
-            ("queue", "task", "outcome"),
-            registry=registry,
-        )
-        self.jobs_running = Gauge(
-            "streamqueue_jobs_running",
-            "Attempts in progress in this process.",
-            ("queue",),
-            registry=registry,
-        )
-        self.concurrency_limit = Gauge(
-            "streamqueue_concurrency_limit",
-            "How many attempts may be in progress in this process at once.",
-            ("queue",),
-            registry=registry,
-        )
-        self.claims = Counter(
-            "streamqueue_claims_total",
-            "Jobs won or lost to another consumer, and claims that found none, by trigger.",
-            ("queue", "trigger", "result"),
-            registry=registry,
-        )
-        self.leases_renewed = Counter(
-            "streamqueue_leases_renewed_total",
-            "Leases extended while their attempts ran.",
-            ("queue",),
-            registry=registry,
-        )
-        self.leases_lost = Counter(
-            "streamqueue_leases_lost_total",
-            "Attempts that could not be sure of their lease until their end was written.",
-            ("queue",),
-            registry=registry,
-        )
-        self.missed_wakeups = Counter(
-            "streamqueue_missed_wakeups_total",
-            "Ready jobs the safety sweep found before the change stream announced them.",
-            ("queue",),
-            registry=registry,
-        )
-        self.jobs_reaped = Counter(
-            "streamqueue_jobs_reaped_total",
-            "Expired leases taken back by this process, by what became of the job.",
-            ("queue", "result"),
-            registry=registry,
-        )
+        self._of_consumers = ConsumerSeries(registry, latency_buckets, duration_buckets)
         self.jobs_buried = Counter(
             "streamqueue_jobs_buried_total",
             "Jobs made dead before a handler saw them, by what is wrong with their documents.",
@@ -283,28 +212,7 @@ class Metrics:
         bundle = self._consumers.get((queue, task))
         if bundle is None:
             self._operations.make(*get_args(Operation))
-            bundle = self._consumers[queue, task] = ConsumerMetrics(
-                wait=self.job_wait.labels(queue),
-                duration=self.job_duration.labels(queue, task),
-                running=self.jobs_running.labels(queue),
-                limit=self.concurrency_limit.labels(queue),
-                outcome={
-                    outcome: self.attempts.labels(queue, task, outcome)
-                    for outcome in AttemptOutcome
-                },
-                claims={
-                    (trigger, result): self.claims.labels(queue, trigger, result)
-                    for trigger in get_args(ClaimTrigger)
-                    for result in get_args(ClaimResult)
-                },
-                leases_renewed=self.leases_renewed.labels(queue),
-                leases_lost=self.leases_lost.labels(queue),
-                missed_wakeups=self.missed_wakeups.labels(queue),
-                reaped={
-                    result: self.jobs_reaped.labels(queue, result)
-                    for result in get_args(ReapResult)
-                },
-            )
+            bundle = self._consumers[queue, task] = self._of_consumers.of(queue, task)
         return bundle
 
     def reaped(self, queue: str, result: ReapResult, count: int) -> None:
@@ -316,7 +224,7 @@ class Metrics:
         queue = label_of(queue)
         if queue != INVALID and queue not in self._queues:
             queue = self._others_queues.label(queue)
-        self.jobs_reaped.labels(queue, result).inc(count)
+        self._of_consumers.reaped.labels(queue, result).inc(count)
 
     def buried(self, reason: BuryReason, count: int) -> None:
         """Count jobs that were made dead because of what is in their documents."""
