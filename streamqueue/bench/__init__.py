@@ -21,8 +21,8 @@ from ..errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from .capacity.model import Deployment
     from .ground import Ground
-    from .model import Deployment
     from .report import Table
     from .scale import Scale
 
@@ -80,7 +80,6 @@ def run(
         raise ConfigurationError("jobs a second, hosts and processes are for the part 'model'")
     # Here, so that the consumers, which are modules of this package too, load only what they use.
     from . import (
-        capacity,
         depth,
         drain,
         environment,
@@ -94,6 +93,7 @@ def run(
         scrape,
         soak,
     )
+    from .capacity import costs
     from .ground import open_ground
     from .scale import Scale
 
@@ -108,7 +108,7 @@ def run(
         "scrape": scrape,
         "soak": soak,
         "import": imports,
-        "model": capacity,
+        "model": costs,
     }
     chosen = {name: modules[name] for name in PARTS if not parts or name in parts}
     scale = Scale.choose(

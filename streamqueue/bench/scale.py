@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..options import whole_number
 
 if TYPE_CHECKING:
-    from .model import Deployment
+    from .capacity.model import Deployment
 
 
 @dataclass(frozen=True, slots=True)

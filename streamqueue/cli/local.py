@@ -80,7 +80,7 @@ def bench(options: Options) -> int:
     gives first, and what to do then.
     """
     from ..bench import run  # it brings what only it needs
-    from ..bench.model import Deployment
+    from ..bench.capacity.model import Deployment
 
     deployment = None
     if options.jobs_per_second is not None:

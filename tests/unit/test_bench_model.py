@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from streamqueue.bench.model import FULL, Costs, Deployment, drained_here, oplog_hours, parts_of
+from streamqueue.bench.capacity.model import (
+    FULL,
+    Costs,
+    Deployment,
+    drained_here,
+    oplog_hours,
+    parts_of,
+)
 
 COSTS = Costs(put=100, drain=60, stream=5.0, worker=50, dispatcher=10, oplog_bytes=1000)
 

@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 from bson.timestamp import Timestamp
 
-from ..queue.blocking import MongoQueue
-from . import floor
-from .drain import length_of
-from .environment import processors
-from .fleet import Fleet, allowed
+from ...queue.blocking import MongoQueue
+from .. import floor
+from ..drain import length_of
+from ..environment import processors
+from ..fleet import Fleet, allowed
+from ..process import completed_by
+from ..report import Row, Table
 from .model import MICROSECONDS, Costs, drained_here, oplog_hours, parts_of
-from .process import completed_by
-from .report import Row, Table
 
 if TYPE_CHECKING:
     from pymongo.synchronous.collection import Collection
 
-    from .ground import Ground
+    from ..ground import Ground
+    from ..scale import Scale
     from .model import Deployment
-    from .scale import Scale
 
 ONE, SEVERAL = Fleet(1), Fleet(4, dispatched=True)
 CHECKED = (ONE, SEVERAL, Fleet(16, dispatched=True))

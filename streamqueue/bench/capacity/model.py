@@ -1,6 +1,6 @@
 """What a deployment carries, by arithmetic: a few costs, and how often each is paid.
 
-The costs are measured by ``constants.py``; the guide (``docs/capacity.md``) says what the model
+The costs are measured by ``costs.py``; the guide (``docs/capacity.md``) says what the model
 leaves out. Nothing here measures or sends anything.
 """
 

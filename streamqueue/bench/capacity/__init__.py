@@ -1,0 +1,1 @@
+"""What a deployment carries: a model, and the costs that it is made of."""
