@@ -16,7 +16,7 @@ from ..failures import failure_facts, failure_name
 from ..options import whole_number
 from ..protocol.operations import is_refusal
 from .flow import run, run_async
-from .outcome import end_of, outcome_of
+from .outcome import end_of, outcome_of, write
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -136,14 +136,7 @@ class JobView:
 
     def _fail(self, error: BaseException) -> Flow[None]:
         """Write what the exception of a block means for the job."""
-        end = end_of(error, outcome_of)
-        match end.kind:
-            case "released":
-                yield self._holder.release(self._record, end.delay)
-            case "discarded":
-                yield self._holder.discard(self._record, end.message)
-            case _:
-                yield self._holder.error(self._record, end.message, end.delay)
+        yield write(end_of(error, outcome_of), self._holder, self._record)
         self._ended = True
 
     def _is_left(self, problem: LeaseLost | PyMongoError, error: BaseException | None) -> bool:

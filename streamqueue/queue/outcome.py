@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
 
 from ..durations import seconds
 from ..errors import Discard, Outcome, Retry, Snooze, text_of, type_name
@@ -53,6 +53,32 @@ def end_of(error: BaseException, judge: Callable[[BaseException], Outcome | None
         if outcome is not None:
             return End("failed", describe(problem), asked=True, mistake=type_name(problem))
     return End("failed", describe(error))
+
+
+Held = TypeVar("Held", contravariant=True)
+Written = TypeVar("Written", covariant=True)
+
+
+class Writer(Protocol[Held, Written]):
+    """Who writes the end of an attempt: whoever holds its job, or the completer of a worker."""
+
+    def error(self, held: Held, message: str | None, delay: float | None, /) -> Written: ...
+
+    def discard(self, held: Held, message: str, /) -> Written: ...
+
+    def release(self, held: Held, delay: float | None, /) -> Written: ...
+
+
+def write(end: End, writer: Writer[Held, Written], held: Held) -> Written:
+    """Have this end written of what is held; return what the writer returns, which a coroutine
+    awaits."""
+    match end.kind:
+        case "released":
+            return writer.release(held, end.delay)
+        case "discarded":
+            return writer.discard(held, end.message)
+        case "failed":
+            return writer.error(held, end.message, end.delay)
 
 
 def outcome_of(error: BaseException) -> Outcome | None:

@@ -23,7 +23,7 @@ from ...errors import LeaseLost, type_name
 from ...metrics.series import AttemptOutcome
 from ...protocol.trace import trace_id
 from ...queue.job import Job
-from ...queue.outcome import End, asked_outcome, end_of
+from ...queue.outcome import End, asked_outcome, end_of, write
 from ...running import Running, running
 from ...tracebacks import describe, forget
 from .begun import not_begun
@@ -343,9 +343,5 @@ class Execution:
                 attempt.record.queue,
                 extra={"event": "claim_given_back", **attempt.facts()},
             )
-        elif end.kind == "released":
-            await completer.release(attempt, end.delay)
-        elif end.kind == "discarded":
-            await completer.discard(attempt, end.message)
         else:
-            await completer.error(attempt, end.message, end.delay)
+            await write(end, completer, attempt)
