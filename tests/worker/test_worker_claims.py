@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from bson import ObjectId
+from bson import ObjectId, Timestamp
 from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
@@ -284,11 +284,15 @@ async def test_a_damaged_job_that_cannot_be_buried_strands_no_other(
 
 
 async def test_a_job_that_the_validator_refuses_to_have_claimed_stops_no_other(
-    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+    start: WorkerStarter,
+    queue: AsyncMongoQueue,
+    jobs: Collection[Any],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It was there before the validator, which now refuses every change of it."""
     order = Order()
-    jobs.insert_one({**READY, "payload": {"n": "bad"}, "created_at": "yesterday"})
+    placed = {"priority": 0, "seq": Timestamp(0, 0)}  # so that its claim is what is refused
+    jobs.insert_one({**READY, **placed, "payload": {"n": "bad"}, "created_at": "yesterday"})
     jobs.database.command("collMod", jobs.name, validator=VALIDATOR)
     await queue.put_many([{"n": n} for n in range(5)])
 
@@ -296,6 +300,7 @@ async def test_a_job_that_the_validator_refuses_to_have_claimed_stops_no_other(
 
     await order.until_seen(5, within=6)
     assert sorted(order.seen) == [0, 1, 2, 3, 4]
+    assert "Claiming failed" not in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["scheduled", "running"])
