@@ -345,7 +345,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         Edit(
             "worker.claimer:Claimer.announce",
             '            # was inserted again. A look tells.\n            self.scan("stream")\n',
-            "            # was inserted again. A look tells.\n            self._wake.set()\n",
+            "            # was inserted again. A look tells.\n            self._intake.wake()\n",
         ),
     ),
     PlantedFault(

@@ -33,7 +33,7 @@ from ..health.health import Health
 from ..metrics.series import Metrics
 from ..outage import LoggedOutage
 from ..protocol.document import CODEC
-from ..protocol.foreign import is_ordinary
+from ..protocol.foreign import is_ordinary, is_unplaced
 from ..signals import stop_signals
 from ..store import first_answer
 from ..stream.verdict import change_of
@@ -381,7 +381,7 @@ class Dispatcher:
             member.ask_to_fetch(everything=True)
 
     def _ready(self, event: Mapping[str, Any], job: Mapping[str, Any]) -> None:
-        unplaced = job.get("priority") is None
+        unplaced = is_unplaced(job)
         turn = self._intake.turn(job)
         if self._backlog.yields_to(job):
             self._backlog.drop()  # it comes first: read the head again

@@ -56,6 +56,7 @@ OTHER_IDS = frozenset({dict, Decimal128})
 """What may be an id besides, where it is decoded to what it was."""
 _SIZED = (str, bytes)
 _NUMBERS = frozenset({int, float, Int64, type(None)})
+_PLACES = frozenset({Timestamp, type(None)})
 
 RAW_CODEC: CodecOptions[RawBSONDocument] = BARE_CODEC.with_options(document_class=RawBSONDocument)
 
@@ -124,9 +125,14 @@ def is_ordinary(head: Mapping[str, Any]) -> bool:
     kept: it is looked at first, where it is found."""
     return (
         type(head.get("priority")) in _NUMBERS
-        and type(head.get("seq")) is Timestamp
+        and type(head.get("seq")) in _PLACES
         and oddness_of(head) is None
     )
+
+
+def is_unplaced(head: Mapping[str, Any]) -> bool:
+    """Whether an ordinary one comes from a program that gave it no place in the order."""
+    return head.get("priority") is None or head.get("seq") is None
 
 
 def read(raw: RawBSONDocument, *, any_id: bool = False) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from .. import plain
 from ..clock import monotonic
 from ..outage import LoggedOutage
 from ..protocol.document import UUID_BYTES
-from ..protocol.foreign import is_ordinary
+from ..protocol.foreign import is_ordinary, is_unplaced
 from .backlog import Backlog, priority_of
 from .handler import limit_of
 from .intake import AFTER_FAILURE, Intake
@@ -164,7 +164,7 @@ class Claimer:
             # was inserted again. A look tells.
             self.scan("stream")
             return
-        unplaced = job.get("priority") is None
+        unplaced = is_unplaced(job)
         turn = self._intake.turn(job)
         if self._backlog.yields_to(job):
             self._backlog.drop()  # it comes first: read the head again
@@ -227,7 +227,7 @@ class Claimer:
     def _forget_announced(self) -> None:
         """Events that wait for a slot grow stale; the documents do not."""
         if self._announced:
-            if any(job.get("priority") is None for job in self._announced.values()):
+            if any(map(is_unplaced, self._announced.values())):
                 self._adopt = True
             self._announced.clear()
             self._scan_for = self._scan_for or "stream"
