@@ -76,14 +76,37 @@ FAULTS: tuple[PlantedFault, ...] = (
         "of many queues no more than the share of each part",
         3,
         f"{MANY}::test_all_that_waits_is_read_where_the_parts_have_unequal_shares",
-        Edit("store.flows.head:_first", "if sum(map(len, read_of)) < limit:", "if False:"),
+        Edit("store.flows.head:_first", "if cut and (len(first) < limit or", "if cut and ("),
+    ),
+    PlantedFault(
+        "urgent jobs of one part of the queues left for ordinary ones of others",
+        10,
+        f"{MANY}::test_what_is_urgent_in_one_part_of_the_queues_comes_before_all_others",
+        Edit(
+            "store.flows.head:_first",
+            " or place(read_of[number][-1]) < place(first[-1])",
+            "",
+        ),
+    ),
+    PlantedFault(
+        "a held job that is gone, looked for again and again",
+        15,
+        f"{MANY}::test_a_held_job_that_is_gone_leaves_a_worker_of_many_queues_calm",
+        Edit("store.flows.head:_head", "return stuck.sift([]), False", "return [], False"),
+    ),
+    PlantedFault(
+        "no claim until every job of an earlier producer has a place",
+        3,
+        "contract/test_queue_claim_corners.py"
+        "::test_ever_new_jobs_without_a_place_keep_nobody_from_claiming",
+        Edit("store.flows.head", "ROUNDS = 4", "ROUNDS = 1000"),
     ),
     PlantedFault(
         "jobs of many queues one queue after the other",
         10,
         f"{MANY}::test_what_waits_in_many_queues_is_read_in_order",
         Edit(
-            "store.flows.head:_first",
+            "store.flows.head:_merged",
             "sorted(merged, key=operations.claim_order_of)[:limit]",
             "merged[:limit]",
         ),

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pymongo import UpdateOne, WriteConcern
-from pymongo.errors import OperationFailure
+from pymongo.errors import BulkWriteError, OperationFailure
 
 from ..errors import StreamQueueError
 from ..plain import printable
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from pymongo.synchronous.database import Database
 
+GONE = {27: "IndexNotFound"}
+"""Errors of dropping an index that say that somebody else has done so."""
 PLACES_AT_ONCE = 1000
 """Jobs of an earlier version that one command brings up to date."""
 
@@ -137,7 +139,7 @@ def _dropped(options: Options, database: Database[Any], name: str) -> bool:
     try:
         database.command({"dropIndexes": options.collection, "index": name})
     except OperationFailure as error:
-        if error.code not in (*operations.NOT_ALLOWED, *operations.NOT_THERE):
+        if error.code not in (*operations.NOT_ALLOWED, *operations.NOT_THERE, *GONE):
             raise
         return error.code not in operations.NOT_ALLOWED
     return True
@@ -154,11 +156,15 @@ def _give_places(options: Options, database: Database[Any]) -> None:
         found = enumerate(jobs.find(wanted, fields, sort=order))
         while part := list(islice(found, PLACES_AT_ONCE)):
             updates = [operations.give_place(job, number) for number, job in part]
-            done = jobs.bulk_write([UpdateOne(*update) for update in updates], ordered=False)
-            count += done.modified_count
+            changes = [UpdateOne(*update) for update in updates if update is not None]
+            try:
+                count += jobs.bulk_write(changes, ordered=False).modified_count if changes else 0
+            except BulkWriteError as error:  # those that the server refuses are placed by a claim
+                count += (error.details or {}).get("nModified", 0)
     except OperationFailure as error:
         if error.code not in operations.NOT_ALLOWED:
             raise
+        print("ready jobs of an earlier version stand behind new ones: this user may not move them")
     if count:
         print(f"{count} ready jobs of an earlier version given their places in the order")
 

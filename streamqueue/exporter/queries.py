@@ -112,8 +112,8 @@ def queue_census(queue: str, collection: str) -> Pipeline:
     """Count a queue's jobs by state, and find how long its due jobs wait; running ones excepted.
 
     Rows ``{_id: <state> | "overdue", count}``, and ``{_id: "oldest" | "due", age}`` in
-    milliseconds: of the ready job that became due first, and of the scheduled one, negative while
-    it is not due.
+    milliseconds: of the ready job that is first in the order of a priority and became due first
+    among those, and of the scheduled one, negative while it is not due.
     """
     first, *others = [_count(queue, state) for state in QUEUE_FIRST]
     ages = [_oldest_ready(queue), _oldest_placed(queue), _first_due(queue)]

@@ -316,7 +316,6 @@ class _Operations(dict[Operation, Histogram]):
             self[operation]
 
 
-@cache
 def _versions() -> dict[str, str]:
     return {
         "version": own_version(),
@@ -325,6 +324,7 @@ def _versions() -> dict[str, str]:
     }
 
 
+@cache
 def own_version() -> str:
     """Return the version of this package that is installed."""
     try:

@@ -135,9 +135,11 @@ def test_init_keeps_the_order_of_what_an_earlier_version_put(
             earlier = {"state": "ready", "priority": 0, "attempts": 0, "payload": {"n": n}}
             at = now - timedelta(seconds=30) + timedelta(milliseconds=n)
             jobs.insert_one({"v": 1, "queue": "default", "run_at": at, **earlier})
+        for odd in (DatetimeMS(2**60), [now]):
+            jobs.insert_one({"v": 1, "queue": "other", "run_at": odd, **earlier})
         jobs.create_index([("queue", 1), ("run_at", 1)], name="streamqueue_ready")
 
-        assert "3 ready jobs of an earlier version" in run("init").stdout
+        assert "4 ready jobs of an earlier version" in run("init").stdout
 
         assert [job.data["n"] for job in queue.claim(9)] == [1, 2, 3, 9]
 

@@ -12,6 +12,7 @@ from pymongo.errors import AutoReconnect
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import LeaseLost
+from streamqueue.protocol import operations
 from streamqueue.store.flows import timers
 from tests.contract.looks import document, let_lease_run_out, server_time
 from tests.contract.shells import Shell
@@ -211,6 +212,24 @@ async def test_a_job_inserted_without_a_time_does_not_jump_the_line(
     jobs.insert_one({"queue": "default", "state": "ready", "priority": 0, "payload": {"n": 2}})
 
     assert [job.data["n"] for job in (await queue.next(), await queue.next())] == [1, 2]
+
+
+async def test_ever_new_jobs_without_a_place_keep_nobody_from_claiming(
+    queue: Any, jobs: Collection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = {"queue": "default", "state": "ready", "priority": 0, "payload": {"n": 1}}
+    jobs.insert_one(dict(job))
+    adopt, adopted = operations.adopt, []
+
+    def amid_producers(ids: Any) -> Any:
+        adopted.append(ids)
+        jobs.insert_one(dict(job))  # as fast as they are given one
+        return adopt(ids)
+
+    monkeypatch.setattr(operations, "adopt", amid_producers)
+
+    assert (await queue.next()).data == {"n": 1}
+    assert len(adopted) < 20
 
 
 @pytest.mark.parametrize("priority", ["urgent", True, [9], {"$numberLong": "9"}])

@@ -37,7 +37,12 @@ UNAUTHORIZED = 13
 
 PRODUCER = {(JOBS, "insert"): "to insert", (JOBS, "listIndexes"): "listIndexes"}
 """What breaks without each action; here and below."""
-SETUP = {(JOBS, "createIndex"): "to createIndexes", (JOBS, "collMod"): "to collMod"}
+SETUP = {
+    (JOBS, "createIndex"): "to createIndexes",
+    (JOBS, "collMod"): "to collMod",
+    (JOBS, "listIndexes"): "",
+    (JOBS, "dropIndex"): "streamqueue_ready is of an earlier version: drop it",
+}
 CONSUMER = {
     (JOBS, "find"): "to find",
     (JOBS, "update"): "to update",
@@ -220,6 +225,24 @@ def test_setup_without_coll_mod_creates_the_indexes_but_no_validator(
     assert validated.returncode == 1
     assert SETUP[missing] in validated.stderr
     assert says_one_sentence(validated.stderr)
+
+
+@pytest.mark.parametrize("action", ["listIndexes", "dropIndex"])
+def test_setup_without_the_rights_to_drop_leaves_the_indexes_of_earlier_versions(
+    server: SecuredServer, database: str, look: Database[Any], run: Run, action: str
+) -> None:
+    look.jobs.create_index([("queue", 1)], name="streamqueue_ready")
+    missing = (JOBS, action)
+
+    kept = run("init", uri=server.user(database, without(role("setup", database), *missing)))
+    there = set(look.jobs.index_information())
+    dropped = run("init", uri=server.user(database, role("setup", database)))
+
+    assert (kept.returncode, kept.stderr) == (0, "")
+    assert SETUP[missing] in kept.stdout
+    assert "streamqueue_ready" in there
+    assert "streamqueue_ready, of an earlier version, dropped" in dropped.stdout
+    assert "streamqueue_ready" not in look.jobs.index_information()
 
 
 # producer

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from bson import Decimal128, Timestamp
+from bson import Binary, Decimal128, Timestamp
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
 
@@ -147,3 +147,40 @@ async def test_a_worker_of_many_queues_runs_all_jobs_in_order(
     await wait_until_async(lambda: len(seen) >= 600, "all have run", 30)
 
     assert seen == ids
+
+
+async def test_what_is_urgent_in_one_part_of_the_queues_comes_before_all_others(
+    store: AsyncStore, jobs: Collection[Any]
+) -> None:
+    fill(jobs, 900, QUEUES)
+    urgent = fill(jobs, 300, QUEUES[:210], priority=9)
+
+    found = await store.candidates(QUEUES, 300)
+
+    assert [job["_id"] for job in found] == urgent
+
+
+async def test_a_queue_of_a_job_that_cannot_be_decoded_hides_no_other(
+    store: AsyncStore, jobs: Collection[Any]
+) -> None:
+    jobs.insert_one({**JOB, "queue": [QUEUES[0], Binary(b"x", 4)]})
+    jobs.insert_one({**JOB, "priority": Decimal128("sNaN"), "queue": QUEUES[1]})
+    placed = fill(jobs, 250, QUEUES)
+
+    found = await store.candidates(QUEUES, 100)
+
+    assert {job["_id"] for job in found} <= set(placed)
+    assert len(found) == 100
+
+
+async def test_a_held_job_that_is_gone_leaves_a_worker_of_many_queues_calm(
+    store: AsyncStore, jobs: Collection[Any]
+) -> None:
+    [job] = fill(jobs, 1, QUEUES)
+    store.unclaimable.hold(job)
+    jobs.delete_one({"_id": job})
+    store.unclaimable._again_at = 0.0
+
+    await store.candidates(QUEUES, 100)
+
+    assert store.unclaimable.wait() > 0

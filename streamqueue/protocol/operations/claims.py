@@ -66,15 +66,15 @@ def queues_with_work(collection: str, queues: Sequence[str]) -> Document:
 
 
 def claim_order_of(job: Mapping[str, Any]) -> tuple[float, Timestamp]:
-    """Return what sorts jobs, as :func:`candidates` reads them, as the server does; those that have
-    no place come first there too."""
+    """Return what sorts jobs, as :func:`candidates` reads them, as the server does but for those
+    that became ready together; those that have no place come first there too."""
     if not is_placed(job):
         return -math.inf, UNNUMBERED
     priority = job.get("priority")
     if priority is None:
         return math.inf, job["seq"]
-    number = float(priority.to_decimal() if isinstance(priority, Decimal128) else priority)
-    return (math.inf if math.isnan(number) else -number), job["seq"]
+    number = priority.to_decimal() if isinstance(priority, Decimal128) else priority
+    return (math.inf if number != number else -float(number)), job["seq"]  # (NaN equals nothing)
 
 
 def claim(
@@ -162,8 +162,9 @@ def adopt(ids: Sequence[ObjectId]) -> Update:
     """Give ready jobs that other programs inserted without it their place in the claim order.
 
     An absent priority sorts behind every number: behind a backlog such a job would wait for ever.
-    What is no timestamp sorts before all of them, and what is no number before all numbers: such a
-    job would come before every other.
+    What is no timestamp sorts before all of them (but for code and a few others, which no program
+    stores there), and what is no number before all numbers: such a job would come before every
+    other.
     """
     fields = {
         "priority": {"$cond": [{"$isNumber": "$priority"}, "$priority", 0]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from bson.datetime_ms import DatetimeMS
@@ -22,13 +23,19 @@ def without_place() -> Find:
     return Find(wanted, {"run_at": 1}, [("_id", 1)], bare=True)
 
 
-def give_place(job: Mapping[str, Any], number: int) -> Update:
-    """Give one of them the ``seq`` of its ``run_at``; `number` is its own among those read.
+def give_place(job: Mapping[str, Any], number: int) -> Update | None:
+    """Give one of them the ``seq`` of its ``run_at``; `number` is its own among those read. None
+    for one whose time is a list.
 
     So they keep their order, before all that is put from now on: consumers give such jobs a place
     behind what waits.
     """
-    milliseconds = int(DatetimeMS(job["run_at"]))
+    at = job["run_at"]
+    if isinstance(at, datetime):
+        at = DatetimeMS(at)
+    elif not isinstance(at, DatetimeMS):  # one beyond the years of Python
+        return None
+    milliseconds = int(at)
     second, rest = divmod(milliseconds, 1000)
     place = Timestamp(
         min(max(second, 1), 2**32 - 1), rest * IN_A_MILLISECOND + number % IN_A_MILLISECOND

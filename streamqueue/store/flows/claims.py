@@ -200,8 +200,10 @@ def untake_again(store: StoreState) -> Flow[None]:
         for group in together(claims):
             try:
                 yield Shielded(_unclaim(store, *merged(group)))
-            except OperationFailure as error:  # of these, and of no others
+            except OperationFailure as error:
                 left = error
+                if not operations.is_spoiled(error):  # it is not of these, but would meet all
+                    break
             else:
                 answered += group
     except PyMongoError as error:

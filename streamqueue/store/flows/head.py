@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 from bson.errors import BSONError
-from pymongo.errors import OperationFailure
+from pymongo.errors import ExecutionTimeout, OperationFailure
 
 from ...protocol import foreign, operations
 from ...protocol.document import id_key
+from ..collection import UNAUTHORIZED
 from ..lines import log_buried
 from . import timers
 from .changes import change_each
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 Job = dict[str, Any]
 
+ROUNDS = 4
+"""Times that jobs without a place are given one before a read returns."""
+
 
 def candidates(
     store: StoreState,
@@ -38,15 +42,17 @@ def candidates(
 
     Ids and order only; `codec` as in ``find()``. One that nobody could run is buried; one that
     other programs gave no place in the order, and that would so come before all others, is given
-    one first.
+    one first. Where there are so many of those that new ones keep coming, as from producers of an
+    earlier version, they are returned all the same: a claim needs no place.
     """
     seen_to: set[object] = set()
-    while True:
-        found, foreigners = yield from _head(store, queues, limit, codec)
+    many = limit
+    for _ in range(ROUNDS):
+        found, foreigners = yield from _head(store, queues, many, codec)
         odd = [job for job in found if store.oddness_of(job)] if foreigners else []
         unplaced = [job for job in found if not operations.is_placed(job)]
         if not (odd or unplaced):
-            return found
+            return found[:limit]
         if odd:
             unplaced = [job for job in unplaced if store.oddness_of(job) is None]
         for job in (*odd, *unplaced):
@@ -59,7 +65,10 @@ def candidates(
         yield from change_each(store, unplaced_ids, operations.adopt, store.unclaimable)
         if store.unclaimable.full:
             fit = [job for job in found if store.oddness_of(job) is None]
-            return [job for job in fit if operations.is_placed(job)]
+            return [job for job in fit if operations.is_placed(job)][:limit]
+        many = max(limit, timers.BATCH)  # many at a time, if there are many
+    fit = [job for job in store.unclaimable.sift(found) if store.oddness_of(job) is None]
+    return fit[:limit]
 
 
 def _head(
@@ -71,7 +80,7 @@ def _head(
     if len(queues) > operations.MERGED_QUEUES:
         queues = yield from _with_work(store, queues)
         if not queues:
-            return [], False
+            return stuck.sift([]), False
     try:
         found = yield from _first(queues, many, partial(Read, codec=codec))
         others = [  # almost always none, and of thousands
@@ -91,10 +100,12 @@ def _with_work(store: StoreState, queues: Sequence[str]) -> Flow[Sequence[str]]:
     """Return those of many queues that have ready jobs; all of them, if that is not to be had."""
     try:
         reply = yield Command(operations.queues_with_work(store.jobs.name, queues))
-    except OperationFailure as error:
-        if error.code not in operations.NOT_THERE:  # the index, which says it
-            raise
+    except BSONError:  # a list in the place of a queue, with anything in it
         return queues
+    except OperationFailure as error:
+        if error.code == UNAUTHORIZED or isinstance(error, ExecutionTimeout):
+            raise
+        return queues  # the index is not there, or there are two, or lists in it
     names = [document["_id"] for document in reply["cursor"]["firstBatch"]]
     # (A list with the name in it matches the name.)
     return names if all(type(name) is str for name in names) else queues
@@ -110,22 +121,27 @@ def _first(
     """Read what comes first in many queues, for as many at a time as the server merges.
 
     It walks along the index of each queue in turn, which costs what is read, for 200 queues: of
-    more it sorts all that waits. So each part of the queues is asked for twice its share; should
-    that not be enough, because most is in some of them, those are asked for all. The order is exact
-    as far as the first part goes that had more.
+    more it sorts all that waits. So each part of the queues is asked for twice its share; a part
+    that may have more of what comes first is asked again for as much as there may be.
     """
     if len(queues) <= operations.MERGED_QUEUES:
         found: list[Job] = yield read(operations.candidates(queues, limit, bare=bare))
         return found
     parts = operations.merged_parts(queues)
     share = min(limit, 2 * limit // len(parts) + 1)
-    read_of = []
+    place = operations.claim_order_of
+    read_of: list[list[Job]] = []
     for part in parts:
         read_of.append((yield read(operations.candidates(part, share, bare=bare))))
-    if sum(map(len, read_of)) < limit:
-        for number, part in enumerate(parts):
-            if len(read_of[number]) == share:  # there are more of them
-                read_of[number] = yield read(operations.candidates(part, limit, bare=bare))
+    first = _merged(read_of, limit)
+    for number, part in enumerate(parts):
+        cut = len(read_of[number]) == share < limit
+        if cut and (len(first) < limit or place(read_of[number][-1]) < place(first[-1])):
+            read_of[number] = yield read(operations.candidates(part, limit, bare=bare))
+    return _merged(read_of, limit)
+
+
+def _merged(read_of: Sequence[Sequence[Job]], limit: int) -> list[Job]:
     merged = [job for found in read_of for job in found]
     return sorted(merged, key=operations.claim_order_of)[:limit]
 
