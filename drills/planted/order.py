@@ -76,7 +76,9 @@ FAULTS: tuple[PlantedFault, ...] = (
         "of many queues no more than the share of each part",
         3,
         f"{MANY}::test_all_that_waits_is_read_where_the_parts_have_unequal_shares",
-        Edit("store.flows.head:_first", "if cut and (len(first) < limit or", "if cut and ("),
+        Edit(
+            "store.flows.head:_first", "cut = len(read_of[number]) == share < limit", "cut = False"
+        ),
     ),
     PlantedFault(
         "urgent jobs of one part of the queues left for ordinary ones of others",
