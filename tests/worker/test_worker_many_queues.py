@@ -73,9 +73,9 @@ async def test_all_that_waits_is_read_where_the_parts_have_unequal_shares(
     fill(jobs, 1, QUEUES[:1])
     for queue in QUEUES:
         fill(jobs, 1, [queue])
-    fill(jobs, 300, QUEUES[-1:])
+    fill(jobs, 900, QUEUES[-1:])
 
-    assert len(await store.candidates(QUEUES, 700)) == 700
+    assert len(await store.candidates(QUEUES, 1300)) == 1300
 
 
 async def test_with_no_work_in_many_queues_nothing_is_found(store: AsyncStore) -> None:
