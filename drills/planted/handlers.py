@@ -57,6 +57,11 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_attempts.py"
         "::test_what_ran_when_its_run_ended_by_an_error_has_used_an_attempt",
         Edit("worker.run:Run.serve", "give_back(begun=not failed)", "give_back()"),
+        Edit(
+            "worker.drain:Drain.close",
+            "                if failed:\n",
+            "                if False:\n",
+        ),
     ),
     PlantedFault(
         "an exception whose notes raise, which ends more than its attempt",
