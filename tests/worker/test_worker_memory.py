@@ -48,9 +48,12 @@ async def test_nothing_of_a_finished_attempt_is_reachable_a_moment_later(
     jobs: Collection[Any],
     client: MongoClient[Any],
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
     kind: str,
     fails: bool,
 ) -> None:
+    # So that nothing is gone only because its thread has ended meanwhile.
+    monkeypatch.setattr("streamqueue.worker.execution.threads.KEPT_SECONDS", 60.0)
     caplog.set_level(logging.CRITICAL + 1)  # pytest keeps records, and what they have
     things: list[weakref.ref[Any]] = []
 
