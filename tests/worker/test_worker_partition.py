@@ -233,8 +233,9 @@ async def test_workers_that_share_a_backlog_lose_few_claims(
 
     await wait_until_async(lambda: not jobs.count_documents({}), "all jobs are done", 30)
 
-    # Their first claims, of 50 jobs each, may all go for the same head.
-    assert lost(*workers) <= 4 * 50 + 200
+    # Their first claims, and those ahead of them, may all go for the same head. (Without turns they
+    # lose three of four: 12,000.)
+    assert lost(*workers) <= 4 * 150 + 200
 
 
 async def test_jobs_of_a_backlog_are_read_once_when_they_are_claimed(

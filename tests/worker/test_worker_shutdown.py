@@ -192,7 +192,7 @@ async def test_no_cursor_and_no_connection_of_the_stream_is_left_after_a_stop(
 
     await wait_until_async(lambda: not of_the_stream(), "the stream's connections are closed", 3)
     left = client.admin.command("serverStatus")["metrics"]["cursor"]["open"]["total"]
-    assert left == cursors
+    assert left <= cursors  # (one of an earlier test may have gone meanwhile)
 
 
 async def test_a_worker_that_is_run_again_becomes_ready_again(
