@@ -73,8 +73,12 @@ def claim_order_of(job: Mapping[str, Any]) -> tuple[float, Timestamp]:
     priority = job.get("priority")
     if priority is None:
         return math.inf, job["seq"]
-    number = priority.to_decimal() if isinstance(priority, Decimal128) else priority
-    return (math.inf if number != number else -float(number)), job["seq"]  # (NaN equals nothing)
+    if isinstance(priority, Decimal128):
+        priority = priority.to_decimal()
+        no_number = priority.is_nan()  # also of the kind that cannot be compared
+    else:
+        no_number = math.isnan(priority)
+    return (math.inf if no_number else -float(priority)), job["seq"]
 
 
 def claim(
