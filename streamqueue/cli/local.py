@@ -65,10 +65,24 @@ def server(options: Options) -> None:
         type=at_least_one,
         metavar="COUNT",
     ),
-    setting("--hosts", "by so many machines; default 1", type=at_least_one, default=1),
-    setting("--processes", "consumer processes on each; default 1", type=at_least_one, default=1),
+    setting(
+        "--hosts", "by so many machines; default 1", type=at_least_one, metavar="COUNT", default=1
+    ),
+    setting(
+        "--processes",
+        "consumer processes on each; default 1",
+        type=at_least_one,
+        metavar="COUNT",
+        default=1,
+    ),
     setting("--separate", "without a dispatcher on each host", is_flag=True),
-    setting("--server-processors", "of the primary; default 4", type=at_least_one, default=4),
+    setting(
+        "--server-processors",
+        "of the primary; default 4",
+        type=at_least_one,
+        metavar="COUNT",
+        default=4,
+    ),
     JSON,
     example="streamqueue bench latency drain --json",
 )
