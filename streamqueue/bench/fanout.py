@@ -64,10 +64,14 @@ def _measure(ground: Ground, consumers: Fleet) -> dict[str, float]:
     with ground.jobs() as jobs, ground.consumers(consumers, jobs) as team:
         team.go()
         pause(SETTLE_SECONDS)
-        before, server_before, begun = team.reports(), _server_seconds(ground), time.monotonic()
+        before, server_before, begun = (
+            team.reports(),
+            ground.known_server_seconds(),
+            time.monotonic(),
+        )
         written = _write(ground, ground.scale.load_seconds)
         elapsed = time.monotonic() - begun
-        server, after = _server_seconds(ground) - server_before, team.reports()
+        server, after = ground.known_server_seconds() - server_before, team.reports()
     clients = sum(
         last.cpu_seconds - first.cpu_seconds for first, last in zip(before, after, strict=True)
     )
@@ -90,7 +94,3 @@ def _write(ground: Ground, length: float) -> int:
         else:
             pause(1 / WRITES_PER_SECOND)
     return written
-
-
-def _server_seconds(ground: Ground) -> float:
-    return ground.server_seconds() or 0.0  # it is known: see above

@@ -61,6 +61,10 @@ class Ground:
         ticks = int(fields[USER_TIME]) + int(fields[USER_TIME + 1])
         return ticks / os.sysconf("SC_CLK_TCK")
 
+    def known_server_seconds(self) -> float:
+        """The same, for who has seen that it is known."""
+        return self.server_seconds() or 0.0
+
     @contextmanager
     def jobs(self, waiting: int = 0, *, queues: int = 1) -> Iterator[Collection[dict[str, Any]]]:
         """Give a new collection with the queue's indexes and some waiting jobs; drop it after."""

@@ -134,12 +134,12 @@ def _puts(ground: Ground, streams: int) -> float:
                 queue.put({"number": number})
 
         threads = [threading.Thread(target=produce) for _ in range(PRODUCERS)]
-        before = _server_seconds(ground)
+        before = ground.known_server_seconds()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return MICROSECONDS * (_server_seconds(ground) - before) / (each * PRODUCERS)
+        return MICROSECONDS * (ground.known_server_seconds() - before) / (each * PRODUCERS)
 
 
 class _Drain:
@@ -153,13 +153,14 @@ class _Drain:
             ground.jobs(count) as jobs,
             ground.consumers(fleet, jobs, concurrency=CONCURRENCY) as team,
         ):
-            before = _server_seconds(ground)
+            before = ground.known_server_seconds()
             team.go()
             reports = team.wait_until_completed(count)
-            server = _server_seconds(ground) - before
+            server = ground.known_server_seconds() - before
             dispatcher = 0.0
             if fleet.dispatched:
-                dispatcher = team.ask()[0]["cpu_seconds"] - team.ask()[0]["cpu_before"]
+                report = team.ask()[0]
+                dispatcher = report["cpu_seconds"] - report["cpu_before"]
             self.oplog_bytes = _oplog_bytes(ground, jobs, since) / count
         done = completed_by(reports)
         self.rate = done / length_of(reports)
@@ -167,10 +168,6 @@ class _Drain:
         used = sum(report.cpu_seconds - report.cpu_before for report in reports)
         self.consumers = MICROSECONDS * used / done
         self.dispatcher = MICROSECONDS * dispatcher / done
-
-
-def _server_seconds(ground: Ground) -> float:
-    return ground.server_seconds() or 0.0
 
 
 def _oplog_bytes(ground: Ground, jobs: Collection[dict[str, Any]], since: Timestamp) -> int:

@@ -78,16 +78,11 @@ class Part:
     next_step: str
 
 
-def per_job_of_server(costs: Costs, streams: int) -> float:
-    """Return the server's microseconds for a job, from its put to its complete."""
-    return costs.put + costs.drain + streams * costs.stream
-
-
 def parts_of(costs: Costs, deployment: Deployment) -> list[Part]:
     """Return what may give, the first to give first."""
-    rate, streams = deployment.jobs_per_second, deployment.streams
-    per_job = per_job_of_server(costs, streams)
-    of_streams = streams * costs.stream
+    rate = deployment.jobs_per_second
+    of_streams = deployment.streams * costs.stream
+    per_job = costs.put + costs.drain + of_streams
     consumers = deployment.hosts * deployment.processes
     found = [
         _part(
