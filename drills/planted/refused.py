@@ -155,6 +155,7 @@ FAULTS: tuple[PlantedFault, ...] = (
             "return value if type(value) is str else None",
             "return value if isinstance(value, str) else None",
         ),
+        Edit("names:label_of", "return str(value) if", "return value if"),
     ),
     PlantedFault(
         "a hand-over that ends with the trouble of one job",

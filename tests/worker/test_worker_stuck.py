@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from bson import Timestamp
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue
@@ -25,7 +26,7 @@ PAST = datetime(2020, 1, 1, tzinfo=UTC)
 STUCK: dict[str, dict[str, Any]] = {
     "scheduled": {"state": "scheduled", "run_at": PAST},
     "running": {"state": "running", "locked_until": PAST, "lease": b"a", "attempts": 1},
-    "ready": {"state": "ready", "run_at": PAST, "priority": 9},
+    "ready": {"state": "ready", "seq": Timestamp(0, 0), "run_at": PAST, "priority": 9},
 }
 Seen = list[tuple[int, float]]
 
