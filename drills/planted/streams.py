@@ -57,6 +57,13 @@ FAULTS: tuple[PlantedFault, ...] = (
         ),
     ),
     PlantedFault(
+        "an election taken for a lost connection when the driver ran out of time over it",
+        6,
+        "unit/test_stream.py"
+        "::test_what_broke_a_stream_is_its_first_error_not_that_the_driver_ran_out_of_time",
+        Edit("stream.verdict:classify", "for each in _earlier(error)", "for each in ()"),
+    ),
+    PlantedFault(
         "the token kept after the history was lost",
         5,
         "worker/test_worker_stream.py::test_a_stream_is_resumed_unless_its_place_may_be_lost",

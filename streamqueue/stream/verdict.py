@@ -30,7 +30,7 @@ from ..failures import failure_facts, failure_name
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from ..outage import Ended
@@ -146,13 +146,17 @@ def classify(error: PyMongoError | BSONError) -> Verdict:
     """Say what a stream's error means. An unknown one counts as a lost place: drop the token.
 
     So does an event that cannot be decoded: with the token it would come again.
+
+    An election counts as one also when the driver, which reopens the stream by itself, ran out of
+    time over it: its last error is then of the connection it could not make in what was left.
     """
     if isinstance(error, BSONError):
         return Verdict("unknown", resume=False)
     if isinstance(error, NotPrimaryError):
         return Verdict("election", resume=True)
     if isinstance(error, (ConnectionFailure, ServerSelectionTimeoutError)) or error.timeout:
-        return Verdict("network", resume=True)
+        elected = any(isinstance(each, NotPrimaryError) for each in _earlier(error))
+        return Verdict("election" if elected else "network", resume=True)
     if isinstance(error, OperationFailure):
         code = error.code
         if code in _HISTORY_LOST:
@@ -168,6 +172,13 @@ def classify(error: PyMongoError | BSONError) -> Verdict:
         if error.has_error_label("NonResumableChangeStreamError"):
             return Verdict("not_resumable", resume=False)
     return Verdict("unknown", resume=False)
+
+
+def _earlier(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors during whose handling an error was raised, the latest first."""
+    while earlier := error.__cause__ or error.__context__:
+        yield earlier
+        error = earlier
 
 
 def log_broken(logger: logging.Logger, verdict: Verdict, error: Exception | None) -> None:
