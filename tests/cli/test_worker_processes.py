@@ -450,7 +450,7 @@ def test_a_death_while_draining_is_a_failure(dying: Start) -> None:
 
 
 def test_a_process_that_does_not_end_when_its_time_is_over_is_killed(dying: Start) -> None:
-    supervisor = dying("os.write(int(sys.argv[1]), b'l0;'); signal.pause()")
+    supervisor = dying("os.write(int(sys.argv[1]), b'l0;r'); signal.pause()", silent=True)
     supervisor.until_ready(1)
 
     supervisor.process.send_signal(signal.SIGTERM)

@@ -283,7 +283,7 @@ async def test_a_handler_may_go_on_after_the_commit(
     handler: Transactions,
     queue: AsyncMongoQueue,
 ) -> None:
-    worker = await begin(timeout=0.6)
+    worker = await begin(timeout=1.5)
 
     async def inside(job: AsyncJob, session: AsyncClientSession) -> None:
         async with await session.start_transaction():
