@@ -89,16 +89,11 @@ def test_each_error_has_its_verdict(error: PyMongoError, verdict: Verdict) -> No
 
 def test_what_broke_a_stream_is_its_first_error_not_that_the_driver_ran_out_of_time() -> None:
     """The driver reopens a stream by itself, and says then that no connection was made in time."""
-    try:
-        try:
-            raise NotPrimaryError("interrupted at shutdown")
-        except NotPrimaryError:
-            try:
-                raise TimeoutError("timed out")
-            except TimeoutError as late:
-                raise NetworkTimeout("timed out") from late
-    except NetworkTimeout as error:
-        assert classify(error) == ELECTION
+    error, late = NetworkTimeout("timed out"), TimeoutError("timed out")
+    error.__cause__ = late
+    late.__context__ = NotPrimaryError("interrupted at shutdown")
+
+    assert classify(error) == ELECTION
 
 
 def test_only_missing_rights_are_worth_a_long_wait() -> None:

@@ -132,7 +132,7 @@ async def test_leases_are_renewed_while_a_stopped_worker_drains(
     await started.wait()
     worker.worker.stop()
     worker.commands.forget()
-    await wait_until_async(lambda: len(worker.commands.renewals()) >= 4, "more than a timeout has passed")
+    await wait_until_async(lambda: len(worker.commands.renewals()) >= 4, "a timeout has passed")
     finish.set()
     await worker.until_ended()
 
