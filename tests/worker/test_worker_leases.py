@@ -60,9 +60,7 @@ async def test_handlers_longer_than_the_lease_keep_their_jobs(
     worker = await start(gate, timeout=1.5, reap_interval=0.1)
     await start(gate, timeout=1.5, reap_interval=0.1)  # would take over what ran out
     await gate.until_running(20)
-    await wait_until_async(
-        lambda: len(worker.commands.renewals()) >= 6, "two timeouts have passed"
-    )
+    await wait_until_async(lambda: len(worker.commands.renewals()) >= 6, "two timeouts have passed")
 
     gate.open.set()
 
