@@ -51,14 +51,14 @@ FAULTS: tuple[PlantedFault, ...] = (
         18,
         "contract/test_queue_keys.py"
         "::test_while_the_indexes_are_made_puts_with_a_key_wait_and_others_do_not",
-        Edit("store.flows.setting_up:_build_indexes", "builds += keyed", "builds += 1"),
+        Edit("store.flows.setting_up:_build_indexes", "builds += features", "builds += 1"),
     ),
     PlantedFault(
         "an index of the keys for whoever has none",
         18,
         "contract/test_queue_keys.py"
         "::test_the_index_of_the_keys_is_made_for_the_first_job_that_has_one",
-        Edit("store.indexes:Indexes.all", "if self.keyed else []", "if True else []"),
+        Edit("store.indexes:Indexes.all", "if each in self.features", "if True"),
     ),
     PlantedFault(
         "the places of an earlier version's jobs forgotten",

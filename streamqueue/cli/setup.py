@@ -14,8 +14,8 @@ from ..plain import printable
 from ..protocol import operations
 from ..protocol.document import (
     BARE_CODEC,
+    FEATURE_INDEXES,
     INDEXES,
-    KEY_INDEX,
     SUPERSEDED_INDEXES,
     VALIDATOR,
 )
@@ -45,7 +45,8 @@ PLACES_AT_ONCE = 1000
     ),
     setting(
         "--features",
-        "also create the index that put(key=) needs, which the first such put creates otherwise",
+        "also create the indexes that put(key=), keep= and put(expires=) need, which their first "
+        "use creates otherwise",
         is_flag=True,
     ),
     setting(
@@ -60,7 +61,9 @@ def init(options: Options) -> None:
     with open_database(options) as database:
         check_hello(database.client.admin.command("hello"))
         check_kind(f"{database.name}.{options.collection}", _description(options, database), None)
-        wanted = [index.document for index in INDEXES] + [KEY_INDEX] * options.features
+        wanted = [index.document for index in INDEXES]
+        if options.features:
+            wanted += FEATURE_INDEXES.values()
         new = _create_indexes(options, database, wanted)
         print(printable(f"{database.name}.{options.collection}: {len(wanted)} indexes, {new} new"))
         superseded = _superseded(options, database)

@@ -199,6 +199,22 @@ KEY_INDEX: Mapping[str, Any] = IndexModel(
 ).document
 """The one that keeps keys unique. It is made for the first put that has one: each index costs every
 write of every job, whether it holds the job or not."""
+REMOVED_INDEX: Mapping[str, Any] = IndexModel(
+    [("removed_at", ASCENDING)],
+    name="streamqueue_removed",
+    expireAfterSeconds=0,
+    partialFilterExpression={"removed_at": {"$exists": True}},
+).document
+"""The one by which the server removes ended jobs that were kept for a time, made for the first."""
+EXPIRES_INDEX: Mapping[str, Any] = IndexModel(
+    [("queue", ASCENDING), ("expires_at", ASCENDING)],
+    name="streamqueue_expires",
+    partialFilterExpression={"expires_at": {"$exists": True}, "state": {"$gte": "ready"}},
+).document
+"""The one by which jobs that wait are found to be too late, made for the first put that has such a
+time."""
+FEATURE_INDEXES = {"key": KEY_INDEX, "keep": REMOVED_INDEX, "expires": EXPIRES_INDEX}
+"""Those that only a feature needs, by the feature."""
 
 FIRST_DATE = DatetimeMS(-62_135_596_800_000)
 LAST_DATE = DatetimeMS(253_402_300_799_999)

@@ -55,6 +55,7 @@ class Store(StoreState):
 
     prepare = _driven(setting_up.prepare)
     require_key_index = _driven(setting_up.require_key_index)
+    require_index = _driven(setting_up.require_index)
     look_up = _driven(setting_up.look_up)
     candidates = _driven(head.candidates)
     adopt = _driven(head.adopt)

@@ -15,7 +15,7 @@ from ..clock import monotonic
 from ..errors import ConfigurationError
 from ..failures import failure_facts, failure_name
 from ..protocol import operations
-from ..protocol.document import INDEXES, KEY_INDEX
+from ..protocol.document import FEATURE_INDEXES, INDEXES, KEY_INDEX
 from .collection import UNAUTHORIZED
 
 if TYPE_CHECKING:
@@ -42,14 +42,16 @@ class Indexes:
             time looks again.
         in_the_way: why the index of the keys could not be made, the last time; None if it could.
         key_name: what that index is called here; somebody may have made it under another name.
-        keyed: whether somebody here has put with a key, so that its index is wanted as well.
+        features: what somebody here has used whose index is wanted as well.
+        standing: those of them whose index was seen to be there.
     """
 
     def __init__(self) -> None:
         self.builds = 0
         self.in_the_way: str | None = None
         self.key_name: str = KEY_INDEX["name"]
-        self.keyed = False
+        self.features: set[str] = set()
+        self.standing: set[str] = set()
         self._tried = -math.inf
         self._wanted = True
         self._again_at = math.inf
@@ -66,11 +68,24 @@ class Indexes:
     @property
     def all(self) -> list[Mapping[str, Any]]:
         """Those that are to be there."""
-        return [index.document for index in INDEXES] + ([KEY_INDEX] if self.keyed else [])
+        of_features = [FEATURE_INDEXES[each] for each in FEATURE_INDEXES if each in self.features]
+        return [index.document for index in INDEXES] + of_features
+
+    @property
+    def keyed(self) -> bool:
+        """Whether somebody here has put with a key."""
+        return "key" in self.features
+
+    def want(self, feature: str) -> None:
+        """Have the index of a feature made with the others, the next time they are asked for."""
+        if feature not in self.features:
+            self.features.add(feature)
+            self._wanted = True
 
     def recheck(self) -> None:
         """Ask for them again: the collection may be new."""
         self._wanted = True
+        self.standing.clear()
 
     def _answered(self) -> None:
         self._wanted, self._again_at, self._failures = False, math.inf, 0
@@ -134,7 +149,7 @@ class Indexes:
             "No right to create indexes%s%s: `streamqueue init`%s, run by who has it, does",
             f", and {missing} are missing" if missing else "",
             ", so keys cannot be used" if no_keys else "",
-            " with --features" if self.keyed else "",
+            " with --features" if self.features else "",
             extra={"event": "indexes_refused", "code": UNAUTHORIZED, "count": missing},
         )
 
@@ -182,6 +197,14 @@ class Indexes:
             f"{'' if why is None else f', and {why}'}: run `streamqueue init` with --features, as "
             f"a user with the right createIndex{more}"
         )
+
+
+def missing(feature: str, use: str) -> ConfigurationError:
+    """Return what is told to who uses a feature whose index is not there and cannot be made."""
+    return ConfigurationError(
+        f"{use} needs the index {FEATURE_INDEXES[feature]['name']}, which is missing: run "
+        "`streamqueue init` with --features, as a user with the right createIndex"
+    )
 
 
 def _way_out(

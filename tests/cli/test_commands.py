@@ -109,7 +109,7 @@ def test_init_makes_the_index_of_the_keys_for_who_asks_for_it(
     run("init")
     assert "streamqueue_key" not in jobs.index_information()
 
-    assert "5 indexes, 1 new" in run("init", "--features").stdout
+    assert "7 indexes, 3 new" in run("init", "--features").stdout
     assert jobs.index_information()["streamqueue_key"]["unique"]
 
 
@@ -823,9 +823,9 @@ def test_init_accepts_an_index_of_another_name_and_replaces_none_that_differs(
     assert says_one_sentence(result)
     assert "streamqueue_order differs from it; drop that" in result.stderr
     assert "streamqueue_key" not in result.stderr
-    assert len(jobs.index_information()) == 6
+    assert len(jobs.index_information()) == 8
     jobs.drop_index("streamqueue_order")
-    assert "5 indexes, 1 new" in run("init", "--features").stdout
+    assert "7 indexes, 1 new" in run("init", "--features").stdout
 
 
 def test_init_refuses_a_collection_that_is_not_for_jobs(run: Run, jobs: Collection[Any]) -> None:

@@ -65,11 +65,12 @@ def serves_as(index: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
         list(index.get("key", {}).items()) == list(wanted["key"].items())
         and index.get("partialFilterExpression") == wanted.get("partialFilterExpression")
         and bool(index.get("unique")) is bool(wanted.get("unique"))
+        and index.get("expireAfterSeconds") == wanted.get("expireAfterSeconds")
         and not _OF_ANOTHER_KIND & index.keys()
     )
 
 
-_OF_ANOTHER_KIND = {"sparse", "hidden", "collation", "expireAfterSeconds"}
+_OF_ANOTHER_KIND = {"sparse", "hidden", "collation"}
 
 
 def in_the_way(index: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

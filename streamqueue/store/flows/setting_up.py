@@ -16,8 +16,9 @@ from ...clock import monotonic
 from ...durations import milliseconds
 from ...errors import ReplicaSetRequired
 from ...protocol import operations
+from ...protocol.document import FEATURE_INDEXES
 from ..collection import HELLO_SECONDS, UNAUTHORIZED, WRITE_TIMEOUT_MS, check_hello
-from ..indexes import BUILD_SECONDS, check_kind
+from ..indexes import BUILD_SECONDS, check_kind, missing
 from .steps import Command, Hello, InTurn, Read
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def require_key_index(store: StoreState, queue: str, *, build: bool) -> Flow[Non
         ConfigurationError: it is not there; nothing was put.
     """
     builds = store.indexes.builds
-    store.indexes.keyed = True
+    store.indexes.features.add("key")
     failure: PyMongoError | None = None
     there = yield from _key_index_there(store, queue)
     if not there and build:
@@ -108,6 +109,36 @@ def require_key_index(store: StoreState, queue: str, *, build: bool) -> Flow[Non
         if failure is not None and not isinstance(failure, OperationFailure):
             raise failure  # an outage, which may be over in a moment
         raise store.indexes.refusal(build=build, seen=there is not None)
+
+
+def require_index(store: StoreState, feature: str, use: str, *, build: bool = True) -> Flow[None]:
+    """Raise unless the index of a feature is there, made now if need be and `build`.
+
+    Once it was seen nobody looks again: without it jobs are removed late, or end late, and no
+    promise is broken. (For the one of the keys there is ``require_key_index``.)
+
+    Args:
+        use: what was called, for the error: ``put(keep=...)``.
+
+    Raises:
+        ConfigurationError: it is not there; nothing was sent.
+    """
+    indexes = store.indexes
+    if feature in indexes.standing:
+        return
+    builds = indexes.builds
+    indexes.features.add(feature)
+    there = yield from _indexes_there(store)
+    if not _serves(there, feature) and build:
+        yield InTurn(_build_unless_tried(store, builds), wait=True)
+        there = yield from _indexes_there(store)
+    if there is not None and not _serves(there, feature):
+        raise missing(feature, use)
+    indexes.standing.add(feature)
+
+
+def _serves(there: Sequence[Mapping[str, Any]] | None, feature: str) -> bool:
+    return any(operations.serves_as(one, FEATURE_INDEXES[feature]) for one in there or ())
 
 
 def _build_wanted(store: StoreState) -> Flow[None]:
@@ -124,14 +155,14 @@ def _build_unless_tried(store: StoreState, builds: int) -> Flow[PyMongoError | N
 def _build_indexes(store: StoreState) -> Flow[PyMongoError | None]:
     """Create the indexes, one at a time; return why that failed, if it did. They never stand in
     front of the work: then they are tried again later."""
-    keyed = store.indexes.keyed
+    features = bool(store.indexes.features)
     try:
         yield from _create_indexes(store, store.indexes.all)
     except PyMongoError as error:
         store.indexes.failed(error)
         return error
     finally:
-        store.indexes.builds += keyed
+        store.indexes.builds += features
     return None
 
 
