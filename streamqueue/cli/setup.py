@@ -61,7 +61,7 @@ def init(options: Options) -> None:
     with open_database(options) as database:
         check_hello(database.client.admin.command("hello"))
         check_kind(f"{database.name}.{options.collection}", _description(options, database), None)
-        wanted = [index.document for index in INDEXES]
+        wanted: list[Mapping[str, Any]] = [index.document for index in INDEXES]
         if options.features:
             wanted += FEATURE_INDEXES.values()
         new = _create_indexes(options, database, wanted)
