@@ -20,7 +20,7 @@ from tests.worker.started import STREAM_APP, WorkerStarter
 STARTS = 50
 PUTS_PER_START = 6
 LONGEST_START = 0.15
-LONGEST_WAIT = 1.0
+LONGEST_WAIT = 5.0
 
 SLOW = {"blockConnection": True, "blockTimeMS": 300}
 
