@@ -52,6 +52,11 @@ def max_attempts(value: object) -> int:
     return whole_number(value, "max_attempts", 1, MOST_ATTEMPTS)
 
 
+def keep(value: float | timedelta | None) -> float | None:
+    """Return how many seconds a job that has ended stays, or raise ConfigurationError."""
+    return None if value is None else seconds(value, "keep")
+
+
 def priority(value: object) -> int:
     """Return a 32-bit whole number, or raise ConfigurationError."""
     return whole_number(value, "priority", -MAX_PRIORITY, MAX_PRIORITY)
@@ -90,6 +95,7 @@ class QueueOptions:
         timeout: seconds a job may be held without a renewal. Default 300, as in mongoqueue.
         max_attempts: claims a job may use up before it is dead. Default 3.
         backoff: the wait between attempts.
+        keep: seconds that a job stays when it has ended; None: it is removed at once.
     """
 
     name: str
@@ -97,6 +103,7 @@ class QueueOptions:
     timeout: float
     max_attempts: int
     backoff: Backoff
+    keep: float | None
 
     def __init__(
         self,
@@ -105,8 +112,10 @@ class QueueOptions:
         timeout: float | timedelta = 300.0,
         max_attempts: int = 3,
         backoff: Backoff = DEFAULT_BACKOFF,
+        keep: float | timedelta | None = None,
     ) -> None:
         set_ = partial(object.__setattr__, self)
+        set_("keep", _keep(keep))
         set_("name", queue_name(name))
         set_("consumer_id", consumer_name(consumer_id))
         set_("timeout", seconds(timeout, "timeout", minimum=0.001))
@@ -137,6 +146,8 @@ class WorkerOptions:
             slower shutdown.
         consumer_id: the name stored as ``locked_by``; by default host, process id and a random
             part.
+        keep: seconds that a job stays, with its state and result, when it is done or cancelled.
+            None, the default, removes it at once.
         log_tracebacks: log failed attempts with their tracebacks, which may quote payloads.
             Default False: they are stored on the job.
     """
@@ -151,6 +162,7 @@ class WorkerOptions:
     max_await: float
     consumer_id: str
     log_tracebacks: bool
+    keep: float | None
 
     def __init__(
         self,
@@ -164,8 +176,10 @@ class WorkerOptions:
         max_await: float | timedelta = 1.0,
         consumer_id: str | None = None,
         log_tracebacks: bool = False,
+        keep: float | timedelta | None = None,
     ) -> None:
         set_ = partial(object.__setattr__, self)
+        set_("keep", _keep(keep))
         set_("concurrency", whole_number(concurrency, "concurrency", 1, MAX_BATCH))
         set_("timeout", seconds(timeout, "timeout", minimum=0.1))
         set_("max_attempts", whole_number(max_attempts, "max_attempts", 1, MOST_ATTEMPTS))
@@ -178,6 +192,9 @@ class WorkerOptions:
         set_("max_await", seconds(max_await, "max_await", minimum=0.05))
         set_("consumer_id", consumer_name(consumer_id))
         set_("log_tracebacks", log_tracebacks)
+
+
+_keep = keep  # where a parameter has that name
 
 
 def _backoff(value: object) -> Backoff:

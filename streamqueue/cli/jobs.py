@@ -32,6 +32,7 @@ PUT_BATCH = 1000
     option("--delay", "until it is ready; default 0", type=number, metavar="SECONDS"),
     option("--key", "at most one live job has it"),
     option("--max-attempts", "default: as its handler says", type=integer),
+    option("--keep", "how long it stays when done", type=number, metavar="SECONDS"),
     example='streamqueue put \'{"to": "ada@example.org"}\' --queue emails --delay 60',
 )
 def put(options: Options) -> None:
@@ -43,6 +44,7 @@ def put(options: Options) -> None:
         "priority": options.priority,
         "delay": options.delay,
         "max_attempts": options.max_attempts,
+        "keep": options.keep,
     }
     payloads = read_payloads(list(options.payload))
     if options.key is not None and len(payloads) != 1:

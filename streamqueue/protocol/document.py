@@ -7,8 +7,11 @@ default, so any program may insert ``{queue, state: "ready", payload}`` and noth
     key, traceparent                                 while it was put with one
     locked_by, locked_at, locked_until, lease        while running (lease: the claim's token)
     allowed                                          while running: the attempts its claim goes by
+    kept                                             while running: the keep its claim goes by
+    keep                                             seconds, while it was put with one
+    awaited                                          true while somebody waits for its end
     last_error, errors, progress                     once there was one
-    result, finished_at, expires_at                  once ended
+    result, finished_at, removed_at, expires_at      once ended
 """
 
 from __future__ import annotations
@@ -34,12 +37,15 @@ from bson.regex import Regex
 from bson.timestamp import Timestamp
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
-from ..durations import shown
+from ..durations import LONGEST, shown
 from ..errors import ConfigurationError
 from ..options import MAX_PRIORITY
 
 VERSION = 1
 UUID_BYTES = 16
+AWAITED_SECONDS = 60.0
+"""How long a job that somebody waited for stays when it has ended, at the least: long enough to be
+read by whoever lost the stream meanwhile."""
 MAX_ERRORS = 5
 MAX_ERROR_CHARACTERS = 4096
 
@@ -220,7 +226,10 @@ FIRST_DATE = DatetimeMS(-62_135_596_800_000)
 LAST_DATE = DatetimeMS(253_402_300_799_999)
 """The years 1 to 9999, which a Python program can put; BSON goes 292 million further each way."""
 
-_DATES = ("run_at", "created_at", "locked_at", "locked_until", "finished_at", "expires_at")
+_DATES = (
+    *("run_at", "created_at", "locked_at", "locked_until"),
+    *("finished_at", "removed_at", "expires_at"),
+)
 
 _FIELDS: dict[str, Any] = {
     "$map": {"input": {"$objectToArray": "$$ROOT"}, "in": "$$this.k"},
@@ -285,9 +294,10 @@ def new_document(
     key: str | None = None,
     job_id: ObjectId | None = None,
     traceparent: str | None = None,
+    keep: float | None = None,
 ) -> RawBSONDocument:
     """Return a job as it is inserted: scheduled if it is to run later than now, else ready."""
-    fields = encode_fields(queue, now, priority, max_attempts, run_at, key, traceparent)
+    fields = encode_fields(queue, now, priority, max_attempts, run_at, key, traceparent, keep)
     return join_document(job_id or ObjectId(), fields, payload)
 
 
@@ -299,10 +309,11 @@ def encode_fields(
     run_at: datetime | None = None,
     key: str | None = None,
     traceparent: str | None = None,
+    keep: float | None = None,
 ) -> bytes:
     """Return what stands between the id and the payload, which is the same for many jobs.
 
-    Without `max_attempts` whoever claims the job decides.
+    Without `max_attempts`, or `keep`, whoever claims the job decides.
     """
     later = run_at is not None and run_at > now
     fields: dict[str, Any] = {
@@ -321,6 +332,8 @@ def encode_fields(
         fields["key"] = key
     if traceparent is not None:
         fields["traceparent"] = traceparent
+    if keep is not None:
+        fields["keep"] = keep
     return bson.encode(fields, codec_options=CODEC)[4:-1]
 
 
@@ -362,6 +375,13 @@ class JobRecord:
     traceparent: str | None
     token: bytes
     damage: str | None
+    keep: float | None = None
+    awaited: bool = False
+
+    @property
+    def stays(self) -> bool:
+        """Whether the job is not removed at its end, as far as its claim knew."""
+        return bool(self.keep) or self.awaited
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any], *, max_attempts: int) -> JobRecord:
@@ -385,6 +405,8 @@ class JobRecord:
             traceparent=_text(get("traceparent")),
             token=token if isinstance(token, bytes) else b"",
             damage=None if isinstance(payload, dict) else "its payload is not a mapping",
+            keep=_seconds(get("keep"), _seconds(get("kept"), None)),
+            awaited=get("awaited") is True,
         )
 
 
@@ -394,6 +416,12 @@ def _whole(value: object, default: int) -> int:
     if isinstance(value, float) and value.is_integer():  # mongosh writes 1 as a double
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else default
+
+
+def _seconds(value: object, default: float | None) -> float | None:
+    if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
+        return default
+    return float(value) if 0 <= value <= LONGEST else default
 
 
 def _text(value: object) -> str | None:

@@ -36,7 +36,7 @@ def encode_payload(payload: object) -> bytes:
             f"a payload must be a mapping such as a dict, not {type(payload).__name__}"
         )
     try:
-        plain = (flat and "$ref" not in payload) or _check_values(payload)
+        plain = (flat and "$ref" not in payload) or check_values(payload)
         # Not at the top, where BSON would put a key named _id before the others.
         encoded = bson.encode({"p": payload}, codec_options=CODEC)[7:-1]
         if not plain:
@@ -55,37 +55,53 @@ def encode_payload(payload: object) -> bytes:
 
 def _culprit(payload: Mapping[Any, Any]) -> str:
     """Say which kind of value is to blame, without showing what is in the payload."""
-    pending: list[Any] = [payload]
+    return culprit(payload)[0]
+
+
+def culprit(whole: object) -> tuple[str, Place]:
+    """Say which kind of value of a whole has no BSON form, and its place in it."""
+    pending: list[tuple[Any, Place]] = [(whole, ())]
     while pending:
-        value = pending.pop()
+        value, place = pending.pop()
         try:
             if isinstance(value, Mapping):
                 if any(not isinstance(key, str) for key in value):
-                    return "it has a key that is not a string"
+                    return "it has a key that is not a string", place
                 bson.encode(dict.fromkeys(value), codec_options=CODEC)  # NUL or broken text in keys
-                pending += value.values()
+                pending += ((child, (*place, key)) for key, child in value.items())
             elif isinstance(value, (list, tuple)):
-                pending += value
+                pending += ((child, (*place, at)) for at, child in enumerate(value))
             else:
                 bson.decode(bson.encode({"v": value}, codec_options=CODEC), CODEC)
         except OverflowError:
-            return "it holds an int beyond 64 bits"
+            return "it holds an int beyond 64 bits", place
         except UnicodeError:
-            return "it holds text that is not valid Unicode"
+            return "it holds text that is not valid Unicode", place
         except ENCODING_ERRORS:
             kind = type(value)
             if isinstance(value, Mapping):
-                return "it has a key that is not valid in BSON"
-            return f"it holds a {kind.__module__}.{kind.__qualname__}"[:200]
-    return "a value in it has no BSON form"
+                return "it has a key that is not valid in BSON", place
+            return f"it holds a {kind.__module__}.{kind.__qualname__}"[:200], place
+    return "a value in it has no BSON form", ()
+
+
+Place = tuple[Any, ...]
+"""Where a value is in another: the keys of the mappings, and the positions in the lists, on the way
+to it."""
 
 
 _PLAIN_VALUES = frozenset({str, int, float, bool, type(None), bytes, datetime, ObjectId})
 _PLAIN_CONTAINERS = frozenset({dict, list, tuple})
 
 
-def _check_values(payload: Mapping[Any, Any]) -> bool:
+def check_values(
+    payload: Mapping[Any, Any], name: str = "payload", most: int = MAX_PAYLOAD_BYTES
+) -> bool:
     """Refuse what BSON would accept and change, and nesting that would exhaust the stack.
+
+    Args:
+        name: what it is, for the error.
+        most: the bytes that it may have.
 
     Returns whether it holds nothing but values that are read as they are written.
     """
@@ -95,12 +111,12 @@ def _check_values(payload: Mapping[Any, Any]) -> bool:
     while pending:
         value, depth = pending.pop()
         elements += len(value)
-        if elements > MAX_PAYLOAD_BYTES // SMALLEST_ELEMENT_BYTES:
+        if elements > most // SMALLEST_ELEMENT_BYTES:
             # Before encoding: a list that holds one list twice, and so on, doubles at each level.
-            raise PayloadError(f"this payload has more than {MAX_PAYLOAD_BYTES:,} bytes as BSON")
+            raise PayloadError(f"this {name} has more than {most:,} bytes as BSON")
         if depth > MAX_PAYLOAD_DEPTH:
             raise PayloadError(
-                f"this payload is nested more than {MAX_PAYLOAD_DEPTH} levels deep "
+                f"this {name} is nested more than {MAX_PAYLOAD_DEPTH} levels deep "
                 "(or contains itself)"
             )
         if isinstance(value, Mapping):

@@ -42,6 +42,7 @@ class NewJob:
     run_at: datetime | None = None
     max_attempts: int | None = None
     key: str | None = None
+    keep: float | timedelta | None = None
 
 
 class PutIds(list[ObjectId]):
@@ -75,6 +76,7 @@ class Put:
     key: str | None
     max_attempts: int | None
     traceparent: str | None = None
+    keep: float | None = None
 
     @property
     def may_exist(self) -> bool:
@@ -97,6 +99,7 @@ class Put:
             key=self.key,
             job_id=self.id,
             traceparent=self.traceparent,
+            keep=self.keep,
         )
 
 
@@ -118,6 +121,12 @@ class Puts:
     own: dict[int, Put]
     keys: dict[int, str]
     named: bool
+
+    @property
+    def keeps(self) -> bool:
+        """Whether one of them is to stay for a time when it has ended."""
+        own = (put.keep for put in self.own.values())
+        return self.shared.keep is not None or any(keep is not None for keep in own)
 
     @property
     def may_exist(self) -> bool:
@@ -150,9 +159,9 @@ class Puts:
     def documents(self, queue: str, now: datetime) -> list[RawBSONDocument]:
         """Return what is inserted; `now` is the server's time."""
         due, limit = self.shared.due(now), self.shared.max_attempts
-        trace = self.shared.traceparent
+        trace, keep = self.shared.traceparent, self.shared.keep
         fields = {
-            priority: encode_fields(queue, now, priority, limit, due, traceparent=trace)
+            priority: encode_fields(queue, now, priority, limit, due, None, trace, keep)
             for priority in set(self.priorities)
         }
         documents = [
@@ -174,6 +183,7 @@ def check_put(
     run_at: datetime | None,
     key: str | None,
     max_attempts: int | None,
+    keep: float | timedelta | None = None,
     job_id: object = None,
 ) -> Put:
     """Return the put, or raise PayloadError or ConfigurationError."""
@@ -191,6 +201,7 @@ def check_put(
         key=None if key is None else options.key_name(key),
         max_attempts=None if max_attempts is None else options.max_attempts(max_attempts),
         traceparent=current_traceparent(),
+        keep=options.keep(keep),
     )
 
 
@@ -201,6 +212,7 @@ def check_puts(
     delay: float | timedelta | None,
     run_at: datetime | None,
     max_attempts: int | None,
+    keep: float | timedelta | None = None,
 ) -> Puts | None:
     """Return all the puts, None for none, or raise for the first bad one: then nothing is put."""
     if isinstance(payloads, (str, bytes, dict, NewJob)):
@@ -208,7 +220,13 @@ def check_puts(
     # The settings are the same for all and are checked once: in a thousand puts their checks would
     # cost as much as the encoding.
     shared = check_put(
-        {}, priority=priority, delay=delay, run_at=run_at, key=None, max_attempts=max_attempts
+        {},
+        priority=priority,
+        delay=delay,
+        run_at=run_at,
+        key=None,
+        max_attempts=max_attempts,
+        keep=keep,
     )
     encoded: list[bytes] = []
     priorities: list[int] = []
@@ -249,6 +267,7 @@ def _check_new_job(job: NewJob, shared: Put, priority: int | None) -> Put:
         run_at=job.run_at if own_time else shared.run_at,
         key=job.key,
         max_attempts=shared.max_attempts if job.max_attempts is None else job.max_attempts,
+        keep=shared.keep if job.keep is None else job.keep,
         job_id=job.job_id,
     )
 

@@ -23,14 +23,16 @@ from ..store.asynchronous import AsyncStore
 from ..store.collection import has_own_limit
 from ..store.group_commit import GroupCommit
 from ..stream.async_doorbell import AsyncDoorbell
+from .canceller import Canceller
 from .consumer import Consumer, given_up
 from .ends import Ends
 from .flow import run_async
 from .job import AsyncJob
 from .producer import Producer
+from .shielded import ShieldedEnds
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping
     from datetime import datetime, timedelta
 
     from bson import ObjectId
@@ -62,6 +64,9 @@ class AsyncMongoQueue:
         name: the queue, 1-64 letters, digits, ``_ . -``.
         backoff: the wait after a failed attempt. Default: 1 s, doubled each time up to 300 s, of
             which a random part.
+        keep: seconds (or a timedelta) that a job which is taken from this object stays when it is
+            done, with its result, unless it was put with a number of its own. None, the default,
+            removes it at once.
         registry: where the metrics of its puts are registered, at the first put; None, the default,
             is prometheus_client's own.
 
@@ -86,9 +91,11 @@ class AsyncMongoQueue:
         *,
         name: str = "default",
         backoff: Backoff | None = None,
+        keep: float | timedelta | None = None,
         registry: CollectorRegistry | None = None,
     ) -> None:
-        options = QueueOptions(name, consumer_id, timeout, max_attempts, backoff or Backoff())
+        backoff = backoff or Backoff()
+        options = QueueOptions(name, consumer_id, timeout, max_attempts, backoff, keep)
         self._name = options.name
         self._store = AsyncStore(collection)
         self._store.any_id = True
@@ -96,6 +103,7 @@ class AsyncMongoQueue:
         self._jobs = self._store.jobs
         self._doorbell = AsyncDoorbell(self._jobs, [self._name], self._store.recheck_indexes)
         self._producer = Producer(self._store, self._name, registry)
+        self._canceller = Canceller(self._store, self._name)
         self._consumer = Consumer(self._store, self._doorbell, options)
         self._holder = ShieldedEnds(Ends(self._store, options))
         self._puts: GroupCommit[RawBSONDocument] = GroupCommit(
@@ -116,6 +124,7 @@ class AsyncMongoQueue:
         run_at: datetime | None = None,
         key: str | None = None,
         max_attempts: int | None = None,
+        keep: float | timedelta | None = None,
         session: AsyncClientSession | None = None,
         job_id: ObjectId | None = None,
     ) -> ObjectId:
@@ -131,6 +140,9 @@ class AsyncMongoQueue:
                 more, for a look at the index that keeps keys unique.
             max_attempts: how often the job may be claimed before it is dead; without it, whoever
                 claims the job decides: its handler, else the worker, or the queue object.
+            keep: seconds (or a timedelta) that the job stays when it is done, with its result; 0
+                removes it at once. Without it, whoever claims the job decides. Needs an index,
+                which is made when this is first used.
             session: put in this session's transaction: seen if and when that commits.
             job_id: the job's id, with which a put can be repeated.
 
@@ -156,6 +168,7 @@ class AsyncMongoQueue:
             run_at=run_at,
             key=key,
             max_attempts=max_attempts,
+            keep=keep,
             job_id=job_id,
         )
         document = await run_async(self._producer.prepare(put, session))
@@ -176,6 +189,7 @@ class AsyncMongoQueue:
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
         max_attempts: int | None = None,
+        keep: float | timedelta | None = None,
         session: AsyncClientSession | None = None,
     ) -> PutIds:
         """Place many jobs in the queue at once, in order, and return their ids.
@@ -199,6 +213,7 @@ class AsyncMongoQueue:
             delay=delay,
             run_at=run_at,
             max_attempts=max_attempts,
+            keep=keep,
         )
         if puts is None:
             return PutIds([])
@@ -297,11 +312,7 @@ class AsyncMongoQueue:
 
     async def clear(self) -> int:
         """Remove every job of this queue, running ones too; return how many."""
-        await self._store.prepare()
-        removed = 0
-        for wanted in (*operations.all_of_queue(self._name), *operations.moved_back(self._name)):
-            removed += (await self._jobs.delete_many(wanted)).deleted_count
-        return removed
+        return await run_async(self._canceller.clear())
 
     async def drop_max_attempts(self) -> int:
         """Remove the jobs whose attempts are used up (the dead); return how many."""
@@ -351,28 +362,6 @@ class AsyncMongoQueue:
         if failures:
             raise failures[0]
         return [AsyncJob(record, self._holder) for record in records]
-
-
-class ShieldedEnds:
-    """The :class:`~.holder.AsyncHolder` of the jobs that a queue object has claimed."""
-
-    def __init__(self, ends: Ends) -> None:
-        self._ends = ends
-
-    def complete(self, record: JobRecord, session: AsyncClientSession | None) -> Awaitable[None]:
-        return run_async(self._ends.complete(record, session), _shield())
-
-    def error(self, record: JobRecord, message: str | None, delay: float | None) -> Awaitable[None]:
-        return run_async(self._ends.error(record, message, delay), _shield())
-
-    def discard(self, record: JobRecord, message: str) -> Awaitable[None]:
-        return run_async(self._ends.discard(record, message), _shield())
-
-    def progress(self, record: JobRecord, count: int | None) -> Awaitable[None]:
-        return run_async(self._ends.progress(record, count), _shield())
-
-    def release(self, record: JobRecord, delay: float | None) -> Awaitable[None]:
-        return run_async(self._ends.release(record, delay), _shield())
 
 
 def _shield() -> CancelScope:

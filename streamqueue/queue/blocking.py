@@ -18,8 +18,9 @@ from ..protocol.document import ids_meant
 from ..protocol.put import PutIds, check_put, check_puts
 from ..store.blocking import Store
 from ..stream.doorbell import Doorbell
+from .canceller import Canceller
 from .consumer import Consumer
-from .ends import Ends
+from .ends import BlockingEnds, Ends
 from .flow import run
 from .job import Job
 from .producer import Producer
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from pymongo.synchronous.client_session import ClientSession
     from pymongo.synchronous.collection import Collection
 
-    from ..protocol.document import JobRecord
     from ..protocol.put import NewJob
 
 
@@ -55,6 +55,9 @@ class MongoQueue:
         name: the queue, 1-64 letters, digits, ``_ . -``.
         backoff: the wait after a failed attempt. Default: 1 s, doubled each time up to 300 s, of
             which a random part.
+        keep: seconds (or a timedelta) that a job which is taken from this object stays when it is
+            done, with its result, unless it was put with a number of its own. None, the default,
+            removes it at once.
         registry: where the metrics of its puts are registered, at the first put; None, the default,
             is prometheus_client's own.
 
@@ -79,9 +82,11 @@ class MongoQueue:
         *,
         name: str = "default",
         backoff: Backoff | None = None,
+        keep: float | timedelta | None = None,
         registry: CollectorRegistry | None = None,
     ) -> None:
-        options = QueueOptions(name, consumer_id, timeout, max_attempts, backoff or Backoff())
+        backoff = backoff or Backoff()
+        options = QueueOptions(name, consumer_id, timeout, max_attempts, backoff, keep)
         self._name = options.name
         self._store = Store(collection)
         self._store.any_id = True
@@ -89,6 +94,7 @@ class MongoQueue:
         self._jobs = self._store.jobs
         self._doorbell = Doorbell(self._jobs, [self._name], self._store.recheck_indexes)
         self._producer = Producer(self._store, self._name, registry)
+        self._canceller = Canceller(self._store, self._name)
         self._consumer = Consumer(self._store, self._doorbell, options)
         self._holder = BlockingEnds(Ends(self._store, options))
 
@@ -106,6 +112,7 @@ class MongoQueue:
         run_at: datetime | None = None,
         key: str | None = None,
         max_attempts: int | None = None,
+        keep: float | timedelta | None = None,
         session: ClientSession | None = None,
         job_id: ObjectId | None = None,
     ) -> ObjectId:
@@ -121,6 +128,9 @@ class MongoQueue:
                 more, for a look at the index that keeps keys unique.
             max_attempts: how often the job may be claimed before it is dead; without it, whoever
                 claims the job decides: its handler, else the worker, or the queue object.
+            keep: seconds (or a timedelta) that the job stays when it is done, with its result; 0
+                removes it at once. Without it, whoever claims the job decides. Needs an index,
+                which is made when this is first used.
             session: put in this session's transaction: seen if and when that commits.
             job_id: the job's id, with which a put can be repeated.
 
@@ -146,6 +156,7 @@ class MongoQueue:
             run_at=run_at,
             key=key,
             max_attempts=max_attempts,
+            keep=keep,
             job_id=job_id,
         )
         document = run(self._producer.prepare(put, session))
@@ -161,6 +172,7 @@ class MongoQueue:
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
         max_attempts: int | None = None,
+        keep: float | timedelta | None = None,
         session: ClientSession | None = None,
     ) -> PutIds:
         """Place many jobs in the queue at once, in order, and return their ids.
@@ -184,6 +196,7 @@ class MongoQueue:
             delay=delay,
             run_at=run_at,
             max_attempts=max_attempts,
+            keep=keep,
         )
         if puts is None:
             return PutIds([])
@@ -278,11 +291,7 @@ class MongoQueue:
 
     def clear(self) -> int:
         """Remove every job of this queue, running ones too; return how many."""
-        self._store.prepare()
-        removed = 0
-        for wanted in (*operations.all_of_queue(self._name), *operations.moved_back(self._name)):
-            removed += self._jobs.delete_many(wanted).deleted_count
-        return removed
+        return run(self._canceller.clear())
 
     def drop_max_attempts(self) -> int:
         """Remove the jobs whose attempts are used up (the dead); return how many."""
@@ -311,25 +320,3 @@ class MongoQueue:
 
     def _claim(self, limit: int) -> list[Job]:
         return [Job(record, self._holder) for record in run(self._consumer.claim(limit))]
-
-
-class BlockingEnds:
-    """The :class:`~.holder.Holder` of the jobs that a queue object has claimed."""
-
-    def __init__(self, ends: Ends) -> None:
-        self._ends = ends
-
-    def complete(self, record: JobRecord, session: ClientSession | None) -> None:
-        run(self._ends.complete(record, session))
-
-    def error(self, record: JobRecord, message: str | None, delay: float | None) -> None:
-        run(self._ends.error(record, message, delay))
-
-    def discard(self, record: JobRecord, message: str) -> None:
-        run(self._ends.discard(record, message))
-
-    def progress(self, record: JobRecord, count: int | None) -> None:
-        run(self._ends.progress(record, count))
-
-    def release(self, record: JobRecord, delay: float | None) -> None:
-        run(self._ends.release(record, delay))

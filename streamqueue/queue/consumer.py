@@ -74,6 +74,8 @@ class Consumer:
 
     def claim(self, limit: int) -> Flow[list[JobRecord]]:
         """Claim up to `limit` ready jobs, the most urgent first; return none if there is none."""
+        if self._options.keep is not None:
+            yield self._store.require_index("keep", "a queue with keep=")
         yield self._store.untake_again()
         timeout = self._options.timeout
         passing = monotonic() - self._passed_time > PROMOTE_EVERY
@@ -109,7 +111,7 @@ class Consumer:
     def _take(self, found: Sequence[dict[str, Any]]) -> Flow[list[JobRecord]]:
         options, records = self._options, []
         documents = yield self._store.take(
-            found, options.consumer_id, options.timeout, self._limit_of
+            found, options.consumer_id, options.timeout, self._limit_of, self._keep_of
         )
         for document in documents:
             record = JobRecord.from_document(document, max_attempts=options.max_attempts)
@@ -260,6 +262,10 @@ class Consumer:
     def _limit_of(self, _queue: str) -> int:
         """Return how many attempts a job has that does not say, of whichever queue."""
         return self._options.max_attempts
+
+    def _keep_of(self, _queue: str) -> float | None:
+        """Return how long a job stays that does not say, when it has ended."""
+        return self._options.keep
 
 
 def given_up(records: Sequence[JobRecord]) -> GivenUp:

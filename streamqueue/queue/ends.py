@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import OperationFailure
 
-from ..errors import LeaseLost
+from ..errors import LeaseLost, PayloadError
+from ..failures import failure_name
 from ..protocol import operations
+from ..protocol.result import encode_result
+from .flow import run
 from .job import log_shortened
 
 if TYPE_CHECKING:
+    from pymongo.errors import PyMongoError
+    from pymongo.synchronous.client_session import ClientSession
+
     from ..options import QueueOptions
     from ..protocol.document import JobRecord
     from ..store.asynchronous import AsyncStore
@@ -29,11 +35,33 @@ class Ends:
         self._store = store
         self._options = options
 
-    def complete(self, record: JobRecord, session: Any) -> Flow[None]:
+    def complete(self, record: JobRecord, result: object, session: Any) -> Flow[None]:
         self._store.check_place()
         wanted = operations.held(record.id, record.token)
-        result = yield self._store.jobs.delete_one(wanted, session=session)
-        if not result.deleted_count:
+        if not record.stays:
+            unawaited = operations.unawaited(wanted)
+            removed = yield self._store.jobs.delete_one(unawaited, session=session)
+            if removed.deleted_count:
+                return
+            if not (yield self._store.jobs.find_one(wanted, {"_id": 1}, session=session)):
+                raise LeaseLost(record.id)
+        try:
+            yield from self._done(record, encode_result(result), session)
+        except PayloadError as problem:
+            # Beside the transaction, which ends with the error: to do the work again would come to
+            # the same.
+            yield from self.discard(record, str(problem))
+            raise
+
+    def _done(self, record: JobRecord, result: Any, session: Any) -> Flow[None]:
+        command = operations.done(record.id, record.token, result)
+        try:
+            done = yield self._store.jobs.update_one(*command, session=session)
+        except OperationFailure as error:
+            if result is None or session is not None or not operations.is_refusal(error):
+                raise
+            raise cannot_store(len(result.raw), error) from error
+        if not done.matched_count:
             raise LeaseLost(record.id)
 
     def error(self, record: JobRecord, message: str | None, delay: float | None) -> Flow[None]:
@@ -81,3 +109,33 @@ class Ends:
                 log_shortened(record, refusal)
                 return result
         raise refusal
+
+
+def cannot_store(size: int, refusal: PyMongoError) -> PayloadError:
+    """Return what is raised for a result that the server refuses, with all that the job has."""
+    return PayloadError(
+        f"the server does not store the job with this result of {size:,} bytes: "
+        f"{failure_name(refusal)}"
+    )
+
+
+class BlockingEnds:
+    """The :class:`~.holder.Holder` of the jobs that a queue object has claimed."""
+
+    def __init__(self, ends: Ends) -> None:
+        self._ends = ends
+
+    def complete(self, record: JobRecord, result: object, session: ClientSession | None) -> None:
+        run(self._ends.complete(record, result, session))
+
+    def error(self, record: JobRecord, message: str | None, delay: float | None) -> None:
+        run(self._ends.error(record, message, delay))
+
+    def discard(self, record: JobRecord, message: str) -> None:
+        run(self._ends.discard(record, message))
+
+    def progress(self, record: JobRecord, count: int | None) -> None:
+        run(self._ends.progress(record, count))
+
+    def release(self, record: JobRecord, delay: float | None) -> None:
+        run(self._ends.release(record, delay))

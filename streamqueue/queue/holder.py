@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 class Holder(Protocol):
     """Writes what a :class:`~streamqueue.Job` says; the record carries the claim's token."""
 
-    def complete(self, record: JobRecord, session: ClientSession | None) -> None:
-        """Remove the job, in the session's transaction if there is one."""
+    def complete(self, record: JobRecord, result: object, session: ClientSession | None) -> None:
+        """End the job as done, in the session's transaction if there is one.
+
+        Raises:
+            PayloadError: the result cannot be stored; the job is dead.
+        """
 
     def error(self, record: JobRecord, message: str | None, delay: float | None) -> None:
         """Return the job after `delay` seconds (None: the backoff), or bury it as dead."""
@@ -40,7 +44,7 @@ class AsyncHolder(Protocol):
     """Writes what an :class:`~streamqueue.AsyncJob` says: as :class:`Holder`, to be awaited."""
 
     def complete(
-        self, record: JobRecord, session: AsyncClientSession | None
+        self, record: JobRecord, result: object, session: AsyncClientSession | None
     ) -> Awaitable[None]: ...
 
     def error(

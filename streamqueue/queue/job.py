@@ -11,7 +11,7 @@ from pymongo.errors import PyMongoError
 
 from .. import plain
 from ..durations import seconds
-from ..errors import ConfigurationError, LeaseLost, text_of
+from ..errors import ConfigurationError, LeaseLost, PayloadError, text_of
 from ..failures import failure_facts, failure_name
 from ..options import whole_number
 from ..protocol.operations import is_refusal
@@ -134,6 +134,11 @@ class JobView:
         """The trace that the job was put in, as a W3C ``traceparent`` to hand on, or None."""
         return self._record.traceparent
 
+    def _cannot_store(self) -> None:
+        """Note that the job is dead, because of what it was completed with."""
+        self._session = None
+        self._ended = True
+
     def _fail(self, error: BaseException) -> Flow[None]:
         """Write what the exception of a block means for the job."""
         yield write(end_of(error, outcome_of), self._holder, self._record)
@@ -184,10 +189,12 @@ class Job(JobView):
     __slots__ = ()
     _holder: Holder
 
-    def complete(self, *, session: ClientSession | None = None) -> None:
-        """Complete the job: remove it from the queue.
+    def complete(self, result: Any = None, *, session: ClientSession | None = None) -> None:
+        """Complete the job: it is removed from the queue, or kept as done with its result.
 
         Args:
+            result: what the job has come to, any BSON value of up to 1 MiB. Stored if the job is
+                kept or somebody waits for its end, and not looked at otherwise.
             session: complete in this session's transaction, with what else it writes. Make it the
                 transaction's last statement; the whole of it must fit into the lease, which a
                 worker does not renew meanwhile. Until it has ended, every other call of the job
@@ -195,9 +202,15 @@ class Job(JobView):
 
         Raises:
             LeaseLost: the job is no longer held, or not for long enough; nothing was changed.
+            PayloadError: the result cannot be stored. The job is dead, not completed: to do its
+                work again would come to the same. (Nothing of that is in the transaction.)
         """
         self._begin_complete(session)
-        self._holder.complete(self._record, session)
+        try:
+            self._holder.complete(self._record, result, session)
+        except PayloadError:
+            self._cannot_store()
+            raise
         self._ended = True
 
     def error(self, message: str | None = None, *, delay: float | timedelta | None = None) -> None:
@@ -274,10 +287,14 @@ class AsyncJob(JobView):
     __slots__ = ()
     _holder: AsyncHolder
 
-    async def complete(self, *, session: AsyncClientSession | None = None) -> None:
-        """Complete the job: remove it from the queue.
+    async def complete(
+        self, result: Any = None, *, session: AsyncClientSession | None = None
+    ) -> None:
+        """Complete the job: it is removed from the queue, or kept as done with its result.
 
         Args:
+            result: what the job has come to, any BSON value of up to 1 MiB. Stored if the job is
+                kept or somebody waits for its end, and not looked at otherwise.
             session: complete in this session's transaction, with what else it writes. Make it the
                 transaction's last statement; the whole of it must fit into the lease, which a
                 worker does not renew meanwhile. Until it has ended, every other call of the job
@@ -285,9 +302,15 @@ class AsyncJob(JobView):
 
         Raises:
             LeaseLost: the job is no longer held, or not for long enough; nothing was changed.
+            PayloadError: the result cannot be stored. The job is dead, not completed: to do its
+                work again would come to the same. (Nothing of that is in the transaction.)
         """
         self._begin_complete(session)
-        await self._holder.complete(self._record, session)
+        try:
+            await self._holder.complete(self._record, result, session)
+        except PayloadError:
+            self._cannot_store()
+            raise
         self._ended = True
 
     async def error(

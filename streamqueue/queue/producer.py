@@ -60,6 +60,8 @@ class Producer:
         yield self._store.prepare(build=build)
         if put.key is not None:
             yield self._store.require_key_index(self._name, build=build)
+        if put.keep is not None:
+            yield self._store.require_index("keep", "put(keep=...)", build=build)
         return put.document(self._name, self._store.clock.now())
 
     def put(self, put: Put, document: RawBSONDocument, session: Any) -> Flow[None]:
@@ -116,6 +118,8 @@ class Producer:
         yield self._store.prepare(build=build)
         if puts.keys:
             yield self._store.require_key_index(self._name, build=build)
+        if puts.keeps:
+            yield self._store.require_index("keep", "put_many(keep=...)", build=build)
         return puts.documents(self._name, self._store.clock.now())
 
     def put_many(

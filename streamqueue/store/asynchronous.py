@@ -302,6 +302,12 @@ class AsyncStore(StoreState):
         reply = await self._command_within(operations.update_within, command, limit, grace)
         return reply["n"], reply["nModified"]
 
+    async def update_each_within(self, updates: Sequence[operations.Update], limit: float) -> int:
+        """Send an update of one document each; return how many matched. Else the same."""
+        make = operations.update_each_within
+        matched: int = (await self._command_within(make, updates, limit))["n"]
+        return matched
+
     async def delete_within(self, wanted: dict[str, Any], limit: float) -> int:
         """Delete the documents of a filter; return how many. Else like :meth:`update_within`."""
         deleted: int = (await self._command_within(operations.delete_within, wanted, limit))["n"]

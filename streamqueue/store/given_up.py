@@ -37,6 +37,11 @@ MOST = 1000
 """Claims remembered. In an outage they are given up at the pace of the tries, so that is hours."""
 
 
+def not_kept(_queue: str) -> float | None:
+    """Say that the jobs of a queue are removed at their end."""
+    return None
+
+
 @dataclass(slots=True)
 class Claim:
     """One command that claims: what it is for, and what must be known to undo it.
@@ -47,6 +52,7 @@ class Claim:
         timeout: the lease, in seconds.
         now: the server's time, as far as it is known.
         limit_of: says, for a queue, how many attempts a job has that does not say.
+        keep_of: says, for a queue, how long a job stays that does not say.
         token: of this command, and of no other.
         sent: :func:`monotonic` time from before it is sent.
     """
@@ -56,6 +62,7 @@ class Claim:
     timeout: float
     now: datetime
     limit_of: Callable[[str], int]
+    keep_of: Callable[[str], float | None] = not_kept
     token: bytes = field(default_factory=operations.new_token)
     sent: float = field(default_factory=monotonic)
 
@@ -66,17 +73,17 @@ class Claim:
         timeout: float,
         now: datetime,
         limit_of: Callable[[str], int],
+        keep_of: Callable[[str], float | None] = not_kept,
     ) -> Claim:
         """Return a claim of these jobs."""
         queues = {job["queue"] for job in jobs}
-        return cls([job["_id"] for job in jobs], sorted(queues), timeout, now, limit_of)
+        return cls([job["_id"] for job in jobs], sorted(queues), timeout, now, limit_of, keep_of)
 
     def update(self, consumer: str) -> operations.Update:
         """Return what is sent."""
         until = self.now + timedelta(seconds=self._journey)
-        return operations.claim(
-            self.ids, self.queues, consumer, self.token, self.timeout, until, self.limit_of
-        )
+        terms = (until, self.limit_of, self.keep_of)
+        return operations.claim(self.ids, self.queues, consumer, self.token, self.timeout, *terms)
 
     @property
     def _journey(self) -> float:

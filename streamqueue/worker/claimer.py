@@ -28,7 +28,7 @@ from ..outage import LoggedOutage
 from ..protocol.document import UUID_BYTES
 from ..protocol.foreign import is_ordinary, is_unplaced
 from .backlog import Backlog, priority_of
-from .handler import limit_of
+from .handler import keep_of, limit_of
 from .intake import AFTER_FAILURE, Intake
 from .partition import MOST_TRUST
 
@@ -86,6 +86,7 @@ class Claimer:
         self._consumer = str(options.consumer_id)
         self._timeout = options.timeout
         self._limit_of = limit_of(handlers, options.max_attempts)
+        self._keep_of = keep_of(handlers)
         self._metrics = metrics
         self._batch = metrics.worker.claim_batch
         self._backlog = Backlog(store, self._queues, partition, source=source)
@@ -299,7 +300,8 @@ class Claimer:
         self._batch.observe(len(jobs))
         sent = monotonic()
         with self._metrics.timed("claim"):
-            documents = await self._store.take(jobs, self._consumer, self._timeout, self._limit_of)
+            terms = (self._timeout, self._limit_of, self._keep_of)
+            documents = await self._store.take(jobs, self._consumer, *terms)
         self._claim_size = MOST_AT_ONCE
         if len(documents) < len(jobs):
             self._note_lost(trigger, len(jobs), len(documents))

@@ -1,7 +1,11 @@
-"""Completes: the deletes of jobs whose handlers returned, committed in groups by one task.
+"""Completes: the ends of jobs whose handlers returned, committed in groups by one task.
 
-What finishes while one delete is in flight goes in the next. A job that a transaction may have
+Jobs that nobody keeps or awaits are deleted, and the others updated to done, with their results.
+What finishes while one write is in flight goes in the next. A job that a transaction may have
 blocked is completed apart, and delays nobody.
+
+That somebody waits for a job may come to be known at its end only: the delete leaves those out, and
+what it has left is looked at.
 """
 
 from __future__ import annotations
@@ -16,17 +20,19 @@ from anyio.lowlevel import cancel_shielded_checkpoint
 from pymongo.errors import PyMongoError
 
 from ..clock import monotonic
-from ..errors import LeaseLost
+from ..errors import LeaseLost, PayloadError
 from ..metrics.series import AttemptOutcome
 from ..protocol import operations
+from ..protocol.result import NO_RESULT, Result
+from ..queue.ends import cannot_store
 from ..queue.job import log_refused
 from ..store.write_limit import WriteLimit
-from .ends import AGAIN, Ends, time_left
+from .ends import AGAIN, Ends, Left, time_left
 from .execution.attempt import LEAST_TIME
 from .nearest import Nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from anyio.abc import TaskGroup
     from pymongo.asynchronous.client_session import AsyncClientSession
@@ -36,7 +42,9 @@ if TYPE_CHECKING:
     from .execution.attempt import Attempt
 
 MAX_GROUP = 1000
-"""Jobs in one delete: enough that its round trip no longer counts."""
+"""Jobs in one write: enough that its round trip no longer counts."""
+MAX_GROUP_BYTES = 8 * 1024 * 1024
+"""Bytes of results in one write; a message may have 48 MB."""
 CERTAIN_MARGIN = 1.0
 """Seconds a lease must still have for its complete to share a write; see ``_complete_group``."""
 
@@ -89,48 +97,74 @@ class Completer(Ends):
         super().hurry()
         self._pause.note(-math.inf)
 
-    def finish(self, attempt: Attempt) -> None:
+    def finish(self, attempt: Attempt, result: object) -> None:
         """Complete a job whose handler returned; the outcome is told to `ended`."""
         attempt.ending = True
+        attempt.value = NO_RESULT if result is None else Result(result)
         self._finished.append(attempt)
         self._wake.set()
         self._pause.note(attempt.deadline)
 
-    async def complete(self, attempt: Attempt, session: AsyncClientSession | None = None) -> None:
-        """Complete a job whose handler asks for it; return when it is removed from the queue."""
+    async def complete(
+        self, attempt: Attempt, result: object, session: AsyncClientSession | None = None
+    ) -> None:
+        """Complete a job whose handler asks for it; return when that is written.
+
+        Raises:
+            PayloadError: the result cannot be stored; the job is dead.
+        """
         self._check(attempt)
         if session is not None:
-            await self._complete_in(attempt, session)
+            await self._complete_in(attempt, result, session)
             return
         attempt.settled = anyio.Event()
-        self.finish(attempt)
+        self.finish(attempt, result)
         with CancelScope(shield=True):  # it is on its way: the caller should learn how it ends
             await attempt.settled.wait()
         attempt.settled = None  # a handler that ignores the error is completed as any other
         if attempt.outcome is not AttemptOutcome.COMPLETED:
-            raise attempt.unknown or LeaseLost(attempt.record.id)
+            raise attempt.unstorable or attempt.unknown or LeaseLost(attempt.record.id)
 
-    async def _complete_in(self, attempt: Attempt, session: AsyncClientSession) -> None:
+    async def _complete_in(
+        self, attempt: Attempt, result: object, session: AsyncClientSession
+    ) -> None:
         """Complete a job as a statement of the caller's transaction, final when that commits."""
         in_transaction = session.in_transaction
         if attempt.deadline - monotonic() < LEAST_TIME:
             raise LeaseLost(attempt.record.id)  # rather than have the commit come too late
         attempt.session = session
-        wanted = operations.held(attempt.record.id, attempt.record.token)
         try:
-            deleted = (await self._store.jobs.delete_one(wanted, session=session)).deleted_count
+            ended = await self._end_in(attempt, result, session)
+        except PayloadError as problem:
+            await self._bury(attempt, problem)  # beside the transaction, which that error ends
+            raise
         except PyMongoError as error:
             if error.has_error_label("TransientTransactionError"):
                 # Most likely our own renewal, behind its snapshot. The next try should have the
                 # whole lease for itself, so it is renewed before that can begin.
                 await self._renew_beside(attempt, error)
             raise
-        if not deleted:
+        if not ended:
             raise LeaseLost(attempt.record.id)
         if in_transaction:
             attempt.completed = True
         else:
             attempt.outcome = AttemptOutcome.COMPLETED
+
+    async def _end_in(self, attempt: Attempt, result: object, session: AsyncClientSession) -> bool:
+        """Write the complete of a job in a session; return whether it was ours."""
+        wanted = operations.held(attempt.record.id, attempt.record.token)
+        jobs = self._store.jobs
+        if not attempt.kept:
+            removed = await jobs.delete_one(operations.unawaited(wanted), session=session)
+            if removed.deleted_count:
+                return True
+            if not await jobs.find_one(wanted, {"_id": 1}, session=session):
+                return False
+            self._keep([attempt])
+        attempt.value = Result(result)
+        done = await jobs.update_one(*_done(attempt), session=session)
+        return bool(done.matched_count)
 
     async def _renew_beside(self, attempt: Attempt, reason: PyMongoError) -> None:
         wanted = operations.held(attempt.record.id, attempt.record.token)
@@ -156,10 +190,13 @@ class Completer(Ends):
         # long as the lease is certainly ours. So those whose lease may end are asked for one by
         # one, where the answer is exact, and no answer is waited for longer than the lease.
         certain_until = monotonic() + self._certain_margin()
-        shared = []
+        removed: list[Attempt] = []
+        kept: list[Attempt] = []
         for attempt in group:
             if attempt.lost:
                 self._settle(attempt, lost=True)
+            elif attempt.kept and not _is_storable(attempt):
+                apart.start_soon(self._bury_finished, attempt)
             elif (
                 attempt.apart is not None
                 or attempt.in_transaction
@@ -167,8 +204,28 @@ class Completer(Ends):
             ):
                 apart.start_soon(self._complete_apart, attempt)
             else:
-                shared.append(attempt)
-        return not shared or await self._complete_shared(apart, shared, pause)
+                (kept if attempt.kept else removed).append(attempt)
+        written = True
+        for some in (removed, self._not_too_large(kept)):
+            if some and not await self._complete_shared(apart, some, pause):
+                written = False
+        return written
+
+    def _keep(self, attempts: Iterable[Attempt]) -> None:
+        """End these jobs by updates, since somebody waits for them."""
+        for attempt in attempts:
+            attempt.kept = True
+        self._store.indexes.want("keep")  # as whoever waits has wanted it, unless it may not
+
+    def _not_too_large(self, kept: list[Attempt]) -> list[Attempt]:
+        """Return as many of some jobs as can be in one write; the rest goes in the next."""
+        total = 0
+        for count, attempt in enumerate(kept):
+            total += attempt.value.size
+            if total > MAX_GROUP_BYTES and count:
+                self._finished[:0] = kept[count:]
+                return kept[:count]
+        return kept
 
     def _certain_margin(self) -> float:
         return min(CERTAIN_MARGIN, self._timeout / 4)
@@ -176,28 +233,26 @@ class Completer(Ends):
     async def _complete_shared(
         self, apart: TaskGroup, group: Sequence[Attempt], pause: float
     ) -> bool:
-        """Delete the jobs of a group, in one write or, when one of them spoils it, in parts."""
+        """End the jobs of a group, all or none of which stay, in one write or, when one of them
+        spoils it, in parts."""
         sent = monotonic()
         limit = min(self._limit.seconds, time_left(*group))
-        deleted = None
+        ended, stay = None, group[0].kept
         with CancelScope(shield=True):
             try:
                 with self._metrics.timed("complete"):
-                    ids = [attempt.record.id for attempt in group]
-                    tokens = {attempt.record.token for attempt in group}
-                    wanted = operations.held_any(ids, tokens)
-                    deleted = await self._store.delete_within(wanted, limit)
-                    lost = set() if deleted == len(ids) else await self._not_ours(group)
+                    ended = await self._end_together(group, limit)
+                    left = NONE_LEFT if ended == len(group) else await self._left_of(group)
             except PyMongoError as error:
                 for attempt in group:
                     attempt.unknown = error
-                if deleted is not None or not operations.is_spoiled(error):
+                if ended is not None or not operations.is_spoiled(error):
                     self._limit.met()
                     self._tried_in_vain(error, len(group))
-                    left = self._give_up_overdue(group, pause)
-                    self._finished[:0] = left
+                    again = self._give_up_overdue(group, pause)
+                    self._finished[:0] = again
                     self._wake.set()
-                    return not left
+                    return not again
                 if len(group) > 1:
                     for part in operations.parts(group):
                         apart.start_soon(self._complete_shared, apart, part, pause)
@@ -207,9 +262,22 @@ class Completer(Ends):
                 return True
         self._writing.succeeded()
         self._limit.kept(monotonic() - sent)
+        if left.awaited:
+            self._keep(left.awaited)
+            self._finished[:0] = left.awaited
+            self._wake.set()
         for attempt in group:
-            self._settle(attempt, lost=attempt in lost)
+            if attempt.kept is stay or attempt in left.lost:
+                self._settle(attempt, lost=attempt in left.lost)
         return True
+
+    async def _end_together(self, group: Sequence[Attempt], limit: float) -> int:
+        if group[0].kept:
+            return await self._store.update_each_within(list(map(_done, group)), limit)
+        ids = [attempt.record.id for attempt in group]
+        tokens = {attempt.record.token for attempt in group}
+        wanted = operations.unawaited(operations.held_any(ids, tokens))
+        return await self._store.delete_within(wanted, limit)
 
     async def _complete_apart(self, attempt: Attempt) -> None:
         """Complete a job by itself until its outcome is known or its lease has run out."""
@@ -220,12 +288,16 @@ class Completer(Ends):
                 limit = min(time_left(attempt), attempt.apart or self._limit.seconds)
                 try:
                     with self._metrics.timed("complete"):
-                        lost = await self._delete(attempt, limit)
+                        left = await self._end_alone(attempt, limit)
                 except PyMongoError as error:
                     attempt.unknown = error
                     if operations.is_refusal(error):
-                        log_refused(attempt.record, error, "the end")
-                        self._settle(attempt, lost=True)
+                        if attempt.kept and attempt.value.size:
+                            attempt.unstorable = cannot_store(attempt.value.size, error)
+                            await self._bury_finished(attempt)
+                        else:
+                            log_refused(attempt.record, error, "the end")
+                            self._settle(attempt, lost=True)
                         return
                     attempt.apart = 2 * limit
                     self._tried_in_vain(error, 1)
@@ -238,21 +310,50 @@ class Completer(Ends):
                         await self._hurry.wait()
                 else:
                     self._writing.succeeded()
-                    self._settle(attempt, lost=lost)
+                    if left.awaited:
+                        self._keep(left.awaited)
+                        if not _is_storable(attempt):
+                            await self._bury_finished(attempt)
+                            return
+                        continue
+                    self._settle(attempt, lost=bool(left.lost))
                     return
 
-    async def _delete(self, attempt: Attempt, limit: float) -> bool:
-        """Delete the job of one attempt; return whether it no longer held it."""
-        wanted = operations.held(attempt.record.id, attempt.record.token)
+    async def _end_alone(self, attempt: Attempt, limit: float) -> Left:
+        """End the job of one attempt; return it if that did not."""
         certain = attempt.deadline > monotonic() + self._certain_margin()
         if certain:
-            deleted = await self._store.delete_within(wanted, limit)
+            ended = await self._end_together([attempt], limit)
         else:
             with pymongo.timeout(time_left(attempt)):
-                deleted = (await self._store.jobs.delete_one(wanted)).deleted_count
-        if deleted or not (certain or attempt.completed):
-            return not deleted
-        return bool(await self._not_ours([attempt]))
+                ended = await self._end_exactly(attempt)
+        if ended:
+            return NONE_LEFT
+        left = await self._left_of([attempt])
+        return left if certain or attempt.completed or left.awaited else Left({attempt}, [])
+
+    async def _end_exactly(self, attempt: Attempt) -> int:
+        """The same by a write that the driver tries again, which has one answer however often."""
+        if attempt.kept:
+            return (await self._store.jobs.update_one(*_done(attempt))).matched_count
+        wanted = operations.held(attempt.record.id, attempt.record.token)
+        removed = await self._store.jobs.delete_one(operations.unawaited(wanted))
+        return removed.deleted_count
+
+    async def _bury_finished(self, attempt: Attempt) -> None:
+        """End a job as dead that was completed with what cannot be stored."""
+        attempt.ending = False
+        try:
+            if attempt.unstorable is not None:
+                await self._bury(attempt, attempt.unstorable)
+        except LeaseLost:
+            pass
+        except PyMongoError as error:
+            attempt.unknown = error
+        self._settle(attempt, lost=attempt.outcome is None)
+
+    async def _bury(self, attempt: Attempt, problem: PayloadError) -> None:
+        await self.discard(attempt, str(problem), "its result cannot be stored")
 
     def _tried_in_vain(self, error: PyMongoError, count: int) -> None:
         self._writing.failed(error, "%d completes could not be written: %s", count)
@@ -270,9 +371,26 @@ class Completer(Ends):
 
     def _settle(self, attempt: Attempt, *, lost: bool) -> None:
         attempt.ending = False
-        if not lost:
+        if not lost and attempt.outcome is None:
             attempt.outcome = AttemptOutcome.COMPLETED
+        attempt.value = NO_RESULT
         if attempt.settled is not None:
             attempt.settled.set()
         else:
             self._ended(attempt)
+
+
+NONE_LEFT = Left(set(), [])
+
+
+def _done(attempt: Attempt) -> operations.Update:
+    return operations.done(attempt.record.id, attempt.record.token, attempt.value.encoded())
+
+
+def _is_storable(attempt: Attempt) -> bool:
+    """Return whether the result of a job that stays can be stored; note why not."""
+    try:
+        attempt.value.encoded()
+    except PayloadError as problem:
+        attempt.unstorable = problem
+    return attempt.unstorable is None

@@ -6,7 +6,7 @@ the server refuses for good is no doubt and not retried: it is written smaller, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 import pymongo
@@ -67,11 +67,13 @@ class Ends:
         if dead:
             _log_death(attempt, "its attempts are used up")
 
-    async def discard(self, attempt: Attempt, message: str) -> None:
-        """Bury the job."""
+    async def discard(
+        self, attempt: Attempt, message: str, reason: str = "discarded by its handler"
+    ) -> None:
+        """Bury the job; `reason` is for the log."""
         command = operations.discard(attempt.record.id, attempt.record.token, message)
         await self._end(attempt, AttemptOutcome.DEAD, "error", command)
-        _log_death(attempt, "discarded by its handler")
+        _log_death(attempt, reason)
 
     async def release(self, attempt: Attempt, delay: float | None = None) -> None:
         """Give the job back as it was before the claim."""
@@ -159,28 +161,46 @@ class Ends:
 
     async def _note_if_committed(self, attempt: Attempt) -> None:
         """Note that a job is gone because the transaction was committed that completed it."""
-        if attempt.completed and not attempt.in_transaction and not await self._not_ours([attempt]):
-            attempt.outcome = AttemptOutcome.COMPLETED
+        if attempt.completed and not attempt.in_transaction:
+            left = await self._left_of([attempt])
+            if not any(left):
+                attempt.outcome = AttemptOutcome.COMPLETED
 
-    async def _not_ours(self, attempts: Sequence[Attempt]) -> set[Attempt]:
-        """Return the attempts that lost their job.
+    async def _left_of(self, attempts: Sequence[Attempt]) -> Left:
+        """Return which of some attempts are not ended by the writes that were to complete them.
 
-        A job that is gone although our lease still held was removed by an earlier try of ours whose
-        reply was lost: that one counts as ended.
+        A job that is gone, or done, although our lease still held was ended by an earlier try of
+        ours whose reply was lost: that one counts as ended.
         """
-        ids = [attempt.record.id for attempt in attempts]
+        command = operations.not_done([attempt.record.id for attempt in attempts])
         with pymongo.timeout(time_left(*attempts)):
-            left = await self._store.find(operations.Find({"_id": {"$in": ids}}, {"_id": 1}))
-        still_there = {document["_id"] for document in left}
+            found = await self._store.find(command)
+        tokens = {document["_id"]: document.get("lease") for document in found}
         now = monotonic()
-        lost = set()
+        left = Left(set(), [])
         for attempt in attempts:
-            if attempt.record.id in still_there:
-                attempt.unknown = None  # no try has removed it
-                lost.add(attempt)
+            if attempt.record.id in tokens:
+                attempt.unknown = None  # no try has ended it
+                held = tokens[attempt.record.id] == attempt.record.token
+                if held and not attempt.kept:
+                    left.awaited.append(attempt)
+                else:
+                    left.lost.add(attempt)
             elif attempt.deadline <= now:
-                lost.add(attempt)
-        return lost
+                left.lost.add(attempt)
+        return left
+
+
+class Left(NamedTuple):
+    """What writes that were to complete jobs have not ended.
+
+    Attributes:
+        lost: attempts that hold their job no more.
+        awaited: attempts that hold it still: the delete has left it, since somebody waits for it.
+    """
+
+    lost: set[Attempt]
+    awaited: list[Attempt]
 
 
 def _log_death(attempt: Attempt, reason: str) -> None:

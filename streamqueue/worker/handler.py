@@ -26,6 +26,7 @@ class Handler:
         function: takes the job; ``async def`` runs in the event loop, ``def`` in a thread.
         backoff: the wait after a failed attempt.
         max_attempts: for jobs that do not carry their own.
+        keep: the same; seconds that they stay when they are done, or None.
     """
 
     queue: str
@@ -33,6 +34,7 @@ class Handler:
     backoff: Backoff
     max_attempts: int
     is_async: bool
+    keep: float | None = None
 
     @property
     def task(self) -> str:
@@ -98,3 +100,9 @@ def limit_of(handlers: Mapping[str, RegisteredHandler], default: int) -> Callabl
     """Return what says, for a queue, how many attempts a job has that does not say so itself."""
     limits = {queue: registered.handler.max_attempts for queue, registered in handlers.items()}
     return lambda queue: limits.get(queue, default)
+
+
+def keep_of(handlers: Mapping[str, RegisteredHandler]) -> Callable[[str], float | None]:
+    """Return what says, for a queue, how long a job stays that does not say so itself."""
+    kept = {queue: registered.handler.keep for queue, registered in handlers.items()}
+    return kept.get

@@ -282,9 +282,8 @@ class Leases:
                 self._not_ours(attempt, gone=attempt.record.id not in tokens)
 
     async def _tokens(self, attempts: Sequence[Attempt], left: float) -> dict[ObjectId, object]:
-        """Return the tokens of the attempts' jobs that are there."""
-        ids = [attempt.record.id for attempt in attempts]
-        command = operations.Find({"_id": {"$in": ids}}, {"_id": 1, "lease": 1})
+        """Return the tokens of the attempts' jobs that are there, and not completed."""
+        command = operations.not_done([attempt.record.id for attempt in attempts])
         with pymongo.timeout(left):
             return {found["_id"]: found.get("lease") for found in await self._store.find(command)}
 

@@ -65,6 +65,8 @@ class Worker:
         max_attempts: claims a job may use up, unless it was put with its own. Default 3.
         drain_timeout: seconds running handlers get after a stop. Default 30.
         backoff: the wait after a failed attempt.
+        keep: seconds (or a timedelta) that a job stays when it is done, with its result, unless its
+            put or its handler says. None, the default, removes it at once.
         registry: where the metrics are registered; None is prometheus_client's own.
         metrics_port: serve ``/metrics``, ``/healthz`` and ``/readyz`` there (0: any free port).
             None, the default, does not serve.
@@ -105,6 +107,7 @@ class Worker:
         max_attempts: int = 3,
         drain_timeout: float | timedelta = 30,
         backoff: Backoff | None = None,
+        keep: float | timedelta | None = None,
         registry: CollectorRegistry | None = None,
         metrics_port: int | None = None,
         metrics_host: str = "127.0.0.1",
@@ -121,6 +124,7 @@ class Worker:
             max_attempts=max_attempts,
             drain_timeout=drain_timeout,
             backoff=backoff or Backoff(),
+            keep=keep,
             **settings,
         )
         if export_state not in EXPORT_STATE:
@@ -150,18 +154,24 @@ class Worker:
         *,
         backoff: Backoff | None = None,
         max_attempts: int | None = None,
+        keep: float | timedelta | None = None,
     ) -> Callable[[Function], Function]:
         """Register the function that runs the jobs of a queue; one per queue.
 
         It takes the job: an :class:`AsyncJob` for ``async def``, a :class:`Job` for ``def``, which
-        runs in a thread. Returning completes the job; an exception fails the attempt, with its
-        traceback stored; ``Retry``, ``Snooze`` and ``Discard`` say it more exactly. An async
-        handler is cancelled when the lease is lost; a blocking one learns it from its next call.
+        runs in a thread. Returning completes the job, with what is returned as its result, if the
+        job is kept or somebody waits for its end; what cannot be stored then (no BSON value, over
+        1 MiB) makes it dead at once, since another attempt would come to the same. An exception
+        fails the attempt, with its traceback stored; ``Retry``, ``Snooze`` and ``Discard`` say it
+        more exactly. An async handler is cancelled when the lease is lost; a blocking one learns it
+        from its next call.
 
         Args:
             queue: the queue's name.
             backoff: the wait after a failed attempt; default the worker's.
             max_attempts: for jobs that were put without; default the worker's.
+            keep: seconds (or a timedelta) that jobs which were put without stay when they are done,
+                with their results; 0 removes them at once. Default the worker's.
         """
         name = checks.queue_name(queue)
         handlers, options = self._settings.handlers, self._settings.options
@@ -170,6 +180,9 @@ class Worker:
         attempts = options.max_attempts
         if max_attempts is not None:
             attempts = checks.max_attempts(max_attempts)
+        kept = options.keep if keep is None else checks.keep(keep)
+        if kept is not None:
+            self._settings.store.indexes.want("keep")
 
         def register(function: Function) -> Function:
             handlers[name] = Handler(
@@ -178,6 +191,7 @@ class Worker:
                 backoff=backoff or options.backoff,
                 max_attempts=attempts,
                 is_async=is_async(function),
+                keep=kept,
             )
             return function
 

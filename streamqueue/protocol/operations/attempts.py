@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .commands import Document, Update
+from .commands import Document, Find, Update
 from .expressions import later, one_of
-from .transitions import UNLOCK, exhausted, failed, released
+from .transitions import KEPT, UNLOCK, answered, exhausted, failed, released
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,6 +34,33 @@ def renew(wanted: Document, timeout: float, progress: int | None = None) -> Upda
     if progress is not None:
         fields["progress"] = {"$literal": progress}
     return Update(wanted, [{"$set": fields}])
+
+
+def unawaited(wanted: Document) -> Document:
+    """The same filter, but for the jobs whose end somebody waits for: they stay."""
+    return {**wanted, "awaited": {"$ne": True}}
+
+
+def done(job_id: ObjectId, token: bytes, result: Any = None) -> Update:
+    """Complete a job that stays: for as long as it is kept, and as whoever waits for it needs.
+
+    `result` is an expression (see ``protocol.result``), or None for none.
+    """
+    fields: Document = {
+        "state": "done",
+        "finished_at": "$$NOW",
+        **KEPT,
+        **UNLOCK,
+        **answered(),
+    }
+    if result is not None:
+        fields["result"] = result
+    return Update(held(job_id, token), [{"$set": fields}])
+
+
+def not_done(ids: Sequence[ObjectId]) -> Find:
+    """Those of some held jobs that no complete has ended, with their tokens."""
+    return Find({"_id": one_of(ids), "state": {"$ne": "done"}}, {"_id": 1, "lease": 1})
 
 
 def error(
@@ -69,7 +96,7 @@ def smaller(end: Update) -> list[Update]:
     """
     fields: Document = end.update[0]["$set"]
     no_message = {name: value for name, value in fields.items() if name not in _MESSAGE}
-    needed = {"state", "progress", *UNLOCK}
+    needed = {"state", "progress", "awaited", *UNLOCK}
     if _may_be_scheduled(fields["state"]):
         needed.add("run_at")
     bare = {name: value for name, value in no_message.items() if name in needed}

@@ -13,7 +13,7 @@ from ..document import CLAIM_ORDER, INDEXES, UNNUMBERED
 from .attempts import held_any
 from .commands import Document, Find, Update
 from .expressions import count_of, is_date, is_timestamp, later, one_of, one_of_ids
-from .transitions import failed, released
+from .transitions import answered, failed, released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -89,15 +89,28 @@ def claim(
     timeout: float,
     until: datetime,
     limit_of: Callable[[str], int],
+    keep_of: Callable[[str], float | None] = lambda _queue: None,
 ) -> Update:
     """Take those of the jobs that are still ready in these queues.
 
     Each is told how many attempts it is allowed, so that whoever returns it later, from a consumer
-    that died, judges it by that: its own number, else what `limit_of` says of its queue.
+    that died, judges it by that: its own number, else what `limit_of` says of its queue. And so it
+    is told how long it stays when it has ended, where `keep_of` says that of its queue.
 
     A command that reaches the server after `until`, its time, changes nothing: so there is a moment
     from which on it is known that a claim that was given up will never be applied.
     """
+    fields = {
+        "state": "running",
+        "locked_by": {"$literal": consumer},
+        "locked_at": "$$NOW",
+        "locked_until": later(timeout),
+        "lease": token,
+        "attempts": {"$add": [count_of("attempts", 0), 1]},
+        "allowed": count_of("max_attempts", _by_queue(queues, limit_of)),
+    }
+    if any(keep_of(queue) is not None for queue in queues):
+        fields["kept"] = _by_queue(queues, keep_of)
     return Update(
         {
             "_id": one_of(ids),
@@ -105,31 +118,20 @@ def claim(
             "queue": one_of(queues),
             "$expr": {"$lt": ["$$NOW", until]},
         },
-        [
-            {
-                "$set": {
-                    "state": "running",
-                    "locked_by": {"$literal": consumer},
-                    "locked_at": "$$NOW",
-                    "locked_until": later(timeout),
-                    "lease": token,
-                    "attempts": {"$add": [count_of("attempts", 0), 1]},
-                    "allowed": count_of("max_attempts", _limit(queues, limit_of)),
-                }
-            }
-        ],
+        [{"$set": fields}],
     )
 
 
-def _limit(queues: Sequence[str], limit_of: Callable[[str], int]) -> int | Document:
-    """The attempts of a job that does not say: a number, where the queues agree on it."""
-    by_limit: dict[int, list[str]] = {}
+def _by_queue(queues: Sequence[str], value_of: Callable[[str], float | None]) -> Any:
+    """What is said of a job by its queue: a number where they agree on it; no field for None."""
+    by_value: dict[Any, list[str]] = {}
     for queue in queues:
-        by_limit.setdefault(limit_of(queue), []).append(queue)
-    (last, _), *others = by_limit.items()
+        value = value_of(queue)
+        by_value.setdefault("$$REMOVE" if value is None else value, []).append(queue)
+    (last, _), *others = by_value.items()
     if not others:
         return last
-    cases = [{"case": {"$in": ["$queue", names]}, "then": limit} for limit, names in others]
+    cases = [{"case": {"$in": ["$queue", names]}, "then": value} for value, names in others]
     return {"$switch": {"branches": cases, "default": last}}
 
 
@@ -159,7 +161,8 @@ def quarantine(ids: Sequence[Any]) -> Update:
 
     A document near 16 MB takes no new fields (error 17419), so there is no room to say why.
     """
-    return Update({"_id": one_of_ids(ids), "state": "ready"}, [{"$set": {"state": "dead"}}])
+    fields = {"state": "dead", **answered()}
+    return Update({"_id": one_of_ids(ids), "state": "ready"}, [{"$set": fields}])
 
 
 def adopt(ids: Sequence[ObjectId]) -> Update:

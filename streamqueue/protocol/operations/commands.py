@@ -57,6 +57,19 @@ def update_within(
     }
 
 
+def update_each_within(
+    collection: str, updates: Sequence[Update], limit: float, write_concern: Document
+) -> Document:
+    """Update a document each, whichever of them fail, in the same way."""
+    return {
+        "update": collection,
+        "updates": [{"q": each.filter, "u": each.update, "multi": False} for each in updates],
+        "ordered": False,
+        "maxTimeMS": max(1, milliseconds(limit)),
+        "writeConcern": write_concern,
+    }
+
+
 def delete_within(
     collection: str, wanted: Document, limit: float, write_concern: Document
 ) -> Document:

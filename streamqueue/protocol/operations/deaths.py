@@ -32,11 +32,15 @@ def requeue(queue: str, job_id: Any, died: Document | None = None) -> Update:
         "state": "ready",
         "attempts": 0,
         "run_at": "$$NOW",
-        "finished_at": "$$REMOVE",
+        **NOT_ENDED,
         **LAST_IN,
         **over(),
     }
     return Update(wanted, [{"$set": fields}])
+
+
+NOT_ENDED: Document = dict.fromkeys(("finished_at", "removed_at", "result", "awaited"), "$$REMOVE")
+"""Fields of an update that makes a job live again which had ended."""
 
 
 _A_DAY = milliseconds(86_400)

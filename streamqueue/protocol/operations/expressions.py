@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...durations import milliseconds
+from ...durations import LONGEST, milliseconds
 from ..document import FIRST_DATE, LAST_DATE
 from ..foreign import StrangeId, among
 
@@ -35,6 +35,13 @@ def count_of(field: str, default: int | Document) -> Document:
     value = f"${field}"
     is_count = {"$and": [{"$isNumber": value}, {"$gte": [value, 0]}, {"$lt": [value, MAX_COUNT]}]}
     return {"$cond": [is_count, value, default]}
+
+
+def seconds_of(field: str, default: float | Document) -> Document:
+    """An expression: the field where it is a duration, else its default."""
+    value = f"${field}"
+    is_duration = {"$and": [{"$isNumber": value}, {"$gte": [value, 0]}, {"$lte": [value, LONGEST]}]}
+    return {"$cond": [is_duration, value, default]}
 
 
 def later(delay: float) -> Document:

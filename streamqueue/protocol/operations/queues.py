@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..document import State
-from .commands import Document, Find, Pipeline
+from .commands import Document, Find, Pipeline, Update
 from .expressions import one_of
+from .transitions import KEPT, UNLOCK, answered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -66,8 +67,16 @@ def all_of_queue(queue: str) -> list[Document]:
 
 
 def moved_back(queue: str) -> list[Document]:
-    """The same for those that may have gone back past the filter that was to meet them."""
-    return all_of_queue(queue)[:3]
+    """The same for those that may have gone back past the filter that was to meet them, and for
+    those that :func:`give_up_awaited` has ended."""
+    return all_of_queue(queue)
+
+
+def give_up_awaited(queue: str) -> list[Update]:
+    """End the live jobs of a queue that somebody waits for, since they are about to be removed."""
+    fields = {"state": "cancelled", "finished_at": "$$NOW", **KEPT, **UNLOCK, **answered()}
+    *live, _ = all_of_queue(queue)
+    return [Update({**wanted, "awaited": True}, [{"$set": fields}]) for wanted in live]
 
 
 def size(queue: str, collection: str) -> Pipeline:

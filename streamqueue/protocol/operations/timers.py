@@ -8,7 +8,7 @@ from ...names import label_of
 from ..document import JobRecord
 from .commands import Document, Find, Update
 from .expressions import milliseconds_until, one_of, one_of_ids, past
-from .transitions import LAST_IN, UNLISTED, exhausted, noted, over
+from .transitions import LAST_IN, UNLISTED, answered, exhausted, noted, over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -108,6 +108,7 @@ def reap(ids: Sequence[ObjectId], max_attempts: int, *, note: bool = True) -> Up
                     "finished_at": {"$cond": [dead, "$$NOW", "$$REMOVE"]},
                     **(noted(text) if note else {}),
                     **over(dead),
+                    **answered(dead),
                     **UNLISTED,
                 }
             }

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..document import MAX_ERRORS, cut_error
-from .expressions import count_of, later
+from ...durations import milliseconds
+from ..document import AWAITED_SECONDS, MAX_ERRORS, cut_error
+from .expressions import count_of, later, seconds_of
 
 if TYPE_CHECKING:
     from .commands import Document, Pipeline
 
 UNLOCK: Document = dict.fromkeys(
-    ("locked_by", "locked_at", "locked_until", "lease", "allowed"), "$$REMOVE"
+    ("locked_by", "locked_at", "locked_until", "lease", "allowed", "kept"), "$$REMOVE"
 )
 
 
@@ -37,6 +38,26 @@ others for ever."""
 
 LAST_IN: Document = {"seq": "$$CLUSTER_TIME"}
 """A field of an update that makes a job ready behind those of its priority that are."""
+
+
+def answered(ends: Document | bool = True) -> Document:
+    """A field of an update that ends a job, or does so if that is so: whoever waits for the end
+    hears of it, by an event that says both. Where nobody waits there is no such field."""
+    waits: Document = {"$eq": ["$awaited", True]}
+    if ends is not True:
+        waits = {"$and": [ends, waits]}
+    return {"awaited": {"$cond": [waits, False, "$awaited"]}}
+
+
+_KEPT_MILLISECONDS: Document = {
+    "$max": [
+        {"$cond": [{"$eq": ["$awaited", True]}, milliseconds(AWAITED_SECONDS), 0]},
+        {"$multiply": [seconds_of("keep", seconds_of("kept", 0)), 1000]},
+    ]
+}
+KEPT: Document = {"removed_at": {"$add": ["$$NOW", _KEPT_MILLISECONDS]}}
+"""A field of an update that makes a job done or cancelled: until when it stays. One that nobody
+keeps or awaits has stayed long enough."""
 
 
 def released(delay: float | None) -> Pipeline:
@@ -67,6 +88,7 @@ def failed(message: str | None, delay: float, dead: Document | bool) -> Pipeline
         "finished_at": {"$cond": [dead, "$$NOW", "$$REMOVE"]},
         **({} if message is None else noted({"$literal": cut_error(message)})),
         **over(dead),
+        **answered(dead),
     }
     if again == "ready" and dead is not True:
         fields |= LAST_IN  # (of a dead job it says nothing)

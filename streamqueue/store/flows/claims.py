@@ -17,7 +17,7 @@ from ...backoff import Backoff
 from ...clock import monotonic
 from ...failures import failure_name
 from ...protocol import operations
-from ..given_up import Claim, GivenUp, merged, together
+from ..given_up import Claim, GivenUp, merged, not_kept, together
 from ..lines import log_claims_left, log_late, log_quarantined
 from .changes import change
 from .setting_up import prepare
@@ -44,11 +44,13 @@ def take(
     consumer: str,
     timeout: float,
     limit_of: Callable[[str], int],
+    keep_of: Callable[[str], float | None] = not_kept,
 ) -> Flow[list[Job]]:
     """Claim those of the jobs that are still ready where they were; return them as they are now,
     each with its token.
 
-    `limit_of` says, for a queue, how many attempts a job has that does not say.
+    `limit_of` says, for a queue, how many attempts a job has that does not say, and `keep_of` how
+    long it stays when it has ended.
 
     No more of them than ``claim_size``; and none when the lease was over by the time that the claim
     was answered.
@@ -56,7 +58,8 @@ def take(
     if store.clock.stale:
         yield from prepare(store)
     jobs = jobs[: store.claim_size.most]
-    documents: list[Job] = yield Shielded(_take_in_time(store, jobs, consumer, timeout, limit_of))
+    terms = (consumer, timeout, limit_of, keep_of)
+    documents: list[Job] = yield Shielded(_take_in_time(store, jobs, *terms))
     return documents
 
 
@@ -66,9 +69,10 @@ def _take_in_time(
     consumer: str,
     timeout: float,
     limit_of: Callable[[str], int],
+    keep_of: Callable[[str], float | None],
 ) -> Flow[list[Job]]:
     sent = monotonic()
-    documents = yield from _take(store, jobs, consumer, timeout, limit_of)
+    documents = yield from _take(store, jobs, consumer, timeout, limit_of, keep_of)
     if not documents:
         store.clock.doubt()
     elif monotonic() - sent < timeout:
@@ -90,9 +94,10 @@ def _take(
     consumer: str,
     timeout: float,
     limit_of: Callable[[str], int],
+    keep_of: Callable[[str], float | None],
 ) -> Flow[list[Job]]:
     """Claim the jobs together, or, when one of them spoils that, in ever smaller parts."""
-    claim = Claim.of(jobs, timeout, store.clock.now(), limit_of)
+    claim = Claim.of(jobs, timeout, store.clock.now(), limit_of, keep_of)
     try:
         return (yield from claim_once(store, claim, consumer))
     except BaseException as error:
@@ -108,7 +113,7 @@ def _take(
     documents: list[Job] = []
     try:
         for part in [jobs] if again else operations.parts(jobs):
-            documents += yield from _take(store, part, consumer, timeout, limit_of)
+            documents += yield from _take(store, part, consumer, timeout, limit_of, keep_of)
     except BaseException:
         if documents:
             yield from untake(store, GivenUp.of_documents(documents))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ...clock import monotonic
 from ...metrics.series import AttemptOutcome
+from ...protocol.result import NO_RESULT
 from ...queue.job import AsyncJob, facts
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pymongo.asynchronous.client_session import AsyncClientSession
     from pymongo.errors import PyMongoError
 
+    from ...errors import PayloadError
     from ...protocol.document import JobRecord
     from ..handler import RegisteredHandler
 
@@ -32,8 +34,10 @@ LEAST_TIME = 0.05
 class Ender(Protocol):
     """Whoever writes the ends of attempts, and their progress (``completer``)."""
 
-    async def complete(self, attempt: Attempt, session: AsyncClientSession | None) -> None:
-        """Complete the job; in the caller's transaction, if there is one."""
+    async def complete(
+        self, attempt: Attempt, result: object, session: AsyncClientSession | None
+    ) -> None:
+        """Complete the job with a result; in the caller's transaction, if there is one."""
 
     async def error(self, attempt: Attempt, message: str | None, delay: float | None) -> None:
         """Return the job after a delay (None: the handler's backoff), or bury it."""
@@ -68,6 +72,11 @@ class Attempt:
             met its limit there because of it; None for a job that shares writes.
         ending: a final write is under way. Set by the completer.
         outcome: how it ended, once a final write was acknowledged. Set by whoever has written it.
+        kept: it is to be ended by an update, since it is kept or somebody waits for its end; it may
+            turn out so at its end only. Set by the completer.
+        value: what it is completed with. Set by the completer.
+        unstorable: why that cannot be stored, or None. Set by the completer.
+        returned: what its handler returned.
         unknown: the error of a complete that may have been applied all the same, or None. Set by
             the completer.
     """
@@ -82,15 +91,19 @@ class Attempt:
         "deadline",
         "ending",
         "job",
+        "kept",
         "lost",
         "outcome",
         "record",
         "registered",
         "renew_at",
+        "returned",
         "scope",
         "session",
         "settled",
         "unknown",
+        "unstorable",
+        "value",
     )
 
     def __init__(
@@ -116,6 +129,10 @@ class Attempt:
         self.session: AsyncClientSession | None = None
         self.completed = False
         self.apart: float | None = None
+        self.kept = record.stays
+        self.value = NO_RESULT
+        self.unstorable: PayloadError | None = None
+        self.returned: object = None
         self.lost = False
         self.ending = False
         self.outcome: AttemptOutcome | None = None
@@ -145,8 +162,10 @@ class Attempt:
 
     # what its AsyncJob asks for
 
-    async def complete(self, _record: JobRecord, session: AsyncClientSession | None) -> None:
-        await self._ender.complete(self, session)
+    async def complete(
+        self, _record: JobRecord, result: object, session: AsyncClientSession | None
+    ) -> None:
+        await self._ender.complete(self, result, session)
 
     async def error(self, _record: JobRecord, message: str | None, delay: float | None) -> None:
         await self._ender.error(self, message, delay)

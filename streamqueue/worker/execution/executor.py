@@ -205,6 +205,7 @@ class Execution:
                 job = Job(attempt.record, FromThread(attempt, current_token()))
                 result = await self._threads.run(handler.function, job)
             error = None if result is None else not_begun(result, handler.task)
+            attempt.returned = result
         except get_cancelled_exc_class() as cancellation:
             if scope.cancel_called:
                 return INTERRUPTED
@@ -282,7 +283,7 @@ class Execution:
         self._slots.handler_over()
         self._unbegun.slot_came_free()
         if end is None and not (attempt.outcome or attempt.lost or attempt.ending):
-            self.completer.finish(attempt)
+            self.completer.finish(attempt, attempt.returned)
         elif self._ends is not None and not (end is INTERRUPTED and self._abrupt):
             try:
                 self._ends.start_soon(self._end, attempt, end)
@@ -334,7 +335,7 @@ class Execution:
     async def _write(self, attempt: Attempt, end: End | None) -> None:
         completer = self.completer
         if end is None:
-            await completer.complete(attempt)
+            await completer.complete(attempt, attempt.returned)
         elif end is INTERRUPTED:
             await completer.release(attempt)
             logger.info(

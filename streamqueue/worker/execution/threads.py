@@ -124,13 +124,13 @@ class FromThread:
         self._attempt = attempt
         self._run = partial(from_thread.run, token=loop)
 
-    def complete(self, record: JobRecord, session: Any) -> None:
+    def complete(self, record: JobRecord, result: object, session: Any) -> None:
         if session is not None:
             raise ConfigurationError(
                 "complete(session=) in a worker needs an async handler: the worker's client is "
                 "async, and a session belongs to one client"
             )
-        self._run(self._attempt.complete, record, None)
+        self._run(self._attempt.complete, record, result, None)
 
     def error(self, record: JobRecord, message: str | None, delay: float | None) -> None:
         self._run(self._attempt.error, record, message, delay)
