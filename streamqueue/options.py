@@ -21,6 +21,7 @@ MAX_PRIORITY = 2**31 - 1
 MOST_ATTEMPTS = 1_000_000
 MAX_BATCH = 10_000
 """Jobs in one claim: ids of this many fit a command with room to spare."""
+MAX_NOTE_BYTES = 1024
 DEFAULT_BACKOFF = Backoff()
 
 
@@ -72,6 +73,18 @@ def consumer_name(value: object) -> str:
 def key_name(value: object) -> str:
     """Return the key if it is a string of 1 to 512 characters, or raise ConfigurationError."""
     return _text(value, "key", 512)
+
+
+def note_text(value: object) -> str:
+    """Return the note if it is a text of at most 1 kB, or raise ConfigurationError."""
+    try:
+        size = len(value.encode()) if isinstance(value, str) else -1
+    except UnicodeEncodeError:
+        raise ConfigurationError("note must be valid Unicode, to be stored as UTF-8") from None
+    if not 0 <= size <= MAX_NOTE_BYTES:
+        has = f", and this one has {size:,}" if size > 0 else ""
+        raise ConfigurationError(f"note must be a text of at most {MAX_NOTE_BYTES:,} bytes{has}")
+    return str(value)
 
 
 def _text(value: object, name: str, longest: int) -> str:

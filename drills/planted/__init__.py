@@ -7,6 +7,7 @@ from drills.planted import (
     handlers,
     order,
     refused,
+    steering,
     streams,
     surroundings,
     watching,
@@ -25,4 +26,5 @@ FAULTS: tuple[PlantedFault, ...] = (
     *surroundings.FAULTS,
     *handlers.FAULTS,
     *order.FAULTS,
+    *steering.FAULTS,
 )

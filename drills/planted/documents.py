@@ -144,7 +144,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "progress without $literal",
         14,
         "unit/test_operations.py::test_a_progress_count_is_never_evaluated",
-        Edit("protocol.operations.attempts:renew", '{"$literal": progress}', "progress"),
+        Edit("protocol.operations.attempts:_literal", '{"$literal": value}', "value"),
     ),
     PlantedFault(
         "a payload of any size",

@@ -165,8 +165,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_timers.py::test_a_foreign_scheduled_job_that_is_due_already_is_run",
         Edit(
             "protocol.operations.timers:promote",
-            '"progress": "$$REMOVE", **UNLISTED,',
-            '"progress": "$$REMOVE",',
+            "**NO_PROGRESS, **UNLISTED,",
+            "**NO_PROGRESS,",
         ),
     ),
     PlantedFault(

@@ -475,7 +475,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{LEASES}::test_a_late_reply_to_a_claim_is_renewed_before_what_is_held_already",
         Edit(
             "worker.leases:Leases",
-            "        self._renewals.note(attempt.renew_at)\n\n    def remove(",
+            "        self.renewals.note(attempt.renew_at)\n\n    def remove(",
             "\n    def remove(",
         ),
     ),

@@ -10,7 +10,8 @@ default, so any program may insert ``{queue, state: "ready", payload}`` and noth
     kept                                             while running: the keep its claim goes by
     keep                                             seconds, while it was put with one
     awaited                                          true while somebody waits for its end
-    last_error, errors, progress                     once there was one
+    last_error, errors                               once there was one
+    progress, note                                   of the present attempt, or the last one
     result, finished_at, removed_at, expires_at      once ended
 """
 
@@ -22,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import bson
@@ -40,6 +41,9 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from ..durations import LONGEST, shown
 from ..errors import ConfigurationError
 from ..options import MAX_PRIORITY
+
+if TYPE_CHECKING:
+    from .progress import Progress
 
 VERSION = 1
 UUID_BYTES = 16
@@ -358,7 +362,8 @@ _RAW_CODEC: CodecOptions[RawBSONDocument] = CODEC.with_options(document_class=Ra
 class JobRecord:
     """A job as it was read, with its defaults filled in.
 
-    Damaged fields read as absent ones; ``damage`` says what makes the job impossible to run.
+    Damaged fields read as absent ones; ``damage`` says what makes the job impossible to run, and
+    ``progress`` is what its holder has said of that.
     """
 
     id: ObjectId
@@ -377,11 +382,17 @@ class JobRecord:
     damage: str | None
     keep: float | None = None
     awaited: bool = False
+    progress: Progress | None = None
 
     @property
     def stays(self) -> bool:
         """Whether the job is not removed at its end, as far as its claim knew."""
         return bool(self.keep) or self.awaited
+
+    @property
+    def unstored(self) -> dict[str, Any]:
+        """The fields of its progress that are still to be stored, if there are any."""
+        return {} if self.progress is None else self.progress.unstored
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any], *, max_attempts: int) -> JobRecord:

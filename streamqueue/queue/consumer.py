@@ -17,7 +17,7 @@ from ..protocol.document import JobRecord
 from ..store.given_up import GivenUp
 from ..store.lines import log_reaped
 from ..stream.verdict import READ_ERRORS, classify, is_final, passes, within
-from .job import facts
+from .lines import facts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

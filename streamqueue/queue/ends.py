@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import OperationFailure
 
+from ..clock import monotonic
 from ..errors import LeaseLost, PayloadError
 from ..failures import failure_name
 from ..protocol import operations
+from ..protocol.progress import QUIET, QUIET_SHARE, progress_of
 from ..protocol.result import encode_result
 from .flow import run
-from .job import log_shortened
+from .lines import log_shortened
 
 if TYPE_CHECKING:
     from pymongo.errors import PyMongoError
@@ -34,9 +36,11 @@ class Ends:
     def __init__(self, store: Store | AsyncStore, options: QueueOptions) -> None:
         self._store = store
         self._options = options
+        self._quiet = min(QUIET, options.timeout / QUIET_SHARE)
 
     def complete(self, record: JobRecord, result: object, session: Any) -> Flow[None]:
         self._store.check_place()
+        _over(record)
         wanted = operations.held(record.id, record.token)
         if not record.stays:
             unawaited = operations.unawaited(wanted)
@@ -55,6 +59,7 @@ class Ends:
 
     def _done(self, record: JobRecord, result: Any, session: Any) -> Flow[None]:
         command = operations.done(record.id, record.token, result)
+        command = operations.with_progress(command, record.unstored)
         try:
             done = yield self._store.jobs.update_one(*command, session=session)
         except OperationFailure as error:
@@ -73,12 +78,28 @@ class Ends:
     def discard(self, record: JobRecord, message: str) -> Flow[None]:
         return self._end(record, operations.discard(record.id, record.token, message))
 
-    def progress(self, record: JobRecord, count: int | None) -> Flow[None]:
+    def progress(self, record: JobRecord, count: int | None, note: str | None) -> Flow[None]:
+        """Keep it, or write it with what was kept. Nobody else will, before the end of the
+        attempt: a queue object has nothing that runs in the background."""
         self._store.check_place()
+        said, now = progress_of(record, self._quiet), monotonic()
+        said.say(count, note)
+        renews = count is None and note is None
+        if not renews and now < said.due_at:
+            return
+        fields, settled = said.begin(now), False
         wanted = operations.held(record.id, record.token)
-        command = operations.renew(wanted, self._options.timeout, count)
-        result = yield self._store.jobs.update_one(*command)
+        command = operations.renew(wanted, self._options.timeout, fields)
+        try:
+            result = yield self._store.jobs.update_one(*command)
+            settled = True
+        except OperationFailure as error:
+            settled = operations.is_refusal(error)
+            raise
+        finally:
+            said.end(fields, settled=settled)
         if not result.matched_count:
+            said.over()
             raise LeaseLost(record.id)
 
     def release(self, record: JobRecord, delay: float | None) -> Flow[None]:
@@ -87,6 +108,8 @@ class Ends:
     def _end(self, record: JobRecord, command: operations.Update) -> Flow[None]:
         """Write the end of an attempt; shorten one that the server refuses, as far as it can be."""
         self._store.check_place()
+        _over(record)
+        command = operations.with_progress(command, record.unstored)
         try:
             result = yield self._store.jobs.update_one(*command)
         except OperationFailure as error:
@@ -109,6 +132,11 @@ class Ends:
                 log_shortened(record, refusal)
                 return result
         raise refusal
+
+
+def _over(record: JobRecord) -> None:
+    if record.progress is not None:
+        record.progress.over()
 
 
 def cannot_store(size: int, refusal: PyMongoError) -> PayloadError:
@@ -134,8 +162,8 @@ class BlockingEnds:
     def discard(self, record: JobRecord, message: str) -> None:
         run(self._ends.discard(record, message))
 
-    def progress(self, record: JobRecord, count: int | None) -> None:
-        run(self._ends.progress(record, count))
+    def progress(self, record: JobRecord, count: int | None, note: str | None) -> None:
+        run(self._ends.progress(record, count, note))
 
     def release(self, record: JobRecord, delay: float | None) -> None:
         run(self._ends.release(record, delay))

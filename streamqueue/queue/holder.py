@@ -33,8 +33,9 @@ class Holder(Protocol):
     def discard(self, record: JobRecord, message: str) -> None:
         """Bury the job as dead."""
 
-    def progress(self, record: JobRecord, count: int | None) -> None:
-        """Store the count (None: keep the last one) and renew the lease."""
+    def progress(self, record: JobRecord, count: int | None, note: str | None) -> None:
+        """Store the count and the note (None: keep the last one), now or with a later write, and
+        renew the lease; with neither it is renewed now."""
 
     def release(self, record: JobRecord, delay: float | None) -> None:
         """Return the job after `delay` seconds (None: at once) as it was before the claim."""
@@ -53,6 +54,8 @@ class AsyncHolder(Protocol):
 
     def discard(self, record: JobRecord, message: str) -> Awaitable[None]: ...
 
-    def progress(self, record: JobRecord, count: int | None) -> Awaitable[None]: ...
+    def progress(
+        self, record: JobRecord, count: int | None, note: str | None
+    ) -> Awaitable[None]: ...
 
     def release(self, record: JobRecord, delay: float | None) -> Awaitable[None]: ...

@@ -13,9 +13,10 @@ from .. import plain
 from ..durations import seconds
 from ..errors import ConfigurationError, LeaseLost, PayloadError, text_of
 from ..failures import failure_facts, failure_name
-from ..options import whole_number
+from ..options import note_text, whole_number
 from ..protocol.operations import is_refusal
 from .flow import run, run_async
+from .lines import facts, log_refused
 from .outcome import end_of, outcome_of, write
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from .flow import Flow
     from .holder import AsyncHolder, Holder
 
-logger = plain.logger("streamqueue.job")
 block_logger = plain.logger("streamqueue.queue")
 
 
@@ -60,6 +60,15 @@ class JobView:
         if session is None:
             self._check_beside_transaction(ends=True)
         self._session = session if session is not None and session.in_transaction else None
+
+    def _begin_progress(self, count: int | None, note: str | None) -> tuple[int | None, str | None]:
+        """Return both as they are stored, or raise if they may not be, or not now."""
+        if count is not None:
+            count = whole_number(count, "count", -(2**63), 2**63 - 1)
+        if note is not None:
+            note = note_text(note)
+        self._check_beside_transaction(ends=False)
+        return count, note
 
     def _check_beside_transaction(self, *, ends: bool) -> None:
         """Raise if a write of the job beside its open transaction would wait for that, or spoil it.
@@ -228,19 +237,26 @@ class Job(JobView):
         self._holder.error(self._record, None if message is None else text_of(message), wait)
         self._ended = True
 
-    def progress(self, count: int | None = None) -> None:
+    def progress(self, count: int | None = None, note: str | None = None) -> None:
         """Note progress of the job, and start its lock timeout again from now.
+
+        Call it as often as you like: the first call, and one after a quiet second, is written at
+        once; more within a second share one write, of the newest, and the last one is stored with
+        the end of the attempt. Without arguments it is always written at once.
+
+        A worker writes what waits when the second is over. Of a job that ``next`` returned the next
+        call does, or its end; with a `timeout` below ten seconds, a tenth of that is the second.
 
         Args:
             count: a whole number, stored as ``progress``; None keeps the last one.
+            note: a text of at most 1 kB (1,024 bytes of UTF-8), stored as ``note``; None keeps the
+                last one. Both are gone when the job waits again.
 
         Raises:
             LeaseLost: the job is no longer held; nothing was changed.
         """
-        if count is not None:
-            count = whole_number(count, "count", -(2**63), 2**63 - 1)
-        self._check_beside_transaction(ends=False)
-        self._holder.progress(self._record, count)
+        count, note = self._begin_progress(count, note)
+        self._holder.progress(self._record, count, note)
 
     def release(self, *, delay: float | timedelta | None = None) -> None:
         """Give the job back without blame: its attempts are as they were before the claim.
@@ -330,19 +346,26 @@ class AsyncJob(JobView):
         await self._holder.error(self._record, None if message is None else text_of(message), wait)
         self._ended = True
 
-    async def progress(self, count: int | None = None) -> None:
+    async def progress(self, count: int | None = None, note: str | None = None) -> None:
         """Note progress of the job, and start its lock timeout again from now.
+
+        Call it as often as you like: the first call, and one after a quiet second, is written at
+        once; more within a second share one write, of the newest, and the last one is stored with
+        the end of the attempt. Without arguments it is always written at once.
+
+        A worker writes what waits when the second is over. Of a job that ``next`` returned the next
+        call does, or its end; with a `timeout` below ten seconds, a tenth of that is the second.
 
         Args:
             count: a whole number, stored as ``progress``; None keeps the last one.
+            note: a text of at most 1 kB (1,024 bytes of UTF-8), stored as ``note``; None keeps the
+                last one. Both are gone when the job waits again.
 
         Raises:
             LeaseLost: the job is no longer held; nothing was changed.
         """
-        if count is not None:
-            count = whole_number(count, "count", -(2**63), 2**63 - 1)
-        self._check_beside_transaction(ends=False)
-        await self._holder.progress(self._record, count)
+        count, note = self._begin_progress(count, note)
+        await self._holder.progress(self._record, count, note)
 
     async def release(self, *, delay: float | timedelta | None = None) -> None:
         """Give the job back without blame: its attempts are as they were before the claim.
@@ -377,40 +400,3 @@ class AsyncJob(JobView):
         except (LeaseLost, PyMongoError) as problem:
             if not self._is_left(problem, error):
                 raise
-
-
-def facts(record: JobRecord) -> dict[str, object]:
-    """Return what a line of the log says of a job: which one, and whose; never its payload."""
-    return {
-        "queue": record.queue,
-        "job_id": str(record.id),
-        "attempt": record.attempts,
-        "max_attempts": record.max_attempts,
-        "consumer": record.locked_by,
-    }
-
-
-def log_shortened(record: JobRecord, error: PyMongoError) -> None:
-    """Log that the server took the end of an attempt only without a part of what it says."""
-    logger.warning(
-        "The end of job %s was written without its message, which was refused: %s",
-        record.id,
-        failure_name(error),
-        extra={"event": "end_shortened", **facts(record), **failure_facts(error)},
-    )
-
-
-def log_refused(record: JobRecord, error: PyMongoError, what: str) -> None:
-    """Log that the server will never take a write of an attempt, nor a smaller one."""
-    logger.error(
-        "The server refuses %s of job %s: %s",
-        what,
-        record.id,
-        failure_name(error),
-        extra={
-            "event": "end_refused",
-            **facts(record),
-            "reason": f"the server refuses {what}",
-            **failure_facts(error),
-        },
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anyio import CancelScope
+from anyio.lowlevel import checkpoint
 
 from .flow import run_async
 
@@ -34,8 +35,9 @@ class ShieldedEnds:
     def discard(self, record: JobRecord, message: str) -> Awaitable[None]:
         return run_async(self._ends.discard(record, message), _shield())
 
-    def progress(self, record: JobRecord, count: int | None) -> Awaitable[None]:
-        return run_async(self._ends.progress(record, count), _shield())
+    async def progress(self, record: JobRecord, count: int | None, note: str | None) -> None:
+        await run_async(self._ends.progress(record, count, note), _shield())
+        await checkpoint()  # most of them wait for nothing, and must not keep out all others
 
     def release(self, record: JobRecord, delay: float | None) -> Awaitable[None]:
         return run_async(self._ends.release(record, delay), _shield())

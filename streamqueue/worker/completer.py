@@ -25,7 +25,7 @@ from ..metrics.series import AttemptOutcome
 from ..protocol import operations
 from ..protocol.result import NO_RESULT, Result
 from ..queue.ends import cannot_store
-from ..queue.job import log_refused
+from ..queue.lines import log_refused
 from ..store.write_limit import WriteLimit
 from .ends import AGAIN, Ends, Left, time_left
 from .execution.attempt import LEAST_TIME
@@ -61,9 +61,10 @@ class Completer(Ends):
         store: AsyncStore,
         timeout: float,
         metrics: Metrics,
+        renewals: Nearest,
         ended: Callable[[Attempt], None],
     ) -> None:
-        super().__init__(store, timeout, metrics)
+        super().__init__(store, timeout, metrics, renewals)
         self._ended = ended
         self._finished: list[Attempt] = []
         self._wake = anyio.Event()
@@ -384,7 +385,9 @@ NONE_LEFT = Left(set(), [])
 
 
 def _done(attempt: Attempt) -> operations.Update:
-    return operations.done(attempt.record.id, attempt.record.token, attempt.value.encoded())
+    record = attempt.record
+    command = operations.done(record.id, record.token, attempt.value.encoded())
+    return operations.with_progress(command, record.unstored)
 
 
 def _is_storable(attempt: Attempt) -> bool:

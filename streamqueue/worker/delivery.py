@@ -14,7 +14,7 @@ from ..failures import failure_facts, failure_name
 from ..metrics.series import AttemptOutcome
 from ..protocol import operations
 from ..protocol.document import JobRecord, id_key
-from ..queue.job import facts
+from ..queue.lines import facts
 from ..store.given_up import GivenUp
 from .execution.attempt import Attempt
 

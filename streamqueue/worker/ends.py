@@ -20,7 +20,8 @@ from ..errors import LeaseLost
 from ..metrics.series import AttemptOutcome
 from ..outage import LoggedOutage
 from ..protocol import operations
-from ..queue.job import log_refused, log_shortened
+from ..protocol.progress import QUIET, progress_of
+from ..queue.lines import log_refused, log_shortened
 from ..store.write_limit import LONGEST_WRITE
 from .execution.attempt import LEAST_TIME
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..metrics.series import Metrics, Operation
     from ..store.asynchronous import AsyncStore
     from .execution.attempt import Attempt
+    from .nearest import Nearest
 
 logger = plain.logger("streamqueue.completer")
 
@@ -43,12 +45,18 @@ class Ends:
     When the lease has run out over a write that may have been applied, nobody can tell any more: a
     job that is gone may have been completed by its next holder. Then the error of that write is
     raised, as for every write whose outcome is unknown.
+
+    Args:
+        renewals: told when progress is to be written by a renewal.
     """
 
-    def __init__(self, store: AsyncStore, timeout: float, metrics: Metrics) -> None:
+    def __init__(
+        self, store: AsyncStore, timeout: float, metrics: Metrics, renewals: Nearest
+    ) -> None:
         self._store = store
         self._timeout = timeout
         self._metrics = metrics
+        self._renewals = renewals
         self._hurry = anyio.Event()
         self._writing = LoggedOutage(logger, "complete", "Writing the ends of jobs")
 
@@ -80,19 +88,33 @@ class Ends:
         command = operations.release(attempt.record.id, attempt.record.token, delay)
         await self._end(attempt, AttemptOutcome.RELEASED, "release", command)
 
-    async def progress(self, attempt: Attempt, count: int | None) -> None:
-        """Note progress and renew the lease."""
+    async def progress(self, attempt: Attempt, *, renews: bool) -> None:
+        """Write what was said of progress and renew the lease, or leave it to the next renewal,
+        which comes as soon as it may be written; to renew, write now."""
         self._check(attempt)
+        said, sent = progress_of(attempt.record, QUIET), monotonic()
+        if not renews and sent < said.due_at:
+            attempt.renew_for_progress()
+            self._renewals.note(attempt.renew_at)
+            return
+        fields, settled = said.begin(sent), False
         wanted = operations.held(attempt.record.id, attempt.record.token)
-        sent = monotonic()
         limit = pymongo.timeout(time_left(attempt))
-        with self._metrics.timed("renew"), CancelScope(shield=True), limit:
-            result = await self._store.jobs.update_one(
-                *operations.renew(wanted, self._timeout, count)
-            )
+        try:
+            with self._metrics.timed("renew"), CancelScope(shield=True), limit:
+                result = await self._store.jobs.update_one(
+                    *operations.renew(wanted, self._timeout, fields)
+                )
+            settled = True
+        except PyMongoError as error:
+            settled = operations.is_refusal(error)
+            raise
+        finally:
+            said.end(fields, settled=settled)
         if not result.matched_count:
             raise LeaseLost(attempt.record.id)
         attempt.extend(sent, self._timeout)
+        self._renewals.note(attempt.renew_at)
         attempt.registered.metrics.leases_renewed.inc()
 
     def _check(self, attempt: Attempt) -> None:
@@ -112,6 +134,7 @@ class Ends:
         """
         self._check(attempt)
         attempt.ending = True
+        command = operations.with_progress(command, attempt.record.unstored)
         tries = 0
         unknown: PyMongoError | None = None
         refused: PyMongoError | None = None

@@ -25,7 +25,7 @@ from ..failures import failure_facts, failure_name
 from ..metrics.series import AttemptOutcome
 from ..outage import LoggedOutage
 from ..protocol import operations
-from ..queue.job import log_refused
+from ..queue.lines import log_refused
 from ..store.write_limit import LONGEST_WRITE, WriteLimit
 from .execution.attempt import LEAST_TIME, RENEWALS_PER_TIMEOUT
 from .nearest import Nearest
@@ -48,7 +48,11 @@ one looked at that is held back."""
 
 
 class Leases:
-    """The attempts this process holds; keeps them and says which were lost."""
+    """The attempts this process holds; keeps them and says which were lost.
+
+    Attributes:
+        renewals: to be told of an attempt that is to be renewed earlier than was planned.
+    """
 
     def __init__(self, store: AsyncStore, timeout: float, metrics: Metrics) -> None:
         self._store = store
@@ -56,7 +60,7 @@ class Leases:
         self._metrics = metrics
         self._held: dict[ObjectId, Attempt] = {}
         self._under_way: set[Attempt] = set()
-        self._deadlines, self._renewals = Nearest(), Nearest()
+        self._deadlines, self.renewals = Nearest(), Nearest()
         self._limit = WriteLimit.of_lease(timeout)
         pause = min(1.0, timeout / RETRY_SHARE)
         self._again = Backoff(initial=pause, maximum=pause, jitter=0.25)
@@ -88,7 +92,7 @@ class Leases:
             return
         self._held[attempt.record.id] = attempt
         self._deadlines.note(attempt.deadline)
-        self._renewals.note(attempt.renew_at)
+        self.renewals.note(attempt.renew_at)
 
     def remove(self, attempt: Attempt) -> None:
         """Forget an attempt that has ended."""
@@ -197,13 +201,13 @@ class Leases:
 
     async def _keep_renewing(self, tasks: TaskGroup) -> None:
         while True:
-            await self._renewals.wait(attempt.renew_at for attempt in self._held.values())
+            await self.renewals.wait(attempt.renew_at for attempt in self._held.values())
             self._begin_renewals(tasks)
 
     def _begin_renewals(self, tasks: TaskGroup) -> None:
         shared = []
         for attempt in self._take_due():
-            if attempt.apart is None and not attempt.completed:
+            if attempt.apart is None and not (attempt.completed or attempt.record.unstored):
                 shared.append(attempt)
             else:
                 tasks.start_soon(self._renew, tasks, [attempt])
@@ -211,11 +215,15 @@ class Leases:
             tasks.start_soon(self._renew, tasks, shared)
 
     def _take_due(self) -> list[Attempt]:
-        """Return the attempts whose renewal is due, or nearly so; none is due again until that is
-        answered."""
+        """Return the attempts whose renewal is due, or nearly so unless it is to write progress;
+        none is due again until that is answered."""
         now = monotonic()
         soon = now + self._timeout / (4 * RENEWALS_PER_TIMEOUT)
-        due = [attempt for attempt in self._held.values() if attempt.renew_at <= soon]
+        due = [
+            attempt
+            for attempt in self._held.values()
+            if attempt.renew_at <= (now if attempt.record.unstored else soon)
+        ]
         for attempt in due:
             attempt.renew_at = math.inf
         return [attempt for attempt in due if self._may_be_renewed(attempt)]
@@ -232,14 +240,19 @@ class Leases:
 
     def _renew_again(self, attempt: Attempt) -> None:
         attempt.renew_at = monotonic() + self._again.delay(1)
-        self._renewals.note(attempt.renew_at)
+        self.renewals.note(attempt.renew_at)
 
     async def _renew(self, tasks: TaskGroup, attempts: Sequence[Attempt]) -> None:
-        """Extend the leases of attempts in one update, and in parts when one of them spoils it."""
+        """Extend the leases of attempts in one update, and in parts when one of them spoils it.
+
+        One that is alone takes with it what is new of its progress.
+        """
         due = [attempt for attempt in attempts if self._may_be_renewed(attempt)]
         if not due:
             return
         sent = monotonic()
+        said = due[0].record.progress if len(due) == 1 and due[0].record.unstored else None
+        fields, settled = {} if said is None else said.begin(sent), False
         left = max(LEAST_TIME, min(attempt.deadline for attempt in due) - sent)
         left = min(left, LONGEST_WRITE)
         limit = self._limit.seconds if due[0].apart is None else due[0].apart
@@ -251,12 +264,16 @@ class Leases:
         renewed = False
         try:
             with self._metrics.timed("renew"), anyio.CancelScope(shield=True):
-                command = operations.renew(wanted, self._timeout)
+                command = operations.renew(wanted, self._timeout, fields)
                 matched, _ = await self._store.update_within(command, limit)
-                renewed = True
+                renewed = settled = True
                 tokens = await self._tokens(due, left) if matched < len(due) else None
         except PyMongoError as error:
-            if renewed or not operations.is_spoiled(error):
+            settled = operations.is_refusal(error)
+            if fields and settled:
+                log_refused(due[0].record, error, "the progress")
+                self._renew_again(due[0])
+            elif renewed or not operations.is_spoiled(error):
                 # Unknown, so the deadlines stay where they are.
                 self._limit.met()
                 self._renewing.failed(error, "Leases could not be renewed: %s")
@@ -268,6 +285,9 @@ class Leases:
             else:
                 self._not_renewed(due[0], error, sent, limit)
             return
+        finally:
+            if said is not None:
+                said.end(fields, settled=settled)
         self._renewing.succeeded()
         self._limit.kept(monotonic() - sent)
         for attempt in due:
@@ -276,7 +296,7 @@ class Leases:
                 if completed:  # its transaction was aborted
                     attempt.completed = False
                 attempt.extend(sent, self._timeout)
-                self._renewals.note(attempt.renew_at)
+                self.renewals.note(attempt.renew_at)
                 attempt.registered.metrics.leases_renewed.inc()
             else:
                 self._not_ours(attempt, gone=attempt.record.id not in tokens)
@@ -312,4 +332,4 @@ class Leases:
         attempt.apart = 2 * limit
         # At once, when the limit was used up: inside the server it waits for the transaction's end.
         attempt.renew_at = sent + limit
-        self._renewals.note(attempt.renew_at)
+        self.renewals.note(attempt.renew_at)

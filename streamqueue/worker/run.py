@@ -84,7 +84,7 @@ class Run:
         self._execution = execution = Execution(
             store, self._leases, slots, log_tracebacks=options.log_tracebacks
         )
-        self._completer = Completer(store, timeout, metrics, execution.ended)
+        self._completer = Completer(store, timeout, metrics, self._leases.renewals, execution.ended)
         execution.completer = self._completer
         drain_timeout = options.drain_timeout
         self._drain = Drain(self._leases, slots, execution, self._completer, drain_timeout)

@@ -140,12 +140,12 @@ async def test_a_job_that_waits_again_shows_nothing_of_the_attempt_before(
 ) -> None:
     job_id = await queue.put({})
     job = await queue.next()
-    await job.progress(40)
+    await job.progress(40, "almost half")
 
     await end(queue, jobs, job)
 
     assert document(jobs, job_id)["state"] in ("ready", "scheduled")
-    assert not {"progress", "allowed"} & document(jobs, job_id).keys()
+    assert not {"progress", "note", "allowed"} & document(jobs, job_id).keys()
 
 
 async def test_a_job_that_falls_due_shows_no_progress(queue: Any, jobs: Collection[Any]) -> None:

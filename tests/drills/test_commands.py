@@ -64,7 +64,7 @@ def test_a_claim_whose_values_depend_on_the_document_is_a_claim() -> None:
 
 UPDATES: dict[str, tuple[Kind, operations.Update]] = {
     "renew": ("renew", operations.renew(operations.held(JOB, TOKEN), 30)),
-    "progress": ("renew", operations.renew(operations.held(JOB, TOKEN), 30, 7)),
+    "progress": ("renew", operations.renew(operations.held(JOB, TOKEN), 30, {"progress": 7})),
     "renew many": ("renew", operations.renew(operations.held_any([JOB, OTHER], [TOKEN]), 30)),
     "unclaim": ("untake", operations.unclaim([JOB, OTHER], [TOKEN])),
     "unclaim one": ("untake", operations.unclaim([JOB], [TOKEN])),

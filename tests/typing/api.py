@@ -138,6 +138,8 @@ def hold_blocking(job: Job, session: ClientSession) -> None:
     job.error("oops", delay=timedelta(minutes=1))
     job.progress()
     job.progress(5)
+    job.progress(5, "half")
+    job.progress(note="half")
     job.release()
     job.release(delay=5)
     job.progress("5")  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ ORDER = [
     "outage",
     "signals",
     "interpreter",
+    "protocol.progress",
     "protocol.document",
     "protocol.foreign",
     "protocol.trace",
@@ -62,6 +63,7 @@ ORDER = [
     "queue.flow",
     "queue.holder",
     "queue.outcome",
+    "queue.lines",
     "queue.job",
     "metrics.buckets",
     "metrics.bundles",
@@ -437,6 +439,7 @@ def test_only_the_shells_and_the_engine_talk_to_mongodb() -> None:
         "durations",
         "queue.job",
         "queue.outcome",
+        "queue.lines",
         "protocol.trace",
     ],
 )

@@ -22,7 +22,7 @@ from streamqueue.failures import failure_facts
 from streamqueue.logs import EVENTS, FIELDS, JsonFormatter, TextFormatter
 from streamqueue.processes.process import ProcessEnd
 from streamqueue.protocol.document import JobRecord
-from streamqueue.queue.job import facts
+from streamqueue.queue.lines import facts
 from streamqueue.running import Running, running
 from tests.hellish import HELLISH
 

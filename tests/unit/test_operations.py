@@ -26,6 +26,7 @@ from streamqueue.protocol.operations import Find, Update
 ID, OTHER = ObjectId(), ObjectId()
 TOKEN, OTHER_TOKEN = b"token", b"other token"
 QUEUE = "emails"
+PROGRESS = {"progress": 5, "note": "half"}
 UNTIL = datetime(2026, 11, 29, tzinfo=UTC)
 
 HELD: dict[str, Callable[[], Update]] = {
@@ -35,7 +36,10 @@ HELD: dict[str, Callable[[], Update]] = {
     "release": lambda: operations.release(ID, TOKEN),
     "release for later": lambda: operations.release(ID, TOKEN, 5),
     "renew": lambda: operations.renew(operations.held(ID, TOKEN), 30),
-    "progress": lambda: operations.renew(operations.held(ID, TOKEN), 30, 5),
+    "progress": lambda: operations.renew(operations.held(ID, TOKEN), 30, PROGRESS),
+    "error after progress": lambda: operations.with_progress(
+        operations.error(ID, TOKEN, "oops", 1, 3), PROGRESS
+    ),
 }
 HELD_TOGETHER: dict[str, Callable[[], Update]] = {
     "release many": lambda: operations.release_many([ID, OTHER], [TOKEN, OTHER_TOKEN]),
@@ -183,7 +187,7 @@ def test_what_ends_an_attempt_removes_the_whole_lock(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["renew", "progress", "renew many"])
 def test_a_renewal_touches_neither_the_token_nor_the_state(name: str) -> None:
-    assert fields(UPDATES[name]()).keys() <= {"locked_until", "progress"}
+    assert fields(UPDATES[name]()).keys() <= {"locked_until", "progress", "note"}
 
 
 # Values of users are data.
@@ -216,7 +220,7 @@ def test_a_text_of_a_user_is_never_evaluated(make: Callable[[str], Update], text
 
 @pytest.mark.parametrize("count", [5, "$$ROOT", {"$set": {"state": "dead"}}])
 def test_a_progress_count_is_never_evaluated(count: Any) -> None:
-    command = operations.renew(operations.held(ID, TOKEN), 30, count)
+    command = operations.renew(operations.held(ID, TOKEN), 30, {"progress": count})
 
     assert set(parents(command.update, count)) == {"$literal"}
 

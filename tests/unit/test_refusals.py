@@ -126,7 +126,14 @@ def test_a_smaller_end_says_less_of_the_same(make: Callable[[], Update]) -> None
         before = smaller
 
     assert before is not end
-    assert fields(before) - {"run_at", "progress"} == {"state", "allowed", *LOCK}
+    assert fields(before) - {"run_at", "progress", "note"} == {"state", "allowed", *LOCK}
+
+
+def test_a_smaller_end_leaves_out_what_is_new_of_the_progress() -> None:
+    end = operations.release(ID, TOKEN)
+    with_news = operations.with_progress(end, {"note": "half"})
+
+    assert operations.smaller(with_news)[0] == end
 
 
 @pytest.mark.parametrize("make", ENDS.values(), ids=ENDS)

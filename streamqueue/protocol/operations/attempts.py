@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from .commands import Document, Find, Update
 from .expressions import later, one_of
-from .transitions import KEPT, UNLOCK, answered, exhausted, failed, released
+from .transitions import KEPT, PROGRESS, UNLOCK, answered, exhausted, failed, released
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bson import ObjectId
+
+
+NOTHING: Document = {}
 
 
 def held(job_id: ObjectId, token: bytes) -> Document:
@@ -28,12 +31,21 @@ def held_any(ids: Sequence[ObjectId], tokens: Iterable[bytes]) -> Document:
     return {"_id": one_of(ids), "lease": one_of(list(tokens))}
 
 
-def renew(wanted: Document, timeout: float, progress: int | None = None) -> Update:
-    """Extend the lease to `timeout` from now, optionally noting progress."""
-    fields: Document = {"locked_until": later(timeout)}
-    if progress is not None:
-        fields["progress"] = {"$literal": progress}
-    return Update(wanted, [{"$set": fields}])
+def renew(wanted: Document, timeout: float, progress: Mapping[str, Any] = NOTHING) -> Update:
+    """Extend the lease to `timeout` from now, optionally noting these fields of its progress."""
+    return Update(wanted, [{"$set": {"locked_until": later(timeout), **_literal(progress)}}])
+
+
+def with_progress(end: Update, progress: Mapping[str, Any]) -> Update:
+    """The same end of an attempt, after what is still to be stored of its progress: whatever
+    becomes of that by the end, a job that dies keeps the newest."""
+    if not progress:
+        return end
+    return Update(end.filter, [{"$set": _literal(progress)}, *end.update])
+
+
+def _literal(fields: Mapping[str, Any]) -> Document:
+    return {name: {"$literal": value} for name, value in fields.items()}
 
 
 def unawaited(wanted: Document) -> Document:
@@ -91,20 +103,21 @@ def release_many(ids: Sequence[ObjectId], tokens: Iterable[bytes]) -> Update:
 def smaller(end: Update) -> list[Update]:
     """The same end of an attempt in ever smaller writes, to try when the server refuses it.
 
-    First without its message (a document near 16 MB has no room for one), then with nothing but the
-    state and the lock (a validator may know no other field).
+    First without its message and the newest of its progress (a document near 16 MB has no room for
+    one), then with nothing but the state and the lock (a validator may know no other field).
     """
-    fields: Document = end.update[0]["$set"]
+    fields: Document = end.update[-1]["$set"]
     no_message = {name: value for name, value in fields.items() if name not in _MESSAGE}
-    needed = {"state", "progress", "awaited", *UNLOCK}
+    needed = {"state", "awaited", *PROGRESS, *UNLOCK}
     if _may_be_scheduled(fields["state"]):
         needed.add("run_at")
     bare = {name: value for name, value in no_message.items() if name in needed}
     ends: list[Update] = []
     for left in (no_message, bare):
-        if len(left) < len(fields):
+        if len(left) < len(fields) or len(end.update) > 1:
             fields = left
-            ends.append(Update(end.filter, [{"$set": left}]))
+            end = Update(end.filter, [{"$set": left}])
+            ends.append(end)
     return ends
 
 

@@ -8,7 +8,7 @@ from ...names import label_of
 from ..document import JobRecord
 from .commands import Document, Find, Update
 from .expressions import milliseconds_until, one_of, one_of_ids, past
-from .transitions import LAST_IN, UNLISTED, answered, exhausted, noted, over
+from .transitions import LAST_IN, NO_PROGRESS, UNLISTED, answered, exhausted, noted, over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +35,7 @@ def promote(ids: Sequence[ObjectId]) -> Update:
     """Make due jobs ready; the change event of it is what wakes consumers."""
     return Update(
         {"_id": one_of_ids(ids), "state": "scheduled", **past("run_at")},
-        [{"$set": {"state": "ready", "progress": "$$REMOVE", **UNLISTED, **LAST_IN}}],
+        [{"$set": {"state": "ready", **NO_PROGRESS, **UNLISTED, **LAST_IN}}],
     )
 
 

@@ -15,16 +15,19 @@ UNLOCK: Document = dict.fromkeys(
     ("locked_by", "locked_at", "locked_until", "lease", "allowed", "kept"), "$$REMOVE"
 )
 
+PROGRESS = ("progress", "note")
+"""Fields that say how far the present attempt has come."""
+NO_PROGRESS: Document = dict.fromkeys(PROGRESS, "$$REMOVE")
+
 
 def over(dead: Document | bool = False) -> Document:
     """What goes with an attempt that is over: with its lock what it has got to, unless the job is
     dead, of which that may be asked."""
     if dead is True:
         return UNLOCK
-    return {
-        **UNLOCK,
-        "progress": {"$cond": [dead, "$progress", "$$REMOVE"]} if dead else "$$REMOVE",
-    }
+    if not dead:
+        return {**UNLOCK, **NO_PROGRESS}
+    return {**UNLOCK, **{name: {"$cond": [dead, f"${name}", "$$REMOVE"]} for name in PROGRESS}}
 
 
 UNLISTED: Document = {

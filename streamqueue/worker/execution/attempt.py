@@ -10,10 +10,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Protocol
 
+from anyio.lowlevel import checkpoint
+
 from ...clock import monotonic
+from ...errors import LeaseLost
 from ...metrics.series import AttemptOutcome
+from ...protocol.progress import QUIET, progress_of
 from ...protocol.result import NO_RESULT
-from ...queue.job import AsyncJob, facts
+from ...queue.job import AsyncJob
+from ...queue.lines import facts
 
 if TYPE_CHECKING:
     import anyio
@@ -45,8 +50,9 @@ class Ender(Protocol):
     async def discard(self, attempt: Attempt, message: str) -> None:
         """Bury the job."""
 
-    async def progress(self, attempt: Attempt, count: int | None) -> None:
-        """Note progress and renew the lease."""
+    async def progress(self, attempt: Attempt, *, renews: bool) -> None:
+        """Write what was said of progress, or see to it that it is written when it may be; to renew
+        the lease, write now."""
 
     async def release(self, attempt: Attempt, delay: float | None) -> None:
         """Give the job back as it was before the claim."""
@@ -146,6 +152,13 @@ class Attempt:
         margin = min(timeout / MARGIN_SHARE, MARGIN_CAP)
         self.deadline = max(self.deadline, sent + timeout - margin)
         self.renew_at = self.deadline + margin - timeout + timeout / RENEWALS_PER_TIMEOUT
+        self.renew_for_progress()
+
+    def renew_for_progress(self) -> None:
+        """Have it renewed as soon as what is new of its progress may be stored."""
+        said = self.record.progress
+        if said is not None and said.unstored:
+            self.renew_at = min(self.renew_at, said.due_at)
 
     @property
     def in_transaction(self) -> bool:
@@ -173,8 +186,25 @@ class Attempt:
     async def discard(self, _record: JobRecord, message: str) -> None:
         await self._ender.discard(self, message)
 
-    async def progress(self, _record: JobRecord, count: int | None) -> None:
-        await self._ender.progress(self, count)
+    async def progress(self, _record: JobRecord, count: int | None, note: str | None) -> None:
+        if self.says(count, note):
+            await self.write_progress(count, note)
+        await checkpoint()  # most of them wait for nothing, and must not keep out all others
+
+    def says(self, count: int | None, note: str | None) -> bool:
+        """Keep what its handler says of progress, in whichever thread; return whether
+        :meth:`write_progress` is to be called, in the event loop.
+
+        Raises:
+            LeaseLost: the job is known to be held no longer.
+        """
+        if self.lost or self.ending or self.outcome is not None:
+            raise LeaseLost(self.record.id)
+        return progress_of(self.record, QUIET).say(count, note)
+
+    async def write_progress(self, count: int | None, note: str | None) -> None:
+        """Have it written, now or later."""
+        await self._ender.progress(self, renews=count is None and note is None)
 
     async def release(self, _record: JobRecord, delay: float | None) -> None:
         await self._ender.release(self, delay)

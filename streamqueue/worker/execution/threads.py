@@ -138,8 +138,9 @@ class FromThread:
     def discard(self, record: JobRecord, message: str) -> None:
         self._run(self._attempt.discard, record, message)
 
-    def progress(self, record: JobRecord, count: int | None) -> None:
-        self._run(self._attempt.progress, record, count)
+    def progress(self, _record: JobRecord, count: int | None, note: str | None) -> None:
+        if self._attempt.says(count, note):
+            self._run(self._attempt.write_progress, count, note)
 
     def release(self, record: JobRecord, delay: float | None) -> None:
         self._run(self._attempt.release, record, delay)

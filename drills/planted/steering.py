@@ -1,0 +1,52 @@
+"""Faults about what is said of jobs and done to them: progress, other times, limits in time."""
+
+from __future__ import annotations
+
+from drills.planted.fault import Edit, PlantedFault
+
+PROGRESS = "contract/test_queue_progress.py"
+IN_A_WORKER = "worker/test_worker_progress.py"
+
+FAULTS: tuple[PlantedFault, ...] = (
+    PlantedFault(
+        "a write for every call of progress",
+        15,
+        f"{PROGRESS}::test_many_calls_share_few_writes",
+        Edit("queue.ends:Ends.progress", "not renews and now < said.due_at", "False"),
+    ),
+    PlantedFault(
+        "a lease that is left to end while progress is kept",
+        2,
+        f"{PROGRESS}::test_a_call_that_says_nothing_renews_the_lease_at_once",
+        Edit("queue.ends:Ends.progress", "not renews and now < said.due_at", "now < said.due_at"),
+    ),
+    PlantedFault(
+        "the last progress before a death forgotten",
+        7,
+        f"{IN_A_WORKER}::test_a_hundred_thousand_calls_are_few_writes_and_the_last_is_stored",
+        Edit(
+            "worker.ends:Ends._end",
+            "        command = operations.with_progress(command, attempt.record.unstored)\n",
+            "",
+        ),
+    ),
+    PlantedFault(
+        "progress written whenever leases are renewed",
+        15,
+        f"{IN_A_WORKER}::test_a_hundred_thousand_calls_are_few_writes_and_the_last_is_stored",
+        Edit(
+            "worker.leases:Leases._take_due", "(now if attempt.record.unstored else soon)", "soon"
+        ),
+    ),
+    PlantedFault(
+        "merged progress that waits for the event loop",
+        15,
+        f"{IN_A_WORKER}"
+        "::test_calls_of_a_blocking_handler_that_are_merged_do_not_wait_for_the_event_loop",
+        Edit(
+            "worker.execution.threads:FromThread.progress",
+            "        if self._attempt.says(count, note):\n",
+            "        self._attempt.says(count, note)\n        if True:\n",
+        ),
+    ),
+)
