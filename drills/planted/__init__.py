@@ -5,6 +5,7 @@ from __future__ import annotations
 from drills.planted import (
     documents,
     handlers,
+    keeping,
     order,
     refused,
     steering,
@@ -27,4 +28,5 @@ FAULTS: tuple[PlantedFault, ...] = (
     *handlers.FAULTS,
     *order.FAULTS,
     *steering.FAULTS,
+    *keeping.FAULTS,
 )

@@ -12,8 +12,9 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_attempts.py::test_put_stores_no_number_that_it_was_not_told",
         Edit(
             "queue.blocking:MongoQueue.put",
-            "            max_attempts=max_attempts,\n            job_id=job_id,",
+            "            max_attempts=max_attempts,\n            keep=keep,\n            job_id=job_id,",
             "            max_attempts=max_attempts or self._consumer._options.max_attempts,\n"
+            "            keep=keep,\n"
             "            job_id=job_id,",
         ),
     ),
@@ -33,7 +34,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         3,
         "worker/test_worker_max_attempts.py::test_one_claim_goes_by_the_number_of_each_queue",
         Edit(
-            "protocol.operations.claims:_limit",
+            "protocol.operations.claims:_by_queue",
             "    if not others:\n        return last\n",
             "    return last\n",
         ),
@@ -45,8 +46,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_a_job_that_waits_again_shows_nothing_of_the_attempt_before",
         Edit(
             "protocol.operations.transitions:failed",
-            "        **over(dead),\n    }",
-            "        **UNLOCK,\n    }",
+            "        **over(dead),\n        **answered(dead),\n    }",
+            "        **UNLOCK,\n        **answered(dead),\n    }",
         ),
     ),
     PlantedFault(

@@ -430,8 +430,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_a_job_that_was_lost_is_not_completed_with_the_others_of_its_group",
         Edit(
             "worker.completer:Completer._complete_shared",
-            "lost = set() if deleted == len(ids) else await self._not_ours(group)",
-            "lost = set()",
+            "left = NONE_LEFT if ended == len(group) else await self._left_of(group)",
+            "left = NONE_LEFT",
         ),
     ),
     PlantedFault(
@@ -440,8 +440,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_completes.py"
         "::test_a_job_that_was_lost_is_not_completed_with_the_others_of_its_group",
         Edit(
-            "worker.completer:Completer._complete_shared",
-            "wanted = operations.held_any(ids, tokens)",
+            "worker.completer:Completer._end_together",
+            "wanted = operations.unawaited(operations.held_any(ids, tokens))",
             'wanted = {"_id": {"$in": ids}}',
         ),
     ),

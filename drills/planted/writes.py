@@ -257,7 +257,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_cancellation.py"
         "::test_what_ends_a_job_is_carried_out_although_its_caller_is_cancelled",
         Edit(
-            "queue.asynchronous:ShieldedEnds.error",
+            "queue.shielded:ShieldedEnds.error",
             "run_async(self._ends.error(record, message, delay), _shield())",
             "run_async(self._ends.error(record, message, delay))",
         ),
@@ -285,8 +285,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{CORNERS}::test_no_claim_has_the_token_of_another",
         Edit(
             "store.given_up:Claim.of",
-            "sorted(queues), timeout, now, limit_of)",
-            "sorted(queues), timeout, now, limit_of, bytes(16))",
+            "sorted(queues), timeout, now, limit_of, keep_of)",
+            "sorted(queues), timeout, now, limit_of, keep_of, bytes(16))",
         ),
     ),
     PlantedFault(

@@ -126,7 +126,8 @@ def test_a_smaller_end_says_less_of_the_same(make: Callable[[], Update]) -> None
         before = smaller
 
     assert before is not end
-    assert fields(before) - {"run_at", "progress", "note"} == {"state", "allowed", *LOCK}
+    of_state = {"state", "allowed", "kept", *LOCK}
+    assert fields(before) - {"run_at", "progress", "note", "awaited"} == of_state
 
 
 def test_a_smaller_end_leaves_out_what_is_new_of_the_progress() -> None:

@@ -293,21 +293,19 @@ async def test_a_handler_that_completes_with_what_cannot_be_stored_is_told(
     assert jobs.count_documents({"state": "dead"}) == 1
 
 
-async def test_a_result_that_does_not_fit_beside_the_payload_makes_the_job_dead(
-    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_job_that_the_server_refuses_with_its_result_is_dead_at_once(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any], count: int
 ) -> None:
-    async def handler(job: AsyncJob) -> str:
-        return "x" * (2**20 - 100)
+    worker = await start(doubles, keep=60)
+    jobs.database.command("collMod", jobs.name, validator={"result": {"$ne": 8}})
 
-    job_id = await queue.put({"x": "x" * (15 * 2**20 - 100)}, keep=60)
-    jobs.update_one({"_id": job_id}, {"$set": {"more": "x" * (2**20 - 10_000)}})
-    worker = await start(handler)
+    await queue.put_many([{"n": 4 + n} for n in range(count)])
 
-    await worker.until_outcomes(dead=1)
-
-    [document] = jobs.find({}, {"state": 1, "last_error": 1})
-    assert document["state"] == "dead"
-    assert "1,048,4" in document["last_error"]
+    await worker.until_outcomes(dead=1, **({"completed": count - 1} if count > 1 else {}))
+    [document] = jobs.find({"state": "dead"})
+    assert document["attempts"] == 1
+    assert "with this result of" in document["last_error"]
 
 
 @pytest.mark.parametrize("count", [1, 10])
