@@ -123,7 +123,7 @@ class QueueMachine(RuleBasedStateMachine):
         if self.holds(job):
             job.progress(count)
         else:
-            self.refused(lambda: job.progress(count))
+            self.refused(job.progress)  # one with a count may wait, to be written with others
 
     @rule(job=over)
     def a_job_that_is_over_is_not_held(self, job: Job) -> None:
