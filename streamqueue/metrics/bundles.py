@@ -123,13 +123,14 @@ class ProducerMetrics:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerMetrics:
-    """What a consumer of one queue counts on; only `duration` and `outcome` are the task's own.
+    """What a consumer of one queue counts on; `duration`, `overdue` and `outcome` are the task's.
 
     Attributes:
         wait: seconds from becoming due until the handler starts.
         duration: seconds an attempt took.
         running: attempts in progress.
         limit: how many attempts may be in progress at once.
+        overdue: handlers that are over their time limit and have not ended.
         outcome: attempts ended, by how.
         claims: jobs won or lost and claims that found none, by what caused the claim.
         leases_renewed: leases extended while their handler ran.
@@ -142,6 +143,7 @@ class ConsumerMetrics:
     duration: Histogram
     running: Gauge
     limit: Gauge
+    overdue: Gauge
     outcome: Mapping[AttemptOutcome, Counter]
     claims: Mapping[tuple[ClaimTrigger, ClaimResult], Counter]
     leases_renewed: Counter
@@ -192,6 +194,12 @@ class ConsumerSeries:
             ("queue",),
             registry=registry,
         )
+        self.overdue = Gauge(
+            "streamqueue_overdue_handlers",
+            "Handlers of this process that are over their time limit and have not ended.",
+            ("queue", "task"),
+            registry=registry,
+        )
         self.claims = Counter(
             "streamqueue_claims_total",
             "Jobs won or lost to another consumer, and claims that found none, by trigger.",
@@ -230,6 +238,7 @@ class ConsumerSeries:
             duration=self.duration.labels(queue, task),
             running=self.running.labels(queue),
             limit=self.limit.labels(queue),
+            overdue=self.overdue.labels(queue, task),
             outcome={
                 outcome: self.attempts.labels(queue, task, outcome) for outcome in AttemptOutcome
             },

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..durations import shown
 from ..errors import ConfigurationError, type_name
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from ..backoff import Backoff
     from ..metrics.series import ConsumerMetrics
 
+RunIn = Literal["loop", "thread", "process"]
+
 
 @dataclass(frozen=True, slots=True)
 class Handler:
@@ -23,18 +26,24 @@ class Handler:
 
     Attributes:
         queue: the queue's name.
-        function: takes the job; ``async def`` runs in the event loop, ``def`` in a thread.
+        function: takes the job; in a process, its payload.
         backoff: the wait after a failed attempt.
         max_attempts: for jobs that do not carry their own.
         keep: the same; seconds that they stay when they are done, or None.
+        run_in: where it runs.
+        time_limit: seconds an attempt may take, or None.
+        concurrency: how many of its jobs may run at a time in this process, or None for as many as
+            the worker runs.
     """
 
     queue: str
     function: Callable[[Any], Any]
     backoff: Backoff
     max_attempts: int
-    is_async: bool
+    run_in: RunIn
     keep: float | None = None
+    time_limit: float | None = None
+    concurrency: int | None = None
 
     @property
     def task(self) -> str:
@@ -44,6 +53,74 @@ class Handler:
         except Exception:  # an object with a __getattr__ of its own
             name = None
         return name if isinstance(name, str) else type_name(self.function)
+
+    def check(self) -> None:
+        """Raise ConfigurationError if a child process could not import its function.
+
+        Not when it is registered: while a module is executed, its functions have no names yet.
+        """
+        if self.run_in == "process" and not _found_by_name(self.function):
+            raise ConfigurationError(_not_importable(self.function))
+
+
+def where_to_run(function: Callable[[Any], Any], run_in: object) -> RunIn:
+    """Return where a handler runs: as asked, or None for what its kind is made for.
+
+    Raises:
+        ConfigurationError: it cannot be a handler, or cannot run there.
+    """
+    in_loop = is_async(function)
+    match run_in:
+        case None:
+            return "loop" if in_loop else "thread"
+        case "loop" if in_loop:
+            return "loop"
+        case "loop":
+            raise ConfigurationError(
+                f"handler {shown(function)} is a def, which would block the event loop and with it "
+                "all other jobs: run_in='loop' is for an async def"
+            )
+        case "thread" | "process" if in_loop:
+            raise ConfigurationError(
+                f"handler {shown(function)} is an async def, which runs in the event loop: "
+                f"run_in={run_in!r} is for a def"
+            )
+        case "thread":
+            return "thread"
+        case "process":
+            if not _has_a_name(function):
+                raise ConfigurationError(_not_importable(function))
+            return "process"
+    raise ConfigurationError(
+        f"run_in must be one of {', '.join(map(repr, get_args(RunIn)))}, not {shown(run_in)}"
+    )
+
+
+def _has_a_name(function: Callable[[Any], Any]) -> bool:
+    """Whether a function is such as another process can find by its name."""
+    name = getattr(function, "__qualname__", None)
+    module = getattr(function, "__module__", None)
+    if not (inspect.isroutine(function) and isinstance(name, str) and isinstance(module, str)):
+        return False  # a partial, an object that can be called, or [].append
+    return not (inspect.ismethod(function) or "<" in name)  # <lambda>, <locals>
+
+
+def _found_by_name(function: Callable[[Any], Any]) -> bool:
+    """Whether the function is what stands in its module under its name."""
+    module = sys.modules.get(function.__module__)
+    if module is None or not (module.__name__ != "__main__" or hasattr(module, "__file__")):
+        return False  # typed in, or from python -c: a child has nothing to import
+    found: object = module
+    for name in function.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is function
+
+
+def _not_importable(function: object) -> str:
+    return (
+        "run_in='process' needs a function that stands at the top level of a module, where the "
+        f"child process imports it by its name; {shown(function)} does not"
+    )
 
 
 def is_async(function: Callable[[Any], Any]) -> bool:

@@ -82,7 +82,7 @@ class Run:
         self._slots = slots = Slots(options.concurrency)
         self._leases = Leases(store, timeout, metrics)
         self._execution = execution = Execution(
-            store, self._leases, slots, log_tracebacks=options.log_tracebacks
+            store, self._leases, slots, health, log_tracebacks=options.log_tracebacks
         )
         self._completer = Completer(store, timeout, metrics, self._leases.renewals, execution.ended)
         execution.completer = self._completer
@@ -207,7 +207,8 @@ class Run:
 
             parts.start_soon(part, self._beat)
             runners = Runners()
-            self._execution.open(await runners.open())
+            processes = any(one.handler.run_in == "process" for one in self._handlers.values())
+            self._execution.open(await runners.open(), processes=processes)
             try:
                 parts.start_soon(part, runners.wait)
                 await parts.start(part, self._source.run)

@@ -38,6 +38,8 @@ class Settings:
     make_source: Callable[[SourceSettings], Source] = OwnStream
 
     def check_handlers(self) -> None:
-        """Raise ConfigurationError when no handler is registered."""
+        """Raise ConfigurationError when no handler is registered, or one cannot run."""
         if not self.handlers:
             raise ConfigurationError("this worker has no handler: register one per queue first")
+        for handler in self.handlers.values():
+            handler.check()

@@ -16,6 +16,7 @@ from .. import options as checks
 from .. import plain, signals
 from ..backoff import Backoff
 from ..clock import monotonic
+from ..durations import seconds
 from ..errors import ConfigurationError, StreamQueueError, only_one
 from ..health.app import HealthApp
 from ..health.health import Health
@@ -25,7 +26,7 @@ from ..options import WorkerOptions
 from ..signals import CUT_SHORT, END, HURRY, STOP
 from ..store import first_answer
 from ..store.asynchronous import AsyncStore
-from .handler import Handler, is_async
+from .handler import Handler, where_to_run
 from .run import NOT_TOLD, Run
 from .settings import Settings
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pymongo.asynchronous.collection import AsyncCollection
 
     from ..health.certificates import StrPath
+    from .handler import RunIn
 
 logger = plain.logger("streamqueue.worker")
 
@@ -152,9 +154,11 @@ class Worker:
         self,
         queue: str,
         *,
-        backoff: Backoff | None = None,
         max_attempts: int | None = None,
+        backoff: Backoff | None = None,
+        time_limit: float | timedelta | None = None,
         keep: float | timedelta | None = None,
+        run_in: RunIn | None = None,
     ) -> Callable[[Function], Function]:
         """Register the function that runs the jobs of a queue; one per queue.
 
@@ -168,10 +172,25 @@ class Worker:
 
         Args:
             queue: the queue's name.
-            backoff: the wait after a failed attempt; default the worker's.
             max_attempts: for jobs that were put without; default the worker's.
+            backoff: the wait after a failed attempt; default the worker's.
+            time_limit: seconds (or a timedelta) an attempt may take; default None, no limit. Then
+                an async handler is cancelled, a child process is killed, and the attempt has
+                failed, whatever the handler still returns or raises. A thread cannot be stopped: it
+                is named in the log, keeps its slot and its lease, so that no other attempt runs
+                beside it, and its attempt has failed when it returns.
             keep: seconds (or a timedelta) that jobs which were put without stay when they are done,
                 with their results; 0 removes them at once. Default the worker's.
+            run_in: ``"loop"`` for ``async def``, ``"thread"`` for ``def``, each the default of its
+                kind; or ``"process"``: a child process calls the function with the payload alone.
+                It must be a ``def`` at the top level of a module; payload, result and exceptions
+                are copied. The child is killed by the time limit, a lost lease and the end of the
+                drain time, and ends with this process. What it prints goes nowhere.
+
+        Raises:
+            ConfigurationError: the queue has a handler, or an argument is outside its range; for a
+                function that cannot run there, or takes no single argument, when it is registered
+                or when the worker starts.
         """
         name = checks.queue_name(queue)
         handlers, options = self._settings.handlers, self._settings.options
@@ -183,6 +202,9 @@ class Worker:
         kept = options.keep if keep is None else checks.keep(keep)
         if kept is not None:
             self._settings.store.indexes.want("keep")
+        limit = None
+        if time_limit is not None:
+            limit = seconds(time_limit, "time_limit", minimum=0.001)
 
         def register(function: Function) -> Function:
             handlers[name] = Handler(
@@ -190,8 +212,9 @@ class Worker:
                 function=function,
                 backoff=backoff or options.backoff,
                 max_attempts=attempts,
-                is_async=is_async(function),
+                run_in=where_to_run(function, run_in),
                 keep=kept,
+                time_limit=limit,
             )
             return function
 

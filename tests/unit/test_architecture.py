@@ -126,6 +126,8 @@ ORDER = [
     "worker.execution.threads",
     "worker.execution.tasks",
     "worker.execution.begun",
+    "worker.execution.time_limits",
+    "worker.execution.processes",
     "worker.execution.blocked",
     "worker.execution.unbegun",
     "worker.execution.executor",

@@ -70,6 +70,7 @@ class Attempt:
         abandon: leaves the thread of a blocking handler behind, at the end of the drain time.
         settled: set when a complete that somebody waits for has its outcome.
         lost: somebody else may hold the job. Set once, by :class:`Leases`.
+        overdue: its time limit was over before its handler was. Set once, by ``TimeLimits``.
         session: of the handler's transaction that completes the job, from its first use on. Set by
             the completer.
         completed: a statement of such a transaction has removed the job; whether that holds is
@@ -100,6 +101,7 @@ class Attempt:
         "kept",
         "lost",
         "outcome",
+        "overdue",
         "record",
         "registered",
         "renew_at",
@@ -140,6 +142,7 @@ class Attempt:
         self.unstorable: PayloadError | None = None
         self.returned: object = None
         self.lost = False
+        self.overdue = False
         self.ending = False
         self.outcome: AttemptOutcome | None = None
         self.unknown: PyMongoError | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextvars
 import decimal
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -28,13 +29,16 @@ from ...running import Running, running
 from ...tracebacks import describe, forget
 from .begun import not_begun
 from .blocked import TICK, BlockedLoop
+from .processes import FailedInChild, run_in_child, warm_up
 from .tasks import Task, begin
 from .threads import FromThread, Threads
+from .time_limits import TimeLimits
 from .unbegun import Unbegun
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
+    from ...health.health import Health
     from ...store.asynchronous import AsyncStore
     from ..completer import Completer
     from ..leases import Leases
@@ -55,6 +59,7 @@ class Execution:
     """Runs attempts.
 
     Args:
+        health: is not ready while the handlers in all slots are over their time limits.
         log_tracebacks: log failures with their tracebacks, which may quote payloads.
 
     Attributes:
@@ -66,12 +71,19 @@ class Execution:
     """Whether the context that attempts copy has a decimal context; from :meth:`open` on."""
 
     def __init__(
-        self, store: AsyncStore, leases: Leases, slots: Slots, *, log_tracebacks: bool = False
+        self,
+        store: AsyncStore,
+        leases: Leases,
+        slots: Slots,
+        health: Health,
+        *,
+        log_tracebacks: bool = False,
     ) -> None:
         self._store = store
         self._leases = leases
         self._slots = slots
         self._threads = Threads()
+        self._limits = TimeLimits(slots.concurrency, health)
         self._log_tracebacks = log_tracebacks
         self._unbegun = Unbegun(store, leases, slots, self._begin)
         self._under_way: dict[Task[None], Attempt] = {}
@@ -82,13 +94,19 @@ class Execution:
         self._context = contextvars.copy_context()
         self._blocked = BlockedLoop(self._under_way.get)
 
-    def open(self, ends: TaskGroup) -> None:
-        """Take attempts from now on, and write their ends in tasks of this group."""
+    def open(self, ends: TaskGroup, *, processes: bool = False) -> None:
+        """Take attempts from now on, and write their ends in tasks of this group.
+
+        Args:
+            processes: some of the handlers run in child processes.
+        """
         self._ends = ends
         self._context = contextvars.copy_context()
         self._decimals = any(var.name == "decimal_context" for var in self._context)
         self._unbegun.open(self._context)
         ends.start_soon(self._keep)
+        if processes:  # here, where the pool cannot take the context of an attempt for its own
+            ends.start_soon(warm_up)
 
     def start(self, attempt: Attempt) -> None:
         """Run a claimed job as soon as the event loop gets to it."""
@@ -103,6 +121,7 @@ class Execution:
     def close(self) -> None:
         """Let the threads end, and the task that watches the event loop."""
         self._threads.close()
+        self._limits.close()
         self._closed.set()
 
     def ended(self, attempt: Attempt) -> None:
@@ -123,6 +142,7 @@ class Execution:
             try:
                 while not self._closed.is_set():
                     self._blocked.beat()
+                    self._limits.look()
                     if self._ends is not None:
                         self._ends.start_soon(self._unbegun.give_back_overdue)
                     with anyio.move_on_after(TICK):
@@ -187,32 +207,44 @@ class Execution:
             # out of: whatever runs in that ends with the attempt.
             scope.cancel()
             if not returned:
-                return End("failed", describe(problem))
+                return End("failed", describe(self._limits.over(attempt, problem) or problem))
         return end
 
     async def _call(self, attempt: Attempt, scope: CancelScope) -> End | None:
         handler = attempt.registered.handler
+        limited = handler.time_limit is not None
         error: BaseException | None
         try:
-            if handler.is_async:
+            if handler.run_in == "process":
                 attempt.scope = scope
+                begin = partial(self._limits.begin, attempt, self._context)
+                result = await run_in_child(handler, attempt.record.data, begin)
+            elif handler.run_in == "loop":
+                attempt.scope = scope
+                if limited:
+                    self._limits.begin(attempt, self._context)
                 result = await handler.function(attempt.job)
             else:
                 # A thread cannot be cancelled. When the lease is lost it keeps its slot until it
                 # returns (or the threads would pile up); only the end of the drain time leaves it
                 # behind.
                 attempt.abandon = scope
+                if limited:
+                    self._limits.begin(attempt, self._context)
                 job = Job(attempt.record, FromThread(attempt, current_token()))
                 result = await self._threads.run(handler.function, job)
             error = None if result is None else not_begun(result, handler.task)
             attempt.returned = result
         except get_cancelled_exc_class() as cancellation:
-            if scope.cancel_called:
+            if scope.cancel_called and not attempt.overdue:
+                self._limits.over(attempt, None)
                 return INTERRUPTED
             error = cancellation  # the handler's own: it awaited something that was cancelled
         except BaseException as raised:
             # Also SystemExit: a handler must not be able to end the process for all others.
             error = raised
+        if limited:
+            error = self._limits.over(attempt, error)
         try:
             return None if error is None else self._end_of(attempt, error)
         finally:
@@ -222,14 +254,17 @@ class Execution:
 
     def _end_of(self, attempt: Attempt, error: BaseException) -> End:
         """Make text and numbers of what a handler raised, so that nothing holds on to it."""
-        end = end_of(error, asked_outcome)
+        if isinstance(error, FailedInChild):
+            end, name = error.end, error.name
+        else:
+            end, name = end_of(error, asked_outcome), type_name(error)
         try:
-            self._log_end(attempt, end, error)
+            self._log_end(attempt, end, name, error)
         except Exception:  # the program's own filters and handlers of logs may raise
             return end
         return end
 
-    def _log_end(self, attempt: Attempt, end: End, error: BaseException) -> None:
+    def _log_end(self, attempt: Attempt, end: End, name: str, error: BaseException) -> None:
         if end.mistake is not None:
             logger.error(
                 "Job %s: its handler asked for an end that is not possible: %s",
@@ -243,12 +278,13 @@ class Execution:
                 },
             )
         elif not end.asked and not attempt.lost:
-            self._log_failure(attempt, error)
+            self._log_failure(attempt, name, error)
 
-    def _log_failure(self, attempt: Attempt, error: BaseException | None) -> None:
-        """Log that an attempt failed; `error` None means that its handler said so, and returned."""
+    def _log_failure(
+        self, attempt: Attempt, name: str | None, error: BaseException | None = None
+    ) -> None:
+        """Log that an attempt failed; without a name its handler said so, and returned."""
         # The class only: messages tend to quote the payload. The traceback is stored on the job.
-        name = None if error is None else type_name(error)
         record = attempt.record
         logger.warning(
             "Attempt %d of %d of job %s in queue %s failed: %s",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
 Task = asyncio.Task
+Timer = asyncio.TimerHandle
 Result = TypeVar("Result")
 
 
@@ -29,6 +30,11 @@ def loop_library() -> str:
 def call_soon(function: Callable[[], object], context: Context) -> None:
     """Have a function called in the next turn of the event loop."""
     asyncio.get_running_loop().call_soon(function, context=context)
+
+
+def call_later(seconds: float, function: Callable[[], object], context: Context) -> Timer:
+    """Have a function called after so many seconds, unless what is returned is cancelled."""
+    return asyncio.get_running_loop().call_later(seconds, function, context=context)
 
 
 def begin(

@@ -1,0 +1,191 @@
+"""Handlers in child processes, which can be killed: anyio's pool of them, and what it leaves open.
+
+A child is told by its first call to end with us, and to leave signals that stop a whole group of
+processes to us. It is started apart from the call it is for: a start that is cancelled would leave
+a process behind. What a function writes to the descriptors of standard input and output would come
+between us and the child, so it gets others.
+
+Function, payload and what came of them travel as pickles, over pipes between us and a child of our
+own. Nothing else is ever unpickled: what comes from the database was decoded as BSON, and a child
+that could send us anything else runs the program's own code, as we do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from anyio import BrokenWorkerProcess, CancelScope, to_process
+
+from ...errors import type_name
+from ...queue.outcome import End, asked_outcome, end_of
+from .begun import not_begun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from anyio import CapacityLimiter
+
+    from ..handler import Handler
+
+TRIES = 3
+"""Children that are started, or woken, for one call: a signal may have ended an idle one, or one
+that was just being started."""
+ENDED = "the child process ended before the handler: it crashed, was killed or called os._exit()"
+_PR_SET_PDEATHSIG = 1
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class FailedInChild(Exception):
+    """What a handler raised in its child process, as plain text and numbers.
+
+    Attributes:
+        end: what that means for the attempt.
+        name: the name of its class.
+    """
+
+    def __init__(self, end: End, name: str) -> None:
+        super().__init__(end.message)
+        self.end = end
+        self.name = name
+
+
+class Returned(NamedTuple):
+    """What a child process sends back: the result, or how the attempt ends and because of what."""
+
+    result: Any
+    end: End | None = None
+    name: str = ""
+
+
+async def warm_up() -> None:
+    """Start a child process, so that the first job does not wait for it."""
+    with suppress(Exception):  # the first job will meet the same, and say so
+        await to_process.run_sync(prepare, os.getpid(), limiter=_UNLIMITED)
+
+
+async def run_in_child(handler: Handler, payload: Any, begin: Callable[[], None]) -> Any:
+    """Return what a handler returns for a payload in a child process; cancelled, kill that.
+
+    There are as many children as handlers run at a time, and they stay for five minutes.
+
+    Args:
+        begin: called once the child is there.
+
+    Raises:
+        FailedInChild: the handler raised.
+        BrokenWorkerProcess: the child process ended.
+    """
+    try:
+        returned: Returned = await to_process.run_sync(
+            call,
+            handler.function,
+            handler.task,
+            payload,
+            cancellable=True,
+            limiter=cast("CapacityLimiter", _WithChild(begin)),
+        )
+    except BrokenWorkerProcess:
+        raise BrokenWorkerProcess(ENDED) from None
+    if returned.end is not None:
+        raise FailedInChild(returned.end, returned.name)
+    return returned.result
+
+
+class _Unlimited:
+    """In the place of a limiter: how many handlers run at a time is limited already."""
+
+    async def __aenter__(self) -> None:
+        """Go on at once, without a turn of the event loop."""
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing was taken."""
+
+
+_UNLIMITED = cast("CapacityLimiter", _Unlimited())
+
+
+class _WithChild(_Unlimited):
+    """In the place of a limiter, too: whoever comes through it is given a child that is ready.
+
+    The last child to come back to the pool is the first that is taken from it, and there is no turn
+    of the event loop in between. So no call that can be cancelled starts one.
+    """
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin = begin
+
+    async def __aenter__(self) -> None:
+        with CancelScope(shield=True):
+            for left in reversed(range(TRIES)):
+                try:
+                    await to_process.run_sync(prepare, os.getpid(), limiter=_UNLIMITED)
+                    break
+                except (BrokenWorkerProcess, KeyboardInterrupt):
+                    if not left:
+                        raise
+        self._begin()
+
+
+# in the child process
+
+
+def prepare(parent: int) -> None:
+    """Make this process end with its parent, and by nothing that is meant for that."""
+    for number in _STOPS:
+        signal.signal(number, _leave_to_the_parent)
+    if sys.platform == "linux":  # also out of native code that never lets go of the interpreter
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    elif threading.active_count() == 1:
+        threading.Thread(target=end_with_pipe, args=(0,), daemon=True).start()
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def end_with_pipe(descriptor: int) -> None:
+    """End this process as soon as nobody has the other end of a pipe or socket."""
+    watch = select.poll()
+    watch.register(os.dup(descriptor), 0)  # an end is told of unasked
+    watch.poll()
+    os._exit(1)
+
+
+def call(function: Callable[[Any], Any], name: str, payload: Any) -> Returned:
+    """Call a function with a payload; return what it returned, or what it means that it raised."""
+    problem: BaseException | None
+    try:
+        with _streams_of_its_own():
+            result = function(payload)
+        problem = not_begun(result, name)
+    except BaseException as error:
+        problem = error
+    if problem is None:
+        return Returned(result)
+    return Returned(None, end_of(problem, asked_outcome), type_name(problem))
+
+
+def _leave_to_the_parent(number: int, frame: FrameType | None) -> None:
+    """A handler and not SIG_IGN, which the programs that a function starts would inherit."""
+
+
+@contextmanager
+def _streams_of_its_own() -> Iterator[None]:
+    """A context in which standard input and output lead nowhere, also for other programs."""
+    ours = [os.dup(0), os.dup(1)]
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):  # nobody reads what is written to standard error
+        os.dup2(nowhere, number)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        for number, descriptor in enumerate(ours):
+            os.dup2(descriptor, number)
+            os.close(descriptor)

@@ -1,0 +1,76 @@
+"""Handlers that run in child processes: these import this module."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from streamqueue import Discard
+
+
+def notes(payload: dict[str, Any]) -> None:
+    """Write down which process this is, and the payload."""
+    note(payload, f"{os.getpid()} {payload['n']!r}")
+
+
+def note(payload: dict[str, Any], text: str) -> None:
+    with Path(payload["file"]).open("a") as file:
+        file.write(f"{text}\n")
+
+
+def lasts(payload: dict[str, Any]) -> int:
+    """Note the process, and then compute for ever."""
+    note(payload, str(os.getpid()))
+    while True:
+        sum(number * number for number in range(1000))
+
+
+def lasts_once(payload: dict[str, Any]) -> None:
+    """Compute for ever the first time."""
+    if not Path(payload["file"]).exists():
+        lasts(payload)
+    note(payload, str(os.getpid()))
+
+
+def raises(payload: dict[str, Any]) -> None:
+    raise KeyError("no such thing")
+
+
+def discards(payload: dict[str, Any]) -> None:
+    raise Discard("of no use")
+
+
+def leaves_once(payload: dict[str, Any]) -> None:
+    """End the process without a word the first time."""
+    first = not Path(payload["file"]).exists()
+    note(payload, str(os.getpid()))
+    if first:
+        os._exit(0)
+
+
+def crashes_once(payload: dict[str, Any]) -> None:
+    first = not Path(payload["file"]).exists()
+    note(payload, str(os.getpid()))
+    if first:
+        ctypes.string_at(0)
+
+
+def prints(payload: dict[str, Any]) -> None:
+    """Write to the descriptors that the worker listens to, and read from the other."""
+    os.write(1, b"RETURN 1\nx")
+    subprocess.run([sys.executable, "-c", "print(input())"], check=False, timeout=10)
+    note(payload, repr(os.read(0, 10)))
+
+
+def returns_a_lock(payload: dict[str, Any]) -> Any:
+    return threading.Lock()
+
+
+def sleeps(payload: dict[str, Any]) -> None:
+    note(payload, str(os.getpid()))
+    threading.Event().wait(payload["seconds"])

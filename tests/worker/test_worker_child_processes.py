@@ -1,0 +1,366 @@
+"""Handlers in child processes: what they get and return, and what ends them.
+
+Laws: one holder; going down is graceful, and it does go down; a handler cannot reach its
+neighbours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bson import Decimal128, Int64, ObjectId
+from pymongo.synchronous.collection import Collection
+
+from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, ConfigurationError
+from tests.waiting import wait_until, wait_until_async
+from tests.worker.programs import in_child
+from tests.worker.started import StartedWorker, WorkerStarter
+
+AT_ONCE = Backoff(initial=0.001, maximum=0.001)
+LONG = 60.0
+"""Seconds that a child may take to start on a machine that does much else."""
+
+
+@pytest.fixture
+def run(start: WorkerStarter) -> Any:
+    """Starts a worker whose handler runs in child processes."""
+
+    async def begin(
+        handler: Any, time_limit: float | None = None, **settings: Any
+    ) -> StartedWorker:
+        worker = start.prepare(**{"backoff": AT_ONCE, **settings})
+        worker.worker.handler("default", time_limit=time_limit, run_in="process")(handler)
+        await start.begin(worker)
+        return worker
+
+    return begin
+
+
+class File:
+    """Where handlers in other processes write what they have seen."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def lines(self) -> list[str]:
+        return self.path.read_text().splitlines() if self.path.exists() else []
+
+    async def until_lines(self, count: int) -> list[str]:
+        await wait_until_async(lambda: len(self.lines()) >= count, f"{count} lines", LONG)
+        return self.lines()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> File:
+    return File(tmp_path / "seen")
+
+
+def lives(pid: str | int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def children() -> list[str]:
+    """Return the processes of this one's pool."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = f"\nPPid:\t{os.getpid()}\n" in (path / "status").read_text()
+            if ours and b"anyio.to_process" in (path / "cmdline").read_bytes():
+                found.append(path.name)
+        except OSError:
+            continue
+    return found
+
+
+def last_error(jobs: Collection[Any]) -> str:
+    [job] = jobs.find()
+    return str(job["last_error"])
+
+
+async def test_a_function_gets_the_payload_alone_and_its_return_completes_the_job(
+    run: Any, queue: AsyncMongoQueue, file: File
+) -> None:
+    kinds = {
+        "id": ObjectId(),
+        "many": [Int64(2**40), Decimal128("1.5"), b"bytes", None],
+    }
+    worker = await run(in_child.notes)
+    await queue.put({"file": str(file.path), "n": kinds})
+
+    await worker.until_outcomes(LONG, completed=1)
+    [line] = file.lines()
+    pid, _, seen = line.partition(" ")
+    assert (pid != str(os.getpid()), seen) == (True, repr(kinds))
+
+
+async def test_what_a_function_raises_is_stored_with_its_traceback(
+    run: Any, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    worker = await run(in_child.raises)
+    await queue.put({}, max_attempts=1)
+
+    await worker.until_outcomes(LONG, dead=1)
+    assert "in raises" in last_error(jobs)
+    assert last_error(jobs).splitlines()[-1] == "KeyError: 'no such thing'"
+
+
+async def test_a_function_may_say_how_its_attempt_ends(
+    run: Any, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    worker = await run(in_child.discards)
+    await queue.put({})
+
+    await worker.until_outcomes(LONG, dead=1)
+    assert last_error(jobs) == "of no use"
+
+
+@pytest.mark.parametrize("function", [in_child.leaves_once, in_child.crashes_once])
+async def test_a_child_that_ends_is_a_failed_attempt_and_the_next_one_runs(
+    run: Any, queue: AsyncMongoQueue, jobs: Collection[Any], file: File, function: Any
+) -> None:
+    worker = await run(function, backoff=Backoff(initial=LONG))
+    await queue.put({"file": str(file.path)})
+
+    await worker.until_outcomes(LONG, retried=1)
+    assert "the child process ended before the handler" in last_error(jobs)
+    jobs.update_many({}, {"$set": {"run_at": datetime(2026, 1, 1, tzinfo=UTC)}})
+    await worker.until_outcomes(LONG, retried=1, completed=1)
+
+
+async def test_what_a_function_writes_and_reads_does_not_come_between_worker_and_child(
+    run: Any, queue: AsyncMongoQueue, file: File
+) -> None:
+    worker = await run(in_child.prints, concurrency=1)
+    await queue.put_many([{"file": str(file.path)}] * 2)
+
+    await worker.until_outcomes(LONG, completed=2)
+    assert file.lines() == ["b''"] * 2
+
+
+async def test_what_cannot_be_sent_back_is_a_failed_attempt(
+    run: Any, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    worker = await run(in_child.returns_a_lock)
+    await queue.put({}, max_attempts=1)
+
+    await worker.until_outcomes(LONG, dead=1)
+    assert "TypeError" in last_error(jobs)
+
+
+async def test_jobs_run_beside_each_other_in_as_many_children_as_there_are_slots(
+    run: Any, queue: AsyncMongoQueue, file: File
+) -> None:
+    worker = await run(in_child.sleeps, concurrency=2)
+    await queue.put_many([{"file": str(file.path), "seconds": 0.5}] * 4)
+
+    await worker.until_outcomes(LONG, completed=4)
+    assert len(set(file.lines())) == 2
+
+
+# what ends a child
+
+
+async def test_a_time_limit_kills_the_child_and_the_next_attempt_runs(
+    run: Any, queue: AsyncMongoQueue, file: File
+) -> None:
+    worker = await run(in_child.lasts_once, 0.5)
+    await queue.put({"file": str(file.path)})
+
+    await worker.until_outcomes(LONG, retried=1, completed=1)
+    first, second = file.lines()
+    assert (first != second, lives(first)) == (True, False)
+
+
+async def test_a_limit_that_is_shorter_than_any_start_leaves_no_child_behind(
+    run: Any, queue: AsyncMongoQueue, file: File
+) -> None:
+    worker = await run(in_child.lasts, 0.001, concurrency=1, max_attempts=1)
+    await queue.put_many([{"file": str(file.path)}] * 4)
+
+    await worker.until_outcomes(LONG, dead=4)
+    await wait_until_async(lambda: not children(), "all are gone")
+
+
+async def test_a_lost_lease_kills_the_child(
+    run: Any, queue: AsyncMongoQueue, jobs: Collection[Any], file: File
+) -> None:
+    worker = await run(in_child.lasts, timeout=1.5)
+    await queue.put({"file": str(file.path)})
+    [pid] = await file.until_lines(1)
+
+    jobs.update_many({}, {"$set": {"lease": b"somebody else's"}})
+
+    await worker.until_outcomes(lease_lost=1)
+    assert not lives(pid)
+
+
+async def test_the_end_of_the_drain_time_kills_the_child_and_releases_its_job(
+    run: Any, queue: AsyncMongoQueue, jobs: Collection[Any], file: File
+) -> None:
+    worker = await run(in_child.lasts, drain_timeout=0)
+    await queue.put({"file": str(file.path)})
+    [pid] = await file.until_lines(1)
+
+    await worker.stop()
+
+    [job] = jobs.find()
+    assert (job["state"], job["attempts"], lives(pid), worker.worker.left) == ("ready", 0, False, 0)
+
+
+class Program:
+    """A worker in a process, and a group, of its own."""
+
+    def __init__(self, uri: str, jobs: Collection[Any], handler: str, **settings: Any) -> None:
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                str(Path(in_child.__file__).with_name("parent.py")),
+                json.dumps([uri, jobs.database.name, jobs.name, handler, settings]),
+            ],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            start_new_session=True,
+        )
+
+    def signal_all(self, number: int) -> None:
+        """Send a signal to it and its children, as a terminal and service managers do."""
+        os.killpg(self.process.pid, number)
+
+
+@pytest.fixture
+def spawn_parent(uri: str, jobs: Collection[Any]) -> Any:
+    programs = []
+
+    def spawn(handler: str, **settings: Any) -> Program:
+        programs.append(Program(uri, jobs, handler, **settings))
+        return programs[-1]
+
+    yield spawn
+    for program in programs:
+        try:
+            program.signal_all(signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        program.process.wait()
+
+
+async def test_a_busy_child_dies_with_its_worker(
+    spawn_parent: Callable[..., Program], queue: AsyncMongoQueue, file: File
+) -> None:
+    program = spawn_parent("lasts")
+    await queue.put({"file": str(file.path)})
+    [pid] = await file.until_lines(1)
+
+    program.process.kill()
+
+    await wait_until_async(lambda: not lives(pid), "it has ended")
+
+
+async def test_a_signal_to_the_whole_group_lets_a_child_finish(
+    spawn_parent: Callable[..., Program],
+    queue: AsyncMongoQueue,
+    jobs: Collection[Any],
+    file: File,
+) -> None:
+    program = spawn_parent("sleeps")
+    await queue.put({"file": str(file.path), "seconds": 1})
+    await file.until_lines(1)
+
+    program.signal_all(signal.SIGINT)
+
+    assert program.process.wait(LONG) == 0
+    assert jobs.count_documents({}) == 0
+
+
+def test_a_child_notices_that_the_other_end_of_its_pipe_is_closed() -> None:
+    """As it does where the system does not end it with its parent."""
+    source = "from streamqueue.worker.execution.processes import end_with_pipe; end_with_pipe(0)"
+    process = subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(b"what is sent is no reason to end")
+    process.stdin.flush()
+
+    process.stdin.close()
+
+    assert wait_until(lambda: process.poll() is not None, "it ends", LONG)
+
+
+# what can run where
+
+
+async def coroutine(job: AsyncJob) -> None:
+    pass
+
+
+class Callable_:
+    def __call__(self, payload: Any) -> None:
+        pass
+
+    def method(self, payload: Any) -> None:
+        pass
+
+
+def register(start: WorkerStarter, function: Any, run_in: Any) -> StartedWorker:
+    worker = start.prepare()
+    worker.worker.handler("default", run_in=run_in)(function)
+    return worker
+
+
+@pytest.mark.parametrize("run_in", ["thread", "process"])
+async def test_an_async_function_runs_in_the_loop_or_not_at_all(
+    start: WorkerStarter, run_in: str
+) -> None:
+    with pytest.raises(ConfigurationError, match="is an async def, which runs in the event loop"):
+        register(start, coroutine, run_in)
+
+
+async def test_a_blocking_function_is_not_run_in_the_loop(start: WorkerStarter) -> None:
+    with pytest.raises(ConfigurationError, match="would block the event loop"):
+        register(start, in_child.notes, "loop")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda payload: None,
+        partial(in_child.notes),
+        Callable_(),
+        Callable_().method,
+        [].append,
+    ],
+    ids=["lambda", "partial", "object", "method", "builtin method"],
+)
+async def test_a_child_must_be_able_to_import_the_function(
+    start: WorkerStarter, function: Any
+) -> None:
+    with pytest.raises(ConfigurationError, match="at the top level of a module"):
+        register(start, function, "process")
+
+
+async def test_a_function_that_is_not_what_has_its_name_is_refused_at_the_start(
+    start: WorkerStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = in_child.notes
+    monkeypatch.setattr(in_child, "notes", in_child.lasts)
+    worker = register(start, function, "process")
+
+    with pytest.raises(ConfigurationError, match="at the top level of a module"):
+        await worker.worker.run()
+
+
+async def test_where_a_handler_runs_is_one_of_three(start: WorkerStarter) -> None:
+    with pytest.raises(ConfigurationError, match="'loop', 'thread', 'process', not 'fork'"):
+        register(start, in_child.notes, "fork")
