@@ -39,17 +39,18 @@ from ..store import first_answer
 from ..stream.verdict import change_of
 from ..stream.watcher import Watcher
 from ..worker.backlog import Backlog
+from ..worker.handler import limited
 from ..worker.intake import AFTER_FAILURE, Intake
 from ..worker.partition import Partition
 from ..worker.scheduler import Timers
 from ..worker.worker import Worker, settings_of
-from .members import Members
+from .members import Members, RoomOfMembers
 from .messages import Broken, Buried, Opened, Refused, Tick
 from .subscriber import TICK
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from anyio.abc import TaskGroup, TaskStatus
     from bson.codec_options import CodecOptions
@@ -76,9 +77,17 @@ class Dispatcher:
         store: the collection.
         queues: the worker's.
         max_await: seconds one read of the stream may stay silent.
+        limited: those of the queues of which a member may not run as many jobs as it has slots.
     """
 
-    def __init__(self, store: AsyncStore, queues: Sequence[str], *, max_await: float) -> None:
+    def __init__(
+        self,
+        store: AsyncStore,
+        queues: Sequence[str],
+        *,
+        max_await: float,
+        limited: Collection[str] = (),
+    ) -> None:
         self._store = store
         self._queues = list(queues)
         self.health = Health()
@@ -88,8 +97,14 @@ class Dispatcher:
         self._members = Members(self)
         self._partition = Partition(store, None, queues, own=self._members.names)
         self._backlog = Backlog(
-            store, queues, self._partition, dispatched=self._members.dispatched, codec=RAW
+            store,
+            queues,
+            self._partition,
+            shares={queue: RoomOfMembers(self._members, queue) for queue in limited},
+            dispatched=self._members.dispatched,
+            codec=RAW,
         )
+        self._lanes = self._backlog.lanes
         self._intake = Intake(store, self._partition, self._backlog)
         metrics = Metrics(self._registry)
         self._timers = Timers(store, queues, metrics)
@@ -202,7 +217,7 @@ class Dispatcher:
 
     def late(self, member: Member) -> None:
         """Have another member look for what this one does nothing about."""
-        self._more = True
+        self._note_more()
         other = self._members.free(besides=member)
         if other is not None:
             other.ask_to_fetch(everything=True)
@@ -211,16 +226,19 @@ class Dispatcher:
         """Do as a member asks."""
         if "idle" in message:
             self._leave_out(message["refused"])
-            member.acknowledged(int(message["done"]), int(message["idle"]))
+            room = message.get("room")
+            member.acknowledged(int(message["done"]), int(message["idle"]), room)
             if message["more"]:
-                self._more = True
+                self._note_more()
             if self.loaded:
                 self._have_one_fetch()
+            elif self._lanes:
+                self._have_lanes_fetched()
         elif "ask" in message:
             if member.unacknowledged_jobs:
-                self._more = True  # they may be among what it asks for
+                self._note_more()  # they may be among what it asks for
             self._leave_out(message["refused"])
-            member.acknowledged(int(message["done"]))
+            member.acknowledged(int(message["done"]), room=message.get("room"))
             member.requested = int(message["ask"])
             self._intake.wake()
         elif "lost" in message:
@@ -242,9 +260,20 @@ class Dispatcher:
 
     def _look_for_more(self, *, adopt: bool = False) -> None:
         """Read what waits, once a member with a free slot has asked for it."""
-        self._more = True
+        self._note_more()
         self._adopt = self._adopt or adopt
         self._have_one_fetch()
+
+    def _note_more(self) -> None:
+        self._more = True
+        self._lanes.look()
+
+    def _have_lanes_fetched(self) -> None:
+        """Have those ask for what waits in the lanes who can claim it."""
+        for queue, lane in self._lanes.items():
+            member = self._members.free(queue=queue) if lane.waits else None
+            if member is not None:
+                member.ask_to_fetch()
 
     def _have_one_fetch(self) -> None:
         # Not itself a reason to read: each answer would be the reason for the next question.
@@ -263,7 +292,8 @@ class Dispatcher:
                     self._reading.succeeded()
                 except (PyMongoError, BSONError) as error:
                     self._reading.failed(error, "Reading what waits failed, trying again: %s")
-                    self._more = self._adopt = True
+                    self._note_more()
+                    self._adopt = True
                     failures += 1
                     await anyio.sleep(AFTER_FAILURE.delay(failures))
                     if not self._members.asking():  # who asked has left
@@ -278,6 +308,7 @@ class Dispatcher:
         if self._backlog.stale:
             self._backlog.drop()
             self._more = True
+        self._lanes.drop(stale=True)
         lately = self._store.unclaimable.full or monotonic() - self._read_at < READ_EVERY
         if not self._backlog and (self._more or not lately):
             # Cleared before the read: what is announced while it is under way counts as new.
@@ -293,13 +324,21 @@ class Dispatcher:
                 self._intake.wait_for_turn(1)
             elif self._backlog.deep or self._backlog.left:
                 self._more = True
+        elif self._lanes:
+            await self._backlog.read_lanes(0)
+        if self._backlog.lanes_left:
+            self._backlog.lanes_left = False
+            self._intake.wait_for_turn(1)
         asking = self._members.asking()
         for index, member in enumerate(asking):
-            share = math.ceil(len(self._backlog) / (len(asking) - index))
-            jobs = self._backlog.take(min(member.requested, share))
+            share = math.ceil((len(self._backlog) + len(self._lanes)) / (len(asking) - index))
+            jobs = self._backlog.take(min(member.requested, share), member.room)
             member.reply(jobs, more=bool(self._backlog) or self._more)
         if self.loaded:
             self._have_one_fetch()
+        elif self._lanes:
+            self._intake.unloaded()
+            self._have_lanes_fetched()
 
     async def _tick(self) -> None:
         """Tell the members whether the dispatcher and its stream live, and what is refused."""
@@ -320,7 +359,8 @@ class Dispatcher:
         if self._was_open:
             self._store.recheck_indexes()  # a stream may break because its collection was dropped
         self._open = self._was_open = True
-        self._more = self._adopt = True
+        self._note_more()
+        self._adopt = True
         self._backlog.drop()  # something more urgent may have come meanwhile
         self._timers.look()
         self._members.broadcast(Opened(opened=True))
@@ -382,6 +422,11 @@ class Dispatcher:
 
     def _ready(self, event: Mapping[str, Any], job: Mapping[str, Any]) -> None:
         unplaced = is_unplaced(job)
+        lane = self._lanes.get(job["queue"])
+        if lane is not None and not self._members.have_room(job["queue"]):
+            lane.unread = True
+            self._adopt = self._adopt or unplaced
+            return
         turn = self._intake.turn(job)
         if self._backlog.yields_to(job):
             self._backlog.drop()  # it comes first: read the head again
@@ -392,11 +437,14 @@ class Dispatcher:
             self._adopt = self._adopt or unplaced
             self._intake.wait_for_turn(turn)
         else:
-            member = self._members.free(first=self._partition.first(job))
-            if member is None:
+            member = self._members.free(first=self._partition.first(job), queue=job["queue"])
+            if member is not None:
+                member.announce(event, job["queue"])
+            elif lane is None:
                 self._look_for_more(adopt=unplaced)
             else:
-                member.announce(event)
+                lane.unread = True
+                self._adopt = self._adopt or unplaced
 
 
 def dispatcher_for(worker: Worker) -> Dispatcher:
@@ -408,4 +456,9 @@ def dispatcher_for(worker: Worker) -> Dispatcher:
     settings = settings_of(worker)
     settings.check_handlers()
     max_await = settings.options.max_await
-    return Dispatcher(settings.store, list(settings.handlers), max_await=max_await)
+    return Dispatcher(
+        settings.store,
+        list(settings.handlers),
+        max_await=max_await,
+        limited=limited(settings.handlers, settings.options.concurrency),
+    )

@@ -36,6 +36,7 @@ class Member:
         connection: the way to it.
         consumer: its name.
         requested: how many waiting jobs it has asked for without a reply yet; 0 is none.
+        room: how many jobs it can claim of each queue of which it cannot claim any number.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Member:
         self._sent = self._done = self._written_off = 0
         self._announced = 0  # what `_sent` was with the last event
         self._sent_at = math.inf
+        self.room: dict[str, int] = {}
         self._dispatched: set[ObjectId] = set()
         self._dispatched_at = math.inf
 
@@ -85,8 +87,13 @@ class Member:
         """The ids of the waiting jobs that it is about to claim."""
         return self._dispatched
 
-    def announce(self, event: Mapping[str, Any]) -> None:
-        """Send it the event of a job to claim."""
+    def has_room(self, queue: object) -> bool:
+        """Whether it can claim a job of this queue, as soon as it has a free slot."""
+        return not isinstance(queue, str) or self.room.get(queue, 1) > 0
+
+    def announce(self, event: Mapping[str, Any], queue: object = None) -> None:
+        """Send it the event of a job to claim; of that queue, if its room is limited."""
+        self._use_room(queue)
         self._tell(Event(event=event))
         self._announced = self._sent
 
@@ -105,15 +112,30 @@ class Member:
         """Send it the waiting jobs it asked for; `more`: there are others."""
         self.requested = 0
         self._free -= len(jobs)
+        if self.room:
+            for job in jobs:
+                self._use_room(job.get("queue"))
         self._dispatched = {job["_id"] for job in jobs}
         self._dispatched_at = monotonic()
         self.connection.send(Jobs(jobs=list(jobs), more=more))
         if jobs:
             self._on_sent()
 
-    def acknowledged(self, done: int, free: int | None = None) -> None:
-        """Note that it has dealt with so many events in all, and with every waiting job."""
+    def _use_room(self, queue: object) -> None:
+        if isinstance(queue, str) and queue in self.room:
+            self.room[queue] -= 1
+
+    def acknowledged(
+        self, done: int, free: int | None = None, room: Mapping[str, int] | None = None
+    ) -> None:
+        """Note that it has dealt with so many events in all, and with every waiting job; and what
+        it had room for then."""
         self._dispatched = set()
+        if room is not None:
+            before = {} if done == self._sent else self.room  # else some is used up already
+            self.room = {
+                queue: min(count, before.get(queue, count)) for queue, count in room.items()
+            }
         if done != self._done:
             self._done = done
             self._sent_at = monotonic()
@@ -124,6 +146,19 @@ class Member:
         """Leave what it was sent to others, and send it nothing more until it has acknowledged."""
         self._written_off = self._sent
         self._dispatched = set()
+
+
+class RoomOfMembers:
+    """How many jobs of a queue the members that wait for jobs could claim."""
+
+    def __init__(self, members: Members, queue: str) -> None:
+        self._members = members
+        self._queue = queue
+
+    @property
+    def room(self) -> int:
+        """As of :class:`Lane`."""
+        return self._members.room(self._queue)
 
 
 class MembersListener(Protocol):
@@ -169,9 +204,34 @@ class Members:
         """Return the members that wait for waiting jobs."""
         return [member for member in self._members if member.requested]
 
-    def free(self, *, first: str | None = None, besides: Member | None = None) -> Member | None:
-        """Return a member with a free slot: the consumer `first` or any, in turn; not `besides`."""
-        free = [member for member in self._members if member.free > 0 and member is not besides]
+    def room(self, queue: str) -> int:
+        """Return how many jobs of a queue could be claimed by those that wait for jobs."""
+        return sum(
+            min(member.requested, member.room.get(queue, member.requested))
+            for member in self.asking()
+        )
+
+    def have_room(self, queue: str) -> bool:
+        """Whether a member can claim a job of this queue, as soon as it has a free slot."""
+        return any(member.has_room(queue) for member in self._members)
+
+    def free(
+        self,
+        *,
+        first: str | None = None,
+        besides: Member | None = None,
+        queue: object = None,
+    ) -> Member | None:
+        """Return a member with a free slot: the consumer `first` or any, in turn; not `besides`.
+
+        Args:
+            queue: one that can claim a job of this queue.
+        """
+        free = [
+            member
+            for member in self._members
+            if member.free > 0 and member is not besides and member.has_room(queue)
+        ]
         for member in free:
             if member.consumer == first:
                 return member

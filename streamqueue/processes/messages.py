@@ -24,7 +24,7 @@ carries the descriptor of a connection.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, final
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -125,11 +125,13 @@ class Ask(TypedDict):
     Attributes:
         done: how many events and fetches it has dealt with, in the order they were sent.
         refused: ids of jobs that the server let it not claim, since it last said so.
+        room: how many of them it can claim of each queue that has slots of its own.
     """
 
     ask: int
     done: int
     refused: Sequence[Any]
+    room: NotRequired[Mapping[str, int]]
 
 
 @final
@@ -145,7 +147,7 @@ class Idle(TypedDict):
     """Member: it has dealt with everything it was sent, and can claim so many jobs.
 
     Attributes:
-        done, refused: as in Ask.
+        done, refused, room: as in Ask.
         more: it knows of waiting jobs that it cannot take.
     """
 
@@ -153,6 +155,7 @@ class Idle(TypedDict):
     done: int
     more: bool
     refused: Sequence[Any]
+    room: NotRequired[Mapping[str, int]]
 
 
 @final

@@ -25,7 +25,7 @@ from .messages import Ask, Idle, Joining, Leaving, Lost
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from anyio.abc import TaskStatus
 
@@ -41,6 +41,8 @@ SILENT_AFTER = TICK + WAIT_MARGIN
 """Seconds without one after which nobody waits for it any longer."""
 ANSWER_WITHIN = 2.0
 """Seconds a dispatcher may take to read what waits; after that a process reads for itself."""
+Report = tuple[int, int, bool, "Mapping[str, int] | None"]
+"""Events received, free slots, whether there is more than it can take, and room in queues."""
 
 
 class PendingConnections:
@@ -90,7 +92,7 @@ class Subscriber:
         self._changed = anyio.Event()
         # What the dispatcher knows of us.
         self._received = self._free = 0
-        self._reported = (0, 0, False)
+        self._reported: Report = (0, 0, False, None)
         self._asking = False
         self._answer: Answer | None = None
         self._answered = anyio.Event()
@@ -179,7 +181,7 @@ class Subscriber:
         """Listen until one end closes. A dispatcher that is silent may only have been stopped, and
         have been told to go on."""
         self._received = 0
-        self._reported = (0, self._free, False)
+        self._reported = (0, self._free, False, None)
         self._open = False
         connection.send(Joining(consumer=self._consumer, free=self._free))
         while not connection.closed:
@@ -273,20 +275,26 @@ class Subscriber:
 
     # what the claimer says and asks
 
-    async def ask(self, count: int, refused: Collection[Any]) -> Answer | None:
+    async def ask(
+        self, count: int, refused: Collection[Any], room: Mapping[str, int] | None = None
+    ) -> Answer | None:
         """Return up to `count` waiting jobs that were sent to nobody else, and whether there are
         more; None without a dispatcher, or when it takes long.
 
         Args:
             refused: ids of jobs that the server let this process not claim, since it last said so.
+            room: how many of them may be of each of these queues.
         """
         if not self._dispatched or self._connection is None:
             return None
         self._answered = anyio.Event()
         self._answer = None
         self._asking = True
-        self._reported = (-1, 0, False)  # whatever is reported next is new
-        self._connection.send(Ask(ask=count, done=self._received, refused=list(refused)))
+        self._reported = (-1, 0, False, None)  # whatever is reported next is new
+        message = Ask(ask=count, done=self._received, refused=list(refused))
+        if room is not None:
+            message["room"] = room
+        self._connection.send(message)
         try:
             with anyio.move_on_after(ANSWER_WITHIN):
                 await self._answered.wait()
@@ -299,21 +307,28 @@ class Subscriber:
         if self._connection is not None:
             self._connection.send(Lost(lost=wanted, won=won))
 
-    def report(self, free: int, more: bool, refused: Collection[Any]) -> None:
+    def report(
+        self,
+        free: int,
+        more: bool,
+        refused: Collection[Any],
+        room: Mapping[str, int] | None = None,
+    ) -> None:
         """Say that everything sent so far was dealt with.
 
         Args:
             free: jobs that can be claimed now.
             more: whether it knows of waiting jobs that it cannot take.
-            refused: as for :meth:`ask`.
+            refused, room: as for :meth:`ask`.
         """
         self._free = free
-        report = (self._received, free, more)
+        report = (self._received, free, more, room)
         if self._connection is not None and (report != self._reported or refused):
             self._reported = report
-            self._connection.send(
-                Idle(idle=free, done=self._received, more=more, refused=list(refused))
-            )
+            message = Idle(idle=free, done=self._received, more=more, refused=list(refused))
+            if room is not None:
+                message["room"] = room
+            self._connection.send(message)
 
 
 def subscribe(worker: Worker) -> Callable[[socket.socket], None]:

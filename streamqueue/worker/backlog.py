@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..clock import monotonic
 from ..protocol.document import PLACE_CODEC
+from .lanes import Lanes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from bson.codec_options import CodecOptions
 
     from ..store.asynchronous import AsyncStore
+    from .lanes import HasRoom
     from .partition import Partition
     from .source import Source
 
@@ -56,12 +58,15 @@ class Backlog:
 
     Args:
         source: is asked for what waits first, and told of lost claims; None reads the documents.
+        shares: queues of which only so many jobs may be taken; of all others, any.
         dispatched: returns the ids of jobs that a chunk must not have: a process was given them.
         codec: decode what is read with this.
 
     Attributes:
+        lanes: what waits in the queues that have shares; none of it is in the chunk.
         deep: whether more was waiting than the last chunk held.
         left: whether the last chunk left jobs to those whose turn they are.
+        lanes_left: whether all that was found in a lane was left to others.
         stealing: take the others' jobs too.
     """
 
@@ -72,6 +77,7 @@ class Backlog:
         partition: Partition,
         *,
         source: Source | None = None,
+        shares: Mapping[str, HasRoom] | None = None,
         dispatched: Callable[[], Collection[ObjectId]] = tuple,
         codec: CodecOptions[Any] = PLACE_CODEC,
     ) -> None:
@@ -79,7 +85,8 @@ class Backlog:
         self._dispatched = dispatched
         self._codec = codec
         self._store = store
-        self._queues = list(queues)
+        self.lanes = Lanes(shares or {})
+        self._queues = [queue for queue in queues if self.lanes.get(queue) is None]
         self._partition = partition
         self._chunk: deque[Job] = deque()
         self._read_at = -math.inf
@@ -87,7 +94,7 @@ class Backlog:
         self._contended_until = -math.inf
         self._looking = False
         self.deep = False
-        self.left = False
+        self.left = self.lanes_left = False
         self.stealing = False
 
     def __len__(self) -> int:
@@ -116,15 +123,31 @@ class Backlog:
         return max(gap, monotonic() - self._read_at) < OFTEN
 
     def yields_to(self, job: Job) -> bool:
-        """Whether a job is more urgent than all of the chunk."""
-        return bool(self._chunk) and priority_of(job) > priority_of(self._chunk[0])
+        """Whether a job is more urgent than all of the chunk that it would be in."""
+        chunk = self._chunk
+        if self.lanes and (lane := self.lanes.get(job.get("queue"))) is not None:
+            chunk = lane.chunk
+        return bool(chunk) and priority_of(job) > priority_of(chunk[0])
 
     def drop(self) -> None:
         """Forget the chunk; the documents are still there."""
         self._chunk.clear()
+        if self.lanes:
+            self.lanes.drop()
 
-    def take(self, count: int) -> list[Job]:
-        """Return the next jobs of the chunk, and forget them."""
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Add jobs to the chunk, behind all others, or to their lanes."""
+        self._chunk.extend(self.lanes.sort(jobs))
+
+    def take(self, count: int, room: Mapping[str, int] | None = None) -> list[Job]:
+        """Return the next jobs, and forget them.
+
+        Args:
+            room: how many may be of each queue that has a lane; None is what there is room for.
+        """
+        if self.lanes:
+            room = self.lanes.room() if room is None else room
+            return self.lanes.take(self._chunk, count, room)
         return [self._chunk.popleft() for _ in range(min(count, len(self._chunk)))]
 
     def contend(self) -> None:
@@ -143,60 +166,100 @@ class Backlog:
         return True
 
     async def read(self, wanted: int) -> None:
-        """Read the next chunk, for claims of so many jobs."""
-        if self._source is not None:
-            answer = await self._source.ask(wanted, self._store.unclaimable.news())
-            if answer is not None:
-                jobs, self.deep = answer
-                self.left = False
-                self._chunk.extend(jobs)
-                self._note_read()
-                return
-        contended = monotonic() < self._contended_until
-        sharers = self._partition.count() if contended else 1
+        """Read the next chunk, for claims of so many jobs, and the lanes that should be read."""
+        if await self._asked(wanted):
+            return
+        self.left = False
+        if self._queues:
+            await self._read_chunk(wanted)
+        if self.lanes:
+            await self._read_lanes()
+        self._note_read()
+
+    async def read_lanes(self, wanted: int) -> None:
+        """Read the lanes of which more should be known."""
+        if self.lanes.to_read() and not await self._asked(wanted):
+            await self._read_lanes()
+
+    async def _asked(self, wanted: int) -> bool:
+        """Take what somebody hands out; return whether there is somebody."""
+        if self._source is None:
+            return False
+        room = self.lanes.room() if self.lanes else None
+        answer = await self._source.ask(wanted, self._store.unclaimable.news(), room)
+        if answer is None:
+            return False
+        jobs, self.deep = answer
+        self.left = False
+        self._chunk.extend(self.lanes.handed(jobs) if self.lanes else jobs)
+        self._note_read()
+        return True
+
+    async def _read_chunk(self, wanted: int) -> None:
+        sharers = self._sharers()
         if sharers > 1:
             limit = min(MAX_SHARED_CHUNK, max(CHUNK, sharers * wanted))
         elif self.deep:
             limit = MAX_CHUNK
         else:
             limit = min(MAX_CHUNK, max(CHUNK, CHUNK_PER_SLOT * wanted))
+        read, self.deep, self.left = await self._read_head(self._queues, limit)
+        self._chunk.extend(read)
+
+    async def _read_lanes(self) -> None:
+        for queue, lane in self.lanes.to_read():
+            # Cleared before the read: what is announced while it is under way counts as new.
+            lane.unread = False
+            limit = self._sharers() * lane.size
+            read, deep, left = await self._read_head([queue], limit)
+            lane.was_read(read, more=deep or lane.unread or (left and bool(read)))
+            if left and not read:
+                self.lanes_left = True
+
+    def _contended(self) -> bool:
+        return monotonic() < self._contended_until
+
+    def _sharers(self) -> int:
+        """Return how many claim from the same head, as far as that matters now."""
+        return self._partition.count() if self._contended() else 1
+
+    async def _read_head(self, queues: Sequence[str], limit: int) -> tuple[list[Job], bool, bool]:
+        """Return the first jobs of these queues that are for us, whether there may be more behind
+        them, and whether there were some that are left to others."""
         elsewhere = self._dispatched()
         limit += len(elsewhere)
-        found = await self._store.candidates(self._queues, limit, codec=self._codec)
-        self.deep = len(found) == limit
+        found = await self._store.candidates(queues, limit, codec=self._codec)
         elsewhere = {*elsewhere, *self._dispatched()}  # before too: it may have been claimed since
         read: list[Job] = list(found)
         if elsewhere:
             read = [job for job in found if job["_id"] not in elsewhere]
-        self.left = False
-        if sharers > 1:
-            read = self._ours(read)
-        elif contended:
+        left = False
+        if self._sharers() > 1:
+            read, left = self._ours(read)
+        elif self._contended():
             # With others that are not on the list, order would mean to lose every race.
             random.shuffle(read)
-        self._chunk.extend(read)
-        self._note_read()
+        return read, len(found) == limit, left
 
     def _note_read(self) -> None:
         self._read_before_at, self._read_at = self._read_at, monotonic()
 
-    def _ours(self, jobs: Iterable[Job]) -> list[Job]:
+    def _ours(self, jobs: Iterable[Job]) -> tuple[list[Job], bool]:
         """Return the jobs whose turn is ours, in claim order, plus every job more urgent than the
-        least urgent of them, whosever turn that is: its consumer may be busy."""
+        least urgent of them, whosever turn that is: its consumer may be busy. And whether there are
+        others."""
         own, others = self._partition.divide(jobs)
         if self.stealing:
             random.shuffle(others)
-            return sorted(own + others, key=priority_of, reverse=True)
+            return sorted(own + others, key=priority_of, reverse=True), False
         if not own or not others:
-            self.left = bool(others)
-            return own
+            return own, bool(others)
         lowest = priority_of(own[-1])
         urgent = list(takewhile(lambda job: priority_of(job) > lowest, others))
-        self.left = len(urgent) < len(others)
         if urgent:
             own += urgent
             own.sort(key=priority_of, reverse=True)  # stable: our own first in each priority
-        return own
+        return own, len(urgent) < len(others)
 
 
 def priority_of(job: Job) -> float:

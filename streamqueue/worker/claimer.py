@@ -89,8 +89,16 @@ class Claimer:
         self._keep_of = keep_of(handlers)
         self._metrics = metrics
         self._batch = metrics.worker.claim_batch
-        self._backlog = Backlog(store, self._queues, partition, source=source)
+        shares = {
+            queue: registered.share
+            for queue, registered in handlers.items()
+            if registered.share is not None
+        }
+        self._backlog = Backlog(store, self._queues, partition, source=source, shares=shares)
+        self._lanes = self._backlog.lanes
         self._intake = Intake(store, partition, self._backlog)
+        for share in shares.values():
+            share.on_room(self._intake.wake)
         self._stopping = self._under_way = False
         self.stopped = anyio.Event()
         # What is known to be claimable. Only `run` claims; events and timers only add.
@@ -121,7 +129,14 @@ class Claimer:
 
     @property
     def _knows(self) -> bool:
-        return bool(self._announced or self._backlog or self._scan_for)
+        known = bool(self._announced or self._backlog or self._scan_for)
+        return known or (bool(self._lanes) and self._lanes.waits)
+
+    def open_queues(self) -> list[str]:
+        """Return the queues whose jobs would be claimed at once, with a slot free."""
+        lanes = self._lanes
+        closed = {queue for queue, lane in lanes.items() if lane.room < 1} if lanes else ()
+        return [queue for queue in self._queues if queue not in closed]
 
     @property
     def leisure(self) -> float:
@@ -139,8 +154,16 @@ class Claimer:
         """
         if self._scan_for is None or trigger == "sweep":
             self._scan_for = trigger
+        if self._lanes:
+            self._lanes.look()
         self._adopt = self._adopt or adopt
         self._intake.wake()
+
+    def _scan_too(self, trigger: ClaimTrigger) -> None:
+        """Look at the documents, for whichever reason was the first."""
+        self._scan_for = self._scan_for or trigger
+        if self._lanes:
+            self._lanes.look()
 
     def opened(self) -> None:
         """Look at the documents anew: of what has come meanwhile no event was read."""
@@ -167,11 +190,17 @@ class Claimer:
             return
         unplaced = is_unplaced(job)
         turn = self._intake.turn(job)
+        lane = self._lanes.get(job["queue"]) if self._lanes else None
+        if lane is not None and lane.room < 1:
+            lane.unread = True
+            self._adopt = self._adopt or unplaced
+            self._intake.wake()  # whoever hands out the jobs may give it to another process
+            return
         if self._backlog.yields_to(job):
             self._backlog.drop()  # it comes first: read the head again
-            self._scan_for = self._scan_for or "stream"
+            self._scan_too("stream")
         if self._scan_for is not None or self._slots.free < 1:
-            self._scan_for = self._scan_for or "stream"
+            self._scan_too("stream")
             self._adopt = self._adopt or unplaced
         elif turn:
             self._adopt = self._adopt or unplaced
@@ -208,6 +237,8 @@ class Claimer:
                     self._under_way = True  # a claim that is late: its jobs look as if unknown
                     await self._claim(wanted)
                     self._under_way = False
+                    if self._lanes and not self.loaded:  # lanes have no say in that
+                        self._intake.unloaded()
                 else:
                     self._intake.unloaded()
                     self._slots.idle()
@@ -218,12 +249,18 @@ class Claimer:
             self.stopped.set()
 
     def _report(self, free: int) -> None:
-        self._source.report(free, self._knows, self._store.unclaimable.news())
+        news = self._store.unclaimable.news()
+        if self._lanes and self._source.dispatched:
+            more = self._lanes.give_up() or self._knows  # others may have room for those
+            self._source.report(free, more, news, self._lanes.room())
+        else:
+            self._source.report(free, self._knows, news)
 
     async def _wait(self) -> None:
         # (A source that hands out jobs tries refused ones again itself.)
         trigger = await self._intake.wait(refused_too=not self._source.dispatched)
-        self._scan_for = self._scan_for or trigger
+        if trigger is not None:
+            self._scan_too(trigger)
 
     def _forget_announced(self) -> None:
         """Events that wait for a slot grow stale; the documents do not."""
@@ -231,14 +268,16 @@ class Claimer:
             if any(map(is_unplaced, self._announced.values())):
                 self._adopt = True
             self._announced.clear()
-            self._scan_for = self._scan_for or "stream"
+            self._scan_too("stream")
 
     async def _claim(self, wanted: int) -> None:
         try:
             if self._backlog.stale:
                 self._backlog.drop()
-                self._scan_for = self._scan_for or "scan"
-            if self._announced and not self._backlog:
+                self._scan_too("scan")
+            if self._lanes:
+                self._lanes.drop(stale=True)
+            if self._announced and not (self._backlog or (self._lanes and self._lanes.waits)):
                 # (With a chunk, what was announced is newer and not more urgent: it waits.)
                 await self._claim_announced(wanted)
             else:
@@ -246,7 +285,7 @@ class Claimer:
             self._failures = 0
             self._claiming.succeeded()
         except (PyMongoError, BSONError) as error:
-            self._scan_for = self._scan_for or "scan"
+            self._scan_too("scan")
             self._failures += 1
             self._claiming.failed(error, "Claiming failed, trying again: %s")
             with anyio.move_on_after(AFTER_FAILURE.delay(self._failures)):
@@ -261,21 +300,28 @@ class Claimer:
             jobs = jobs[:size]
         for job in jobs:
             del self._announced[job["_id"]]
-        await self._take("stream", jobs)
+        if self._lanes:
+            jobs = self._lanes.fit(jobs)
+        if jobs:
+            await self._take("stream", jobs)
 
     async def _claim_waiting(self, wanted: int) -> None:
         trigger = self._scan_for or "scan"
         size = min(wanted, self._claim_size, self._store.claim_size.most)
         if len(self._backlog) < size and self._scan_for is not None:
             self._backlog.drop()  # its rest would make a small claim; the next chunk has it too
-        if not self._backlog:
+        if self._backlog or self._scan_for is None:  # the latter with lanes alone
+            if self._lanes:
+                await self._read_lanes(trigger, wanted)
+        else:
             # Cleared before the read: what is announced while it is under way counts as new.
             self._scan_for = None
             with self._backlog.looking(), self._metrics.timed("scan"):
                 await self._place_unplaced()
                 await self._backlog.read(wanted)
             self._trust = 1.0 if self._backlog else min(MOST_TRUST, 1.5 * self._trust)
-            if not self._backlog:
+            self._note_lanes_left()
+            if not (self._backlog or (self._lanes and self._lanes.waits)):
                 if self._backlog.left:
                     self._intake.wait_for_turn(1, self._trust)
                 for registered in self._handlers.values():
@@ -287,7 +333,26 @@ class Claimer:
         if self._announced:
             for job in jobs:
                 self._announced.pop(job["_id"], None)
-        await self._take(trigger, jobs)
+        if jobs:
+            await self._take(trigger, jobs)
+
+    async def _read_lanes(self, trigger: ClaimTrigger, wanted: int) -> None:
+        """See what waits in the lanes that have room, while nothing else is to be read."""
+        if self._announced and not self._backlog:
+            self._backlog.add(sorted(self._announced.values(), key=_urgency))
+            self._announced.clear()
+        if self._lanes.to_read():
+            with self._metrics.timed("scan"):
+                await self._place_unplaced()
+                await self._backlog.read_lanes(wanted)
+            self._note_lanes_left()
+            if self._source.dispatched and self._backlog.deep:
+                self._scan_for = trigger
+
+    def _note_lanes_left(self) -> None:
+        if self._backlog.lanes_left:
+            self._backlog.lanes_left = False
+            self._intake.wait_for_turn(1, self._trust)
 
     async def _place_unplaced(self) -> None:
         if self._adopt and not self._source.dispatched:
@@ -317,7 +382,7 @@ class Claimer:
         metrics.claims[trigger, "lost"].inc(wanted - won)
         self._partition.look()
         if self._backlog.claimed(wanted, won):
-            self._scan_for = self._scan_for or trigger
+            self._scan_too(trigger)
         if not won and self._store.unclaimable.full:
             # More refused ones than can be left out: what is read next would be of them as well.
             # Look again when they are tried again; what is announced until then does not wait.

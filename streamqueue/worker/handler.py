@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..backoff import Backoff
     from ..metrics.series import ConsumerMetrics
+    from .slots import Share
 
 RunIn = Literal["loop", "thread", "process"]
 
@@ -167,10 +168,21 @@ def _check_takes_a_job(function: Callable[[Any], Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RegisteredHandler:
-    """A handler with its metrics, while its worker runs."""
+    """A handler with its metrics and, if it may not have all of the slots, its share of them; while
+    its worker runs."""
 
     handler: Handler
     metrics: ConsumerMetrics
+    share: Share | None = None
+
+
+def limited(handlers: Mapping[str, Handler], concurrency: int) -> dict[str, int]:
+    """Return how many slots each queue may have, of those that may not have all."""
+    return {
+        queue: handler.concurrency
+        for queue, handler in handlers.items()
+        if handler.concurrency is not None and handler.concurrency < concurrency
+    }
 
 
 def limit_of(handlers: Mapping[str, RegisteredHandler], default: int) -> Callable[[str], int]:

@@ -28,13 +28,13 @@ from .drain import Drain
 from .execution.executor import Execution
 from .execution.runners import Runners
 from .execution.tasks import contained_exits, loop_library
-from .handler import RegisteredHandler, limit_of
+from .handler import RegisteredHandler, limit_of, limited
 from .leases import Leases
 from .listener import WorkerListener
 from .partition import Partition
 from .reaper import Reaper
 from .scheduler import Sweep, Timers
-from .slots import Slots
+from .slots import Share, Slots
 from .source import SourceSettings
 
 if TYPE_CHECKING:
@@ -73,8 +73,13 @@ class Run:
         self.ready = False
         self._began = monotonic()
         self._stopping_at: float | None = None
+        shares = limited(settings.handlers, options.concurrency)
         self._handlers: Mapping[str, RegisteredHandler] = {
-            queue: RegisteredHandler(handler, metrics.consumer(queue, handler.task))
+            queue: RegisteredHandler(
+                handler,
+                metrics.consumer(queue, handler.task),
+                Share(shares[queue]) if queue in shares else None,
+            )
             for queue, handler in settings.handlers.items()
         }
         for registered in self._handlers.values():

@@ -234,7 +234,7 @@ class Sweep:
 
     def _command(self) -> operations.Find:
         limit = SWEEP_LIMIT + len(self._store.unclaimable)
-        return operations.candidates(list(self._handlers), limit, bare=True)
+        return operations.candidates(self._claimer.open_queues(), limit, bare=True)
 
     def _sift(self, found: Iterable[Mapping[str, Any]]) -> dict[Any, str]:
         # Those that cannot be claimed wait, but not for want of a wake-up. Odd ones are about to be

@@ -64,24 +64,33 @@ class Source(Protocol):
             PyMongoError: the first stream could not be opened.
         """
 
-    async def ask(self, count: int, refused: Collection[Any]) -> Answer | None:
+    async def ask(
+        self, count: int, refused: Collection[Any], room: Mapping[str, int] | None = None
+    ) -> Answer | None:
         """Return up to `count` waiting jobs that nobody else was given, and whether there are more;
         None when the documents are to be read.
 
         Args:
             refused: ids of jobs that the server let this process not claim, since it last said so.
+            room: how many of them may be of each of these queues; None limits none.
         """
 
     def lost(self, wanted: int, won: int) -> None:
         """Note that a claim of `wanted` jobs won `won`, because somebody else was faster."""
 
-    def report(self, free: int, more: bool, refused: Collection[Any]) -> None:
+    def report(
+        self,
+        free: int,
+        more: bool,
+        refused: Collection[Any],
+        room: Mapping[str, int] | None = None,
+    ) -> None:
         """Note that everything the listener was told so far is done.
 
         Args:
             free: jobs that can be claimed now.
             more: whether this process knows of waiting jobs that it cannot take.
-            refused: as for :meth:`ask`.
+            refused, room: as for :meth:`ask`.
         """
 
 
@@ -122,11 +131,19 @@ class OwnStream:
         """Read the stream until stopped."""
         await self._watcher.run(task_status=task_status)
 
-    async def ask(self, count: int, refused: Collection[Any]) -> None:
+    async def ask(
+        self, count: int, refused: Collection[Any], room: Mapping[str, int] | None = None
+    ) -> None:
         """Return None: the documents are to be read."""
 
     def lost(self, wanted: int, won: int) -> None:
         """Do nothing: nobody is there to be told."""
 
-    def report(self, free: int, more: bool, refused: Collection[Any]) -> None:
+    def report(
+        self,
+        free: int,
+        more: bool,
+        refused: Collection[Any],
+        room: Mapping[str, int] | None = None,
+    ) -> None:
         """Do nothing: nobody is there to be told."""

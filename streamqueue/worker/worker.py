@@ -154,6 +154,7 @@ class Worker:
         self,
         queue: str,
         *,
+        concurrency: int | None = None,
         max_attempts: int | None = None,
         backoff: Backoff | None = None,
         time_limit: float | timedelta | None = None,
@@ -172,6 +173,10 @@ class Worker:
 
         Args:
             queue: the queue's name.
+            concurrency: how many of its jobs may run at a time in this process, so that a slow
+                queue leaves slots to the others; default None: as many as the worker runs, which is
+                also the most. Jobs beyond it are left alone, for other processes or until a slot of
+                the queue is free.
             max_attempts: for jobs that were put without; default the worker's.
             backoff: the wait after a failed attempt; default the worker's.
             time_limit: seconds (or a timedelta) an attempt may take; default None, no limit. Then
@@ -202,6 +207,8 @@ class Worker:
         kept = options.keep if keep is None else checks.keep(keep)
         if kept is not None:
             self._settings.store.indexes.want("keep")
+        if concurrency is not None:
+            checks.whole_number(concurrency, "concurrency", 1, checks.MAX_BATCH)
         limit = None
         if time_limit is not None:
             limit = seconds(time_limit, "time_limit", minimum=0.001)
@@ -215,6 +222,7 @@ class Worker:
                 run_in=where_to_run(function, run_in),
                 keep=kept,
                 time_limit=limit,
+                concurrency=concurrency,
             )
             return function
 

@@ -116,6 +116,7 @@ ORDER = [
     "worker.slots",
     "worker.source",
     "worker.partition",
+    "worker.lanes",
     "worker.backlog",
     "worker.handler",
     "worker.nearest",

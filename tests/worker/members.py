@@ -176,6 +176,10 @@ class Members:
         host = self._start.prepare(never, **settings)
         for queue in queues:
             host.worker.handler(queue)(never)
+        return await self.open_for(host)
+
+    async def open_for(self, host: StartedWorker) -> StartedDispatcher:
+        """Start a dispatcher for processes like this worker; return once its stream is open."""
         dispatcher = StartedDispatcher(host)
         self._dispatchers.append(dispatcher)
         await self._start.tasks.start(dispatcher.run)

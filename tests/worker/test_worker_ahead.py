@@ -116,7 +116,7 @@ class TwoUnbegun:
 
     def __init__(self, async_jobs: AsyncCollection[Any], jobs: Collection[Any]) -> None:
         metrics = Metrics.of(CollectorRegistry())
-        registered: Any = SimpleNamespace(metrics=metrics.consumer("default", "h"))
+        registered: Any = SimpleNamespace(metrics=metrics.consumer("default", "h"), share=None)
         self.outcome = registered.metrics.outcome
         self.store = AsyncStore(async_jobs)
         self.leases = Leases(self.store, 5.0, metrics)

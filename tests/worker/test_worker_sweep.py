@@ -121,6 +121,9 @@ class Idle:
         self._signs = 0
         self.signs_each_time = scheduler.SIGNS
 
+    def open_queues(self) -> list[str]:
+        return ["default"]
+
     @property
     def signs(self) -> int:
         self._signs += self.signs_each_time

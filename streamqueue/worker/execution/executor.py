@@ -111,6 +111,8 @@ class Execution:
     def start(self, attempt: Attempt) -> None:
         """Run a claimed job as soon as the event loop gets to it."""
         self._slots.take()
+        if attempt.registered.share is not None:
+            attempt.registered.share.take()
         self._leases.add(attempt)
         self._unbegun.add(attempt)
 
@@ -317,6 +319,8 @@ class Execution:
         attempt.scope = attempt.abandon = None
         del attempt.job  # the two hold each other, and only a collection of garbage would end that
         self._slots.handler_over()
+        if attempt.registered.share is not None:
+            attempt.registered.share.over()
         self._unbegun.slot_came_free()
         if end is None and not (attempt.outcome or attempt.lost or attempt.ending):
             self.completer.finish(attempt, attempt.returned)

@@ -129,6 +129,8 @@ class Unbegun:
         for attempt in attempts:
             attempt.registered.metrics.outcome[attempt.result()].inc()
             self._leases.remove(attempt)
+            if attempt.registered.share is not None:
+                attempt.registered.share.over()
             del attempt.job  # as when one is settled
         self._slots.nudge()
         return len(ours)
