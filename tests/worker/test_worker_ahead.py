@@ -27,7 +27,7 @@ from streamqueue.store.asynchronous import AsyncStore
 from streamqueue.worker.execution import unbegun
 from streamqueue.worker.execution.attempt import Attempt
 from streamqueue.worker.leases import Leases
-from streamqueue.worker.slots import AHEAD_SECONDS, MOST_AHEAD, Slots
+from streamqueue.worker.slots import AHEAD_SECONDS, MOST_AHEAD, Share, Slots
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing
 from tests.worker.started import WorkerStarter
@@ -116,7 +116,8 @@ class TwoUnbegun:
 
     def __init__(self, async_jobs: AsyncCollection[Any], jobs: Collection[Any]) -> None:
         metrics = Metrics.of(CollectorRegistry())
-        registered: Any = SimpleNamespace(metrics=metrics.consumer("default", "h"), share=None)
+        registered: Any = SimpleNamespace(metrics=metrics.consumer("default", "h"))
+        self.share = registered.share = Share(2)
         self.outcome = registered.metrics.outcome
         self.store = AsyncStore(async_jobs)
         self.leases = Leases(self.store, 5.0, metrics)
@@ -131,6 +132,7 @@ class TwoUnbegun:
             attempt = Attempt(record, registered, ender, sent=monotonic(), timeout=5.0)
             self.attempts.append(attempt)
             self.slots.take()
+            self.share.take()
             self.leases.add(attempt)
             self.unbegun.add(attempt)
 
@@ -183,6 +185,17 @@ async def test_one_for_which_a_slot_is_free_waits_for_the_event_loop_alone_and_i
     assert none_yet == 0
     assert jobs.distinct("_id", {"state": "ready"}) == [two.attempts[1].record.id]
     assert two.leases.held() == [two.attempts[0]]
+
+
+async def test_what_is_given_back_leaves_the_slots_of_its_queue_to_others(
+    async_jobs: AsyncCollection[Any], jobs: Collection[Any]
+) -> None:
+    two = TwoUnbegun(async_jobs, jobs)
+    before = two.share.room
+
+    await two.unbegun.give_back()
+
+    assert (before, two.share.room) == (0, 2)
 
 
 # how many

@@ -17,7 +17,7 @@ from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, ConfigurationError
 from tests.waiting import wait_until_async
-from tests.worker.members import Members
+from tests.worker.members import Members, StartedDispatcher
 from tests.worker.started import StartedWorker, WorkerStarter
 
 SOON = 2.0
@@ -259,7 +259,7 @@ async def test_a_mixed_load_is_done_within_all_shares(start: WorkerStarter, queu
 async def test_a_lone_job_is_heard_of_while_a_queue_with_few_slots_is_worked_off(
     start: WorkerStarter, queues: Any
 ) -> None:
-    """The stream rests while a backlog is read often. That of the few slots is no reason to."""
+    """What waits for the few slots is no reason to leave the stream alone."""
     begun: Counter[str] = Counter()
 
     async def handler(job: AsyncJob) -> None:
@@ -298,11 +298,11 @@ def member(members: Members, held: Held) -> Any:
     return begin
 
 
-async def open_dispatcher(members: Members, start: WorkerStarter, held: Held) -> None:
+async def open_dispatcher(members: Members, start: WorkerStarter, held: Held) -> StartedDispatcher:
     host = start.prepare(concurrency=4)
-    held.register(host, "slow", concurrency=1)
+    held.register(host, "slow", concurrency=1)  # how many is each member's own to say
     held.register(host, "quick")
-    await members.open_for(host)
+    return await members.open_for(host)
 
 
 async def test_members_of_a_dispatcher_are_handed_what_they_have_room_for(
@@ -352,15 +352,38 @@ async def test_a_dispatcher_whose_members_hold_jobs_back_reads_nothing(
     await members.until_idle(1.0)
 
 
-async def test_a_lone_job_that_one_member_has_no_room_for_goes_to_the_other(
+async def test_a_lone_job_goes_to_a_member_that_has_room_without_a_look_at_what_waits(
     start: WorkerStarter, members: Members, member: Any, held: Held, queues: Any
 ) -> None:
-    await open_dispatcher(members, start, held)
-    for _ in range(2):
-        await member()
-    for n in range(2):
+    dispatcher = await open_dispatcher(members, start, held)
+    for slow in (1, 4):
+        await member(slow)
+    await members.until_idle()
+    dispatcher.commands.forget()
+
+    for n in range(5):
         await queues("slow").put({"n": n})
-        await held.until_begun("slow", n + 1, within=1.0)
+        await held.until_begun("slow", n + 1)
+
+    assert dispatcher.commands.named("find") == []
+
+
+async def test_a_member_passes_back_what_it_has_no_room_for(
+    members: Members, start: WorkerStarter, held: Held, queues: Any, jobs: Collection[Any]
+) -> None:
+    worker = members.prepare(concurrency=4)
+    held.register(worker, "slow", concurrency=1)
+    dispatcher = members.puppet_dispatcher(worker)
+    dispatcher.say({"opened": True})
+    await queues("slow").put_many([{"n": n} for n in range(3)])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(members.begin, worker)
+        asked = await dispatcher.until_heard("ask")
+        dispatcher.say({"jobs": list(jobs.find()), "more": False})
+        await held.until_running(slow=1)
+        said = await dispatcher.until_heard("idle")
+
+    assert (asked["room"], said["room"], said["more"]) == ({"slow": 1}, {"slow": 0}, True)
 
 
 async def test_members_work_off_a_mixed_load_within_their_shares(

@@ -1,0 +1,123 @@
+"""Faults about time limits, child processes, and queues that have only some of the slots."""
+
+from __future__ import annotations
+
+from drills.planted.fault import Edit, PlantedFault
+
+LIMITS = "worker/test_worker_time_limits.py"
+CHILDREN = "worker/test_worker_child_processes.py"
+SHARES = "worker/test_worker_concurrency.py"
+
+FAULTS: tuple[PlantedFault, ...] = (
+    PlantedFault(
+        "a handler that gets around its time limit by returning",
+        13,
+        f"{LIMITS}"
+        "::test_a_handler_that_swallows_its_cancellation_and_returns_has_failed_all_the_same",
+        Edit(
+            "worker.execution.executor:Execution._call",
+            "            error = self._limits.over(attempt, error)\n",
+            "            self._limits.over(attempt, error)\n",
+        ),
+    ),
+    PlantedFault(
+        "an attempt that has failed while its thread goes on",
+        2,
+        f"{LIMITS}::test_no_attempt_runs_beside_a_thread_that_is_over_its_limit",
+        Edit(
+            "worker.execution.time_limits:TimeLimits._pass",
+            "scope = attempt.scope\n",
+            "scope = attempt.scope or attempt.abandon\n",
+        ),
+    ),
+    PlantedFault(
+        "a stop that counts as the time limit",
+        12,
+        f"{LIMITS}"
+        "::test_a_job_whose_handler_is_stopped_for_the_end_of_the_drain_time_has_not_failed",
+        Edit(
+            "worker.execution.executor:Execution._call",
+            "if scope.cancel_called and not attempt.overdue:",
+            "if scope.cancel_called and not limited:",
+        ),
+    ),
+    PlantedFault(
+        "child processes that are started by calls that are cancelled",
+        15,
+        f"{CHILDREN}::test_a_limit_that_is_shorter_than_any_start_leaves_no_child_behind",
+        Edit(
+            "worker.execution.processes:_WithChild.__aenter__",
+            "        with CancelScope(shield=True):\n",
+            "        self._begin()\n        with CancelScope():\n",
+        ),
+    ),
+    PlantedFault(
+        "a busy child process that outlives its worker",
+        2,
+        f"{CHILDREN}::test_a_busy_child_dies_with_its_worker",
+        Edit(
+            "worker.execution.processes:prepare",
+            "ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))",
+            "pass",
+        ),
+    ),
+    PlantedFault(
+        "a signal to all that ends child processes",
+        12,
+        f"{CHILDREN}::test_a_signal_to_the_whole_group_lets_a_child_finish",
+        Edit(
+            "worker.execution.processes",
+            "_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)",
+            "_STOPS: tuple[signal.Signals, ...] = ()",
+        ),
+    ),
+    PlantedFault(
+        "jobs that are held back and stand before all others",
+        10,
+        f"{SHARES}::test_a_flood_of_urgent_jobs_that_are_held_back_stands_before_nobody",
+        Edit(
+            "worker.backlog:Backlog.__init__",
+            "[queue for queue in queues if self.lanes.get(queue) is None]",
+            "list(queues)",
+        ),
+    ),
+    PlantedFault(
+        "a slot of a share that comes free and wakes nobody",
+        6,
+        f"{SHARES}::test_a_slot_that_comes_free_is_taken_at_once_and_in_order",
+        Edit("worker.slots:Share.over", "        self._on_room()\n", ""),
+    ),
+    PlantedFault(
+        "a share that gets smaller with every job that is given back",
+        17,
+        "worker/test_worker_ahead.py"
+        "::test_what_is_given_back_leaves_the_slots_of_its_queue_to_others",
+        Edit(
+            "worker.execution.unbegun:Unbegun._give_back",
+            "                attempt.registered.share.over()\n",
+            "                pass\n",
+        ),
+    ),
+    PlantedFault(
+        "a member that keeps what it has no room for",
+        10,
+        f"{SHARES}::test_a_member_passes_back_what_it_has_no_room_for",
+        Edit("worker.claimer:Claimer._report", "self._lanes.give_up() or ", ""),
+    ),
+    PlantedFault(
+        "a member that is handed what it has no room for",
+        10,
+        f"{SHARES}::test_a_lone_job_goes_to_a_member_that_has_room_without_a_look_at_what_waits",
+        Edit(
+            "processes.members:Member.has_room",
+            "return not isinstance(queue, str) or self.room.get(queue, 1) > 0",
+            "return True",
+        ),
+    ),
+    PlantedFault(
+        "a sweep that counts what is held back as unannounced",
+        4,
+        f"{SHARES}::test_the_sweep_does_not_call_what_is_held_back_unannounced",
+        Edit("worker.claimer:Claimer.open_queues", "if lane.room < 1", "if lane.room < 0"),
+    ),
+)
