@@ -193,9 +193,9 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_privacy.py"
         "::test_no_payload_and_no_exception_text_is_logged_or_measured_or_printed",
         Edit(
-            "worker.execution.executor:Execution._log_failure",
-            "name = None if error is None else type_name(error)\n        record",
-            "name = None if error is None else repr(error)\n        record",
+            "worker.execution.executor:Execution._end_of",
+            "type_name(error)",
+            "repr(error)",
         ),
     ),
     PlantedFault(

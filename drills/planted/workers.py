@@ -20,7 +20,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         Edit(
             "worker.claimer:Claimer.announce",
             "        if self._scan_for is not None or self._slots.free < 1:\n"
-            '            self._scan_for = self._scan_for or "stream"\n',
+            '            self._scan_too("stream")\n',
             "        if self._scan_for is not None or self._slots.free < 1:\n",
         ),
     ),
@@ -323,7 +323,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "waiting jobs sent to two members",
         10,
         f"{MEMBERS}::test_waiting_jobs_that_one_member_was_sent_are_not_sent_to_another",
-        Edit("worker.backlog:Backlog.read", "        if elsewhere:\n", "        if False:\n"),
+        Edit("worker.backlog:Backlog._read_head", "        if elsewhere:\n", "        if False:\n"),
     ),
     PlantedFault(
         "a dispatcher that does not give a place to what another program inserted",
