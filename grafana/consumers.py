@@ -214,6 +214,16 @@ def work() -> list[Json]:
             "short",
         ),
         timeseries(
+            "Handlers over their time limit",
+            "Those that do not end: threads, which cannot be stopped, and async handlers that "
+            "swallow their cancellation. A worker that has no other slots is not ready.",
+            {
+                "{{instance}} {{queue}}": "sum by (instance, queue) "
+                "(streamqueue_overdue_handlers{@both})"
+            },
+            "short",
+        ),
+        timeseries(
             "Attempts",
             "Attempts ended per second, however they ended. The workers should be alike.",
             {"{{instance}}": rate("streamqueue_attempts_total{@both}", by="instance")},
