@@ -107,6 +107,17 @@ async def test_a_function_gets_the_payload_alone_and_its_return_completes_the_jo
     assert (pid != str(os.getpid()), seen) == (True, repr(kinds))
 
 
+async def test_what_a_function_returns_is_the_result_of_its_job(
+    run: Any, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    worker = await run(in_child.adds, keep=60)
+    await queue.put({"numbers": [1, 2, 39]})
+
+    await worker.until_outcomes(LONG, completed=1)
+    [job] = jobs.find()
+    assert (job["state"], job["result"]) == ("done", {"sum": 42})
+
+
 async def test_what_a_function_raises_is_stored_with_its_traceback(
     run: Any, queue: AsyncMongoQueue, jobs: Collection[Any]
 ) -> None:

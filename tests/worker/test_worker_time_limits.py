@@ -156,6 +156,26 @@ async def test_a_job_whose_handler_is_stopped_for_the_end_of_the_drain_time_has_
     assert (job["state"], job["attempts"], job.get("last_error")) == ("ready", 0, None)
 
 
+async def test_what_a_handler_has_completed_itself_before_its_limit_is_completed(
+    limited: Any, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    stopped = anyio.Event()
+
+    async def handler(job: AsyncJob) -> None:
+        await job.complete()
+        try:
+            await anyio.sleep(60)
+        finally:
+            stopped.set()
+
+    worker = await limited(handler)
+    await queue.put({})
+
+    await worker.until_outcomes(completed=1)
+    with anyio.fail_after(10):
+        await stopped.wait()
+
+
 # threads
 
 
@@ -239,6 +259,21 @@ async def test_a_thread_that_returns_after_its_limit_has_failed(
     await worker.until_outcomes(dead=1)
     assert f"time limit of {LIMIT} s" in last_error(jobs)
     assert worker.metric("streamqueue_overdue_handlers") == 0
+
+
+async def test_a_thread_that_is_left_behind_after_its_limit_has_failed(
+    limited: Any, queue: AsyncMongoQueue, jobs: Collection[Any], blocking: Blocking
+) -> None:
+    """Or a job whose handler never returns would never use up its attempts."""
+    worker = await limited(blocking, drain_timeout=0, backoff=Backoff(initial=60))
+    await queue.put({})
+    await overdue(worker)
+
+    await worker.stop()
+
+    [job] = jobs.find()
+    assert (job["state"], job["attempts"], worker.worker.left) == ("scheduled", 1, 1)
+    assert "time limit" in job["last_error"]
 
 
 async def test_a_worker_is_not_ready_while_all_its_slots_are_overdue(

@@ -41,6 +41,10 @@ def raises(payload: dict[str, Any]) -> None:
     raise KeyError("no such thing")
 
 
+def adds(payload: dict[str, Any]) -> dict[str, Any]:
+    return {"sum": sum(payload["numbers"])}
+
+
 def discards(payload: dict[str, Any]) -> None:
     raise Discard("of no use")
 
