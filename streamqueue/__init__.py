@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .backoff import Backoff
     from .errors import (
+        Cancel,
         ConfigurationError,
         Discard,
         DuplicateJob,
         EmbeddedServerError,
         ForeignLoop,
         ForkedProcess,
+        JobCancelled,
         JobNotFound,
         LeaseLost,
         PayloadError,
@@ -34,6 +36,7 @@ __all__ = [
     "AsyncJob",
     "AsyncMongoQueue",
     "Backoff",
+    "Cancel",
     "ConfigurationError",
     "Discard",
     "DuplicateJob",
@@ -42,6 +45,7 @@ __all__ = [
     "ForkedProcess",
     "HealthApp",
     "Job",
+    "JobCancelled",
     "JobNotFound",
     "LeaseLost",
     "MongoQueue",

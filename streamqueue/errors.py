@@ -1,13 +1,14 @@
-"""Every error of the queue, and the three outcomes a handler may raise.
+"""Every error of the queue, and the four outcomes a handler may raise.
 
 ::
 
     StreamQueueError
     ├── ConfigurationError (ValueError)     a setting or argument outside its range
     │   └── ReplicaSetRequired              the server has no change streams
-    ├── PayloadError (ValueError)           not a mapping, not BSON, too deep, too large
+    ├── PayloadError (ValueError)           payload or result: not BSON, too deep, too large
     ├── DuplicateJob                        a live job has this key   .key .job_id .ids .existing
     ├── JobNotFound (LookupError)           no such job in that state      .job_id
+    ├── JobCancelled                        somebody has cancelled it      .job_id
     ├── LeaseLost                           the job is no longer ours      .job_id
     ├── ForeignLoop (RuntimeError)          made in one event loop, used in another
     ├── ForkedProcess (RuntimeError)        made before a fork, used in the child
@@ -16,7 +17,8 @@
     Outcome                                 raised by handlers; not errors
     ├── Retry(delay=None, reason=None)      again later; counts as an attempt
     ├── Snooze(delay, reason=None)          again later; does not count
-    └── Discard(reason)                     never again: dead at once
+    ├── Discard(reason)                     never again: dead at once
+    └── Cancel(reason=None)                 never again, and no failure: cancelled
 
 ``pymongo.errors.PyMongoError`` passes through untouched, with its labels. One that reports a
 timeout or a lost connection means the outcome is *unknown*: the write may have been applied.
@@ -64,7 +66,10 @@ class ReplicaSetRequired(ConfigurationError):
 
 
 class PayloadError(StreamQueueError, ValueError):
-    """The payload cannot be stored and read back as it is; raised before anything is sent."""
+    """The payload cannot be stored and read back as it is; raised before anything is sent.
+
+    Or the result of a job that is kept cannot: then the job is dead.
+    """
 
 
 class DuplicateJob(StreamQueueError):
@@ -107,6 +112,18 @@ class JobNotFound(StreamQueueError, LookupError):
 
     def __init__(self, job_id: ObjectId, wanted: str = "") -> None:
         super().__init__(f"no {wanted + ' ' if wanted else ''}job {job_id} in this queue")
+        self.job_id = job_id
+
+
+class JobCancelled(StreamQueueError):
+    """The job was cancelled, or is about to be: somebody has asked for that.
+
+    Raised by every call of a job that runs, from when its holder knows of it: stop working on it.
+    Whatever the handler does afterwards, the job ends as cancelled.
+    """
+
+    def __init__(self, job_id: ObjectId) -> None:
+        super().__init__(f"job {job_id} was cancelled")
         self.job_id = job_id
 
 
@@ -200,6 +217,18 @@ class Discard(Outcome):
     """
 
     def __init__(self, reason: object = "discarded by the handler") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Cancel(Outcome):
+    """Never run the job again, and do not call it a failure: it is cancelled at once.
+
+    Args:
+        reason: stored as the job's last error, if there is one.
+    """
+
+    def __init__(self, reason: object | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
 

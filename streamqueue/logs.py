@@ -44,6 +44,8 @@ EVENTS = {
     # its jobs
     "attempt_failed": "a handler raised, or called job.error()",
     "job_dead": "attempts used up, discarded by its handler, or impossible to run",
+    "cancel_asked": "somebody has asked to cancel a job that runs: its handler is stopped",
+    "job_cancelled": "a job that ran has ended as cancelled: asked for, or by its handler",
     "lease_lost": "the job is, or may be, somebody else's; its handler is cancelled",
     "lease_blocked": "an open transaction has changed the job, whose lease is renewed by itself",
     "end_shortened": "the server refused the message at an attempt's end; it was left out",
@@ -55,7 +57,7 @@ EVENTS = {
     "claim_left": "a claim that could not be given back; the end of its lease will do it",
     "loop_blocked": "a handler keeps the event loop from all others: once a minute for each",
     "claim_late": "a claim took longer than its lease: slow server, or timeout= is too short",
-    "jobs_reaped": "jobs of consumers that died or hung: ready again, or dead",
+    "jobs_reaped": "jobs of consumers that died or hung: ready again, dead, or cancelled",
     "job_stuck": "the server refuses every change to a job's document",
     "job_stays_dead": "a dead job was not requeued, because a live one has its key",
     # its surroundings
@@ -115,7 +117,7 @@ FIELDS = {
     "consumers": "several of them",
     "concurrency": "how many handlers the worker runs at a time",
     "loop": "the library whose event loop the worker runs in: asyncio or uvloop",
-    "result": "requeued or dead",
+    "result": "requeued, dead or cancelled",
     "reason": "why, in a word or a few",
     "error": "the class of an exception",
     "code": "MongoDB's number for it",

@@ -1,4 +1,4 @@
-"""What stays of a job when it has ended, and who hears of its end."""
+"""What stays of a job when it has ended, who hears of its end, and who may ask for it."""
 
 from __future__ import annotations
 
@@ -66,6 +66,65 @@ FAULTS = (
             "worker.completer:Completer._complete_apart",
             "if attempt.kept and attempt.value.size:",
             "if False:",
+        ),
+    ),
+    PlantedFault(
+        "a job that was to be cancelled, given back to run again",
+        3,
+        "contract/test_queue_cancel.py::test_a_job_that_was_asked_for_never_waits_again",
+        Edit(
+            "protocol.operations.transitions:released",
+            '[{"$set": unless_asked(fields)}]',
+            '[{"$set": fields}]',
+        ),
+    ),
+    PlantedFault(
+        "a job that was to be cancelled, returned from a dead consumer",
+        3,
+        "contract/test_queue_cancel.py"
+        "::test_a_job_that_was_asked_for_is_not_returned_from_a_dead_consumer",
+        Edit("protocol.operations.timers:reap", "unless_asked(", "dict("),
+    ),
+    PlantedFault(
+        "a result that counts though the handler was told to stop",
+        2,
+        "worker/test_worker_cancel.py"
+        "::test_the_job_is_cancelled_whatever_its_handler_does_afterwards",
+        Edit(
+            "worker.execution.executor:Execution._settle",
+            "        if attempt.asked:\n            end = CANCELLED\n",
+            "",
+        ),
+    ),
+    PlantedFault(
+        "a request to cancel that a renewal does not find",
+        4,
+        "worker/test_worker_cancel.py"
+        "::test_a_request_whose_event_was_lost_is_found_by_the_next_renewal",
+        Edit(
+            "protocol.operations.attempts:unasked",
+            'return {**wanted, "cancel_requested_at": None}',
+            "return wanted",
+        ),
+    ),
+    PlantedFault(
+        "a job that is renewed no more once it was to be cancelled",
+        2,
+        "worker/test_worker_cancel.py::test_a_job_is_renewed_until_its_handler_has_ended",
+        Edit(
+            "worker.leases:Leases._renew",
+            "if not due[0].asked:",
+            "if True:",
+        ),
+    ),
+    PlantedFault(
+        "a dispatcher that tells nobody what is to be cancelled",
+        4,
+        "worker/test_worker_cancel.py::test_it_is_heard_with_a_dispatcher_between",
+        Edit(
+            "processes.dispatcher:Dispatcher.event",
+            "self._members.broadcast(Asked(asked=True))",
+            "pass",
         ),
     ),
 )

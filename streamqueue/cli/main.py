@@ -37,6 +37,7 @@ HOMES = {
     "consumers": "monitor",
     "top": "monitor",
     "reap": "jobs",
+    "cancel": "cancel",
     "dead": "dead",
     "completion": "completion",
 }

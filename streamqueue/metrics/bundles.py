@@ -59,7 +59,7 @@ class AttemptOutcome(StrEnum):
 PutResult = Literal["inserted", "duplicate", "error"]
 ClaimTrigger = Literal["stream", "scan", "sweep"]
 ClaimResult = Literal["won", "lost", "empty"]
-ReapResult = Literal["requeued", "dead"]
+ReapResult = Literal["requeued", "dead", "cancelled"]
 StreamOperation = Literal["insert", "update", "replace"]
 StreamRestart = Literal[
     "network", "election", "not_resumable", "history_lost", "invalidate", "refused", "unknown"

@@ -45,7 +45,7 @@ from ..worker.partition import Partition
 from ..worker.scheduler import Timers
 from ..worker.worker import Worker, settings_of
 from .members import Members, RoomOfMembers
-from .messages import Broken, Buried, Opened, Refused, Tick
+from .messages import Asked, Broken, Buried, Opened, Refused, Tick
 from .subscriber import TICK
 
 if TYPE_CHECKING:
@@ -401,6 +401,8 @@ class Dispatcher:
                 self._ready(event, job)
         if change.expired:
             self._have_one_reap()
+        if change.asked:  # any of them may hold it, whether it has a free slot or not
+            self._members.broadcast(Asked(asked=True))
 
     def _note_buried(self, reason: BuryReason, count: int) -> None:
         self._buried[reason] += count

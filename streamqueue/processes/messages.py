@@ -12,7 +12,7 @@ every job. A conversation::
                     ◀──       Jobs
       Lost          ──▶                     (somebody else was faster)
       Idle          ──▶                     (everything sent so far is dealt with)
-                    ◀──       Tick, once a second; Broken, Buried, Refused
+                    ◀──       Tick, once a second; Broken, Buried, Refused, Asked
       Leaving       ──▶                     (and the connection is closed)
 
 A message with other fields than these is of another version of the program: then the connection is
@@ -104,6 +104,13 @@ class Buried(TypedDict):
 
 
 @final
+class Asked(TypedDict):
+    """Dispatcher: somebody has asked to cancel a job that runs, whoever may hold it."""
+
+    asked: bool
+
+
+@final
 class Undecodable(TypedDict):
     """Nobody: a frame that cannot be decoded came here, whose first field has this name."""
 
@@ -165,5 +172,7 @@ class Leaving(TypedDict):
     leaving: bool
 
 
-FromDispatcher = Event | Fetch | Jobs | Tick | Opened | Broken | Refused | Buried | Undecodable
+FromDispatcher = (
+    Event | Fetch | Jobs | Tick | Opened | Broken | Refused | Buried | Asked | Undecodable
+)
 FromMember = Joining | Ask | Lost | Idle | Leaving

@@ -250,6 +250,8 @@ class Subscriber:
         elif "buried" in message:
             if message["buried"] in REASONS:
                 self._listener.buried(message["buried"], int(message["count"]))
+        elif "asked" in message:
+            self._listener.asked()
         elif "opened" in message:
             self._open = True
             self._note_dispatched(True)

@@ -10,6 +10,7 @@ default, so any program may insert ``{queue, state: "ready", payload}`` and noth
     kept                                             while running: the keep its claim goes by
     keep                                             seconds, while it was put with one
     awaited                                          true while somebody waits for its end
+    cancel_requested_at                              since it was to be cancelled while it ran
     last_error, errors                               once there was one
     progress, note                                   of the present attempt, or the last one
     result, finished_at, removed_at, expires_at      once ended
@@ -17,6 +18,7 @@ default, so any program may insert ``{queue, state: "ready", payload}`` and noth
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Mapping
@@ -232,7 +234,7 @@ LAST_DATE = DatetimeMS(253_402_300_799_999)
 
 _DATES = (
     *("run_at", "created_at", "locked_at", "locked_until"),
-    *("finished_at", "removed_at", "expires_at"),
+    *("finished_at", "removed_at", "expires_at", "cancel_requested_at"),
 )
 
 _FIELDS: dict[str, Any] = {
@@ -363,7 +365,8 @@ class JobRecord:
     """A job as it was read, with its defaults filled in.
 
     Damaged fields read as absent ones; ``damage`` says what makes the job impossible to run, and
-    ``progress`` is what its holder has said of that.
+    ``progress`` is what its holder has said of that. It is ``asked`` for when somebody wants it to
+    be cancelled; whoever holds it has no use in a look for that before ``look_at``.
     """
 
     id: ObjectId
@@ -382,6 +385,8 @@ class JobRecord:
     damage: str | None
     keep: float | None = None
     awaited: bool = False
+    asked: bool = False
+    look_at: float = -math.inf
     progress: Progress | None = None
 
     @property
@@ -418,6 +423,7 @@ class JobRecord:
             damage=None if isinstance(payload, dict) else "its payload is not a mapping",
             keep=_seconds(get("keep"), _seconds(get("kept"), None)),
             awaited=get("awaited") is True,
+            asked="cancel_requested_at" in document,
         )
 
 

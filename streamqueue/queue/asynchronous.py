@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from anyio import CancelScope, create_task_group
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -103,7 +103,7 @@ class AsyncMongoQueue:
         self._jobs = self._store.jobs
         self._doorbell = AsyncDoorbell(self._jobs, [self._name], self._store.recheck_indexes)
         self._producer = Producer(self._store, self._name, registry)
-        self._canceller = Canceller(self._store, self._name)
+        self._canceller = Canceller(self._store, self._name, options.keep)
         self._consumer = Consumer(self._store, self._doorbell, options)
         self._holder = ShieldedEnds(Ends(self._store, options))
         self._puts: GroupCommit[RawBSONDocument] = GroupCommit(
@@ -263,6 +263,26 @@ class AsyncMongoQueue:
         while self._doorbell.closings == closings:
             for job in await self._wait(1, math.inf, closings):
                 yield job
+
+    async def cancel(self, job_id: Any) -> Literal["cancelled", "asked"] | None:
+        """End a job that waits, or have one that runs stopped.
+
+        Returns ``"cancelled"`` when it waited, and has ended; ``"asked"`` when it runs: whoever
+        holds it stops it, a worker within milliseconds. A completion that comes before it knows of
+        that stands; else the job ends as cancelled whatever its handler does, and never waits
+        again. None when it had ended before.
+
+        A cancelled job is removed, unless it is kept, or somebody waits for its end.
+
+        Args:
+            job_id: the id of a job, of the type that ``job.id`` has; for an ObjectId also its text.
+
+        Raises:
+            ConfigurationError: `job_id` cannot be an id.
+            JobNotFound: no job of this queue has this id.
+            PyMongoError: the server; after a timeout or a lost connection it may be cancelled.
+        """
+        return await run_async(self._canceller.cancel(ids_meant(job_id)), _shield())
 
     async def requeue(self, job_id: Any = None) -> int:
         """Make a dead job ready again with all its attempts, or every dead one; return how many.

@@ -8,7 +8,7 @@ Its methods check their arguments and run flows: ``producer.py`` has those that 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ..backoff import Backoff
 from ..durations import seconds
@@ -94,7 +94,7 @@ class MongoQueue:
         self._jobs = self._store.jobs
         self._doorbell = Doorbell(self._jobs, [self._name], self._store.recheck_indexes)
         self._producer = Producer(self._store, self._name, registry)
-        self._canceller = Canceller(self._store, self._name)
+        self._canceller = Canceller(self._store, self._name, options.keep)
         self._consumer = Consumer(self._store, self._doorbell, options)
         self._holder = BlockingEnds(Ends(self._store, options))
 
@@ -245,6 +245,26 @@ class MongoQueue:
         closings = self._doorbell.closings
         while self._doorbell.closings == closings:
             yield from self._wait(1, math.inf, closings)
+
+    def cancel(self, job_id: Any) -> Literal["cancelled", "asked"] | None:
+        """End a job that waits, or have one that runs stopped.
+
+        Returns ``"cancelled"`` when it waited, and has ended; ``"asked"`` when it runs: whoever
+        holds it stops it, a worker within milliseconds. A completion that comes before it knows of
+        that stands; else the job ends as cancelled whatever its handler does, and never waits
+        again. None when it had ended before.
+
+        A cancelled job is removed, unless it is kept, or somebody waits for its end.
+
+        Args:
+            job_id: the id of a job, of the type that ``job.id`` has; for an ObjectId also its text.
+
+        Raises:
+            ConfigurationError: `job_id` cannot be an id.
+            JobNotFound: no job of this queue has this id.
+            PyMongoError: the server; after a timeout or a lost connection it may be cancelled.
+        """
+        return run(self._canceller.cancel(ids_meant(job_id)))
 
     def requeue(self, job_id: Any = None) -> int:
         """Make a dead job ready again with all its attempts, or every dead one; return how many.

@@ -2,24 +2,74 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from pymongo import UpdateMany
+from pymongo import ReturnDocument, UpdateMany
 
+from ..errors import ConfigurationError, JobNotFound
 from ..protocol import operations
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..store.asynchronous import AsyncStore
     from ..store.blocking import Store
     from .flow import Flow
 
 
-class Canceller:
-    """Ends the jobs of one queue from outside."""
+Cancelled = Literal["cancelled", "asked"]
 
-    def __init__(self, store: Store | AsyncStore, name: str) -> None:
+
+class Canceller:
+    """Ends the jobs of one queue from outside.
+
+    Args:
+        keep: how long a cancelled job stays that nobody has claimed and that does not say.
+    """
+
+    def __init__(self, store: Store | AsyncStore, name: str, keep: float | None) -> None:
         self._store = store
         self._name = name
+        self._keep = keep
+
+    def cancel(self, ids: Sequence[Any]) -> Flow[Cancelled | None]:
+        """Cancel the job with one of these ids; return what has become of it, None if it had ended.
+
+        Raises:
+            JobNotFound: there is none.
+        """
+        yield self._store.prepare()
+        for job_id in ids:
+            cancelled = yield from self._cancel_one(job_id)
+            if cancelled is not None:
+                return cancelled
+        for job_id in ids:
+            if (yield self._store.look_up(operations.find_jobs(self._name, [job_id]))):
+                return None
+        raise JobNotFound(ids[-1])
+
+    def _cancel_one(self, job_id: Any) -> Flow[Cancelled | None]:
+        jobs = self._store.jobs
+        removed = yield jobs.delete_one(operations.cancel_waiting(self._name, job_id, self._keep))
+        if removed.deleted_count:
+            return "cancelled"
+        found = yield jobs.find_one_and_update(
+            *operations.cancel(self._name, job_id, self._keep),
+            projection={"state": 1},
+            return_document=ReturnDocument.AFTER,
+        )
+        if found is None:
+            return None
+        # Whoever ends a job that was asked for may not know of it, and leave it to the server to
+        # remove it. Where that index cannot be, the job is as cancelled as ever, and stays.
+        try:
+            yield self._store.require_index("keep", "cancel()")
+        except ConfigurationError:
+            pass
+        if found["state"] == "running":
+            return "asked"
+        yield jobs.delete_one(operations.cancelled_and_over([job_id]))
+        return "cancelled"
 
     def clear(self) -> Flow[int]:
         """Remove every job of the queue; return how many.

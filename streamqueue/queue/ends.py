@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pymongo.errors import OperationFailure
+from pymongo import ReturnDocument
+from pymongo.errors import OperationFailure, PyMongoError
 
 from ..clock import monotonic
-from ..errors import LeaseLost, PayloadError
+from ..errors import JobCancelled, LeaseLost, PayloadError
 from ..failures import failure_name
 from ..protocol import operations
 from ..protocol.progress import QUIET, QUIET_SHARE, progress_of
@@ -20,7 +21,6 @@ from .flow import run
 from .lines import log_shortened
 
 if TYPE_CHECKING:
-    from pymongo.errors import PyMongoError
     from pymongo.synchronous.client_session import ClientSession
 
     from ..options import QueueOptions
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from ..store.asynchronous import AsyncStore
     from ..store.blocking import Store
     from .flow import Flow
+
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at whether somebody has asked to cancel a job."""
 
 
 class Ends:
@@ -39,6 +43,7 @@ class Ends:
         self._quiet = min(QUIET, options.timeout / QUIET_SHARE)
 
     def complete(self, record: JobRecord, result: object, session: Any) -> Flow[None]:
+        yield from self._end_if_asked(record)
         self._store.check_place()
         _over(record)
         wanted = operations.held(record.id, record.token)
@@ -54,7 +59,7 @@ class Ends:
         except PayloadError as problem:
             # Beside the transaction, which ends with the error: to do the work again would come to
             # the same.
-            yield from self.discard(record, str(problem))
+            yield from self._end(record, _discard(record, str(problem)))
             raise
 
     def _done(self, record: JobRecord, result: Any, session: Any) -> Flow[None]:
@@ -70,17 +75,54 @@ class Ends:
             raise LeaseLost(record.id)
 
     def error(self, record: JobRecord, message: str | None, delay: float | None) -> Flow[None]:
+        yield from self._end_if_asked(record)
         wait = self._options.backoff.delay(record.attempts) if delay is None else delay
-        return self._end(
+        yield from self._end(
             record, operations.error(record.id, record.token, message, wait, record.max_attempts)
         )
 
     def discard(self, record: JobRecord, message: str) -> Flow[None]:
-        return self._end(record, operations.discard(record.id, record.token, message))
+        yield from self._end_if_asked(record)
+        yield from self._end(record, _discard(record, message))
+
+    def cancel(self, record: JobRecord, message: str | None) -> Flow[None]:
+        """End the job as cancelled, and remove it unless somebody keeps it or waits for it."""
+        yield from self._end(record, operations.cancelled(record.id, record.token, message))
+        if not record.stays:
+            over = operations.cancelled_and_over([record.id])
+            try:
+                yield self._store.jobs.delete_one(over)
+            except PyMongoError:
+                pass  # it has ended: the server removes it
+
+    def look(self, record: JobRecord) -> Flow[bool]:
+        """Return whether somebody has asked to cancel the job; look, if the last one was a while
+        ago."""
+        now = monotonic()
+        if not record.asked and now >= record.look_at:
+            record.look_at = now + LOOK_EVERY
+            self._store.check_place()
+            wanted = operations.held_asked_for(record.id, record.token)
+            try:
+                found = yield self._store.jobs.find_one(wanted, {"_id": 1})
+                record.asked = found is not None
+            except PyMongoError:
+                pass  # as it was, as far as is known
+        return record.asked
+
+    def _end_if_asked(self, record: JobRecord) -> Flow[None]:
+        """Raise JobCancelled, and end the job, if it is known that somebody has asked for that."""
+        if record.asked:
+            try:
+                yield from self.cancel(record, None)
+            except LeaseLost:
+                pass  # whoever has taken it has ended it
+            raise JobCancelled(record.id)
 
     def progress(self, record: JobRecord, count: int | None, note: str | None) -> Flow[None]:
         """Keep it, or write it with what was kept. Nobody else will, before the end of the
         attempt: a queue object has nothing that runs in the background."""
+        yield from self._end_if_asked(record)
         self._store.check_place()
         said, now = progress_of(record, self._quiet), monotonic()
         said.say(count, note)
@@ -91,19 +133,23 @@ class Ends:
         wanted = operations.held(record.id, record.token)
         command = operations.renew(wanted, self._options.timeout, fields)
         try:
-            result = yield self._store.jobs.update_one(*command)
+            renewed = yield self._store.jobs.find_one_and_update(
+                *command, projection=_ASKED, return_document=ReturnDocument.AFTER
+            )
             settled = True
         except OperationFailure as error:
             settled = operations.is_refusal(error)
             raise
         finally:
             said.end(fields, settled=settled)
-        if not result.matched_count:
+        if renewed is None:
             said.over()
             raise LeaseLost(record.id)
+        record.asked = bool(renewed)  # the next call says so
 
     def release(self, record: JobRecord, delay: float | None) -> Flow[None]:
-        return self._end(record, operations.release(record.id, record.token, delay))
+        yield from self._end_if_asked(record)
+        yield from self._end(record, operations.release(record.id, record.token, delay))
 
     def _end(self, record: JobRecord, command: operations.Update) -> Flow[None]:
         """Write the end of an attempt; shorten one that the server refuses, as far as it can be."""
@@ -134,6 +180,13 @@ class Ends:
         raise refusal
 
 
+_ASKED = {"_id": 0, operations.ASKED_AT: 1}
+
+
+def _discard(record: JobRecord, message: str) -> operations.Update:
+    return operations.discard(record.id, record.token, message)
+
+
 def _over(record: JobRecord) -> None:
     if record.progress is not None:
         record.progress.over()
@@ -161,6 +214,12 @@ class BlockingEnds:
 
     def discard(self, record: JobRecord, message: str) -> None:
         run(self._ends.discard(record, message))
+
+    def cancel(self, record: JobRecord, message: str | None) -> None:
+        run(self._ends.cancel(record, message))
+
+    def cancelled(self, record: JobRecord) -> bool:
+        return run(self._ends.look(record))
 
     def progress(self, record: JobRecord, count: int | None, note: str | None) -> None:
         run(self._ends.progress(record, count, note))

@@ -33,6 +33,13 @@ class Holder(Protocol):
     def discard(self, record: JobRecord, message: str) -> None:
         """Bury the job as dead."""
 
+    def cancel(self, record: JobRecord, message: str | None) -> None:
+        """End the job as cancelled."""
+
+    def cancelled(self, record: JobRecord) -> bool:
+        """Whether somebody has asked to cancel the job, as far as is known; then every other call
+        raises JobCancelled."""
+
     def progress(self, record: JobRecord, count: int | None, note: str | None) -> None:
         """Store the count and the note (None: keep the last one), now or with a later write, and
         renew the lease; with neither it is renewed now."""
@@ -53,6 +60,10 @@ class AsyncHolder(Protocol):
     ) -> Awaitable[None]: ...
 
     def discard(self, record: JobRecord, message: str) -> Awaitable[None]: ...
+
+    def cancel(self, record: JobRecord, message: str | None) -> Awaitable[None]: ...
+
+    def cancelled(self, record: JobRecord) -> bool: ...
 
     def progress(
         self, record: JobRecord, count: int | None, note: str | None

@@ -5,13 +5,14 @@ The job's holder (``holder.py``) writes what is said.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import PyMongoError
 
 from .. import plain
 from ..durations import seconds
-from ..errors import ConfigurationError, LeaseLost, PayloadError, text_of
+from ..errors import ConfigurationError, JobCancelled, LeaseLost, PayloadError, text_of
 from ..failures import failure_facts, failure_name
 from ..options import note_text, whole_number
 from ..protocol.operations import is_refusal
@@ -20,6 +21,7 @@ from .lines import facts, log_refused
 from .outcome import end_of, outcome_of, write
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime, timedelta
     from types import TracebackType
 
@@ -129,6 +131,16 @@ class JobView:
         return self._record.locked_at
 
     @property
+    def cancelled(self) -> bool:
+        """Whether somebody has asked to cancel the job; then its next call raises JobCancelled.
+
+        In a worker this is known within milliseconds. Of a job that ``next`` returned, reading it
+        looks, at most once a second; the async shell looks in the background, and shows what it
+        found the next time. Its ``progress`` learns it too. An outage reads as no.
+        """
+        return self._record.asked if self._ended else self._holder.cancelled(self._record)
+
+    @property
     def last_error(self) -> str | None:
         """The message or traceback of the last failed attempt, or None."""
         return self._record.last_error
@@ -143,10 +155,16 @@ class JobView:
         """The trace that the job was put in, as a W3C ``traceparent`` to hand on, or None."""
         return self._record.traceparent
 
-    def _cannot_store(self) -> None:
-        """Note that the job is dead, because of what it was completed with."""
-        self._session = None
-        self._ended = True
+    @contextmanager
+    def _noting_end(self) -> Iterator[None]:
+        """Note that the job has ended if a call of it says so: cancelled, or dead because of what
+        it was completed with."""
+        try:
+            yield
+        except (JobCancelled, PayloadError):
+            self._session = None
+            self._ended = True
+            raise
 
     def _fail(self, error: BaseException) -> Flow[None]:
         """Write what the exception of a block means for the job."""
@@ -215,11 +233,8 @@ class Job(JobView):
                 work again would come to the same. (Nothing of that is in the transaction.)
         """
         self._begin_complete(session)
-        try:
+        with self._noting_end():
             self._holder.complete(self._record, result, session)
-        except PayloadError:
-            self._cannot_store()
-            raise
         self._ended = True
 
     def error(self, message: str | None = None, *, delay: float | timedelta | None = None) -> None:
@@ -234,7 +249,9 @@ class Job(JobView):
         """
         wait = None if delay is None else seconds(delay, "delay")
         self._check_beside_transaction(ends=True)
-        self._holder.error(self._record, None if message is None else text_of(message), wait)
+        text = None if message is None else text_of(message)
+        with self._noting_end():
+            self._holder.error(self._record, text, wait)
         self._ended = True
 
     def progress(self, count: int | None = None, note: str | None = None) -> None:
@@ -256,7 +273,8 @@ class Job(JobView):
             LeaseLost: the job is no longer held; nothing was changed.
         """
         count, note = self._begin_progress(count, note)
-        self._holder.progress(self._record, count, note)
+        with self._noting_end():
+            self._holder.progress(self._record, count, note)
 
     def release(self, *, delay: float | timedelta | None = None) -> None:
         """Give the job back without blame: its attempts are as they were before the claim.
@@ -269,7 +287,8 @@ class Job(JobView):
         """
         wait = None if delay is None else seconds(delay, "delay")
         self._check_beside_transaction(ends=True)
-        self._holder.release(self._record, wait)
+        with self._noting_end():
+            self._holder.release(self._record, wait)
         self._ended = True
 
     def __enter__(self) -> dict[str, Any]:
@@ -288,6 +307,8 @@ class Job(JobView):
                 self.complete()
             else:
                 run(self._fail(error))
+        except JobCancelled:
+            pass  # it is, whatever came of the block
         except (LeaseLost, PyMongoError) as problem:
             if not self._is_left(problem, error):
                 raise
@@ -322,11 +343,8 @@ class AsyncJob(JobView):
                 work again would come to the same. (Nothing of that is in the transaction.)
         """
         self._begin_complete(session)
-        try:
+        with self._noting_end():
             await self._holder.complete(self._record, result, session)
-        except PayloadError:
-            self._cannot_store()
-            raise
         self._ended = True
 
     async def error(
@@ -343,7 +361,9 @@ class AsyncJob(JobView):
         """
         wait = None if delay is None else seconds(delay, "delay")
         self._check_beside_transaction(ends=True)
-        await self._holder.error(self._record, None if message is None else text_of(message), wait)
+        text = None if message is None else text_of(message)
+        with self._noting_end():
+            await self._holder.error(self._record, text, wait)
         self._ended = True
 
     async def progress(self, count: int | None = None, note: str | None = None) -> None:
@@ -365,7 +385,8 @@ class AsyncJob(JobView):
             LeaseLost: the job is no longer held; nothing was changed.
         """
         count, note = self._begin_progress(count, note)
-        await self._holder.progress(self._record, count, note)
+        with self._noting_end():
+            await self._holder.progress(self._record, count, note)
 
     async def release(self, *, delay: float | timedelta | None = None) -> None:
         """Give the job back without blame: its attempts are as they were before the claim.
@@ -378,7 +399,8 @@ class AsyncJob(JobView):
         """
         wait = None if delay is None else seconds(delay, "delay")
         self._check_beside_transaction(ends=True)
-        await self._holder.release(self._record, wait)
+        with self._noting_end():
+            await self._holder.release(self._record, wait)
         self._ended = True
 
     async def __aenter__(self) -> dict[str, Any]:
@@ -397,6 +419,8 @@ class AsyncJob(JobView):
                 await self.complete()
             else:
                 await run_async(self._fail(error))
+        except JobCancelled:
+            pass  # it is, whatever came of the block
         except (LeaseLost, PyMongoError) as problem:
             if not self._is_left(problem, error):
                 raise

@@ -26,6 +26,28 @@ def facts(record: JobRecord) -> dict[str, object]:
     }
 
 
+def log_asked(record: JobRecord) -> None:
+    """Log that the handler of a job is stopped, because somebody has asked for that."""
+    logger.info(
+        "Cancelling job %s of queue %s (attempt %d): somebody has asked for that",
+        record.id,
+        record.queue,
+        record.attempts,
+        extra={"event": "cancel_asked", **facts(record)},
+    )
+
+
+def log_cancelled(record: JobRecord, reason: str) -> None:
+    """Log that a job has ended as cancelled."""
+    logger.info(
+        "Job %s of queue %s is cancelled: %s",
+        record.id,
+        record.queue,
+        reason,
+        extra={"event": "job_cancelled", **facts(record), "reason": reason},
+    )
+
+
 def log_shortened(record: JobRecord, error: PyMongoError) -> None:
     """Log that the server took the end of an attempt only without a part of what it says."""
     logger.warning(

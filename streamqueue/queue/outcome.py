@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
 
 from ..durations import seconds
-from ..errors import Discard, Outcome, Retry, Snooze, text_of, type_name
+from ..errors import Cancel, Discard, Outcome, Retry, Snooze, text_of, type_name
 from ..tracebacks import describe
 
 if TYPE_CHECKING:
@@ -16,15 +16,16 @@ class End(NamedTuple):
     """What an exception means for its attempt, as plain text and numbers.
 
     Attributes:
-        kind: failed counts as an attempt, released does not; discarded is dead at once.
-        message: the text that is stored on the job.
+        kind: failed counts as an attempt, released does not; discarded is dead at once, cancelled
+            is no failure.
+        message: the text that is stored on the job; None for none.
         delay: seconds until it is ready; None of a failed one is the backoff.
         asked: whether the handler asked for this end, which then is no failure to complain of.
         mistake: the class of the error in what the handler asked for, or None.
     """
 
-    kind: Literal["failed", "released", "discarded"]
-    message: str = ""
+    kind: Literal["failed", "released", "discarded", "cancelled"]
+    message: str | None = None
     delay: float | None = None
     asked: bool = False
     mistake: str | None = None
@@ -49,6 +50,9 @@ def end_of(error: BaseException, judge: Callable[[BaseException], Outcome | None
                 return End("released", delay=seconds(delay, "Snooze(delay=)"), asked=True)
             case Discard(reason=reason):
                 return End("discarded", text_of(reason), asked=True)
+            case Cancel(reason=reason):
+                message = None if reason is None else text_of(reason)
+                return End("cancelled", message, asked=True)
     except BaseException as problem:  # Retry(delay="soon"), or one with an odd __class__
         if outcome is not None:
             return End("failed", describe(problem), asked=True, mistake=type_name(problem))
@@ -66,6 +70,8 @@ class Writer(Protocol[Held, Written]):
 
     def discard(self, held: Held, message: str, /) -> Written: ...
 
+    def cancel(self, held: Held, message: str | None, /) -> Written: ...
+
     def release(self, held: Held, delay: float | None, /) -> Written: ...
 
 
@@ -76,7 +82,9 @@ def write(end: End, writer: Writer[Held, Written], held: Held) -> Written:
         case "released":
             return writer.release(held, end.delay)
         case "discarded":
-            return writer.discard(held, end.message)
+            return writer.discard(held, end.message or "")
+        case "cancelled":
+            return writer.cancel(held, end.message)
         case "failed":
             return writer.error(held, end.message, end.delay)
 
@@ -96,8 +104,8 @@ def outcome_of(error: BaseException) -> Outcome | None:
 def asked_outcome(error: BaseException) -> Outcome | None:
     """Return the outcome that was raised, bare or in a group that holds nothing else.
 
-    Of several, the one that decides most: discarding a job comes before retrying it, and that
-    before snoozing it.
+    Of several, the one that decides most: discarding a job comes before cancelling it, that before
+    retrying it, and that before snoozing it.
     """
     best: Outcome | None = None
     for leaf in _leaves(error):
@@ -109,7 +117,7 @@ def asked_outcome(error: BaseException) -> Outcome | None:
 
 
 def _rank(outcome: Outcome) -> int:
-    kinds = (Discard, Retry, Snooze)
+    kinds = (Discard, Cancel, Retry, Snooze)
     return next((rank for rank, kind in enumerate(kinds) if isinstance(outcome, kind)), len(kinds))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, current_token
 
+from ..clock import monotonic
 from .flow import run_async
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class ShieldedEnds:
 
     def __init__(self, ends: Ends) -> None:
         self._ends = ends
+        self._looks: set[Any] = set()
 
     def complete(
         self, record: JobRecord, result: object, session: AsyncClientSession | None
@@ -34,6 +36,19 @@ class ShieldedEnds:
 
     def discard(self, record: JobRecord, message: str) -> Awaitable[None]:
         return run_async(self._ends.discard(record, message), _shield())
+
+    def cancel(self, record: JobRecord, message: str | None) -> Awaitable[None]:
+        return run_async(self._ends.cancel(record, message), _shield())
+
+    def cancelled(self, record: JobRecord) -> bool:
+        """Return what is known, and look again beside the caller, who does not wait for it."""
+        if not record.asked and monotonic() >= record.look_at:
+            loop: Any = current_token().native_token
+            # Not in a task group: there is none that is open for as long as a job is held.
+            task = loop.create_task(run_async(self._ends.look(record)))
+            self._looks.add(task)
+            task.add_done_callback(self._looks.discard)
+        return record.asked
 
     async def progress(self, record: JobRecord, count: int | None, note: str | None) -> None:
         await run_async(self._ends.progress(record, count, note), _shield())

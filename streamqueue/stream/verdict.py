@@ -27,6 +27,7 @@ from pymongo.synchronous.collection import Collection
 from ..backoff import Backoff
 from ..clock import monotonic
 from ..failures import failure_facts, failure_name
+from ..protocol import operations
 
 if TYPE_CHECKING:
     import logging
@@ -284,6 +285,7 @@ class Change(NamedTuple):
         scheduled: it is scheduled, or may be.
         run_at: for when; None when that is not known.
         expired: its lease was ended, or ends in a moment.
+        asked: whoever runs it is to cancel it.
     """
 
     job: Mapping[str, Any] | None = None
@@ -291,6 +293,7 @@ class Change(NamedTuple):
     scheduled: bool = False
     run_at: datetime | None = None
     expired: bool = False
+    asked: bool = False
 
 
 def change_of(event: Mapping[str, Any]) -> Change:
@@ -302,17 +305,21 @@ def change_of(event: Mapping[str, Any]) -> Change:
     run_at = fields.get("run_at")
     if not isinstance(run_at, datetime):  # other programs may have stored anything
         run_at = None
+    asked = operations.ASKED_AT in fields
     if job is not None or "state" in fields:
         state = fields.get("state")
-        return Change(job, state == "ready", state == "scheduled", run_at, state == "running")
+        runs = state == "running"
+        return Change(job, state == "ready", state == "scheduled", run_at, runs, asked and runs)
     touched = {*fields, *(update.get("removedFields") or ())}
     if "queue" in touched:
-        return Change(ready=True, scheduled=True, expired="locked_until" in touched)
+        ends = "locked_until" in touched
+        return Change(ready=True, scheduled=True, expired=ends, asked=asked)
     return Change(
         ready="priority" in touched or "seq" in touched,
         scheduled="run_at" in touched,
         run_at=run_at,
         expired="locked_until" in touched,
+        asked=asked,
     )
 
 

@@ -16,12 +16,12 @@ from pymongo.errors import PyMongoError
 from .. import plain
 from ..backoff import Backoff
 from ..clock import monotonic
-from ..errors import LeaseLost
+from ..errors import JobCancelled, LeaseLost
 from ..metrics.series import AttemptOutcome
 from ..outage import LoggedOutage
 from ..protocol import operations
 from ..protocol.progress import QUIET, progress_of
-from ..queue.lines import log_refused, log_shortened
+from ..queue.lines import log_cancelled, log_refused, log_shortened
 from ..store.write_limit import LONGEST_WRITE
 from .execution.attempt import LEAST_TIME
 
@@ -83,6 +83,19 @@ class Ends:
         await self._end(attempt, AttemptOutcome.DEAD, "error", command)
         _log_death(attempt, reason)
 
+    async def cancel(self, attempt: Attempt, message: str | None) -> None:
+        """End the job as cancelled, and remove it unless somebody keeps it or waits for it."""
+        record = attempt.record
+        command = operations.cancelled(record.id, record.token, message)
+        await self._end(attempt, AttemptOutcome.CANCELLED, "complete", command)
+        log_cancelled(record, "asked for" if attempt.asked else "by its handler")
+        if not record.stays:
+            over = operations.cancelled_and_over([record.id])
+            try:
+                await self._store.delete_within(over, LONGEST_WRITE)
+            except PyMongoError:
+                pass  # it has ended: the server removes it
+
     async def release(self, attempt: Attempt, delay: float | None = None) -> None:
         """Give the job back as it was before the claim."""
         command = operations.release(attempt.record.id, attempt.record.token, delay)
@@ -100,18 +113,23 @@ class Ends:
         fields, settled = said.begin(sent), False
         wanted = operations.held(attempt.record.id, attempt.record.token)
         limit = pymongo.timeout(time_left(attempt))
+        renewed = operations.renew(operations.unasked(wanted), self._timeout, fields)
+        asked = None
         try:
             with self._metrics.timed("renew"), CancelScope(shield=True), limit:
-                result = await self._store.jobs.update_one(
-                    *operations.renew(wanted, self._timeout, fields)
-                )
-            settled = True
+                result = await self._store.jobs.update_one(*renewed)
+                settled = bool(result.matched_count)
+                if not settled:
+                    asked = await self._store.jobs.find_one(wanted, {"_id": 1})
         except PyMongoError as error:
             settled = operations.is_refusal(error)
             raise
         finally:
             said.end(fields, settled=settled)
-        if not result.matched_count:
+        if asked is not None:
+            attempt.ask()
+            raise JobCancelled(attempt.record.id)
+        if not settled:
             raise LeaseLost(attempt.record.id)
         attempt.extend(sent, self._timeout)
         self._renewals.note(attempt.renew_at)

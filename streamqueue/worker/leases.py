@@ -12,7 +12,7 @@ as that session is in a transaction.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pymongo
@@ -61,6 +61,7 @@ class Leases:
         self._held: dict[ObjectId, Attempt] = {}
         self._under_way: set[Attempt] = set()
         self._deadlines, self.renewals = Nearest(), Nearest()
+        self._doubt = anyio.Event()
         self._limit = WriteLimit.of_lease(timeout)
         pause = min(1.0, timeout / RETRY_SHARE)
         self._again = Backoff(initial=pause, maximum=pause, jitter=0.25)
@@ -176,9 +177,32 @@ class Leases:
         if attempt.scope is not None:
             attempt.scope.cancel()
 
+    def look(self) -> None:
+        """Look whether somebody has asked to cancel a job that is held: an event says so, or may
+        have been missed."""
+        if self._held:
+            self._doubt.set()
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await self._doubt.wait()
+            self._doubt = anyio.Event()
+            held = list(self._held)
+            if not held:
+                continue
+            try:
+                found = await self._store.find(operations.asked_for(held))
+            except PyMongoError:
+                continue  # the next renewal of each finds it
+            for job in found:
+                attempt = self._held.get(job["_id"])
+                if attempt is not None and attempt.record.token == job.get("lease"):
+                    attempt.ask()
+
     async def run(self) -> None:
         """Renew the leases of attempts that run long, for ever; send nothing while none does."""
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_looking)
             # Apart, because a renewal that gets no answer must hold up neither the deadlines nor
             # the next renewal.
             tasks.start_soon(self._keep_deadlines)
@@ -207,7 +231,8 @@ class Leases:
     def _begin_renewals(self, tasks: TaskGroup) -> None:
         shared = []
         for attempt in self._take_due():
-            if attempt.apart is None and not (attempt.completed or attempt.record.unstored):
+            alone = attempt.completed or attempt.asked or attempt.record.unstored
+            if attempt.apart is None and not alone:
                 shared.append(attempt)
             else:
                 tasks.start_soon(self._renew, tasks, [attempt])
@@ -259,6 +284,8 @@ class Leases:
         wanted = operations.held_any(
             [attempt.record.id for attempt in due], {attempt.record.token for attempt in due}
         )
+        if not due[0].asked:  # else it is alone, and its handler has not ended yet
+            wanted = operations.unasked(wanted)
         limit = min(limit, left)
         completed = due[0].completed  # then it is the only one
         renewed = False
@@ -266,8 +293,8 @@ class Leases:
             with self._metrics.timed("renew"), anyio.CancelScope(shield=True):
                 command = operations.renew(wanted, self._timeout, fields)
                 matched, _ = await self._store.update_within(command, limit)
-                renewed = settled = True
-                tokens = await self._tokens(due, left) if matched < len(due) else None
+                renewed, settled = True, bool(matched)
+                left_out = await self._jobs_of(due, left) if matched < len(due) else None
         except PyMongoError as error:
             settled = operations.is_refusal(error)
             if fields and settled:
@@ -291,21 +318,37 @@ class Leases:
         self._renewing.succeeded()
         self._limit.kept(monotonic() - sent)
         for attempt in due:
-            if tokens is None or tokens.get(attempt.record.id) == attempt.record.token:
-                attempt.apart = None
-                if completed:  # its transaction was aborted
-                    attempt.completed = False
-                attempt.extend(sent, self._timeout)
-                self.renewals.note(attempt.renew_at)
-                attempt.registered.metrics.leases_renewed.inc()
-            else:
-                self._not_ours(attempt, gone=attempt.record.id not in tokens)
+            job = None if left_out is None else left_out.get(attempt.record.id)
+            if left_out is not None and (job is None or job.get("lease") != attempt.record.token):
+                self._not_ours(attempt, gone=job is None)
+                continue
+            if completed:  # its transaction was aborted
+                attempt.completed = False
+            if job is not None and operations.ASKED_AT in job and not attempt.asked:
+                self._learn_asked(attempt)
+                continue
+            attempt.apart = None
+            attempt.extend(sent, self._timeout)
+            self.renewals.note(attempt.renew_at)
+            attempt.registered.metrics.leases_renewed.inc()
 
-    async def _tokens(self, attempts: Sequence[Attempt], left: float) -> dict[ObjectId, object]:
-        """Return the tokens of the attempts' jobs that are there, and not completed."""
+    def _learn_asked(self, attempt: Attempt) -> None:
+        """Cancel the handler of a job that a renewal has left out; until it has ended, the job is
+        renewed all the same."""
+        attempt.ask()
+        if attempt.asked:
+            attempt.renew_at = monotonic()
+            self.renewals.note(attempt.renew_at)
+        else:  # its end is on its way
+            self._renew_again(attempt)
+
+    async def _jobs_of(
+        self, attempts: Sequence[Attempt], left: float
+    ) -> dict[ObjectId, dict[str, Any]]:
+        """Return the attempts' jobs that are there, and not completed."""
         command = operations.not_done([attempt.record.id for attempt in attempts])
         with pymongo.timeout(left):
-            return {found["_id"]: found.get("lease") for found in await self._store.find(command)}
+            return {found["_id"]: found for found in await self._store.find(command)}
 
     def _not_ours(self, attempt: Attempt, *, gone: bool) -> None:
         if self._held.get(attempt.record.id) is not attempt or attempt.ending:

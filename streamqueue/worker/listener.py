@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from ..store.asynchronous import AsyncStore
     from ..stream.verdict import Reason
     from .claimer import Claimer
+    from .leases import Leases
     from .partition import Partition
     from .reaper import Reaper
     from .scheduler import Timers
 
 
 class WorkerListener:
-    """Passes what a source says to the claimer, the timers and the reaper.
+    """Passes what a source says to the claimer, the timers, the reaper and who holds jobs.
 
     The source is made with its listener, and some of the parts with the source: so the parts come
     by :meth:`connect`, before the source is run.
@@ -29,6 +30,7 @@ class WorkerListener:
     _claimer: Claimer
     _timers: Timers
     _reaper: Reaper
+    _leases: Leases
 
     def __init__(
         self, store: AsyncStore, queues: Sequence[str], partition: Partition, metrics: Metrics
@@ -39,9 +41,10 @@ class WorkerListener:
         self._metrics = metrics
         self._opened_before = False
 
-    def connect(self, claimer: Claimer, timers: Timers, reaper: Reaper) -> None:
+    def connect(self, claimer: Claimer, timers: Timers, reaper: Reaper, leases: Leases) -> None:
         """Pass on to these what is said from now on."""
         self._claimer, self._timers, self._reaper = claimer, timers, reaper
+        self._leases = leases
 
     def opened(self) -> None:
         """Look at the documents: whatever the look misses becomes an event."""
@@ -51,6 +54,7 @@ class WorkerListener:
         self._claimer.opened()
         self._timers.look()
         self._reaper.look()
+        self._leases.look()
 
     def broken(self, reason: Reason) -> None:
         """Do nothing: it is noted already where people look."""
@@ -94,6 +98,12 @@ class WorkerListener:
                 self._claimer.announce(job, inserted=event["operationType"] == "insert")
         if change.expired:
             self._reaper.look()
+        if change.asked:
+            self._leases.look()
+
+    def asked(self) -> None:
+        """Look whether a job that is held here is to be cancelled."""
+        self._leases.look()
 
     def dispatched(self, yes: bool) -> None:
         """Take all that comes for ours, while somebody hands out the jobs."""

@@ -9,9 +9,10 @@ running jobs alone, so it costs 0.2 reads a second for each process.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from ..clock import monotonic
+from ..metrics.bundles import ReapResult
 from ..store.lines import log_reaped
 from .scheduler import Alarm
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 SPREAD = 0.25
 """Seconds of jitter after a lease has ended: mostly one process reaps, the others find nothing."""
+
+
+RESULTS: dict[str, ReapResult] = {name: name for name in get_args(ReapResult)}
 
 
 class Reaper:
@@ -64,5 +68,5 @@ class Reaper:
             await self._partition.gone(holders)
             log_reaped(reaped, holders)
             for (queue, result), count in reaped.items():
-                self._metrics.reaped(queue, "dead" if result == "dead" else "requeued", count)
+                self._metrics.reaped(queue, RESULTS[result], count)
             return min(await self._store.seconds_to_expiry(None), self._interval)

@@ -126,7 +126,7 @@ class Run:
             self._partition,
             metrics,
         )
-        listener.connect(self._claimer, self._timers, self._reaper)
+        listener.connect(self._claimer, self._timers, self._reaper, self._leases)
         self._sweep: Sweep | None = None
         if options.sweep_interval is not None:
             self._sweep = Sweep(

@@ -32,6 +32,9 @@ class SourceListener(Listener, Protocol):
     def more(self, everything: bool) -> None:
         """Jobs are waiting: ask for them; `everything`: and look for all there may be to do."""
 
+    def asked(self) -> None:
+        """Somebody has asked to cancel a job that runs, here or elsewhere."""
+
     def buried(self, reason: BuryReason, count: int) -> None:
         """The source has buried jobs, for whoever counts."""
 

@@ -76,7 +76,7 @@ def says_one_sentence(result: subprocess.CompletedProcess[str]) -> bool:
     [
         [],
         *([name] for name in ("demo", "server", "init", "worker", "put", "stats", "reap", "dead")),
-        *([name] for name in ("bench", "exporter", "consumers")),
+        *([name] for name in ("bench", "exporter", "consumers", "cancel")),
         *(["dead", action] for action in ("list", "requeue", "purge")),
     ],
 )
@@ -237,6 +237,8 @@ def test_put_reads_one_job_per_line_from_standard_input(run: Run, jobs: Collecti
         (["worker", "no_such_module:worker"], "no module"),
         (["worker", "nonsense"], "MODULE:WORKER"),
         (["dead", "requeue", "nonsense"], "no dead job nonsense"),
+        (["cancel", "nonsense"], "no job nonsense"),
+        (["put", "{}", "--keep", "-1"], "keep"),
     ],
 )
 def test_bad_input_is_one_sentence_and_puts_nothing(
@@ -295,6 +297,32 @@ def test_requeueing_a_job_that_is_not_dead_fails(run: Run, jobs: Collection[Any]
 
     assert result.returncode == 1
     assert says_one_sentence(result)
+
+
+def test_a_job_is_put_to_be_kept(run: Run, jobs: Collection[Any]) -> None:
+    run("put", "{}", "--keep", "60")
+
+    assert [job["keep"] for job in jobs.find()] == [60]
+
+
+def test_a_job_is_cancelled_whichever_queue_it_is_of(run: Run, jobs: Collection[Any]) -> None:
+    queue = MongoQueue(jobs, name="emails")
+    waiting, running, done = (str(job_id) for job_id in queue.put_many([{}, {}, {}], keep=60))
+    jobs.update_one({"_id": ObjectId(running)}, {"$set": {"priority": 2}})
+    jobs.update_one({"_id": ObjectId(done)}, {"$set": {"priority": 1}})
+    queue.next()
+    finished: Any = queue.next()
+    finished.complete()
+
+    said = [json.loads(run("cancel", one, "--json").stdout) for one in (waiting, running, done)]
+
+    assert [one["cancel"] for one in said] == ["cancelled", "asked", None]
+    assert run("cancel", running).stdout.startswith("asked")
+    assert [job["state"] for job in jobs.find(sort=[("_id", 1)])] == [
+        "cancelled",
+        "running",
+        "done",
+    ]
 
 
 def test_reap_returns_stale_locks_of_every_queue(run: Run, jobs: Collection[Any]) -> None:

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 from pymongo import MongoClient
 
-from streamqueue import Job, JobNotFound, LeaseLost, MongoQueue
+from streamqueue import Job, JobCancelled, JobNotFound, LeaseLost, MongoQueue, PayloadError
 
 MAX_ATTEMPTS = 2
 
@@ -40,6 +40,10 @@ class Expected:
     attempts: int = 0
     holder: object = None
     errors: list[str] = field(default_factory=list)
+    keep: bool = False
+    result: object = None
+    asked: bool = False  # while it runs: somebody has asked to cancel it
+    known: bool = False  # its holder has learned of that
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -66,10 +70,17 @@ class QueueMachine(RuleBasedStateMachine):
         self.places += 1
         return self.places
 
-    @rule(priority=st.integers(-1, 1))
-    def put(self, priority: int) -> None:
-        job_id = self.consumers[0].put({}, priority=priority)
-        self.expected[job_id] = Expected(priority, self.next_place())
+    def end(self, job_id: ObjectId, state: str) -> None:
+        """A job is done or cancelled: it stays if it is kept."""
+        job = self.expected[job_id]
+        job.state, job.holder, job.asked, job.known = state, None, False, False
+        if not job.keep:
+            del self.expected[job_id]
+
+    @rule(priority=st.integers(-1, 1), keep=st.booleans())
+    def put(self, priority: int, keep: bool) -> None:
+        job_id = self.consumers[0].put({}, priority=priority, keep=600 if keep else None)
+        self.expected[job_id] = Expected(priority, self.next_place(), keep=keep)
 
     @rule(target=held, consumer=st.integers(0, 1), limit=st.integers(1, 3))
     def claim(self, consumer: int, limit: int) -> Any:
@@ -86,61 +97,133 @@ class QueueMachine(RuleBasedStateMachine):
             assert job.attempts == expected.attempts
         return multiple(*jobs)
 
-    @rule(target=over, job=consumes(held))
-    def complete(self, job: Job) -> Job:
+    @rule(target=over, job=consumes(held), result=st.sampled_from([None, 5, {"$a": "$$ROOT"}]))
+    def complete(self, job: Job, result: object) -> Job:
+        if self.is_stopped(job, lambda: job.complete(result)):
+            return job
         if self.holds(job):
-            job.complete()
-            del self.expected[job.id]
+            job.complete(result)  # though somebody has asked to cancel it: nobody knew
+            self.expected[job.id].result = result
+            self.end(job.id, "done")
         else:
             self.refused(job.complete)
         return job
 
+    @rule(target=over, job=consumes(held))
+    def complete_with_what_cannot_be_stored(self, job: Job) -> Job:
+        if self.is_stopped(job, lambda: job.complete(object())):
+            return job
+        if not self.holds(job):
+            self.refused(job.complete)
+        elif self.expected[job.id].keep:
+            with pytest.raises(PayloadError) as raised:
+                job.complete(object())
+            self.expected[job.id].errors.append(str(raised.value))
+            self.failed(job, "dead")
+        else:
+            job.complete(object())
+            self.end(job.id, "done")
+        return job
+
+    def failed(self, job: Job, state: str) -> None:
+        """An attempt has failed: the job goes where it should, unless it was to be cancelled."""
+        expected = self.expected[job.id]
+        if expected.asked:
+            self.end(job.id, "cancelled")
+            self.remove_what_the_server_would()
+        else:
+            expected.state, expected.holder, expected.place = state, None, self.next_place()
+
+    def remove_what_the_server_would(self) -> None:
+        """Remove cancelled jobs that nobody keeps, as the server does within a minute."""
+        over = {"state": "cancelled", "$expr": {"$lte": ["$removed_at", "$$NOW"]}}
+        self.documents[0].delete_many(over)
+
     @rule(target=over, job=consumes(held), message=st.sampled_from(["$$ROOT", "no", ""]))
     def error(self, job: Job, message: str) -> Job:
+        if self.is_stopped(job, lambda: job.error(message)):
+            return job
         if self.holds(job):
             job.error(message, delay=0)
             expected = self.expected[job.id]
             expected.errors.append(message)
-            expected.state = "dead" if expected.attempts >= MAX_ATTEMPTS else "ready"
-            expected.holder, expected.place = None, self.next_place()
+            self.failed(job, "dead" if expected.attempts >= MAX_ATTEMPTS else "ready")
         else:
             self.refused(lambda: job.error(message, delay=0))
         return job
 
     @rule(target=over, job=consumes(held))
     def release(self, job: Job) -> Job:
+        if self.is_stopped(job, job.release):
+            return job
         if self.holds(job):
             job.release()
             expected = self.expected[job.id]
-            expected.state, expected.holder = "ready", None
-            expected.attempts -= 1
+            if expected.asked:
+                self.end(job.id, "cancelled")
+                self.remove_what_the_server_would()
+            else:
+                expected.state, expected.holder = "ready", None
+                expected.attempts -= 1
         else:
             self.refused(job.release)
         return job
 
     @rule(job=held, count=st.integers(0, 100))
     def progress(self, job: Job, count: int) -> None:
+        if self.is_stopped(job, job.progress):
+            return
         if self.holds(job):
-            job.progress(count)
+            job.progress()
+            job.progress(count)  # within the same second: kept for the next write
+            self.expected[job.id].known = self.expected[job.id].asked
         else:
-            self.refused(job.progress)  # one with a count may wait, to be written with others
+            self.refused(job.progress)
+
+    def is_stopped(self, job: Job, call: Any) -> bool:
+        """Whether a call of a job ends it as cancelled, since its holder knows of the request."""
+        if not (self.holds(job) and self.expected[job.id].known):
+            return False
+        with pytest.raises(JobCancelled):
+            call()
+        self.end(job.id, "cancelled")
+        return True
 
     @rule(job=over)
     def a_job_that_is_over_is_not_held(self, job: Job) -> None:
         for call in (job.complete, job.error, job.progress, job.release):
             self.refused(call)
 
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        if not self.expected:
+            return
+        job_id = data.draw(st.sampled_from(list(self.expected)))
+        job = self.expected[job_id]
+        state = job.state
+
+        said = self.consumers[1].cancel(job_id)
+
+        assert said == {"ready": "cancelled", "running": "asked"}.get(state)
+        if state == "ready":
+            self.end(job_id, "cancelled")
+        elif state == "running":
+            job.asked = True
+
     @rule()
     def leases_run_out_and_are_repaired(self) -> None:
-        stale = [job for job in self.expected.values() if job.state == "running"]
+        stale = {id_: job for id_, job in self.expected.items() if job.state == "running"}
         past = [{"$set": {"locked_until": {"$subtract": ["$$NOW", 1]}}}]
         self.documents[0].update_many({"state": "running"}, past)
 
         assert self.consumers[1].repair() == len(stale)
 
-        for job in stale:
-            job.state = "dead" if job.attempts >= MAX_ATTEMPTS else "ready"
-            job.holder = None
+        for job_id, job in stale.items():
+            if job.asked:
+                self.end(job_id, "cancelled")
+            else:
+                job.state = "dead" if job.attempts >= MAX_ATTEMPTS else "ready"
+                job.holder = None
 
     @rule()
     def requeue_all(self) -> None:
@@ -158,7 +241,7 @@ class QueueMachine(RuleBasedStateMachine):
             return
         job_id = data.draw(st.sampled_from(list(self.expected)))
         job = self.expected[job_id]
-        if job.state == "dead":
+        if job.state in ("dead", "cancelled"):
             assert self.consumers[1].requeue(job_id) == 1
             job.state, job.attempts, job.place = "ready", 0, self.next_place()
         else:
@@ -193,7 +276,11 @@ class QueueMachine(RuleBasedStateMachine):
         assert stored.keys() == self.expected.keys()
         for job_id, job in self.expected.items():
             assert stored[job_id]["attempts"] == job.attempts
+            assert stored[job_id]["state"] == job.state
             assert ("lease" in stored[job_id]) == (job.state == "running")
+            assert ("removed_at" in stored[job_id]) == (job.state in ("done", "cancelled"))
+            if job.state == "done":
+                assert stored[job_id].get("result") == job.result
             if job.errors:
                 assert job.errors[-1] in [e["message"] for e in stored[job_id]["errors"]]
 
@@ -202,7 +289,7 @@ class QueueMachine(RuleBasedStateMachine):
         return expected is not None and expected.holder is job
 
     def refused(self, call: Any) -> None:
-        with pytest.raises(LeaseLost):
+        with pytest.raises((LeaseLost, JobCancelled)):  # the latter again and again
             call()
 
     def take_over_places(self) -> None:

@@ -134,6 +134,8 @@ def hold_blocking(job: Job, session: ClientSession) -> None:
         assert_type(data, dict[str, Any])
     job.complete()
     job.complete(session=session)
+    job.complete({"sum": 5}, session=session)
+    assert not job.cancelled
     job.error()
     job.error("oops", delay=timedelta(minutes=1))
     job.progress()

@@ -33,6 +33,8 @@ HELD: dict[str, Callable[[], Update]] = {
     "error": lambda: operations.error(ID, TOKEN, "oops", 1, 3),
     "error without a message": lambda: operations.error(ID, TOKEN, None, 0, 3),
     "discard": lambda: operations.discard(ID, TOKEN, "oops"),
+    "done": lambda: operations.done(ID, TOKEN),
+    "cancelled": lambda: operations.cancelled(ID, TOKEN, "oops"),
     "release": lambda: operations.release(ID, TOKEN),
     "release for later": lambda: operations.release(ID, TOKEN, 5),
     "renew": lambda: operations.renew(operations.held(ID, TOKEN), 30),
@@ -53,6 +55,7 @@ OTHERS: dict[str, Callable[[], Update]] = {
     "claim many": lambda: operations.claim(
         [ID, OTHER], [QUEUE], "consumer-1", TOKEN, 30, UNTIL, lambda _: 3
     ),
+    "cancel": lambda: operations.cancel(QUEUE, ID, None),
     "promote": lambda: operations.promote([ID]),
     "reap": lambda: operations.reap([ID], 3),
     "reap without a note": lambda: operations.reap([ID], 3, note=False),
@@ -282,9 +285,13 @@ def test_no_command_carries_a_time_of_this_machine(
 WRITES_TIMES = {
     "claim": {"locked_at", "locked_until"},
     "renew": {"locked_until"},
-    "error": {"run_at", "finished_at", "errors"},
-    "release for later": {"run_at"},
-    "reap": {"finished_at", "errors", "run_at"},
+    "done": {"finished_at", "removed_at"},
+    "cancel": {"cancel_requested_at", "finished_at", "removed_at"},
+    "cancelled": {"finished_at", "removed_at", "errors"},
+    "error": {"run_at", "finished_at", "removed_at", "errors"},
+    "release": {"finished_at", "removed_at"},
+    "release for later": {"run_at", "finished_at", "removed_at"},
+    "reap": {"finished_at", "removed_at", "errors", "run_at"},
     "adopt": {"run_at"},
     "requeue": {"run_at"},
 }
@@ -316,16 +323,18 @@ def test_a_lease_is_never_shorter_than_asked_for(timeout: float, milliseconds: i
 
 @pytest.mark.parametrize(("delay", "state"), [(0, "ready"), (0.001, "scheduled")])
 def test_a_failed_attempt_waits_only_if_there_is_a_delay(delay: float, state: str) -> None:
-    [_, dead, again] = fields(operations.error(ID, TOKEN, None, delay, 3))["state"]["$cond"]
+    written = fields(operations.error(ID, TOKEN, None, delay, 3))
+    [_, cancelled, otherwise] = written["state"]["$cond"]
+    [_, dead, again] = otherwise["$cond"]
 
-    assert (dead, again) == ("dead", state)
+    assert (cancelled, dead, again) == ("cancelled", "dead", state)
 
 
 @pytest.mark.parametrize("delay", [None, 0, 0.0])
 def test_a_release_without_a_delay_is_ready_and_keeps_its_place(delay: float | None) -> None:
     written = fields(operations.release(ID, TOKEN, delay))
 
-    assert written["state"] == "ready"
+    assert written["state"]["$cond"][1:] == ["cancelled", "ready"]
     assert "run_at" not in written
 
 

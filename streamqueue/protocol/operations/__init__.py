@@ -2,7 +2,7 @@
 
 The life of a job, a verb on each arrow::
 
-    scheduled ──promote──▶ ready ──claim──▶ running ──complete──▶ (gone)
+    scheduled ──promote──▶ ready ──claim──▶ running ──complete──▶ (gone), or done
                              ▲                 │
                              ├──── release ────┤  the attempt does not count
                              ├──── error ──────┤  by way of scheduled, when there is a backoff
@@ -10,6 +10,8 @@ The life of a job, a verb on each arrow::
                              │                 ├──── error, reap: attempts used up ──▶ dead
                              │                 └──── discard ──▶ dead
                              └──── requeue ──── dead
+
+A job that was asked to be cancelled while it ran goes none of these ways, but to ``cancelled``.
 
 Rules that hold for all of it:
 
@@ -23,6 +25,7 @@ Rules that hold for all of it:
 """
 
 from .attempts import *  # noqa: F403
+from .cancels import *  # noqa: F403
 from .claims import *  # noqa: F403
 from .commands import *  # noqa: F403
 from .consumers import *  # noqa: F403

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..document import cut_error
 from .commands import Document, Find, Update
 from .expressions import later, one_of
-from .transitions import KEPT, PROGRESS, UNLOCK, answered, exhausted, failed, released
+from .transitions import (
+    CANCELLED,
+    KEPT,
+    PROGRESS,
+    UNLOCK,
+    answered,
+    exhausted,
+    failed,
+    noted,
+    released,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -48,6 +59,24 @@ def _literal(fields: Mapping[str, Any]) -> Document:
     return {name: {"$literal": value} for name, value in fields.items()}
 
 
+ASKED_FOR: Document = {"cancel_requested_at": {"$exists": True}}
+"""A condition: somebody has asked for the job to be cancelled."""
+
+
+def unasked(wanted: Document) -> Document:
+    """The same filter, but for the jobs that somebody has asked to cancel: so whoever renews learns
+    of it, though no event has come."""
+    return {**wanted, "cancel_requested_at": None}
+
+
+def cancelled(job_id: ObjectId, token: bytes, message: str | None = None) -> Update:
+    """End the attempt and the job with it, as cancelled; the message says why."""
+    fields = {**CANCELLED, **UNLOCK}
+    if message is not None:
+        fields |= noted({"$literal": cut_error(message)})
+    return Update(held(job_id, token), [{"$set": fields}])
+
+
 def unawaited(wanted: Document) -> Document:
     """The same filter, but for the jobs whose end somebody waits for: they stay."""
     return {**wanted, "awaited": {"$ne": True}}
@@ -71,8 +100,10 @@ def done(job_id: ObjectId, token: bytes, result: Any = None) -> Update:
 
 
 def not_done(ids: Sequence[ObjectId]) -> Find:
-    """Those of some held jobs that no complete has ended, with their tokens."""
-    return Find({"_id": one_of(ids), "state": {"$ne": "done"}}, {"_id": 1, "lease": 1})
+    """Those of some held jobs that no complete has ended, with their tokens, and whether somebody
+    has asked to cancel them."""
+    fields = {"_id": 1, "lease": 1, "cancel_requested_at": 1}
+    return Find({"_id": one_of(ids), "state": {"$ne": "done"}}, fields)
 
 
 def error(
@@ -125,4 +156,6 @@ _MESSAGE = ("last_error", "errors")
 
 
 def _may_be_scheduled(state: Any) -> bool:
-    return "scheduled" in (state["$cond"] if isinstance(state, dict) else [state])
+    if isinstance(state, dict):
+        return any(map(_may_be_scheduled, state["$cond"][1:]))
+    return bool(state == "scheduled")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def requeue(queue: str, job_id: Any, died: Document | None = None) -> Update:
-    """Make a dead job ready again, with all its attempts.
+    """Make a dead job ready again, with all its attempts; or a cancelled one that was kept.
 
     Whatever lease it has goes: one that was made dead by hand may still be held, and its holder
     must not end what is another's by now.
@@ -25,9 +25,9 @@ def requeue(queue: str, job_id: Any, died: Document | None = None) -> Update:
     Args:
         died: the death that is meant, as :func:`dead_by_now` found it; None is whichever it died.
     """
-    wanted = {"queue": {"$eq": queue}, "state": "dead", "_id": one_of_ids([job_id])}
+    wanted = {**of_queue(queue, "dead", "cancelled"), "_id": one_of_ids([job_id])}
     if died is not None:
-        wanted["finished_at"] = {"$eq": died.get("finished_at")}
+        wanted |= {"state": "dead", "finished_at": {"$eq": died.get("finished_at")}}
     fields = {
         "state": "ready",
         "attempts": 0,
@@ -39,7 +39,9 @@ def requeue(queue: str, job_id: Any, died: Document | None = None) -> Update:
     return Update(wanted, [{"$set": fields}])
 
 
-NOT_ENDED: Document = dict.fromkeys(("finished_at", "removed_at", "result", "awaited"), "$$REMOVE")
+NOT_ENDED: Document = dict.fromkeys(
+    ("finished_at", "removed_at", "result", "awaited", "cancel_requested_at"), "$$REMOVE"
+)
 """Fields of an update that makes a job live again which had ended."""
 
 

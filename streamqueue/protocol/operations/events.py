@@ -17,6 +17,10 @@ HEAD = ("_id", "queue", "state", "priority", "seq", "run_at")
 """What an event says of a job. Never the payload: what runs is what the claim returned."""
 
 
+ASKED_AT = "cancel_requested_at"
+"""What says that whoever runs a job is to cancel it."""
+
+
 ENDS_SOON = 1
 """Seconds after an event within which a lease that was set by it counts as brought near. The
 time of an event is cut to whole seconds (there is a finer one from 6.0 on only)."""
@@ -25,10 +29,11 @@ time of an event is cut to whole seconds (there is a finer one from 6.0 on only)
 def stream_pipeline(queues: Sequence[str]) -> Pipeline:
     """What the server filters and cuts before an event is sent: whatever makes work of a job.
 
-    That is a job which is claimable or scheduled now, a change of what it is claimed by, and a
-    lease brought near its end; whoever wrote it, as an update or a replacement. (An update written
-    as a pipeline surfaces as ``replace`` where that is shorter.) What consumers write all the time
-    does not pass: claims, renewals, and ends of attempts that leave nothing to claim.
+    That is a job which is claimable or scheduled now, a change of what it is claimed by, a lease
+    brought near its end, and word that a running job is to be cancelled; whoever wrote it, as an
+    update or a replacement. (An update written as a pipeline surfaces as ``replace`` where that is
+    shorter.) What consumers write all the time does not pass: claims, renewals, and ends of
+    attempts that leave nothing to claim.
 
     A plain update does not say whose job it was, nor, if it leaves the state alone, in which state
     it is; it is let through for any. ``_id`` must stay, or the stream cannot be resumed (error
@@ -54,9 +59,9 @@ def stream_pipeline(queues: Sequence[str]) -> Pipeline:
                 "operationType": 1,
                 "documentKey": 1,
                 "wallTime": 1,
-                **{f"{_UPDATED}.{field}": 1 for field in (*HEAD[1:], "locked_until")},
+                **{f"{_UPDATED}.{field}": 1 for field in (*HEAD[1:], "locked_until", ASKED_AT)},
                 _REMOVED: 1,
-                **{f"fullDocument.{field}": 1 for field in HEAD},
+                **{f"fullDocument.{field}": 1 for field in (*HEAD, ASKED_AT)},
                 "makes_work": _MAKES_WORK,
             }
         },
@@ -94,7 +99,13 @@ _MAKES_WORK: Document = {
                 _ends_soon("$fullDocument.locked_until"),
             ]
         },
-        *(_updated(field) for field in ("queue", "priority", "seq", "run_at")),
+        {
+            "$and": [
+                {"$eq": ["$fullDocument.state", "running"]},
+                {"$ne": [{"$type": f"$fullDocument.{ASKED_AT}"}, "missing"]},
+            ]
+        },
+        *(_updated(field) for field in ("queue", "priority", "seq", "run_at", ASKED_AT)),
         {"$and": [_updated("locked_until"), _ends_soon(f"${_UPDATED}.locked_until")]},
         {"$ne": [{"$setIntersection": [{"$ifNull": [f"${_REMOVED}", []]}, _UNSET]}, []]},
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..document import State
 from .commands import Document, Find, Pipeline, Update
 from .expressions import one_of
-from .transitions import KEPT, UNLOCK, answered
+from .transitions import CANCELLED, UNLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -74,7 +74,7 @@ def moved_back(queue: str) -> list[Document]:
 
 def give_up_awaited(queue: str) -> list[Update]:
     """End the live jobs of a queue that somebody waits for, since they are about to be removed."""
-    fields = {"state": "cancelled", "finished_at": "$$NOW", **KEPT, **UNLOCK, **answered()}
+    fields = {**CANCELLED, **UNLOCK}
     *live, _ = all_of_queue(queue)
     return [Update({**wanted, "awaited": True}, [{"$set": fields}]) for wanted in live]
 

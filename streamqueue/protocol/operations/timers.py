@@ -8,7 +8,16 @@ from ...names import label_of
 from ..document import JobRecord
 from .commands import Document, Find, Update
 from .expressions import milliseconds_until, one_of, one_of_ids, past
-from .transitions import LAST_IN, NO_PROGRESS, UNLISTED, answered, exhausted, noted, over
+from .transitions import (
+    LAST_IN,
+    NO_PROGRESS,
+    UNLISTED,
+    answered,
+    exhausted,
+    noted,
+    over,
+    unless_asked,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -61,11 +70,17 @@ def next_expiry(queues: Sequence[str] | None, limit: int = 1) -> Find:
     )
 
 
+_JUDGED_BY = (
+    *("_id", "queue", "attempts", "max_attempts", "allowed", "locked_by"),
+    "cancel_requested_at",
+)
+
+
 def expired(queues: Sequence[str] | None, limit: int) -> Find:
     """Running jobs whose lease has ended, of these queues or of all in the collection."""
     return Find(
         {"state": "running", **_of(queues), **past("locked_until")},
-        dict.fromkeys(("_id", "queue", "attempts", "max_attempts", "allowed", "locked_by"), 1),
+        dict.fromkeys(_JUDGED_BY, 1),
         [("locked_until", 1)],
         -limit,
         bare=True,
@@ -82,6 +97,8 @@ def group_expired(
         queue = label_of(record.queue)
         limit = record.max_attempts or limit_of(queue)
         result = "dead" if record.attempts >= limit else "requeued"
+        if record.asked:
+            result = "cancelled"
         groups.setdefault((queue, result), []).append(record.id)
     return groups
 
@@ -91,7 +108,7 @@ def _of(queues: Sequence[str] | None) -> Document:
 
 
 def reap(ids: Sequence[ObjectId], max_attempts: int, *, note: bool = True) -> Update:
-    """Return jobs whose lease has ended, or bury them; a renewed one is left alone.
+    """Return jobs whose lease has ended, or bury or cancel them; a renewed one is left alone.
 
     Without `note` nothing is said of it in the document, which is smaller afterwards: one near
     16 MB takes no text (error 17419).
@@ -103,14 +120,16 @@ def reap(ids: Sequence[ObjectId], max_attempts: int, *, note: bool = True) -> Up
         {"_id": one_of_ids(ids), "state": "running", **past("locked_until")},
         [
             {
-                "$set": {
-                    "state": {"$cond": [dead, "dead", "ready"]},
-                    "finished_at": {"$cond": [dead, "$$NOW", "$$REMOVE"]},
-                    **(noted(text) if note else {}),
-                    **over(dead),
-                    **answered(dead),
-                    **UNLISTED,
-                }
+                "$set": unless_asked(
+                    {
+                        "state": {"$cond": [dead, "dead", "ready"]},
+                        "finished_at": {"$cond": [dead, "$$NOW", "$$REMOVE"]},
+                        **(noted(text) if note else {}),
+                        **over(dead),
+                        **answered(dead),
+                        **UNLISTED,
+                    }
+                )
             }
         ],
     )

@@ -52,15 +52,36 @@ def answered(ends: Document | bool = True) -> Document:
     return {"awaited": {"$cond": [waits, False, "$awaited"]}}
 
 
-_KEPT_MILLISECONDS: Document = {
-    "$max": [
-        {"$cond": [{"$eq": ["$awaited", True]}, milliseconds(AWAITED_SECONDS), 0]},
-        {"$multiply": [seconds_of("keep", seconds_of("kept", 0)), 1000]},
-    ]
-}
-KEPT: Document = {"removed_at": {"$add": ["$$NOW", _KEPT_MILLISECONDS]}}
-"""A field of an update that makes a job done or cancelled: until when it stays. One that nobody
-keeps or awaits has stayed long enough."""
+def kept(keep: float = 0) -> Document:
+    """A field of an update that makes a job done or cancelled: until when it stays. One that nobody
+    keeps or awaits has stayed long enough. `keep` is for one of which nobody says."""
+    needed = {"$cond": [{"$eq": ["$awaited", True]}, milliseconds(AWAITED_SECONDS), 0]}
+    said = {"$multiply": [seconds_of("keep", seconds_of("kept", keep)), 1000]}
+    return {"removed_at": {"$add": ["$$NOW", {"$max": [needed, said]}]}}
+
+
+KEPT = kept()
+
+
+def cancelled_fields(keep: float = 0) -> Document:
+    """Fields of an update that cancels a job."""
+    return {"state": "cancelled", "finished_at": "$$NOW", **kept(keep), **answered()}
+
+
+CANCELLED = cancelled_fields()
+_ASKED: Document = {"$ne": [{"$type": "$cancel_requested_at"}, "missing"]}
+_EITHER_WAY = {*UNLOCK, "last_error", "errors"}
+
+
+def unless_asked(fields: Document) -> Document:
+    """Fields of an update that ends an attempt: these, but for a job that somebody has asked to
+    cancel. That never waits again, nor dies; it is cancelled."""
+    alike = {name: value for name, value in fields.items() if name in _EITHER_WAY}
+    names = [name for name in {**fields, **CANCELLED} if name not in alike]
+    return alike | {
+        name: {"$cond": [_ASKED, CANCELLED.get(name, f"${name}"), fields.get(name, f"${name}")]}
+        for name in names
+    }
 
 
 def released(delay: float | None) -> Pipeline:
@@ -72,7 +93,7 @@ def released(delay: float | None) -> Pipeline:
     }
     if delay:
         fields |= {"state": "scheduled", "run_at": later(delay)}
-    return [{"$set": fields}]
+    return [{"$set": unless_asked(fields)}]
 
 
 def exhausted(max_attempts: int) -> Document:
@@ -95,7 +116,7 @@ def failed(message: str | None, delay: float, dead: Document | bool) -> Pipeline
     }
     if again == "ready" and dead is not True:
         fields |= LAST_IN  # (of a dead job it says nothing)
-    return [{"$set": fields}]
+    return [{"$set": unless_asked(fields)}]
 
 
 def noted(text: Document) -> Document:

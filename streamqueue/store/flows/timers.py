@@ -6,9 +6,11 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pymongo.errors import PyMongoError
+
 from ...protocol import operations
 from .changes import change_each
-from .steps import Read
+from .steps import Command, Read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,8 +62,22 @@ def reap(
             command = partial(operations.reap, max_attempts=limit_of(group[0]))
             smaller = partial(command, note=False)
             reaped[group] += yield from change_each(store, ids, command, stuck, smaller)
+            if group[1] == "cancelled":
+                yield from _remove_cancelled(store, ids)
     stuck.settle()
     return reaped
+
+
+def _remove_cancelled(store: StoreState, ids: Sequence[Any]) -> Flow[None]:
+    """Remove those that nobody keeps; they have ended, so a failure is no matter: the server
+    removes them."""
+    over = operations.cancelled_and_over(ids)
+    concern = store.jobs.write_concern.document
+    limit = store.write_limit.seconds
+    try:
+        yield Command(operations.delete_within(store.jobs.name, over, limit, concern))
+    except PyMongoError:
+        pass
 
 
 def seconds_to_next(store: StoreState, queues: Sequence[str]) -> Flow[float]:

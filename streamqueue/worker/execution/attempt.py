@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 from anyio.lowlevel import checkpoint
 
 from ...clock import monotonic
-from ...errors import LeaseLost
+from ...errors import JobCancelled, LeaseLost
 from ...metrics.series import AttemptOutcome
 from ...protocol.progress import QUIET, progress_of
 from ...protocol.result import NO_RESULT
 from ...queue.job import AsyncJob
-from ...queue.lines import facts
+from ...queue.lines import facts, log_asked
 
 if TYPE_CHECKING:
     import anyio
@@ -49,6 +49,9 @@ class Ender(Protocol):
 
     async def discard(self, attempt: Attempt, message: str) -> None:
         """Bury the job."""
+
+    async def cancel(self, attempt: Attempt, message: str | None) -> None:
+        """End the job as cancelled."""
 
     async def progress(self, attempt: Attempt, *, renews: bool) -> None:
         """Write what was said of progress, or see to it that it is written when it may be; to renew
@@ -164,6 +167,21 @@ class Attempt:
             self.renew_at = min(self.renew_at, said.due_at)
 
     @property
+    def asked(self) -> bool:
+        """Whether somebody has asked to cancel the job: it ends as cancelled, whatever becomes of
+        its handler."""
+        return self.record.asked
+
+    def ask(self) -> None:
+        """Note that, unless an end of the job is on its way; cancel its handler."""
+        if self.asked or self.lost or self.ending or self.outcome is not None:
+            return
+        self.record.asked = True
+        log_asked(self.record)
+        if self.scope is not None:
+            self.scope.cancel()
+
+    @property
     def in_transaction(self) -> bool:
         """Whether the transaction that completes the job is open, or a new try of it is."""
         return self.session is not None and self.session.in_transaction
@@ -178,16 +196,28 @@ class Attempt:
 
     # what its AsyncJob asks for
 
+    def cancelled(self, _record: JobRecord) -> bool:
+        return self.asked
+
+    def _check_not_asked(self) -> None:
+        if self.asked:
+            raise JobCancelled(self.record.id)
+
     async def complete(
         self, _record: JobRecord, result: object, session: AsyncClientSession | None
     ) -> None:
+        self._check_not_asked()
         await self._ender.complete(self, result, session)
 
     async def error(self, _record: JobRecord, message: str | None, delay: float | None) -> None:
+        self._check_not_asked()
         await self._ender.error(self, message, delay)
 
     async def discard(self, _record: JobRecord, message: str) -> None:
         await self._ender.discard(self, message)
+
+    async def cancel(self, _record: JobRecord, message: str | None) -> None:
+        await self._ender.cancel(self, message)
 
     async def progress(self, _record: JobRecord, count: int | None, note: str | None) -> None:
         if self.says(count, note):
@@ -200,7 +230,9 @@ class Attempt:
 
         Raises:
             LeaseLost: the job is known to be held no longer.
+            JobCancelled: it is known that somebody has asked for that.
         """
+        self._check_not_asked()
         if self.lost or self.ending or self.outcome is not None:
             raise LeaseLost(self.record.id)
         return progress_of(self.record, QUIET).say(count, note)
@@ -210,4 +242,5 @@ class Attempt:
         await self._ender.progress(self, renews=count is None and note is None)
 
     async def release(self, _record: JobRecord, delay: float | None) -> None:
+        self._check_not_asked()
         await self._ender.release(self, delay)

@@ -51,6 +51,8 @@ FAILURES = (AttemptOutcome.RETRIED, AttemptOutcome.DEAD)
 GRACE = 5.0
 """Seconds the handlers of a run that was cancelled have to end."""
 
+CANCELLED = End("cancelled", asked=True)
+"""Somebody has asked for that: whatever the handler did, the job has ended."""
 INTERRUPTED = End("released")
 """The handler was stopped from outside: the job is given back without blame."""
 
@@ -198,6 +200,8 @@ class Execution:
         if attempt.lost or monotonic() >= attempt.deadline:
             self._leases.lose(attempt)
             return INTERRUPTED
+        if attempt.asked:
+            return CANCELLED
         scope = CancelScope()
         end, returned = None, False
         try:
@@ -279,7 +283,7 @@ class Execution:
                     "error": end.mistake,
                 },
             )
-        elif not end.asked and not attempt.lost:
+        elif not (end.asked or attempt.lost or attempt.asked):
             self._log_failure(attempt, name, error)
 
     def _log_failure(
@@ -322,6 +326,8 @@ class Execution:
         if attempt.registered.share is not None:
             attempt.registered.share.over()
         self._unbegun.slot_came_free()
+        if attempt.asked:
+            end = CANCELLED
         if end is None and not (attempt.outcome or attempt.lost or attempt.ending):
             self.completer.finish(attempt, attempt.returned)
         elif self._ends is not None and not (end is INTERRUPTED and self._abrupt):
@@ -374,6 +380,8 @@ class Execution:
 
     async def _write(self, attempt: Attempt, end: End | None) -> None:
         completer = self.completer
+        if attempt.asked:  # maybe only by now
+            end = CANCELLED
         if end is None:
             await completer.complete(attempt, attempt.returned)
         elif end is INTERRUPTED:

@@ -138,6 +138,12 @@ class FromThread:
     def discard(self, record: JobRecord, message: str) -> None:
         self._run(self._attempt.discard, record, message)
 
+    def cancel(self, record: JobRecord, message: str | None) -> None:
+        self._run(self._attempt.cancel, record, message)
+
+    def cancelled(self, _record: JobRecord) -> bool:
+        return self._attempt.asked
+
     def progress(self, _record: JobRecord, count: int | None, note: str | None) -> None:
         if self._attempt.says(count, note):
             self._run(self._attempt.write_progress, count, note)

@@ -1,0 +1,62 @@
+"""Cancelling: what waits is ended, and whoever runs a job is asked to end it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..document import State
+from .attempts import ASKED_FOR, held
+from .commands import Document, Find, Update
+from .expressions import one_of, one_of_ids
+from .transitions import cancelled_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bson import ObjectId
+
+
+_WAITING = [State.READY, State.SCHEDULED, "waiting"]
+
+
+def cancel_waiting(queue: str, job_id: Any, keep: float | None) -> Document:
+    """The filter for a job that waits and that nobody keeps or waits for: cancelled, it is gone.
+
+    `keep` is for a job that does not say: the one of the queue object.
+    """
+    return {
+        "_id": {"$eq": job_id},
+        "queue": {"$eq": queue},
+        "state": {"$in": [str(state) for state in _WAITING]},
+        "awaited": {"$ne": True},
+        "keep": {"$lte": 0} if keep else {"$not": {"$gt": 0}},
+    }
+
+
+def cancel(queue: str, job_id: Any, keep: float | None) -> Update:
+    """End a job that waits, or ask whoever runs it; of one that was asked for nothing changes."""
+    runs = {"$eq": ["$state", "running"]}
+    fields = {
+        name: {"$cond": [runs, f"${name}", value]}
+        for name, value in cancelled_fields(keep or 0).items()
+    }
+    asked = {"$ifNull": ["$cancel_requested_at", "$$NOW"]}
+    fields["cancel_requested_at"] = {"$cond": [runs, asked, "$cancel_requested_at"]}
+    wanted = {"_id": {"$eq": job_id}, "queue": {"$eq": queue}, "state": {"$gte": "ready"}}
+    return Update(wanted, [{"$set": fields}])
+
+
+def asked_for(ids: Sequence[ObjectId]) -> Find:
+    """Those of some held jobs that somebody has asked to cancel, with their tokens."""
+    return Find({"_id": one_of(ids), **ASKED_FOR}, {"_id": 1, "lease": 1})
+
+
+def held_asked_for(job_id: ObjectId, token: bytes) -> Document:
+    """The filter for one of them."""
+    return {**held(job_id, token), **ASKED_FOR}
+
+
+def cancelled_and_over(ids: Sequence[Any]) -> Document:
+    """The filter for those of some jobs that were cancelled, and that nobody keeps."""
+    over = {"$lte": ["$removed_at", "$$NOW"]}
+    return {"_id": one_of_ids(ids), "state": "cancelled", "$expr": over}
