@@ -75,6 +75,19 @@ def key_name(value: object) -> str:
     return _text(value, "key", 512)
 
 
+def group_name(value: object) -> str:
+    """Return the group if it is a string of 1 to 512 characters, or raise ConfigurationError."""
+    return _text(value, "group", 512)
+
+
+def error_text(value: object) -> str:
+    """Return the beginning of an error if it can be looked for, or raise ConfigurationError."""
+    text = _text(value, "error", 1000)
+    if "\0" in text:
+        raise ConfigurationError("error must have no NUL character: none can be looked for")
+    return text
+
+
 def note_text(value: object) -> str:
     """Return the note if it is a text of at most 1 kB, or raise ConfigurationError."""
     try:

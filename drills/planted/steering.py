@@ -6,6 +6,7 @@ from drills.planted.fault import Edit, PlantedFault
 
 PROGRESS = "contract/test_queue_progress.py"
 IN_A_WORKER = "worker/test_worker_progress.py"
+STEERING = "contract/test_queue_steering.py"
 
 FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
@@ -47,6 +48,42 @@ FAULTS: tuple[PlantedFault, ...] = (
             "worker.execution.threads:FromThread.progress",
             "        if self._attempt.says(count, note):\n",
             "        self._attempt.says(count, note)\n        if True:\n",
+        ),
+    ),
+    PlantedFault(
+        "a running job moved to another time",
+        2,
+        f"{STEERING}::test_only_what_waits_can_be_rescheduled",
+        Edit(
+            "protocol.operations.waiting",
+            'WAITING_STATES = ("ready", "scheduled")',
+            'WAITING_STATES = ("ready", "scheduled", "running")',
+        ),
+    ),
+    PlantedFault(
+        "a place in the queue lost with another priority",
+        17,
+        f"{STEERING}::test_with_another_priority_a_job_keeps_its_place_among_those_that_have_it",
+        Edit(
+            "protocol.operations.waiting:rescheduled",
+            'fields["priority"] = priority',
+            'fields |= {"priority": priority, **LAST_IN}',
+        ),
+    ),
+    PlantedFault(
+        "an error to requeue by that is a pattern",
+        14,
+        f"{STEERING}::test_an_error_is_text_and_no_pattern",
+        Edit("protocol.operations.deaths:Deaths.filter", "re.escape(self.error)", "self.error"),
+    ),
+    PlantedFault(
+        "jobs that died today requeued as old ones",
+        8,
+        f"{STEERING}::test_those_that_died_long_ago_are_requeued",
+        Edit(
+            "protocol.operations.deaths:Deaths.filter",
+            'wanted["$expr"] = {"$lte"',
+            'wanted["$expr"] = {"$gte"',
         ),
     ),
 )

@@ -39,6 +39,8 @@ HOMES = {
     "reap": "jobs",
     "cancel": "cancel",
     "dead": "dead",
+    "requeue": "steering",
+    "reschedule": "steering",
     "completion": "completion",
 }
 """The commands, and the module of each."""

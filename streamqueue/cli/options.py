@@ -74,14 +74,29 @@ def moment(text: str) -> timedelta | datetime:
         if seconds <= LONGEST_AGO * UNITS["d"]:
             return timedelta(seconds=seconds)
         raise BadParameter(f"must be at most {LONGEST_AGO:,} days ago, not {quoted(text)}")
+    found = _date(text)
+    if found is None:
+        raise BadParameter(
+            "must be how long ago, such as 90s, 15m, 2h or 3d, or a time such as "
+            f"2026-03-01T14:30:00Z, not {quoted(text)}"
+        )
+    return found
+
+
+def instant(text: str) -> datetime:
+    """Return a time: a date, or a date and time, in UTC unless it says otherwise."""
+    found = _date(text)
+    if found is None:
+        raise BadParameter(f"must be a time such as 2026-03-01T14:30:00Z, not {quoted(text)}")
+    return found
+
+
+def _date(text: str) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise BadParameter(
-            "must be how long ago, such as 90s, 15m, 2h or 3d, or a time such as "
-            f"2026-03-01T14:30:00Z, not {quoted(text)}"
-        ) from None
+        return None
 
 
 def port(text: str) -> int:

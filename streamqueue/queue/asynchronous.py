@@ -7,8 +7,7 @@ has been sent is awaited to its end, cancelled or not: a cancelled write has usu
 from __future__ import annotations
 
 import math
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from anyio import CancelScope, create_task_group
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -17,7 +16,6 @@ from ..backoff import Backoff
 from ..durations import seconds
 from ..options import MAX_BATCH, QueueOptions, whole_number
 from ..protocol import operations
-from ..protocol.document import ids_meant
 from ..protocol.put import PutIds, check_put, check_puts
 from ..store.asynchronous import AsyncStore
 from ..store.collection import has_own_limit
@@ -30,6 +28,7 @@ from .flow import run_async
 from .job import AsyncJob
 from .producer import Producer
 from .shielded import ShieldedEnds
+from .steering import AsyncSteering, Steering
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from ..protocol.put import NewJob
 
 
-class AsyncMongoQueue:
+class AsyncMongoQueue(AsyncSteering):
     """A queue in a MongoDB collection.
 
     Several queues, told apart by `name`, may share a collection. Safe to use from many tasks of one
@@ -103,6 +102,7 @@ class AsyncMongoQueue:
         self._jobs = self._store.jobs
         self._doorbell = AsyncDoorbell(self._jobs, [self._name], self._store.recheck_indexes)
         self._producer = Producer(self._store, self._name, registry)
+        self._steering = Steering(self._store, self._name)
         self._canceller = Canceller(self._store, self._name, options.keep)
         self._consumer = Consumer(self._store, self._doorbell, options)
         self._holder = ShieldedEnds(Ends(self._store, options))
@@ -263,48 +263,6 @@ class AsyncMongoQueue:
         while self._doorbell.closings == closings:
             for job in await self._wait(1, math.inf, closings):
                 yield job
-
-    async def cancel(self, job_id: Any) -> Literal["cancelled", "asked"] | None:
-        """End a job that waits, or have one that runs stopped.
-
-        Returns ``"cancelled"`` when it waited, and has ended; ``"asked"`` when it runs: whoever
-        holds it stops it, a worker within milliseconds. A completion that comes before it knows of
-        that stands; else the job ends as cancelled whatever its handler does, and never waits
-        again. None when it had ended before.
-
-        A cancelled job is removed, unless it is kept, or somebody waits for its end.
-
-        Args:
-            job_id: the id of a job, of the type that ``job.id`` has; for an ObjectId also its text.
-
-        Raises:
-            ConfigurationError: `job_id` cannot be an id.
-            JobNotFound: no job of this queue has this id.
-            PyMongoError: the server; after a timeout or a lost connection it may be cancelled.
-        """
-        return await run_async(self._canceller.cancel(ids_meant(job_id)), _shield())
-
-    async def requeue(self, job_id: Any = None) -> int:
-        """Make a dead job ready again with all its attempts, or every dead one; return how many.
-
-        A dead job whose key a live one has by now stays dead.
-
-        Args:
-            job_id: the id of a job, of the type that ``job.id`` has; for an ObjectId also its text.
-                None, the default, is every dead job.
-
-        Raises:
-            ConfigurationError: `job_id` cannot be an id.
-            JobNotFound: no dead job has this id.
-            DuplicateJob: a live job has the key of this one.
-        """
-        await self._store.prepare()
-        if job_id is not None:
-            return await run_async(self._producer.requeue(ids_meant(job_id)))
-        find = operations.dead_by_now(operations.Deaths(self._name))
-        async with aclosing(self._store.pieces(find)) as pieces:
-            counts = [await run_async(self._producer.requeue_some(some)) async for some in pieces]
-        return sum(counts)
 
     async def size(self) -> int:
         """Return how many jobs this queue has, whatever their state."""

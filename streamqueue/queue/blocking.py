@@ -8,13 +8,12 @@ Its methods check their arguments and run flows: ``producer.py`` has those that 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..backoff import Backoff
 from ..durations import seconds
 from ..options import MAX_BATCH, QueueOptions, whole_number
 from ..protocol import operations
-from ..protocol.document import ids_meant
 from ..protocol.put import PutIds, check_put, check_puts
 from ..store.blocking import Store
 from ..stream.doorbell import Doorbell
@@ -24,6 +23,7 @@ from .ends import BlockingEnds, Ends
 from .flow import run
 from .job import Job
 from .producer import Producer
+from .steering import BlockingSteering, Steering
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..protocol.put import NewJob
 
 
-class MongoQueue:
+class MongoQueue(BlockingSteering):
     """A queue in a MongoDB collection.
 
     Several queues, told apart by `name`, may share a collection. Safe to use from many threads.
@@ -94,6 +94,7 @@ class MongoQueue:
         self._jobs = self._store.jobs
         self._doorbell = Doorbell(self._jobs, [self._name], self._store.recheck_indexes)
         self._producer = Producer(self._store, self._name, registry)
+        self._steering = Steering(self._store, self._name)
         self._canceller = Canceller(self._store, self._name, options.keep)
         self._consumer = Consumer(self._store, self._doorbell, options)
         self._holder = BlockingEnds(Ends(self._store, options))
@@ -245,46 +246,6 @@ class MongoQueue:
         closings = self._doorbell.closings
         while self._doorbell.closings == closings:
             yield from self._wait(1, math.inf, closings)
-
-    def cancel(self, job_id: Any) -> Literal["cancelled", "asked"] | None:
-        """End a job that waits, or have one that runs stopped.
-
-        Returns ``"cancelled"`` when it waited, and has ended; ``"asked"`` when it runs: whoever
-        holds it stops it, a worker within milliseconds. A completion that comes before it knows of
-        that stands; else the job ends as cancelled whatever its handler does, and never waits
-        again. None when it had ended before.
-
-        A cancelled job is removed, unless it is kept, or somebody waits for its end.
-
-        Args:
-            job_id: the id of a job, of the type that ``job.id`` has; for an ObjectId also its text.
-
-        Raises:
-            ConfigurationError: `job_id` cannot be an id.
-            JobNotFound: no job of this queue has this id.
-            PyMongoError: the server; after a timeout or a lost connection it may be cancelled.
-        """
-        return run(self._canceller.cancel(ids_meant(job_id)))
-
-    def requeue(self, job_id: Any = None) -> int:
-        """Make a dead job ready again with all its attempts, or every dead one; return how many.
-
-        A dead job whose key a live one has by now stays dead.
-
-        Args:
-            job_id: the id of a job, of the type that ``job.id`` has; for an ObjectId also its text.
-                None, the default, is every dead job.
-
-        Raises:
-            ConfigurationError: `job_id` cannot be an id.
-            JobNotFound: no dead job has this id.
-            DuplicateJob: a live job has the key of this one.
-        """
-        self._store.prepare()
-        if job_id is not None:
-            return run(self._producer.requeue(ids_meant(job_id)))
-        find = operations.dead_by_now(operations.Deaths(self._name))
-        return sum(run(self._producer.requeue_some(some)) for some in self._store.pieces(find))
 
     def size(self) -> int:
         """Return how many jobs this queue has, whatever their state."""

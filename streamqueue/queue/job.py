@@ -257,12 +257,10 @@ class Job(JobView):
     def progress(self, count: int | None = None, note: str | None = None) -> None:
         """Note progress of the job, and start its lock timeout again from now.
 
-        Call it as often as you like: the first call, and one after a quiet second, is written at
-        once; more within a second share one write, of the newest, and the last one is stored with
-        the end of the attempt. Without arguments it is always written at once.
-
-        A worker writes what waits when the second is over. Of a job that ``next`` returned the next
-        call does, or its end; with a `timeout` below ten seconds, a tenth of that is the second.
+        The first call, and one after a quiet second, is written at once, as is one without
+        arguments; more within a second share a write of the newest. A worker writes that when the
+        second is over; of a job that ``next`` returned the next call does (with a `timeout` below
+        ten seconds, after a tenth of that), or its end.
 
         Args:
             count: a whole number, stored as ``progress``; None keeps the last one.
@@ -369,12 +367,10 @@ class AsyncJob(JobView):
     async def progress(self, count: int | None = None, note: str | None = None) -> None:
         """Note progress of the job, and start its lock timeout again from now.
 
-        Call it as often as you like: the first call, and one after a quiet second, is written at
-        once; more within a second share one write, of the newest, and the last one is stored with
-        the end of the attempt. Without arguments it is always written at once.
-
-        A worker writes what waits when the second is over. Of a job that ``next`` returned the next
-        call does, or its end; with a `timeout` below ten seconds, a tenth of that is the second.
+        The first call, and one after a quiet second, is written at once, as is one without
+        arguments; more within a second share a write of the newest. A worker writes that when the
+        second is over; of a job that ``next`` returned the next call does (with a `timeout` below
+        ten seconds, after a tenth of that), or its end.
 
         Args:
             count: a whole number, stored as ``progress``; None keeps the last one.

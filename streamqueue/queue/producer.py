@@ -1,18 +1,16 @@
-"""Producer: how jobs come into a queue, and dead ones back into it; the flows of both shells."""
+"""Producer: how jobs come into a queue; the flows of both shells."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
-from ..errors import DuplicateJob, JobNotFound
+from ..errors import DuplicateJob
 from ..options import MAX_BATCH
 from ..protocol import operations
 from ..protocol.put import PutIds
-from ..store.lines import log_stays_dead
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,7 +102,7 @@ class Producer:
         """Return if the error says that the job is there already, and safe; else raise."""
         if self._store.is_duplicate_job(error):
             key = str(put.key)
-            holders = yield from self._holders_of([key])
+            holders = yield from holders_of(self._store, self._name, [key])
             raise DuplicateJob(key, holders.get(key), ended_transaction=in_transaction) from error
         if in_transaction or not operations.is_repeated_put(error):
             raise error
@@ -134,7 +132,8 @@ class Producer:
             with self.metrics.timed("put"):
                 yield self._store.jobs.insert_many(documents, session=session)
         if there.keys:
-            holders = yield from self._holders_of([puts.keys[at] for at in there.keys])
+            taken = [puts.keys[at] for at in there.keys]
+            holders = yield from holders_of(self._store, self._name, taken)
             raise puts.duplicates(
                 there.ids, there.keys, holders, ended_transaction=_in_transaction(session)
             )
@@ -173,47 +172,19 @@ class Producer:
                     break  # it has ended
         return all_there
 
-    def requeue(self, ids: Sequence[Any]) -> Flow[int]:
-        """Make the dead job with one of these ids ready again; return 1, or raise JobNotFound."""
-        for meant in ids:
-            if (yield from self._requeue_one(meant)):
-                return 1
-        raise JobNotFound(ids[-1], "dead")
 
-    def _requeue_one(self, job_id: Any) -> Flow[bool]:
-        command = operations.requeue(self._name, job_id)
-        try:
-            # In bulk, for the same reason as in insert().
-            written = yield self._store.jobs.bulk_write([UpdateOne(*command)])
-            return bool(written.modified_count)
-        except BulkWriteError as error:
-            (problem,) = operations.errors_of_each(error, 1)
-            if not self._store.is_duplicate_job(problem):
-                raise problem or error from None
-            found = yield self._store.look_up(operations.key_of(job_id))
-            [dead] = found or [{}]
-            key = str(dead.get("key"))
-            holders = yield from self._holders_of([key])
-            raise DuplicateJob(key, holders.get(key)) from problem
-
-    def requeue_some(self, died: Sequence[dict[str, Any]]) -> Flow[int]:
-        """Make the jobs of these deaths ready again; return how many that was."""
-        count, refused = yield self._store.requeue(self._name, died)
-        for job_id, error in refused:
-            taken = self._store.is_duplicate_job(error)
-            log_stays_dead(self._name, job_id, error, key_taken=taken)
-        return int(count)
-
-    def _holders_of(self, keys: Sequence[str]) -> Flow[dict[str, ObjectId]]:
-        """Return the ids of the live jobs with these keys, as far as this user may know them."""
-        found: list[dict[str, Any]] = []
-        try:
-            for start in range(0, len(keys), MAX_BATCH):
-                some = keys[start : start + MAX_BATCH]
-                found += yield self._store.look_up(operations.live_with_key(self._name, *some))
-        except PyMongoError:
-            pass  # that they are taken is known, and matters more
-        return {job["key"]: job["_id"] for job in found}
+def holders_of(
+    store: Store | AsyncStore, queue: str, keys: Sequence[str]
+) -> Flow[dict[str, ObjectId]]:
+    """Return the ids of the live jobs with these keys, as far as this user may know them."""
+    found: list[dict[str, Any]] = []
+    try:
+        for start in range(0, len(keys), MAX_BATCH):
+            some = keys[start : start + MAX_BATCH]
+            found += yield store.look_up(operations.live_with_key(queue, *some))
+    except PyMongoError:
+        pass  # that they are taken is known, and matters more
+    return {job["key"]: job["_id"] for job in found}
 
 
 def _in_transaction(session: Any) -> bool:

@@ -76,7 +76,8 @@ def says_one_sentence(result: subprocess.CompletedProcess[str]) -> bool:
     [
         [],
         *([name] for name in ("demo", "server", "init", "worker", "put", "stats", "reap", "dead")),
-        *([name] for name in ("bench", "exporter", "consumers", "cancel")),
+        *([name] for name in ("requeue", "reschedule", "cancel")),
+        *([name] for name in ("bench", "exporter", "consumers")),
         *(["dead", action] for action in ("list", "requeue", "purge")),
     ],
 )

@@ -9,11 +9,14 @@ import pytest
 
 import streamqueue
 from streamqueue import AsyncJob, AsyncMongoQueue, Job, MongoQueue
+from streamqueue.queue.steering import AsyncSteering, BlockingSteering
 
-PAIRS = [
-    pytest.param(MongoQueue, AsyncMongoQueue, id="queue"),
-    pytest.param(Job, AsyncJob, id="job"),
+TWO_SHELLS: list[tuple[type, type]] = [
+    (MongoQueue, AsyncMongoQueue),
+    (Job, AsyncJob),
+    (BlockingSteering, AsyncSteering),
 ]
+PAIRS = [pytest.param(*pair, id=pair[0].__name__) for pair in TWO_SHELLS]
 NOT_AWAITED = {"__init__"}
 TWINS = {"__aiter__": "__iter__", "__aenter__": "__enter__", "__aexit__": "__exit__"}
 """How Python calls the same thing in an async class."""
@@ -47,7 +50,7 @@ def arguments(function: Any) -> list[tuple[str, object, object]]:
 
 METHODS = [
     pytest.param(name, member, members(asynchronous)[name], id=f"{blocking.__name__}.{name}")
-    for blocking, asynchronous in ((MongoQueue, AsyncMongoQueue), (Job, AsyncJob))
+    for blocking, asynchronous in TWO_SHELLS
     for name, member in members(blocking).items()
     if inspect.isfunction(member) and name in members(asynchronous)
 ]

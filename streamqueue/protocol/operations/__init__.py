@@ -37,3 +37,4 @@ from .indexes import *  # noqa: F403
 from .queues import *  # noqa: F403
 from .replies import *  # noqa: F403
 from .timers import *  # noqa: F403
+from .waiting import *  # noqa: F403

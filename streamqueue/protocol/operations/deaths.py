@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
-def requeue(queue: str, job_id: Any, died: Document | None = None) -> Update:
+def requeue(
+    queue: str, job_id: Any, died: Document | None = None, run_at: datetime | None = None
+) -> Update:
     """Make a dead job ready again, with all its attempts; or a cancelled one that was kept.
 
     Whatever lease it has goes: one that was made dead by hand may still be held, and its holder
@@ -24,6 +26,7 @@ def requeue(queue: str, job_id: Any, died: Document | None = None) -> Update:
 
     Args:
         died: the death that is meant, as :func:`dead_by_now` found it; None is whichever it died.
+        run_at: when it is to be ready; until then it is scheduled.
     """
     wanted = {**of_queue(queue, "dead", "cancelled"), "_id": one_of_ids([job_id])}
     if died is not None:
@@ -36,6 +39,8 @@ def requeue(queue: str, job_id: Any, died: Document | None = None) -> Update:
         **LAST_IN,
         **over(),
     }
+    if run_at is not None:
+        fields |= {"state": "scheduled", "run_at": {"$literal": run_at}}
     return Update(wanted, [{"$set": fields}])
 
 
@@ -58,12 +63,18 @@ class Deaths(NamedTuple):
             programs say died more than a day later did not: it counts as dead by then.)
         since: those that died then or later.
         match: those whose last error has this text in it.
+        error: those whose last error begins with this, or has a line that does.
+        group: those of this group.
+        age: those that died so many seconds ago, or earlier.
     """
 
     queue: str
     until: datetime | None = None
     since: datetime | None = None
     match: str | None = None
+    error: str | None = None
+    group: str | None = None
+    age: float | None = None
 
     def filter(self) -> Document:
         """The filter for them."""
@@ -71,10 +82,17 @@ class Deaths(NamedTuple):
         after = {"$add": [until, _A_DAY]}
         by_then = [{"$lte": ["$finished_at", until]}, {"$gt": ["$finished_at", after]}]
         wanted: Document = {**of_queue(self.queue, "dead"), "$expr": {"$or": by_then}}
+        if self.age is not None:
+            latest = {"$subtract": [until, milliseconds(self.age)]}
+            wanted["$expr"] = {"$lte": ["$finished_at", latest]}
         if self.since is not None:
             wanted["finished_at"] = {"$gte": self.since}
         if self.match is not None:
             wanted["last_error"] = {"$regex": re.escape(self.match)}
+        if self.error is not None:
+            wanted["last_error"] = {"$regex": f"^{re.escape(self.error)}", "$options": "m"}
+        if self.group is not None:
+            wanted["group"] = {"$eq": self.group}
         return wanted
 
 

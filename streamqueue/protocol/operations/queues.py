@@ -43,6 +43,11 @@ def live_with_key(queue: str, *keys: str) -> Find:
     return Find(wanted, {"key": 1}, None, len(keys))
 
 
+def queue_of(ids: Sequence[Any]) -> Find:
+    """The queues of the jobs that have one of these ids."""
+    return Find({"_id": one_of(ids)}, {"queue": 1}, None, len(ids))
+
+
 def key_of(job_id: ObjectId) -> Find:
     """The key of a job, whatever its state."""
     return Find({"_id": {"$eq": job_id}}, {"key": 1}, None, 1)

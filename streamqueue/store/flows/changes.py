@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from pymongo import UpdateOne
@@ -13,6 +14,7 @@ from .steps import Shielded, UpdateEach, UpdateMany
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from ..refused import StuckJobs
     from ..state import StoreState
@@ -71,17 +73,26 @@ def change_each(
 
 
 def requeue(
-    _store: StoreState, queue: str, died: Sequence[dict[str, Any]]
+    _store: StoreState,
+    queue: str,
+    died: Sequence[dict[str, Any]],
+    times: Sequence[datetime] | None = None,
 ) -> Flow[tuple[int, list[tuple[Any, Exception]]]]:
     """Make the jobs of these deaths ready again, in one command; return how many that was, and
     which stay dead, and why. Whoever died again since, or was requeued, is neither.
+
+    Args:
+        times: when each is to be ready; None is now.
 
     Raises:
         PyMongoError: of the server. The outcome of those that it did not answer for is unknown.
     """
     try:
         count: int = yield UpdateEach(
-            [UpdateOne(*operations.requeue(queue, one["_id"], one)) for one in died]
+            [
+                UpdateOne(*operations.requeue(queue, one["_id"], one, run_at))
+                for one, run_at in zip(died, times or repeat(None), strict=False)
+            ]
         )
     except BulkWriteError as error:
         count = int((error.details or {}).get("nModified", 0))

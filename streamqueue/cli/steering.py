@@ -1,0 +1,111 @@
+"""``streamqueue requeue`` and ``reschedule``: dead jobs put back, and others given another time."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import ConfigurationError, JobNotFound, StreamQueueError
+from ..protocol import operations
+from ..protocol.document import ids_of_text
+from ..queue.blocking import MongoQueue
+from ..store.blocking import Store
+from .command import Options, command, option, setting
+from .connection import open_database
+from .options import JSON, WHERE, instant, integer, number
+from .tables import show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+QUEUE = setting("--queue", "default: that of the ID, else default", metavar="NAME")
+
+
+@command(
+    click.Argument(["job_id"], metavar="[ID]", required=False),
+    *WHERE,
+    QUEUE,
+    JSON,
+    option("--error", "those whose last error begins so, or the last line of its traceback"),
+    option("--older-than", "those that died so long ago", type=number, metavar="SECONDS"),
+    option("--spread", "ready one after the other, over so long", type=number, metavar="SECONDS"),
+    option("--all", "all dead jobs of the queue", is_flag=True),
+    example="streamqueue requeue --queue emails --error ConnectError --spread 600",
+)
+def requeue(options: Options) -> None:
+    """Make dead jobs ready again, with all their attempts: that with the ID, or many.
+
+    `streamqueue dead requeue` does the same, and asks before it does.
+    """
+    filters = {
+        "error": options.error,
+        "older_than": options.older_than,
+        "spread": options.spread,
+    }
+    if options.job_id is None:
+        if not (options.all or options.error or options.older_than is not None):
+            raise ConfigurationError("which dead jobs? give an ID, --error, --older-than or --all")
+        with open_database(options) as database:
+            name = options.queue or "default"
+            count = MongoQueue(database[options.collection], name=name).requeue(**filters)
+    else:
+        if options.all or any(given is not None for given in filters.values()):
+            raise ConfigurationError(
+                "--error, --older-than, --spread and --all are for many jobs: leave out the ID"
+            )
+        with _queue_of(options, "dead") as (queue, ids):
+            count = _first(queue.requeue, ids, options, "dead")
+    show(options, {"requeued": count}, [f"{count:,} requeued"])
+
+
+@command(
+    click.Argument(["job_id"], metavar="ID"),
+    *WHERE,
+    QUEUE,
+    JSON,
+    option("--delay", "ready so long from now; 0: now", type=number, metavar="SECONDS"),
+    option("--run-at", "ready then, such as 2026-03-01T14:30:00Z", type=instant, metavar="TIME"),
+    option("--priority", "higher runs first", type=integer),
+    example="streamqueue reschedule 692f0c3e8b5d7a0001a1b2c3 --delay 3600",
+)
+def reschedule(options: Options) -> None:
+    """Let a job that waits do so until another time, or with another priority."""
+
+    def change(job_id: Any) -> None:
+        queue.reschedule(
+            job_id, delay=options.delay, run_at=options.run_at, priority=options.priority
+        )
+
+    with _queue_of(options, "waiting") as (queue, ids):
+        _first(change, ids, options, "waiting")
+    show(options, {"rescheduled": 1}, ["1 rescheduled"])
+
+
+@contextmanager
+def _queue_of(options: Options, state: str) -> Iterator[tuple[MongoQueue, list[Any]]]:
+    """Open the queue of a job, which its id is enough for, and return what the id may mean."""
+    ids = ids_of_text(options.job_id)
+    with open_database(options) as database:
+        jobs, name = database[options.collection], options.queue
+        if name is None:
+            store = Store(jobs)
+            store.prepare()
+            found = store.find(operations.queue_of(ids))
+            if not found:
+                raise StreamQueueError(f"no {state} job {options.job_id}")
+            name = found[0].get("queue")
+        yield MongoQueue(jobs, name=name), ids
+
+
+def _first(
+    change: Callable[[Any], int | None], ids: list[Any], options: Options, state: str
+) -> int:
+    """Change the job with the first of these ids that one in this state has."""
+    for job_id in ids:
+        try:
+            return change(job_id) or 1
+        except JobNotFound:
+            pass
+    raise StreamQueueError(f"no {state} job {options.job_id}")
