@@ -59,6 +59,8 @@ EVENTS = {
     "claim_late": "a claim took longer than its lease: slow server, or timeout= is too short",
     "jobs_reaped": "jobs of consumers that died or hung: ready again, dead, or cancelled",
     "job_stuck": "the server refuses every change to a job's document",
+    "job_expired": "a claimed job was too late to begin, as `put(expires=)` said",
+    "jobs_expired": "jobs that waited were too late to begin, and ended",
     "job_stays_dead": "a dead job was not requeued, because a live one has its key",
     # its surroundings
     "stream_opened": "the change stream is open for the first time",

@@ -582,8 +582,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "cli/test_dead_commands.py::test_a_job_that_died_again_since_it_was_read_is_left",
         Edit(
             "protocol.operations.deaths:requeue",
-            '        wanted["finished_at"] = {"$eq": died.get("finished_at")}\n',
-            "        pass\n",
+            ', "finished_at": {"$eq": died.get("finished_at")}',
+            "",
         ),
     ),
     PlantedFault(

@@ -7,6 +7,8 @@ from drills.planted.fault import Edit, PlantedFault
 PROGRESS = "contract/test_queue_progress.py"
 IN_A_WORKER = "worker/test_worker_progress.py"
 STEERING = "contract/test_queue_steering.py"
+EXPIRY = "contract/test_queue_expiry.py"
+TOO_LATE = "worker/test_worker_expiry.py"
 
 FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
@@ -85,5 +87,54 @@ FAULTS: tuple[PlantedFault, ...] = (
             'wanted["$expr"] = {"$lte"',
             'wanted["$expr"] = {"$gte"',
         ),
+    ),
+    PlantedFault(
+        "a claimed job that is begun too late",
+        8,
+        f"{TOO_LATE}::test_a_claimed_job_that_is_too_late_is_not_begun_and_uses_no_attempt",
+        Edit(
+            "worker.execution.executor:Execution._run_in_scope",
+            "if attempt.record.too_late(self._store.clock.now):",
+            "if False:",
+        ),
+    ),
+    PlantedFault(
+        "a job that next() hands out too late",
+        8,
+        f"{EXPIRY}::test_a_job_that_is_too_late_is_not_handed_out_and_is_gone",
+        Edit(
+            "queue.consumer:Consumer._take",
+            "elif record.too_late(self._store.clock.now):",
+            "elif False:",
+        ),
+    ),
+    PlantedFault(
+        "a time to end jobs that nothing is set for",
+        6,
+        f"{TOO_LATE}::test_a_job_for_later_ends_at_its_time_and_nothing_is_sent_before",
+        Edit("worker.scheduler:Expiries.note", "monotonic() + max(0.0, left)", "math.inf"),
+    ),
+    PlantedFault(
+        "a look for what is too late where nothing can be",
+        6,
+        f"{TOO_LATE}::test_who_does_not_use_it_is_asked_nothing_after_the_first_look",
+        Edit(
+            "worker.listener:WorkerListener.event",
+            "        if change.expires_at is not None:\n"
+            "            self._expiries.note(change.expires_at)\n",
+            "        self._expiries.opened()\n",
+        ),
+    ),
+    PlantedFault(
+        "a job put back that is too late again",
+        3,
+        f"{EXPIRY}::test_a_dead_one_that_would_be_too_late_runs_when_it_is_put_back",
+        Edit("protocol.operations.deaths", '"awaited", "expires_at")', '"awaited")'),
+    ),
+    PlantedFault(
+        "a job that has expired without a word",
+        13,
+        f"{EXPIRY}::test_one_that_is_kept_says_why_it_was_not_run",
+        Edit("protocol.operations.expiry:_expired", '"last_error": EXPIRED,', ""),
     ),
 )

@@ -218,7 +218,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "[dispatched]",
         Edit(
             "processes.dispatcher:Dispatcher.event",
-            "            self._have_one_reap()\n",
+            "            self._have_one_look()\n",
             "            pass\n",
         ),
     ),

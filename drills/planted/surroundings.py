@@ -12,10 +12,9 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_attempts.py::test_put_stores_no_number_that_it_was_not_told",
         Edit(
             "queue.blocking:MongoQueue.put",
-            "            max_attempts=max_attempts,\n            keep=keep,\n            job_id=job_id,",
+            "            max_attempts=max_attempts,\n            expires=expires,\n",
             "            max_attempts=max_attempts or self._consumer._options.max_attempts,\n"
-            "            keep=keep,\n"
-            "            job_id=job_id,",
+            "            expires=expires,\n",
         ),
     ),
     PlantedFault(

@@ -14,7 +14,7 @@ from ..store.blocking import Store
 from .command import Options, command, option
 from .connection import open_database, open_queue
 from .given import read_payloads
-from .options import JSON, QUEUE, WHERE, integer, number
+from .options import JSON, QUEUE, WHERE, integer, number, time_limit
 from .tables import show
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ PUT_BATCH = 1000
     option("--delay", "until it is ready; default 0", type=number, metavar="SECONDS"),
     option("--key", "at most one live job has it"),
     option("--max-attempts", "default: as its handler says", type=integer),
+    option(
+        "--expires",
+        "after which it is not begun any more: seconds, or such as 2026-03-01T14:30:00Z",
+        type=time_limit,
+        metavar="TIME",
+    ),
     option("--keep", "how long it stays when done", type=number, metavar="SECONDS"),
     example='streamqueue put \'{"to": "ada@example.org"}\' --queue emails --delay 60',
 )
@@ -44,6 +50,7 @@ def put(options: Options) -> None:
         "priority": options.priority,
         "delay": options.delay,
         "max_attempts": options.max_attempts,
+        "expires": options.expires,
         "keep": options.keep,
     }
     payloads = read_payloads(list(options.payload))

@@ -91,6 +91,18 @@ def instant(text: str) -> datetime:
     return found
 
 
+def time_limit(text: str) -> float | datetime:
+    """Return how many seconds, or until when."""
+    found = _date(text)
+    try:
+        return float(text) if found is None or text.isdigit() else found
+    except ValueError:
+        raise BadParameter(
+            f"must be a number of seconds, or a time such as 2026-03-01T14:30:00Z, not "
+            f"{quoted(text)}"
+        ) from None
+
+
 def _date(text: str) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)

@@ -53,6 +53,7 @@ class AttemptOutcome(StrEnum):
     DEAD = "dead"
     RELEASED = "released"
     CANCELLED = "cancelled"
+    EXPIRED = "expired"
     LEASE_LOST = "lease_lost"
 
 

@@ -42,7 +42,7 @@ from ..worker.backlog import Backlog
 from ..worker.handler import limited
 from ..worker.intake import AFTER_FAILURE, Intake
 from ..worker.partition import Partition
-from ..worker.scheduler import Timers
+from ..worker.scheduler import Expiries, Timers
 from ..worker.worker import Worker, settings_of
 from .members import Members, RoomOfMembers
 from .messages import Asked, Broken, Buried, Opened, Refused, Tick
@@ -66,6 +66,8 @@ logger = plain.logger("streamqueue.dispatcher")
 READ_EVERY = 0.02
 """After an empty read, further requests are answered with nothing for this many seconds, instead of
 reading again."""
+EXPIRED_AGAIN = 5.0
+"""Seconds until another member is asked to end what has expired, while there is some."""
 RAW: CodecOptions[RawBSONDocument] = CODEC.with_options(document_class=RawBSONDocument)
 """What is passed on is not taken apart."""
 
@@ -108,6 +110,7 @@ class Dispatcher:
         self._intake = Intake(store, self._partition, self._backlog)
         metrics = Metrics(self._registry)
         self._timers = Timers(store, queues, metrics)
+        self._expiries = Expiries(store, queues, self._have_one_expire)
         self._watcher = Watcher(
             store.jobs.with_options(codec_options=RAW),
             queues,
@@ -157,6 +160,7 @@ class Dispatcher:
                 self._backlog.contend()
             tasks.start_soon(self._partition.run)
             tasks.start_soon(self._timers.run)
+            tasks.start_soon(self._expiries.run)
             tasks.start_soon(self._dispatch)
             tasks.start_soon(self._tick)
             tasks.start_soon(self._members.run)
@@ -363,6 +367,7 @@ class Dispatcher:
         self._adopt = True
         self._backlog.drop()  # something more urgent may have come meanwhile
         self._timers.look()
+        self._expiries.opened()
         self._members.broadcast(Opened(opened=True))
 
     def broken(self, reason: Reason) -> None:
@@ -387,9 +392,12 @@ class Dispatcher:
     def unheard(self) -> None:
         self._adopt = True
         self._timers.look()
+        self._expiries.look()
 
     def event(self, event: Mapping[str, Any]) -> None:
         change = change_of(event)
+        if change.expires_at is not None:
+            self._expiries.note(change.expires_at)
         if change.scheduled:
             self._timers.note(change.run_at)
         if change.ready:
@@ -400,7 +408,7 @@ class Dispatcher:
             else:
                 self._ready(event, job)
         if change.expired:
-            self._have_one_reap()
+            self._have_one_look()
         if change.asked:  # any of them may hold it, whether it has a free slot or not
             self._members.broadcast(Asked(asked=True))
 
@@ -416,7 +424,12 @@ class Dispatcher:
                 member.connection.send(Buried(buried=reason, count=count))
             self._buried.clear()
 
-    def _have_one_reap(self) -> None:
+    async def _have_one_expire(self) -> float:
+        # Not ended here: a member counts it.
+        self._have_one_look()
+        return EXPIRED_AGAIN
+
+    def _have_one_look(self) -> None:
         # Whether it has a free slot or not: that is no matter here.
         member = self._members.free() or next(iter(self._members), None)
         if member is not None:

@@ -9,11 +9,12 @@ default, so any program may insert ``{queue, state: "ready", payload}`` and noth
     allowed                                          while running: the attempts its claim goes by
     kept                                             while running: the keep its claim goes by
     keep                                             seconds, while it was put with one
+    expires_at                                       while it was put with one
     awaited                                          true while somebody waits for its end
     cancel_requested_at                              since it was to be cancelled while it ran
     last_error, errors                               once there was one
     progress, note                                   of the present attempt, or the last one
-    result, finished_at, removed_at, expires_at      once ended
+    result, finished_at, removed_at                  once ended
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -295,31 +296,23 @@ def new_document(
     queue: str,
     now: datetime,
     priority: int,
-    max_attempts: int | None = None,
     run_at: datetime | None = None,
-    key: str | None = None,
     job_id: ObjectId | None = None,
-    traceparent: str | None = None,
-    keep: float | None = None,
+    **settings: Any,
 ) -> RawBSONDocument:
     """Return a job as it is inserted: scheduled if it is to run later than now, else ready."""
-    fields = encode_fields(queue, now, priority, max_attempts, run_at, key, traceparent, keep)
+    fields = encode_fields(queue, now, priority, run_at, **settings)
     return join_document(job_id or ObjectId(), fields, payload)
 
 
 def encode_fields(
-    queue: str,
-    now: datetime,
-    priority: int,
-    max_attempts: int | None = None,
-    run_at: datetime | None = None,
-    key: str | None = None,
-    traceparent: str | None = None,
-    keep: float | None = None,
+    queue: str, now: datetime, priority: int, run_at: datetime | None = None, **settings: Any
 ) -> bytes:
     """Return what stands between the id and the payload, which is the same for many jobs.
 
-    Without `max_attempts`, or `keep`, whoever claims the job decides.
+    Args:
+        settings: other fields, each of which is left out where it is None: ``max_attempts``, or
+            ``keep``, is then for whoever claims the job to decide.
     """
     later = run_at is not None and run_at > now
     fields: dict[str, Any] = {
@@ -332,14 +325,7 @@ def encode_fields(
         "created_at": now,
         "attempts": 0,
     }
-    if max_attempts is not None:
-        fields["max_attempts"] = max_attempts
-    if key is not None:
-        fields["key"] = key
-    if traceparent is not None:
-        fields["traceparent"] = traceparent
-    if keep is not None:
-        fields["keep"] = keep
+    fields |= {name: value for name, value in settings.items() if value is not None}
     return bson.encode(fields, codec_options=CODEC)[4:-1]
 
 
@@ -387,12 +373,17 @@ class JobRecord:
     awaited: bool = False
     asked: bool = False
     look_at: float = -math.inf
+    expires_at: datetime | None = None
     progress: Progress | None = None
 
     @property
     def stays(self) -> bool:
         """Whether the job is not removed at its end, as far as its claim knew."""
         return bool(self.keep) or self.awaited
+
+    def too_late(self, now: Callable[[], datetime]) -> bool:
+        """Whether it is not to be begun any more; `now` is asked only if there is such a time."""
+        return self.expires_at is not None and now() >= self.expires_at
 
     @property
     def unstored(self) -> dict[str, Any]:
@@ -424,6 +415,7 @@ class JobRecord:
             keep=_seconds(get("keep"), _seconds(get("kept"), None)),
             awaited=get("awaited") is True,
             asked="cancel_requested_at" in document,
+            expires_at=_date(get("expires_at")),
         )
 
 

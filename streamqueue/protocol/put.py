@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import KW_ONLY, dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
@@ -18,7 +18,6 @@ from .trace import current_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
 
     from bson.raw_bson import RawBSONDocument
 
@@ -42,6 +41,7 @@ class NewJob:
     run_at: datetime | None = None
     max_attempts: int | None = None
     key: str | None = None
+    expires: float | timedelta | datetime | None = None
     keep: float | timedelta | None = None
 
 
@@ -76,7 +76,14 @@ class Put:
     key: str | None
     max_attempts: int | None
     traceparent: str | None = None
+    expires: float | datetime | None = None
     keep: float | None = None
+
+    @property
+    def features(self) -> set[str]:
+        """What it uses that needs an index of its own, but for a key."""
+        used = {"expires": self.expires, "keep": self.keep}
+        return {name for name, value in used.items() if value is not None}
 
     @property
     def may_exist(self) -> bool:
@@ -86,6 +93,12 @@ class Put:
     def due(self, now: datetime) -> datetime | None:
         """Return when it is to run; None for now."""
         return now + timedelta(seconds=self.delay) if self.delay else self.run_at
+
+    def expires_at(self, now: datetime) -> datetime | None:
+        """Return from when on it is too late to run; None for never."""
+        if self.expires is None or isinstance(self.expires, datetime):
+            return self.expires
+        return now + timedelta(seconds=self.expires)
 
     def document(self, queue: str, now: datetime) -> RawBSONDocument:
         """Return what is inserted; `now` is the server's time."""
@@ -99,6 +112,7 @@ class Put:
             key=self.key,
             job_id=self.id,
             traceparent=self.traceparent,
+            expires_at=self.expires_at(now),
             keep=self.keep,
         )
 
@@ -123,10 +137,9 @@ class Puts:
     named: bool
 
     @property
-    def keeps(self) -> bool:
-        """Whether one of them is to stay for a time when it has ended."""
-        own = (put.keep for put in self.own.values())
-        return self.shared.keep is not None or any(keep is not None for keep in own)
+    def features(self) -> set[str]:
+        """What they use that needs an index of its own, but for keys."""
+        return self.shared.features.union(*(put.features for put in self.own.values()))
 
     @property
     def may_exist(self) -> bool:
@@ -158,10 +171,16 @@ class Puts:
 
     def documents(self, queue: str, now: datetime) -> list[RawBSONDocument]:
         """Return what is inserted; `now` is the server's time."""
-        due, limit = self.shared.due(now), self.shared.max_attempts
-        trace, keep = self.shared.traceparent, self.shared.keep
+        shared = self.shared
+        settings = {
+            "max_attempts": shared.max_attempts,
+            "traceparent": shared.traceparent,
+            "expires_at": shared.expires_at(now),
+            "keep": shared.keep,
+        }
+        due = shared.due(now)
         fields = {
-            priority: encode_fields(queue, now, priority, limit, due, None, trace, keep)
+            priority: encode_fields(queue, now, priority, due, **settings)
             for priority in set(self.priorities)
         }
         documents = [
@@ -183,6 +202,7 @@ def check_put(
     run_at: datetime | None,
     key: str | None,
     max_attempts: int | None,
+    expires: float | timedelta | datetime | None = None,
     keep: float | timedelta | None = None,
     job_id: object = None,
 ) -> Put:
@@ -201,8 +221,17 @@ def check_put(
         key=None if key is None else options.key_name(key),
         max_attempts=None if max_attempts is None else options.max_attempts(max_attempts),
         traceparent=current_traceparent(),
+        expires=_expires(expires),
         keep=options.keep(keep),
     )
+
+
+def _expires(value: float | timedelta | datetime | None) -> float | datetime | None:
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        return point_in_time(value, "expires")
+    return seconds(value, "expires")
 
 
 def check_puts(
@@ -212,6 +241,7 @@ def check_puts(
     delay: float | timedelta | None,
     run_at: datetime | None,
     max_attempts: int | None,
+    expires: float | timedelta | datetime | None = None,
     keep: float | timedelta | None = None,
 ) -> Puts | None:
     """Return all the puts, None for none, or raise for the first bad one: then nothing is put."""
@@ -226,6 +256,7 @@ def check_puts(
         run_at=run_at,
         key=None,
         max_attempts=max_attempts,
+        expires=expires,
         keep=keep,
     )
     encoded: list[bytes] = []
@@ -267,6 +298,7 @@ def _check_new_job(job: NewJob, shared: Put, priority: int | None) -> Put:
         run_at=job.run_at if own_time else shared.run_at,
         key=job.key,
         max_attempts=shared.max_attempts if job.max_attempts is None else job.max_attempts,
+        expires=shared.expires if job.expires is None else job.expires,
         keep=shared.keep if job.keep is None else job.keep,
         job_id=job.job_id,
     )

@@ -113,6 +113,7 @@ class MongoQueue(BlockingSteering):
         run_at: datetime | None = None,
         key: str | None = None,
         max_attempts: int | None = None,
+        expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
         session: ClientSession | None = None,
         job_id: ObjectId | None = None,
@@ -129,6 +130,9 @@ class MongoQueue(BlockingSteering):
                 more, for a look at the index that keeps keys unique.
             max_attempts: how often the job may be claimed before it is dead; without it, whoever
                 claims the job decides: its handler, else the worker, or the queue object.
+            expires: seconds (or a timedelta) from the put, or the moment (aware datetime), after
+                which no attempt begins, a retry neither: the job ends as cancelled, with
+                ``expired`` as its last error. One that runs by then goes on. Needs an index.
             keep: seconds (or a timedelta) that the job stays when it is done, with its result; 0
                 removes it at once. Without it, whoever claims the job decides. Needs an index,
                 which is made when this is first used.
@@ -157,6 +161,7 @@ class MongoQueue(BlockingSteering):
             run_at=run_at,
             key=key,
             max_attempts=max_attempts,
+            expires=expires,
             keep=keep,
             job_id=job_id,
         )
@@ -173,6 +178,7 @@ class MongoQueue(BlockingSteering):
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
         max_attempts: int | None = None,
+        expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
         session: ClientSession | None = None,
     ) -> PutIds:
@@ -197,6 +203,7 @@ class MongoQueue(BlockingSteering):
             delay=delay,
             run_at=run_at,
             max_attempts=max_attempts,
+            expires=expires,
             keep=keep,
         )
         if puts is None:

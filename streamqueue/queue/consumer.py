@@ -15,12 +15,14 @@ from ..outage import LoggedOutage
 from ..protocol import operations
 from ..protocol.document import JobRecord
 from ..store.given_up import GivenUp
-from ..store.lines import log_reaped
+from ..store.lines import log_expired, log_reaped
 from ..stream.verdict import READ_ERRORS, classify, is_final, passes, within
 from .lines import facts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+
+    from bson import ObjectId
 
     from ..options import QueueOptions
     from ..store.asynchronous import AsyncStore
@@ -113,13 +115,33 @@ class Consumer:
         documents = yield self._store.take(
             found, options.consumer_id, options.timeout, self._limit_of, self._keep_of
         )
+        late: dict[ObjectId, bytes] = {}
         for document in documents:
             record = JobRecord.from_document(document, max_attempts=options.max_attempts)
-            if record.damage is None:
-                records.append(record)
-            else:
+            self._store.expiring = self._store.expiring or record.expires_at is not None
+            if record.damage is not None:
                 yield from self._discard_damaged(record, record.damage)
+            elif record.too_late(self._store.clock.now):
+                late[record.id] = record.token
+            else:
+                records.append(record)
+        if late:
+            yield from self._expire_claimed(late)
         return records
+
+    def _expire_claimed(self, late: dict[ObjectId, bytes]) -> Flow[None]:
+        """End claimed jobs that are not begun in time, and all that wait and are too late as well;
+        if that fails, their leases will return them."""
+        try:
+            log_expired({self._queues[0]: (yield self._store.expire_held(late))})
+            yield from self._expire()
+        except PyMongoError as error:
+            self._passing.failed(error, "Jobs that have expired are left for later: %s")
+
+    def _expire(self) -> Flow[int]:
+        expired = yield self._store.expire(self._queues, self._keep_of)
+        log_expired(expired)
+        return int(expired.total())
 
     def _discard_damaged(self, record: JobRecord, damage: str) -> Flow[None]:
         """Bury a claimed job that cannot be run; if that fails, its lease will return it: what was
@@ -228,11 +250,13 @@ class Consumer:
         return left <= EXPIRED
 
     def _pass_time(self) -> Flow[bool]:
-        """Promote due jobs and reap expired leases, some of them; return whether there were any."""
+        """Promote due jobs, reap expired leases and end what is too late, some of them; return
+        whether there were any."""
         self._passed_time = -math.inf if self._unplaced else monotonic()
         promoted = yield self._store.promote(self._queues)
         reaped = yield from self._reap(self._queues)
-        return bool(reaped or promoted)
+        expired = (yield from self._expire()) if self._store.expiring else 0
+        return bool(reaped or promoted or expired)
 
     def _pass_time_meanwhile(self) -> Flow[None]:
         """Pass time while there is always something to claim: after a claim, so that it stands in

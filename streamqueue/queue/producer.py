@@ -13,7 +13,7 @@ from ..protocol import operations
 from ..protocol.put import PutIds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bson import ObjectId
     from bson.raw_bson import RawBSONDocument
@@ -58,8 +58,7 @@ class Producer:
         yield self._store.prepare(build=build)
         if put.key is not None:
             yield self._store.require_key_index(self._name, build=build)
-        if put.keep is not None:
-            yield self._store.require_index("keep", "put(keep=...)", build=build)
+        yield from self._require(put.features, "put", build)
         return put.document(self._name, self._store.clock.now())
 
     def put(self, put: Put, document: RawBSONDocument, session: Any) -> Flow[None]:
@@ -116,9 +115,14 @@ class Producer:
         yield self._store.prepare(build=build)
         if puts.keys:
             yield self._store.require_key_index(self._name, build=build)
-        if puts.keeps:
-            yield self._store.require_index("keep", "put_many(keep=...)", build=build)
+        yield from self._require(puts.features, "put_many", build)
         return puts.documents(self._name, self._store.clock.now())
+
+    def _require(self, features: Iterable[str], call: str, build: bool) -> Flow[None]:
+        for feature in features:
+            yield self._store.require_index(feature, f"{call}({feature}=...)", build=build)
+            if feature == "expires":
+                self._store.expiring = True
 
     def put_many(
         self, puts: Puts, documents: Sequence[Mapping[str, Any]], session: Any

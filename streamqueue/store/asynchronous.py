@@ -98,6 +98,9 @@ class AsyncStore(StoreState):
     seconds_to_next = _driven(timers.seconds_to_next)
     seconds_to_due = _driven(timers.seconds_to_due)
     seconds_to_expiry = _driven(timers.seconds_to_expiry)
+    seconds_to_too_late = _driven(timers.seconds_to_too_late)
+    expire = _driven(timers.expire)
+    expire_held = _driven(timers.expire_held)
 
     async def _drive(self, flow: Flow[Result]) -> Result:
         try:
@@ -183,6 +186,7 @@ class AsyncStore(StoreState):
                 sort=command.sort,
                 limit=command.limit,
                 batch_size=abs(command.limit) or MAX_BATCH,
+                hint=command.hint,
             ) as cursor:
                 found: list[Any] = await cursor.to_list()
                 return list(map(self.read, found)) if command.bare else found
@@ -333,6 +337,7 @@ _ANSWERS: dict[type, Callable[..., Awaitable[Any]]] = {
     steps.Command: AsyncStore._command,
     steps.Hello: AsyncStore._hello,
     steps.UpdateMany: AsyncStore._update_many,
+    steps.DeleteMany: AsyncStore.delete_within,
     steps.UpdateAndGet: AsyncStore._update_and_get,
     steps.UpdateWithoutLimit: AsyncStore._update_without_limit,
     steps.UpdateEach: AsyncStore._update_each,

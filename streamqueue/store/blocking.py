@@ -68,6 +68,9 @@ class Store(StoreState):
     seconds_to_next = _driven(timers.seconds_to_next)
     seconds_to_due = _driven(timers.seconds_to_due)
     seconds_to_expiry = _driven(timers.seconds_to_expiry)
+    seconds_to_too_late = _driven(timers.seconds_to_too_late)
+    expire = _driven(timers.expire)
+    expire_held = _driven(timers.expire_held)
 
     def _drive(self, flow: Flow[Result]) -> Result:
         try:
@@ -114,6 +117,7 @@ class Store(StoreState):
             sort=command.sort,
             limit=command.limit,
             batch_size=abs(command.limit) or MAX_BATCH,
+            hint=command.hint,
         ) as cursor:
             return list(map(self.read, cursor) if command.bare else cursor)
 
@@ -188,6 +192,7 @@ _ANSWERS: dict[type, Callable[..., Any]] = {
     steps.Command: Store._command,
     steps.Hello: Store._hello,
     steps.UpdateMany: Store.update_within,
+    steps.DeleteMany: Store.delete_within,
     steps.UpdateAndGet: Store._update_and_get,
     steps.UpdateWithoutLimit: Store._update_without_limit,
     steps.UpdateEach: Store._update_each,

@@ -48,6 +48,18 @@ def log_reaped(reaped: Mapping[tuple[str, str], int], holders: Iterable[str]) ->
             )
 
 
+def log_expired(expired: Mapping[str, int]) -> None:
+    """Log that jobs were not begun in time, by queue."""
+    for queue, count in expired.items():
+        if count:
+            logger.info(
+                "Ended %d jobs of queue %s as expired",
+                count,
+                queue,
+                extra={"event": "jobs_expired", "queue": queue, "count": count},
+            )
+
+
 def why_it_stays_dead(error: Exception, *, key_taken: bool) -> str:
     """Return why a dead job was not requeued, in a few words."""
     if key_taken:

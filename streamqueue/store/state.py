@@ -29,6 +29,8 @@ class StoreState:
         kind_known: the collection was seen to be one for jobs.
         unclaimable: ready jobs that the server refuses to have claimed.
         unpromotable: due jobs that it refuses to have promoted.
+        unexpirable: jobs that are too late, and that it refuses to have ended.
+        expiring: whether jobs may have a time after which they are not begun, as far as is known.
         unreapable: jobs that it refuses to have taken from the consumer that lost them.
         given_up: claims that are still to be undone for certain.
         claim_size: how many jobs a claim may be for.
@@ -48,6 +50,8 @@ class StoreState:
         self.unclaimable = StuckJobs("cannot be claimed, nor be buried")
         self.unpromotable = StuckJobs("cannot be promoted")
         self.unreapable = StuckJobs("cannot be taken from the consumer that lost it")
+        self.unexpirable = StuckJobs("cannot be ended, though it has expired")
+        self.expiring = False
         self.given_up = GivenUpClaims()
         self.untaking = Outage()
         self.claim_size = ClaimSize()
@@ -92,5 +96,5 @@ class StoreState:
 
     def try_stuck_again(self) -> None:
         """Leave no job out next time: somebody wants to see all of them tried."""
-        for stuck in (self.unclaimable, self.unpromotable, self.unreapable):
+        for stuck in (self.unclaimable, self.unpromotable, self.unreapable, self.unexpirable):
             stuck.forget()

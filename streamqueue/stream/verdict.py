@@ -286,6 +286,7 @@ class Change(NamedTuple):
         run_at: for when; None when that is not known.
         expired: its lease was ended, or ends in a moment.
         asked: whoever runs it is to cancel it.
+        expires_at: when it is too late to begin it, where the event says so.
     """
 
     job: Mapping[str, Any] | None = None
@@ -294,6 +295,7 @@ class Change(NamedTuple):
     run_at: datetime | None = None
     expired: bool = False
     asked: bool = False
+    expires_at: datetime | None = None
 
 
 def change_of(event: Mapping[str, Any]) -> Change:
@@ -302,14 +304,16 @@ def change_of(event: Mapping[str, Any]) -> Change:
     fields = job = event.get("fullDocument")
     if fields is None:
         fields = update.get("updatedFields") or {}
-    run_at = fields.get("run_at")
-    if not isinstance(run_at, datetime):  # other programs may have stored anything
-        run_at = None
+    # (Other programs may have stored anything.)
+    run_at, expires_at = (
+        moment if isinstance(moment := fields.get(name), datetime) else None
+        for name in ("run_at", "expires_at")
+    )
     asked = operations.ASKED_AT in fields
     if job is not None or "state" in fields:
         state = fields.get("state")
-        runs = state == "running"
-        return Change(job, state == "ready", state == "scheduled", run_at, runs, asked and runs)
+        ready, scheduled, runs = (state == each for each in ("ready", "scheduled", "running"))
+        return Change(job, ready, scheduled, run_at, runs, asked and runs, expires_at)
     touched = {*fields, *(update.get("removedFields") or ())}
     if "queue" in touched:
         ends = "locked_until" in touched
@@ -320,6 +324,7 @@ def change_of(event: Mapping[str, Any]) -> Change:
         run_at=run_at,
         expired="locked_until" in touched,
         asked=asked,
+        expires_at=expires_at,
     )
 
 

@@ -20,6 +20,7 @@ from .execution.attempt import Attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
     from bson import ObjectId
 
@@ -43,6 +44,7 @@ class Delivery:
     Args:
         ender: writes the ends of the attempts.
         start: runs an attempt; must not wait for it.
+        expires: told of the time after which a job is not begun, of those that have one.
 
     Attributes:
         recent: the ids of the last claimed jobs, in the order of claims.
@@ -54,6 +56,7 @@ class Delivery:
         handlers: Mapping[str, RegisteredHandler],
         ender: Ender,
         start: Callable[[Attempt], None],
+        expires: Callable[[datetime], None],
         timeout: float,
         metrics: Metrics,
     ) -> None:
@@ -61,6 +64,7 @@ class Delivery:
         self._handlers = handlers
         self._ender = ender
         self._start = start
+        self._expires = expires
         self._timeout = timeout
         self._metrics = metrics
         self.recent: OrderedDict[ObjectId, None] = OrderedDict()
@@ -92,6 +96,8 @@ class Delivery:
                 if record.damage is not None:
                     damaged.append((record, "payload"))
                     continue
+                if record.expires_at is not None:
+                    self._expires(record.expires_at)  # it may wait for another attempt by then
                 attempt = Attempt(record, registered, self._ender, sent=sent, timeout=self._timeout)
             except Exception as error:  # whatever is in it, it ends nothing but itself
                 text = f"it cannot be handed over: {type_name(error)}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .leases import Leases
     from .partition import Partition
     from .reaper import Reaper
-    from .scheduler import Timers
+    from .scheduler import Expiries, Timers
 
 
 class WorkerListener:
@@ -31,6 +31,7 @@ class WorkerListener:
     _timers: Timers
     _reaper: Reaper
     _leases: Leases
+    _expiries: Expiries
 
     def __init__(
         self, store: AsyncStore, queues: Sequence[str], partition: Partition, metrics: Metrics
@@ -41,10 +42,17 @@ class WorkerListener:
         self._metrics = metrics
         self._opened_before = False
 
-    def connect(self, claimer: Claimer, timers: Timers, reaper: Reaper, leases: Leases) -> None:
+    def connect(
+        self,
+        claimer: Claimer,
+        timers: Timers,
+        reaper: Reaper,
+        leases: Leases,
+        expiries: Expiries,
+    ) -> None:
         """Pass on to these what is said from now on."""
         self._claimer, self._timers, self._reaper = claimer, timers, reaper
-        self._leases = leases
+        self._leases, self._expiries = leases, expiries
 
     def opened(self) -> None:
         """Look at the documents: whatever the look misses becomes an event."""
@@ -55,6 +63,7 @@ class WorkerListener:
         self._timers.look()
         self._reaper.look()
         self._leases.look()
+        self._expiries.opened()
 
     def broken(self, reason: Reason) -> None:
         """Do nothing: it is noted already where people look."""
@@ -82,10 +91,13 @@ class WorkerListener:
         """Look for jobs that fall due: what waits is looked at, and leases have their own look."""
         self._claimer.unheard()
         self._timers.look()
+        self._expiries.look()
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Claim the job of an event, arm the timer for it, or have its lease returned."""
         change = change_of(event)
+        if change.expires_at is not None:
+            self._expiries.note(change.expires_at)
         if change.scheduled:
             self._timers.note(change.run_at)
         if change.ready:
@@ -110,11 +122,12 @@ class WorkerListener:
         self._partition.dispatched(yes)
 
     def more(self, everything: bool) -> None:
-        """Claim what waits; with `everything` promote and reap what there is as well."""
+        """Claim what waits; with `everything` promote, reap and end what there is as well."""
         self._claimer.scan("stream")
         if everything:
             self._timers.look()
             self._reaper.look()
+            self._expiries.opened()
 
     def buried(self, reason: BuryReason, count: int) -> None:
         """Count jobs that the dispatcher has buried."""

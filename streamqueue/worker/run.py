@@ -18,8 +18,10 @@ from .. import plain, signals
 from ..clock import monotonic
 from ..errors import StreamQueueError
 from ..exporter.exporter import Exporter
+from ..metrics.series import AttemptOutcome
 from ..protocol.document import BARE_CODEC
 from ..running import in_attempt
+from ..store.lines import log_expired
 from ..stream.watcher import Watcher
 from .claimer import Claimer
 from .completer import Completer
@@ -28,12 +30,12 @@ from .drain import Drain
 from .execution.executor import Execution
 from .execution.runners import Runners
 from .execution.tasks import contained_exits, loop_library
-from .handler import RegisteredHandler, limit_of, limited
+from .handler import RegisteredHandler, keep_of, limit_of, limited
 from .leases import Leases
 from .listener import WorkerListener
 from .partition import Partition
 from .reaper import Reaper
-from .scheduler import Sweep, Timers
+from .scheduler import Expiries, Sweep, Timers
 from .slots import Share, Slots
 from .source import SourceSettings
 
@@ -108,13 +110,23 @@ class Run:
         self._source = settings.make_source(
             SourceSettings(consumer, listener, watcher, metrics.stream, health)
         )
+        self._queues, self._keep_of = queues, keep_of(self._handlers)
+        self._expiries = Expiries(store, queues, self._end_expired)
         self._claimer = Claimer(
             store,
             self._handlers,
             slots,
             self._partition,
             self._source,
-            Delivery(store, self._handlers, self._completer, execution.start, timeout, metrics),
+            Delivery(
+                store,
+                self._handlers,
+                self._completer,
+                execution.start,
+                self._expiries.note,
+                timeout,
+                metrics,
+            ),
             options,
             metrics,
         )
@@ -126,7 +138,7 @@ class Run:
             self._partition,
             metrics,
         )
-        listener.connect(self._claimer, self._timers, self._reaper, self._leases)
+        listener.connect(self._claimer, self._timers, self._reaper, self._leases, self._expiries)
         self._sweep: Sweep | None = None
         if options.sweep_interval is not None:
             self._sweep = Sweep(
@@ -142,6 +154,15 @@ class Run:
         self._exporter: Exporter | None = None
         if settings.exports:
             self._exporter = Exporter(store, metrics.registry, candidate=consumer)
+
+    async def _end_expired(self) -> float:
+        """End jobs that wait and are too late; return the seconds until the next one is."""
+        with self._metrics.timed("promote"):
+            expired = await self._store.expire(self._queues, self._keep_of)
+            log_expired(expired)
+            for queue, count in expired.items():
+                self._handlers[queue].metrics.outcome[AttemptOutcome.EXPIRED].inc(count)
+            return await self._store.seconds_to_too_late(self._queues)
 
     @property
     def left(self) -> int:
@@ -223,6 +244,7 @@ class Run:
                 parts.start_soon(part, self._completer.run)
                 parts.start_soon(part, self._store.keep_untaking)
                 parts.start_soon(part, self._timers.run)
+                parts.start_soon(part, self._expiries.run)
                 parts.start_soon(part, self._reaper.run)
                 if self._sweep is not None:
                     parts.start_soon(part, self._sweep.run)

@@ -1,6 +1,6 @@
-"""Jobs that fall due: promoted by a timer, not found by polling.
+"""Jobs that fall due, or are too late: promoted or ended by a timer, not found by polling.
 
-The timer is armed by what the stream shows and by one look ahead after every promotion and every
+Each timer is armed by what the stream shows and by one look ahead after every promotion and every
 (re)opening of the stream. It looks again after a minute, whatever it was armed by: a date that is
 stored may be anything, and must not hold up what comes after it. That is one look at an index.
 """
@@ -126,6 +126,57 @@ class Timers:
                 return left
             await self._store.promote(self._queues)
             return await self._store.seconds_to_due(self._queues)
+
+
+class Expiries:
+    """Has the jobs of these queues ended that wait and are too late, when they are.
+
+    Nothing is asked where no job can have such a time, but once whenever the stream was opened.
+
+    Args:
+        end: ends them, or has somebody do so; returns the seconds until there may be others.
+    """
+
+    def __init__(
+        self, store: AsyncStore, queues: Sequence[str], end: Callable[[], Awaitable[float]]
+    ) -> None:
+        self._store = store
+        self._queues = list(queues)
+        self._end = end
+        self._unsure = True
+        self._alarm = Alarm()
+
+    def note(self, expires_at: datetime) -> None:
+        """Be there at that time, which some job has."""
+        self._store.expiring = True
+        if self._store.clock.stale:
+            self.look()
+        else:
+            left = (expires_at - self._store.clock.now()).total_seconds()
+            self._alarm.ring_at(monotonic() + max(0.0, left) + random.uniform(0.001, SPREAD))
+
+    def look(self) -> None:
+        """Look at the documents now, if jobs may have such a time: events may have been missed."""
+        if self._store.expiring:
+            self._alarm.ring_at(monotonic())
+
+    def opened(self) -> None:
+        """Look whether jobs have such a time: some may have been put since the last look."""
+        self._unsure = True
+        self._alarm.ring_at(monotonic())
+
+    async def run(self) -> None:
+        """End what is too late for ever."""
+        await self._alarm.keep(self.run_once, "promote", "Ending what has expired", SPREAD)
+
+    async def run_once(self) -> float:
+        """End what is too late; return the seconds until the next job is."""
+        if not (self._unsure or self._store.expiring):
+            return math.inf
+        await self._store.prepare()  # the server's time, for the next note
+        left = await self._store.seconds_to_too_late(self._queues)
+        self._unsure = False
+        return left if left > SPREAD else await self._end()
 
 
 class Look(Protocol):

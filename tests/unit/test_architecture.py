@@ -50,6 +50,7 @@ ORDER = [
     "protocol.operations.claims",
     "protocol.operations.timers",
     "protocol.operations.waiting",
+    "protocol.operations.expiry",
     "protocol.operations.deaths",
     "protocol.operations.earlier",
     "protocol.operations.consumers",

@@ -11,7 +11,8 @@ The life of a job, a verb on each arrow::
                              │                 └──── discard ──▶ dead
                              └──── requeue ──── dead
 
-A job that was asked to be cancelled while it ran goes none of these ways, but to ``cancelled``.
+A job that was asked to be cancelled while it ran goes none of these ways, but to ``cancelled``; so
+does what waits for too long, if it was put with such a time (``expiry``).
 
 Rules that hold for all of it:
 
@@ -32,6 +33,7 @@ from .consumers import *  # noqa: F403
 from .deaths import *  # noqa: F403
 from .earlier import *  # noqa: F403
 from .events import *  # noqa: F403
+from .expiry import *  # noqa: F403
 from .expressions import *  # noqa: F403
 from .indexes import *  # noqa: F403
 from .queues import *  # noqa: F403

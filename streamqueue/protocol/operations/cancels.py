@@ -59,4 +59,5 @@ def held_asked_for(job_id: ObjectId, token: bytes) -> Document:
 def cancelled_and_over(ids: Sequence[Any]) -> Document:
     """The filter for those of some jobs that were cancelled, and that nobody keeps."""
     over = {"$lte": ["$removed_at", "$$NOW"]}
-    return {"_id": one_of_ids(ids), "state": "cancelled", "$expr": over}
+    ended = {"state": "cancelled", "removed_at": {"$type": "date"}}
+    return {"_id": one_of_ids(ids), **ended, "$expr": over}

@@ -30,6 +30,7 @@ class Find(NamedTuple):
     sort: Sequence[tuple[str, int]] | None = None
     limit: int = 0
     bare: bool = False  # anybody's documents: read so that none can fail it (``foreign.read``)
+    hint: Sequence[tuple[str, int]] | None = None  # the keys of the index to use
 
 
 def find_once(collection: str, command: Find) -> Document:

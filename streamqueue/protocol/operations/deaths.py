@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def requeue(
     queue: str, job_id: Any, died: Document | None = None, run_at: datetime | None = None
 ) -> Update:
-    """Make a dead job ready again, with all its attempts; or a cancelled one that was kept.
+    """Make a dead job ready again, with all its attempts; or a cancelled one that was kept. It has
+    no time any more after which it is too late.
 
     Whatever lease it has goes: one that was made dead by hand may still be held, and its holder
     must not end what is another's by now.
@@ -45,7 +46,8 @@ def requeue(
 
 
 NOT_ENDED: Document = dict.fromkeys(
-    ("finished_at", "removed_at", "result", "awaited", "cancel_requested_at"), "$$REMOVE"
+    ("finished_at", "removed_at", "result", "awaited", "cancel_requested_at", "expires_at"),
+    "$$REMOVE",
 )
 """Fields of an update that makes a job live again which had ended."""
 

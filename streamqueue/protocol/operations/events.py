@@ -59,9 +59,9 @@ def stream_pipeline(queues: Sequence[str]) -> Pipeline:
                 "operationType": 1,
                 "documentKey": 1,
                 "wallTime": 1,
-                **{f"{_UPDATED}.{field}": 1 for field in (*HEAD[1:], "locked_until", ASKED_AT)},
+                **{f"{_UPDATED}.{field}": 1 for field in (*HEAD[1:], "locked_until", *_MOMENTS)},
                 _REMOVED: 1,
-                **{f"fullDocument.{field}": 1 for field in (*HEAD, ASKED_AT)},
+                **{f"fullDocument.{field}": 1 for field in (*HEAD, *_MOMENTS)},
                 "makes_work": _MAKES_WORK,
             }
         },
@@ -70,6 +70,7 @@ def stream_pipeline(queues: Sequence[str]) -> Pipeline:
 
 
 _CLAIMABLE = ["ready", "scheduled"]
+_MOMENTS = ("expires_at", ASKED_AT)
 
 
 _UPDATED, _REMOVED = "updateDescription.updatedFields", "updateDescription.removedFields"

@@ -53,6 +53,13 @@ class UpdateMany(NamedTuple):
     limit: float
 
 
+class DeleteMany(NamedTuple):
+    """Delete the documents of a filter likewise; the answer is how many."""
+
+    wanted: Document
+    limit: float
+
+
 class UpdateAndGet(NamedTuple):
     """Update one document likewise; the answer is what it is then, or None."""
 

@@ -1,19 +1,23 @@
-"""Time passing: jobs that fall due, leases that end, and when the next one does."""
+"""Time passing: jobs that fall due or are too late, leases that end, and when the next one does."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
+from ...clock import monotonic
 from ...protocol import operations
 from .changes import change_each
-from .steps import Command, Read
+from .steps import DeleteMany, Read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from bson import ObjectId
 
     from ..refused import StuckJobs
     from ..state import StoreState
@@ -71,21 +75,99 @@ def reap(
 def _remove_cancelled(store: StoreState, ids: Sequence[Any]) -> Flow[None]:
     """Remove those that nobody keeps; they have ended, so a failure is no matter: the server
     removes them."""
-    over = operations.cancelled_and_over(ids)
-    concern = store.jobs.write_concern.document
-    limit = store.write_limit.seconds
     try:
-        yield Command(operations.delete_within(store.jobs.name, over, limit, concern))
+        yield DeleteMany(operations.cancelled_and_over(ids), store.write_limit.seconds)
     except PyMongoError:
         pass
 
 
+def expire(
+    store: StoreState, queues: Sequence[str], keep_of: Callable[[str], float | None]
+) -> Flow[Counter[str]]:
+    """End jobs that wait and are too late, some at a time; count them by queue.
+
+    `keep_of` says, for a queue, how long a job stays that does not say.
+    """
+    expired: Counter[str] = Counter()
+    stuck = store.unexpirable
+    most = BATCH + len(stuck)
+    found: list[dict[str, Any]] = []
+    for part in operations.merged_parts(queues):
+        found += yield Read(operations.too_late(part, most))
+        if len(found) >= most:
+            break
+    for jobs in stuck.divide(found):
+        by_queue: dict[str, list[Any]] = {}
+        for document in jobs:
+            by_queue.setdefault(document["queue"], []).append(document["_id"])
+        for queue, ids in by_queue.items():
+            expired[queue] += yield from _expire(store, ids, keep_of(queue))
+    stuck.settle()
+    return expired
+
+
+def _expire(store: StoreState, ids: Sequence[Any], keep: float | None) -> Flow[int]:
+    removed = 0
+    if not keep:
+        removed = yield from _remove(store, operations.too_late_unkept(ids))
+    if removed == len(ids):
+        return removed
+    command = partial(operations.expire, keep=keep)
+    ended = yield from change_each(store, ids, command, store.unexpirable)
+    if ended and not keep:  # somebody stood in the way of the delete, maybe
+        yield from _remove_cancelled(store, ids)
+    return removed + ended
+
+
+def expire_held(store: StoreState, held: Mapping[ObjectId, bytes]) -> Flow[int]:
+    """End claimed jobs that were too late, by their tokens; return how many."""
+    ids = list(held)
+    command = partial(operations.expire_held, tokens=held.values())
+    ended = yield from change_each(store, ids, command, store.unexpirable)
+    if ended:
+        yield from _remove_cancelled(store, ids)
+    return ended
+
+
+def _remove(store: StoreState, wanted: operations.Document) -> Flow[int]:
+    """Delete many; none, when one of them spoils that: they are changed one by one then, and what
+    has ended is removed by the server."""
+    sent = monotonic()
+    try:
+        removed: int = yield DeleteMany(wanted, store.write_limit.seconds)
+    except OperationFailure as error:
+        if not operations.is_spoiled(error):
+            raise
+        store.indexes.want("keep")
+        return 0
+    store.write_limit.kept(monotonic() - sent)
+    return removed
+
+
 def seconds_to_next(store: StoreState, queues: Sequence[str]) -> Flow[float]:
-    """Return the time until there is something to do: a job is due, a lease ends, or one that could
-    not be changed is to be tried again; infinity for nothing."""
+    """Return the time until there is something to do: a job is due or too late, a lease ends, or
+    one that could not be changed is to be tried again; infinity for nothing."""
     due = yield from seconds_to_due(store, queues)
     expiry = yield from seconds_to_expiry(store, queues)
-    return min(due, expiry, store.unclaimable.wait(), store.given_up.wait())
+    too_late = (yield from seconds_to_too_late(store, queues)) if store.expiring else math.inf
+    return min(due, expiry, too_late, store.unclaimable.wait(), store.given_up.wait())
+
+
+def seconds_to_too_late(store: StoreState, queues: Sequence[str]) -> Flow[float]:
+    """Return the time until the next job that waits is too late, or is to be tried again; infinity
+    where no job can have such a time."""
+    waits = []
+    try:
+        for part in operations.merged_parts(queues):
+            look = partial(operations.next_too_late, part)
+            waits.append((yield from _seconds_to(look, store.unexpirable)))
+    except OperationFailure as error:
+        if error.code not in operations.NOT_THERE:
+            raise
+        store.expiring = False
+        return math.inf
+    store.expiring = True
+    return min(waits)
 
 
 def seconds_to_due(store: StoreState, queues: Sequence[str]) -> Flow[float]:

@@ -53,6 +53,8 @@ GRACE = 5.0
 
 CANCELLED = End("cancelled", asked=True)
 """Somebody has asked for that: whatever the handler did, the job has ended."""
+TOO_LATE = End("released")
+"""The handler was not called any more: the job ends as expired."""
 INTERRUPTED = End("released")
 """The handler was stopped from outside: the job is given back without blame."""
 
@@ -202,6 +204,8 @@ class Execution:
             return INTERRUPTED
         if attempt.asked:
             return CANCELLED
+        if attempt.record.too_late(self._store.clock.now):
+            return TOO_LATE
         scope = CancelScope()
         end, returned = None, False
         try:
@@ -384,6 +388,8 @@ class Execution:
             end = CANCELLED
         if end is None:
             await completer.complete(attempt, attempt.returned)
+        elif end is TOO_LATE:
+            await completer.expire(attempt)
         elif end is INTERRUPTED:
             await completer.release(attempt)
             logger.info(
