@@ -175,8 +175,9 @@ class QueueMachine(RuleBasedStateMachine):
             return
         if self.holds(job):
             job.progress()
-            job.progress(count)  # within the same second: kept for the next write
             self.expected[job.id].known = self.expected[job.id].asked
+            if not self.expected[job.id].known:
+                job.progress(count)  # within the same second: kept for the next write
         else:
             self.refused(job.progress)
 
