@@ -249,6 +249,20 @@ class QueueMachine(RuleBasedStateMachine):
             with pytest.raises(JobNotFound):
                 self.consumers[1].requeue(job_id)
 
+    @rule(data=st.data(), priority=st.integers(-1, 1), now=st.booleans())
+    def reschedule(self, data: st.DataObject, priority: int, now: bool) -> None:
+        if not self.expected:
+            return
+        job_id = data.draw(st.sampled_from(list(self.expected)))
+        job, when = self.expected[job_id], 0 if now else None
+        if job.state == "ready":
+            self.consumers[1].reschedule(job_id, priority=priority, delay=when)
+            job.priority = priority
+            job.place = self.next_place() if now else job.place
+        else:
+            with pytest.raises(JobNotFound):
+                self.consumers[1].reschedule(job_id, priority=priority, delay=when)
+
     @rule()
     def drop_the_dead(self) -> None:
         dead = [job_id for job_id, job in self.expected.items() if job.state == "dead"]
