@@ -137,4 +137,10 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{EXPIRY}::test_one_that_is_kept_says_why_it_was_not_run",
         Edit("protocol.operations.expiry:_expired", '"last_error": EXPIRED,', ""),
     ),
+    PlantedFault(
+        "a job that has expired taken for one that somebody else was faster at",
+        17,
+        f"{EXPIRY}::test_the_others_are_handed_out_in_their_order",
+        Edit("queue.consumer:Consumer.claim", "if self._some_expired:", "if False:"),
+    ),
 )

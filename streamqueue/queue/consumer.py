@@ -69,6 +69,7 @@ class Consumer:
         self._queues = [options.name]
         self._passed_time = -math.inf
         self._unplaced = False  # jobs without a priority are left
+        self._some_expired = False  # of those that the last claim took
         self._passing = LoggedOutage(logger, "promote", "Passing time")
         self._looked = False  # a look for jobs has succeeded before
         self._elsewhere_at = -math.inf
@@ -104,6 +105,8 @@ class Consumer:
                     continue
             if records:
                 return records
+            if self._some_expired:
+                continue  # nobody was faster, and what comes next may be in time
             late = late + 1 if self._store.late else 0
             if contended == MOST_CONTENDED and self._store.unclaimable.full:
                 return []  # what can be seen are stuck ones, more than can be left out
@@ -125,6 +128,7 @@ class Consumer:
                 late[record.id] = record.token
             else:
                 records.append(record)
+        self._some_expired = bool(late)
         if late:
             yield from self._expire_claimed(late)
         return records
