@@ -218,8 +218,10 @@ class BlockingSteering:
         Of many, one whose key a live job has by now stays dead, which is logged.
 
         Args:
-            job_id: the id of a job, of the type that ``job.id`` has; for an ObjectId also its text.
-                None, the default, is every dead job that the following ask for.
+            job_id: the id of a dead job, or of a cancelled one that was kept (as one that has
+                expired, which is then never too late), of the type that ``job.id`` has; for an
+                ObjectId also its text. None, the default, is every dead job that the following ask
+                for.
             error: those whose last error begins with this, or has a line that does, as the last one
                 of a traceback: ``"TimeoutError"``.
             group: those of this group.
@@ -310,8 +312,10 @@ class AsyncSteering:
         Of many, one whose key a live job has by now stays dead, which is logged.
 
         Args:
-            job_id: the id of a job, of the type that ``job.id`` has; for an ObjectId also its text.
-                None, the default, is every dead job that the following ask for.
+            job_id: the id of a dead job, or of a cancelled one that was kept (as one that has
+                expired, which is then never too late), of the type that ``job.id`` has; for an
+                ObjectId also its text. None, the default, is every dead job that the following ask
+                for.
             error: those whose last error begins with this, or has a line that does, as the last one
                 of a traceback: ``"TimeoutError"``.
             group: those of this group.

@@ -89,8 +89,24 @@ class Ends:
         command = operations.cancelled(record.id, record.token, message)
         await self._end(attempt, AttemptOutcome.CANCELLED, "complete", command)
         log_cancelled(record, "asked for" if attempt.asked else "by its handler")
-        if not record.stays:
-            over = operations.cancelled_and_over([record.id])
+        await self._remove_cancelled(attempt)
+
+    async def expire(self, attempt: Attempt) -> None:
+        """End the job likewise, because it was too late to begin it."""
+        record = attempt.record
+        command = operations.expire_held([record.id], [record.token])
+        await self._end(attempt, AttemptOutcome.EXPIRED, "complete", command)
+        logger.info(
+            "Job %s of queue %s has expired before it was begun",
+            record.id,
+            record.queue,
+            extra={"event": "job_expired", **attempt.facts()},
+        )
+        await self._remove_cancelled(attempt)
+
+    async def _remove_cancelled(self, attempt: Attempt) -> None:
+        if not attempt.record.stays:
+            over = operations.cancelled_and_over([attempt.record.id])
             try:
                 await self._store.delete_within(over, LONGEST_WRITE)
             except PyMongoError:
@@ -100,25 +116,6 @@ class Ends:
         """Give the job back as it was before the claim."""
         command = operations.release(attempt.record.id, attempt.record.token, delay)
         await self._end(attempt, AttemptOutcome.RELEASED, "release", command)
-
-    async def expire(self, attempt: Attempt) -> None:
-        """End the job as cancelled, because it was too late to begin it; where nobody keeps or
-        awaits it, remove it."""
-        record = attempt.record
-        command = operations.expire_held([record.id], [record.token])
-        await self._end(attempt, AttemptOutcome.EXPIRED, "error", command)
-        logger.info(
-            "Job %s of queue %s has expired before it was begun",
-            record.id,
-            record.queue,
-            extra={"event": "job_expired", **attempt.facts()},
-        )
-        if not record.stays:
-            try:
-                wanted = operations.cancelled_and_over([record.id])
-                await self._store.delete_within(wanted, time_left(attempt))
-            except PyMongoError:
-                self._store.indexes.want("keep")  # the server removes it, then
 
     async def progress(self, attempt: Attempt, *, renews: bool) -> None:
         """Write what was said of progress and renew the lease, or leave it to the next renewal,

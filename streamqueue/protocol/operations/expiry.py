@@ -12,7 +12,7 @@ from ..document import EXPIRES_INDEX
 from .attempts import held_any, unawaited
 from .commands import Document, Find, Update
 from .expressions import count_of, milliseconds_until, one_of, one_of_ids
-from .transitions import KEPT, NO_PROGRESS, UNLOCK, answered
+from .transitions import NO_PROGRESS, UNLOCK, cancelled_fields
 from .waiting import WAITING_STATES
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ _HINT = list(EXPIRES_INDEX["key"].items())
 def expire(ids: Sequence[Any], keep: float | None) -> Update:
     """End jobs that wait and are too late. `keep` is for how many seconds those stay that do not
     say so themselves, and that nobody has claimed."""
-    wanted = _waits_too_late(ids)
-    return Update(wanted, [{"$set": {"kept": keep or 0}}, {"$set": _expired()}])
+    return Update(_waits_too_late(ids), [{"$set": _expired(keep or 0)}])
 
 
 def too_late_unkept(ids: Sequence[Any]) -> Document:
@@ -77,13 +76,5 @@ def _waits_too_late(ids: Sequence[Any]) -> Document:
     return {"_id": one_of_ids(ids), "state": states, **_HAS_A_TIME, **_IS_PAST}
 
 
-def _expired() -> Document:
-    return {
-        "state": "cancelled",
-        "finished_at": "$$NOW",
-        "last_error": EXPIRED,
-        **KEPT,
-        **UNLOCK,
-        **NO_PROGRESS,
-        **answered(),
-    }
+def _expired(keep: float = 0) -> Document:
+    return {**cancelled_fields(keep), "last_error": EXPIRED, **UNLOCK, **NO_PROGRESS}
