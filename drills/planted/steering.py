@@ -129,7 +129,11 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a job put back that is too late again",
         3,
         f"{EXPIRY}::test_a_dead_one_that_would_be_too_late_runs_when_it_is_put_back",
-        Edit("protocol.operations.deaths", '"awaited", "expires_at")', '"awaited")'),
+        Edit(
+            "protocol.operations.deaths",
+            '"cancel_requested_at", "expires_at")',
+            '"cancel_requested_at")',
+        ),
     ),
     PlantedFault(
         "a job that has expired without a word",

@@ -176,8 +176,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{EDITS}::test_an_edit_wakes_whoever_waits[blocking-an earlier time]",
         Edit(
             "protocol.operations.events",
-            '(_updated(field) for field in ("queue", "priority", "seq", "run_at"))',
-            '(_updated(field) for field in ("queue", "priority"))',
+            '(_updated(field) for field in ("queue", "priority", "seq", "run_at", ASKED_AT))',
+            '(_updated(field) for field in ("queue", "priority", ASKED_AT))',
         ),
     ),
     PlantedFault(

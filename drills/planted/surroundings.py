@@ -252,8 +252,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_document_compatibility.py::test_unknown_fields_are_as_they_were_after_a_job",
         Edit(
             "protocol.operations.transitions:failed",
-            '    return [{"$set": fields}]',
-            '    return [{"$set": fields}, {"$unset": "group"}]',
+            '    return [{"$set": unless_asked(fields)}]',
+            '    return [{"$set": unless_asked(fields)}, {"$unset": "group"}]',
         ),
     ),
 )
