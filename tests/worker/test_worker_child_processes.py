@@ -375,3 +375,29 @@ async def test_a_function_that_is_not_what_has_its_name_is_refused_at_the_start(
 async def test_where_a_handler_runs_is_one_of_three(start: WorkerStarter) -> None:
     with pytest.raises(ConfigurationError, match="'loop', 'thread', 'process', not 'fork'"):
         register(start, in_child.notes, "fork")
+
+
+async def test_a_cancelled_job_ends_its_process(
+    run: Any, queue: AsyncMongoQueue, jobs: Collection[Any], file: File
+) -> None:
+    worker = await run(in_child.lasts)
+    job_id = await queue.put({"file": str(file.path)})
+    [pid] = await file.until_lines(1)
+
+    assert await queue.cancel(job_id) == "asked"
+    await worker.until_outcomes(LONG, cancelled=1)
+
+    await wait_until_async(lambda: not lives(pid), "its process has ended")
+    assert jobs.count_documents({}) == 0
+
+
+async def test_a_handler_in_a_child_may_cancel_its_job(
+    run: Any, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    worker = await run(in_child.cancels, keep=60)
+    await queue.put({})
+
+    await worker.until_outcomes(LONG, cancelled=1)
+
+    found = [(document["state"], document["last_error"]) for document in jobs.find()]
+    assert found == [("cancelled", "of no use any more")]

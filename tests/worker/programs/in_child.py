@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from streamqueue import Discard
+from streamqueue import Cancel, Discard
 
 
 def notes(payload: dict[str, Any]) -> None:
@@ -47,6 +47,10 @@ def adds(payload: dict[str, Any]) -> dict[str, Any]:
 
 def discards(payload: dict[str, Any]) -> None:
     raise Discard("of no use")
+
+
+def cancels(payload: dict[str, Any]) -> None:
+    raise Cancel("of no use any more")
 
 
 def leaves_once(payload: dict[str, Any]) -> None:
