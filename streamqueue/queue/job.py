@@ -37,7 +37,7 @@ block_logger = plain.logger("streamqueue.queue")
 
 
 class JobView:
-    """A held job as it was when it was claimed. Reading it sends nothing."""
+    """A held job as it was when it was claimed. Reading it sends nothing, but for `cancelled`."""
 
     __slots__ = ("_ended", "_holder", "_record", "_session")
 
