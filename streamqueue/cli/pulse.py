@@ -27,6 +27,7 @@ from ..metrics.bundles import StreamMetrics
 from ..names import INVALID, label_of
 from ..protocol.document import BARE_CODEC, id_text
 from ..store.asynchronous import AsyncStore
+from ..stream.verdict import is_bell
 from ..stream.watcher import Watcher
 from ..tracebacks import last_line
 
@@ -185,6 +186,9 @@ class PulseTaker:
     def unheard(self) -> None:
         pass
 
+    def bell(self) -> None:
+        pass
+
     def opened(self) -> None:
         self._stream = "open"
         self._tried.set()
@@ -195,6 +199,8 @@ class PulseTaker:
         self._tried.set()
 
     def event(self, event: Mapping[str, Any]) -> None:
+        if is_bell(event):  # no job
+            return
         if event["operationType"] == "insert":
             self._came[label_of(event.get("queue"))] += 1
         elif event.get("failed"):

@@ -10,7 +10,8 @@ because it died or stands still, another one is told to look. Without a dispatch
 listens for itself (``subscriber``). Between machines, and with consumers that were started alone,
 jobs are shared by turns (``worker.partition``), where all members of a dispatcher are one.
 
-It also promotes what falls due: a job's time is then known to one that is not busy.
+It also promotes what falls due: a job's time is then known to one that is not busy. And it hands
+out nothing of a queue that is paused, and tells its members when the settings were changed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -36,6 +38,7 @@ from ..protocol.document import CODEC
 from ..protocol.foreign import is_ordinary, is_unplaced
 from ..signals import stop_signals
 from ..store import first_answer
+from ..store.present_settings import PresentSettings
 from ..stream.verdict import change_of
 from ..stream.watcher import Watcher
 from ..worker.backlog import Backlog
@@ -45,7 +48,7 @@ from ..worker.partition import Partition
 from ..worker.scheduler import Expiries, Timers
 from ..worker.worker import Worker, settings_of
 from .members import Members, RoomOfMembers
-from .messages import Asked, Broken, Buried, Opened, Refused, Tick
+from .messages import Asked, Bell, Broken, Buried, Opened, Refused, Tick
 from .subscriber import TICK
 
 if TYPE_CHECKING:
@@ -98,9 +101,10 @@ class Dispatcher:
         store.buried = self._note_buried
         self._members = Members(self)
         self._partition = Partition(store, None, queues, own=self._members.names)
+        self._settings = PresentSettings(store, queues)
         self._backlog = Backlog(
             store,
-            queues,
+            self._settings,
             self._partition,
             shares={queue: RoomOfMembers(self._members, queue) for queue in limited},
             dispatched=self._members.dispatched,
@@ -119,6 +123,7 @@ class Dispatcher:
             metrics=metrics.stream,
             health=self.health,
         )
+        self._settings.connect(self._watcher, self._settings_read)
         self._open = self._was_open = False
         self._more = self._adopt = True
         self._read_at = -math.inf
@@ -158,6 +163,7 @@ class Dispatcher:
             await self._partition.join()
             if self._partition.count() > 1:
                 self._backlog.contend()
+            tasks.start_soon(partial(self._settings.run, always=True))
             tasks.start_soon(self._partition.run)
             tasks.start_soon(self._timers.run)
             tasks.start_soon(self._expiries.run)
@@ -322,7 +328,9 @@ class Dispatcher:
                 if self._adopt:
                     self._adopt = False
                     await self._store.prepare()
-                    self._adopt = await self._store.adopt(self._queues) or self._adopt
+                    self._adopt = (
+                        await self._store.adopt(self._settings.open_queues()) or self._adopt
+                    )
                 await self._backlog.read(sum(member.requested for member in asking))
             if self._backlog.left and not self._backlog:
                 self._intake.wait_for_turn(1)
@@ -363,6 +371,7 @@ class Dispatcher:
         if self._was_open:
             self._store.recheck_indexes()  # a stream may break because its collection was dropped
         self._open = self._was_open = True
+        self._settings.rang()
         self._note_more()
         self._adopt = True
         self._backlog.drop()  # something more urgent may have come meanwhile
@@ -394,10 +403,22 @@ class Dispatcher:
         self._timers.look()
         self._expiries.look()
 
+    def bell(self) -> None:
+        self._settings.rang()
+
+    async def _settings_read(self, paused: Collection[str], resumed: Collection[str]) -> None:
+        if not (paused or resumed):
+            return
+        self._members.broadcast(Bell(bell=True))
+        self._backlog.drop()  # it may have jobs of a queue that is paused now
+        self._look_for_more(adopt=bool(resumed))
+
     def event(self, event: Mapping[str, Any]) -> None:
         change = change_of(event)
         if change.expires_at is not None:
             self._expiries.note(change.expires_at)
+        if change.bell:
+            self._settings.rang()
         if change.scheduled:
             self._timers.note(change.run_at)
         if change.ready:
@@ -436,6 +457,8 @@ class Dispatcher:
             member.ask_to_fetch(everything=True)
 
     def _ready(self, event: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+        if job["queue"] in self._settings.paused:
+            return  # it is looked for when the queue goes on
         unplaced = is_unplaced(job)
         lane = self._lanes.get(job["queue"])
         if lane is not None and not self._members.have_room(job["queue"]):

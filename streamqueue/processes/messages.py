@@ -12,7 +12,7 @@ every job. A conversation::
                     ◀──       Jobs
       Lost          ──▶                     (somebody else was faster)
       Idle          ──▶                     (everything sent so far is dealt with)
-                    ◀──       Tick, once a second; Broken, Buried, Refused, Asked
+                    ◀──       Tick, once a second; Broken, Buried, Refused, Asked, Bell
       Leaving       ──▶                     (and the connection is closed)
 
 A message with other fields than these is of another version of the program: then the connection is
@@ -111,6 +111,13 @@ class Asked(TypedDict):
 
 
 @final
+class Bell(TypedDict):
+    """Dispatcher: the settings of a queue were changed."""
+
+    bell: bool
+
+
+@final
 class Undecodable(TypedDict):
     """Nobody: a frame that cannot be decoded came here, whose first field has this name."""
 
@@ -173,6 +180,6 @@ class Leaving(TypedDict):
 
 
 FromDispatcher = (
-    Event | Fetch | Jobs | Tick | Opened | Broken | Refused | Buried | Asked | Undecodable
+    Event | Fetch | Jobs | Tick | Opened | Broken | Refused | Buried | Asked | Bell | Undecodable
 )
 FromMember = Joining | Ask | Lost | Idle | Leaving

@@ -7,6 +7,7 @@ own, as a worker that was started alone.
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from anyio import TASK_STATUS_IGNORED
 from pymongo.errors import PyMongoError
 
 from .. import plain
+from ..clock import monotonic
 from ..protocol.foreign import REASONS
 from ..stream.verdict import WAIT_MARGIN
 from ..stream.watcher import tell
@@ -86,6 +88,7 @@ class Subscriber:
         self._task_status: TaskStatus[None] = TASK_STATUS_IGNORED
         self._started = False
         self._signs = 0
+        self._heard_at = -math.inf
         self._connection: Connection | None = None
         self._open = False  # the dispatcher's stream
         self._dispatched = False
@@ -101,6 +104,11 @@ class Subscriber:
     def signs(self) -> int:
         """As :attr:`Watcher.signs`."""
         return self._signs + (0 if self._watcher is None else self._watcher.signs)
+
+    @property
+    def heard_at(self) -> float:
+        """As :attr:`Watcher.heard_at`; of a dispatcher's stream, when that says so."""
+        return self._heard_at if self._watcher is None else self._watcher.heard_at
 
     @property
     def dispatched(self) -> bool:
@@ -243,6 +251,8 @@ class Subscriber:
             self._listener.more(everything=message["fetch"] == "everything")
         elif "tick" in message:
             self._signs += max(0, message["tick"])
+            if message["tick"] > 0:
+                self._heard_at = monotonic()
             if message["tick"] > 0 or message.get("pings", 0) > 0:
                 self._metrics.last_event.set(time.time())
         elif "refused" in message:
@@ -252,6 +262,8 @@ class Subscriber:
                 self._listener.buried(message["buried"], int(message["count"]))
         elif "asked" in message:
             self._listener.asked()
+        elif "bell" in message:
+            self._listener.bell()
         elif "opened" in message:
             self._open = True
             self._note_dispatched(True)

@@ -44,6 +44,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from ..durations import LONGEST, shown
 from ..errors import ConfigurationError
 from ..options import MAX_PRIORITY
+from .settings import BELL
 
 if TYPE_CHECKING:
     from .progress import Progress
@@ -241,7 +242,7 @@ _DATES = (
 _FIELDS: dict[str, Any] = {
     "$map": {"input": {"$objectToArray": "$$ROOT"}, "in": "$$this.k"},
 }
-VALIDATOR: dict[str, Any] = {
+_IS_A_JOB: dict[str, Any] = {
     "$jsonSchema": {
         "bsonType": "object",
         "required": ["queue", "state", "payload"],
@@ -275,6 +276,12 @@ VALIDATOR: dict[str, Any] = {
     # when an update changes one of the two.
     "$expr": {"$eq": [{"$size": _FIELDS}, {"$size": {"$setUnion": [_FIELDS]}}]},
 }
+_IS_THE_BELL: dict[str, Any] = {
+    "_id": BELL,
+    "rung_at": {"$type": "date"},
+    "$expr": {"$eq": [{"$size": _FIELDS}, 2]},
+}
+VALIDATOR: dict[str, Any] = {"$or": [_IS_A_JOB, _IS_THE_BELL]}
 """What ``init --validator`` has the server ask of each document that is inserted or changed."""
 
 

@@ -17,11 +17,12 @@ from uuid import UUID
 
 import bson
 from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId, Timestamp
+from bson.binary import UUID_SUBTYPE
 from bson.datetime_ms import DatetimeMS
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 
-from .document import BARE_CODEC, CODEC
+from .document import BARE_CODEC, CODEC, UUID_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -128,6 +129,14 @@ def is_ordinary(head: Mapping[str, Any]) -> bool:
         and type(head.get("seq")) in _PLACES
         and oddness_of(head) is None
     )
+
+
+def with_plain_id(job: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the head of a job with its id as any other codec decodes it: a UUID and no binary."""
+    job_id = job["_id"]
+    if type(job_id) is Binary and job_id.subtype == UUID_SUBTYPE and len(job_id) == UUID_BYTES:
+        return {**job, "_id": job_id.as_uuid()}
+    return job
 
 
 def is_unplaced(head: Mapping[str, Any]) -> bool:

@@ -26,6 +26,7 @@ from .consumer import Consumer, given_up
 from .ends import Ends
 from .flow import run_async
 from .job import AsyncJob
+from .pausing import AsyncPausing
 from .producer import Producer
 from .shielded import ShieldedEnds
 from .steering import AsyncSteering, Steering
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from ..protocol.put import NewJob
 
 
-class AsyncMongoQueue(AsyncSteering):
+class AsyncMongoQueue(AsyncSteering, AsyncPausing):
     """A queue in a MongoDB collection.
 
     Several queues, told apart by `name`, may share a collection. Safe to use from many tasks of one

@@ -22,6 +22,7 @@ from .consumer import Consumer
 from .ends import BlockingEnds, Ends
 from .flow import run
 from .job import Job
+from .pausing import BlockingPausing
 from .producer import Producer
 from .steering import BlockingSteering, Steering
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from ..protocol.put import NewJob
 
 
-class MongoQueue(BlockingSteering):
+class MongoQueue(BlockingSteering, BlockingPausing):
     """A queue in a MongoDB collection.
 
     Several queues, told apart by `name`, may share a collection. Safe to use from many threads.

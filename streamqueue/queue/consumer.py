@@ -18,6 +18,7 @@ from ..store.given_up import GivenUp
 from ..store.lines import log_expired, log_reaped
 from ..stream.verdict import READ_ERRORS, classify, is_final, passes, within
 from .lines import facts
+from .present_settings import PresentSettings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -67,6 +68,7 @@ class Consumer:
         self._doorbell = doorbell
         self._options = options
         self._queues = [options.name]
+        self._settings = PresentSettings(store, doorbell, options.name)
         self._passed_time = -math.inf
         self._unplaced = False  # jobs without a priority are left
         self._some_expired = False  # of those that the last claim took
@@ -76,10 +78,15 @@ class Consumer:
         self._waiting = LoggedOutage(logger, "wait", "Looking for jobs")
 
     def claim(self, limit: int) -> Flow[list[JobRecord]]:
-        """Claim up to `limit` ready jobs, the most urgent first; return none if there is none."""
+        """Claim up to `limit` ready jobs, the most urgent first; return none if there is none, or
+        the queue is paused."""
         if self._options.keep is not None:
             yield self._store.require_index("keep", "a queue with keep=")
         yield self._store.untake_again()
+        if (yield from self._settings.paused()):
+            while (yield from self._pass_time()):  # nobody else may be left to do so
+                pass
+            return []
         timeout = self._options.timeout
         passing = monotonic() - self._passed_time > PROMOTE_EVERY
         if passing:
@@ -212,6 +219,8 @@ class Consumer:
                     with within(left):
                         if look:
                             due_in = yield self._store.seconds_to_next(self._queues)
+                            if self._settings.known_as_paused:  # what is stuck is not tried again
+                                due_in = max(due_in, PROMOTE_EVERY)
                             due_at = monotonic() + min(due_in, LONGEST_SLEEP)
                         expired = yield from self._expired_elsewhere()
                     if expired:
@@ -271,6 +280,20 @@ class Consumer:
             self._passing.failed(error, "Due jobs and expired leases are left for later: %s")
         else:
             self._passing.succeeded()
+
+    def change_settings(self, command: operations.Update) -> Flow[None]:
+        """Change the settings of the queue, for all processes."""
+        yield self._store.prepare()
+        try:
+            yield self._store.change_settings(command)
+        finally:
+            self._settings.changed()
+
+    def is_paused(self) -> Flow[bool]:
+        """Return whether the queue is paused."""
+        yield self._store.prepare()
+        paused: bool = yield self._store.is_paused(self._options.name)
+        return paused
 
     def repair(self) -> Flow[int]:
         """Return every stale lock of the queue; return how many there were."""

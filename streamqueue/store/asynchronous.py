@@ -28,8 +28,8 @@ from ..options import MAX_BATCH
 from ..protocol import foreign, operations
 from ..protocol.document import BARE_CODEC, CODEC
 from .answered import answered_within
-from .collection import UNAUTHORIZED, jobs_collection
-from .flows import changes, claims, head, setting_up, steps, timers
+from .collection import UNAUTHORIZED, jobs_collection, settings_of
+from .flows import changes, claims, head, setting_up, settings, steps, timers
 from .state import StoreState
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class AsyncStore(StoreState):
         self.jobs: AsyncCollection[Any] = jobs_collection(collection, AsyncCollection)
         self._raw = self.jobs.with_options(codec_options=foreign.RAW_CODEC)
         self._safe = self.jobs.with_options(read_concern=ReadConcern("majority"))
+        self._settings = settings_of(self.jobs)
         self._committed = self._raw.with_options(read_concern=ReadConcern("majority"))
         self._loop: object = None
         self._building = Lock()
@@ -93,6 +94,9 @@ class AsyncStore(StoreState):
     untake = _driven(claims.untake)
     untake_again = _driven(claims.untake_again)
     requeue = _driven(changes.requeue)
+    settings_of = _driven(settings.settings_of)
+    is_paused = _driven(settings.is_paused)
+    change_settings = _driven(settings.change_settings)
     promote = _driven(timers.promote)
     reap = _driven(timers.reap)
     seconds_to_next = _driven(timers.seconds_to_next)
@@ -236,6 +240,17 @@ class AsyncStore(StoreState):
         with nullcontext() if limit is None else pymongo.timeout(limit):
             return await self.jobs.database.client.admin.command("hello", codec_options=CODEC)
 
+    async def _read_settings(self, command: operations.Find) -> list[dict[str, Any]]:
+        with self.limit():
+            async with self._settings.find(
+                command.filter, command.projection, batch_size=MAX_BATCH
+            ) as cursor:
+                return await cursor.to_list()
+
+    async def _upsert(self, command: operations.Update, settings: bool) -> None:
+        with CancelScope(shield=True), self.limit():
+            await (self._settings if settings else self.jobs).update_one(*command, upsert=True)
+
     async def _update_and_get(
         self, command: operations.Update, limit: float
     ) -> dict[str, Any] | None:
@@ -336,6 +351,8 @@ _ANSWERS: dict[type, Callable[..., Awaitable[Any]]] = {
     steps.Read: AsyncStore.find,
     steps.Command: AsyncStore._command,
     steps.Hello: AsyncStore._hello,
+    steps.ReadSettings: AsyncStore._read_settings,
+    steps.Upsert: AsyncStore._upsert,
     steps.UpdateMany: AsyncStore._update_many,
     steps.DeleteMany: AsyncStore.delete_within,
     steps.UpdateAndGet: AsyncStore._update_and_get,

@@ -16,8 +16,8 @@ from ..durations import milliseconds
 from ..options import MAX_BATCH
 from ..protocol import foreign, operations
 from ..protocol.document import CODEC
-from .collection import jobs_collection
-from .flows import changes, claims, head, setting_up, steps, timers
+from .collection import jobs_collection, settings_of
+from .flows import changes, claims, head, setting_up, settings, steps, timers
 from .state import StoreState
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Store(StoreState):
         self.jobs: Collection[Any] = jobs_collection(collection, Collection)
         self._raw = self.jobs.with_options(codec_options=foreign.RAW_CODEC)
         self._safe = self.jobs.with_options(read_concern=ReadConcern("majority"))
+        self._settings = settings_of(self.jobs)
         self._building = threading.RLock()  # a signal handler may put, too
 
     prepare = _driven(setting_up.prepare)
@@ -63,6 +64,9 @@ class Store(StoreState):
     untake = _driven(claims.untake)
     untake_again = _driven(claims.untake_again)
     requeue = _driven(changes.requeue)
+    settings_of = _driven(settings.settings_of)
+    is_paused = _driven(settings.is_paused)
+    change_settings = _driven(settings.change_settings)
     promote = _driven(timers.promote)
     reap = _driven(timers.reap)
     seconds_to_next = _driven(timers.seconds_to_next)
@@ -128,6 +132,15 @@ class Store(StoreState):
         with nullcontext() if limit is None else pymongo.timeout(limit):
             return self.jobs.database.client.admin.command("hello", codec_options=CODEC)
 
+    def _read_settings(self, command: operations.Find) -> list[dict[str, Any]]:
+        with self._settings.find(
+            command.filter, command.projection, batch_size=MAX_BATCH
+        ) as cursor:
+            return list(cursor)
+
+    def _upsert(self, command: operations.Update, settings: bool) -> None:
+        (self._settings if settings else self.jobs).update_one(*command, upsert=True)
+
     def _update_and_get(self, command: operations.Update, limit: float) -> dict[str, Any] | None:
         # (Under ``pymongo.timeout(0)`` the driver would try a write like this one again for ever.)
         document: dict[str, Any] | None = self.jobs.find_one_and_update(
@@ -191,6 +204,8 @@ _ANSWERS: dict[type, Callable[..., Any]] = {
     steps.Read: Store.find,
     steps.Command: Store._command,
     steps.Hello: Store._hello,
+    steps.ReadSettings: Store._read_settings,
+    steps.Upsert: Store._upsert,
     steps.UpdateMany: Store.update_within,
     steps.DeleteMany: Store.delete_within,
     steps.UpdateAndGet: Store._update_and_get,

@@ -103,6 +103,20 @@ def consumers_of(jobs: AsyncCollection[Any]) -> AsyncCollection[Any]:
     )
 
 
+def settings_of(jobs: AnyCollection) -> AnyCollection:
+    """Return the settings of the queues, which are kept beside the jobs.
+
+    Read by majority: what a primary has that is about to be replaced is nobody's decision.
+    """
+    return jobs.database.get_collection(
+        f"{jobs.name}.settings",
+        codec_options=BARE_CODEC,  # anybody may have written it
+        read_preference=ReadPreference.PRIMARY,
+        write_concern=WriteConcern("majority", wtimeout=WRITE_TIMEOUT_MS),
+        read_concern=ReadConcern("majority"),
+    )
+
+
 def check_hello(hello: Mapping[str, Any]) -> None:
     """Raise ReplicaSetRequired unless this reply to ``hello`` is from a replica set or mongos."""
     if hello.get("setName") or hello.get("msg") == "isdbgrid":

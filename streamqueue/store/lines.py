@@ -110,3 +110,13 @@ def log_claims_left(count: int, error: Exception) -> None:
         failure_name(error),
         extra={"event": "claim_left", "count": count, **failure_facts(error)},
     )
+
+
+def log_settings_refused(collection: str) -> None:
+    """Log that nobody can be obeyed who pauses a queue."""
+    logger.warning(
+        "No right to read %s: queues that are paused are worked on all the same; give the user "
+        "find on it (deploy/mongodb has the roles)",
+        collection,
+        extra={"event": "settings_refused", "reason": collection},
+    )

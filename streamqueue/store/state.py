@@ -37,6 +37,7 @@ class StoreState:
         write_limit: how long the server may work on a write for many.
         buried: told of jobs that are buried unseen, by the reason, and how many.
         late: whether the last claim took longer than its lease, and its jobs were given back.
+        settings_refused: the user may not read the settings of queues, and was told so.
         any_id: ids may be of any kind; for a shell, which looks nothing up by them.
     """
 
@@ -58,6 +59,7 @@ class StoreState:
         self.write_limit = WriteLimit()
         self.buried: Callable[[foreign.BuryReason, int], None] = lambda _reason, _count: None
         self.late = False
+        self.settings_refused = False
         self.any_id = False
 
     def check_place(self) -> None:

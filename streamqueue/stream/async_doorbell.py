@@ -7,6 +7,7 @@ read of it is cancelled, and a scope that cancels again leaks the server's curso
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -29,6 +30,7 @@ from .verdict import (
     buffered,
     classify,
     client_settings,
+    is_bell,
     log_broken,
     log_reopened,
     passes,
@@ -58,6 +60,9 @@ class AsyncDoorbell:
         pace: when to listen, or look, again after a failure.
         broken: whether the stream could not be read or opened; that is logged.
         refused: whether the first stream could not be opened for a reason that does not pass.
+        bells: another number each time that the settings of a queue may have been changed: the bell
+            among the jobs has rung, or may have, while no stream was open.
+        heard_at: :func:`monotonic` time at which the stream last gave a sign of life.
     """
 
     def __init__(
@@ -75,6 +80,8 @@ class AsyncDoorbell:
         self._outage = Outage()
         self.pace = Pace()
         self.broken = self.refused = False
+        self.bells = 0
+        self.heard_at = -math.inf
         self.closings = 0
         self._shut_at = 0  # what `closings` was when the stream was last shut
 
@@ -181,6 +188,7 @@ class AsyncDoorbell:
             self._note_broken(classify(error), error)
             raise
         self._was_open = True
+        self.bells += 1  # it may have rung before
         self.broken = self.refused = False
         self.pace.opened()
         log_reopened(logger, self._outage.succeeded())
@@ -193,9 +201,10 @@ class AsyncDoorbell:
         try:
             set_max_await(stream, longest)
             with pymongo.timeout(longest + WAIT_MARGIN):
-                event = await stream.try_next()
-                while event is not None and buffered(stream):
-                    await stream.try_next()
+                event = last = await stream.try_next()
+                while last is not None:
+                    self.bells += is_bell(last)
+                    last = await stream.try_next() if buffered(stream) else None
         except READ_ERRORS as error:
             verdict = classify(error)
             self._note_broken(verdict, error)
@@ -205,6 +214,7 @@ class AsyncDoorbell:
             raise
         else:
             if stream.alive:
+                self.heard_at = monotonic()
                 log_reopened(logger, self._outage.succeeded())
                 return event is not None
             verdict = INVALIDATED

@@ -13,6 +13,7 @@ behind each other, so the count is noticed even when nobody could be woken.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from .verdict import (
     buffered,
     classify,
     client_settings,
+    is_bell,
     log_broken,
     log_reopened,
     passes,
@@ -66,6 +68,9 @@ class Doorbell:
         pace: when to listen, or look, again after a failure.
         broken: whether the stream could not be read or opened; that is logged.
         refused: whether the first stream could not be opened for a reason that does not pass.
+        bells: another number each time that the settings of a queue may have been changed: the bell
+            among the jobs has rung, or may have, while no stream was open.
+        heard_at: :func:`monotonic` time at which the stream last gave a sign of life.
     """
 
     def __init__(
@@ -84,6 +89,8 @@ class Doorbell:
         self._outage = Outage()
         self.pace = Pace()
         self.broken = self.refused = False
+        self.bells = 0
+        self.heard_at = -math.inf
         self._count = itertools.count(1)  # threads that add 1 to the same number may count once
         self.closings = 0
         self._shut_at = 0  # what `closings` was when the stream was last shut
@@ -186,6 +193,7 @@ class Doorbell:
             self._note_broken(classify(error), error)
             raise
         self._was_open = True
+        self.bells += 1  # it may have rung before
         self.broken = self.refused = False
         self.pace.opened()
         log_reopened(logger, self._outage.succeeded())
@@ -198,9 +206,10 @@ class Doorbell:
         try:
             set_max_await(stream, longest)
             with pymongo.timeout(longest + WAIT_MARGIN):
-                event = stream.try_next()
-                while event is not None and buffered(stream):
-                    stream.try_next()
+                event = last = stream.try_next()
+                while last is not None:
+                    self.bells += is_bell(last)
+                    last = stream.try_next() if buffered(stream) else None
         except READ_ERRORS as error:
             verdict = classify(error)
             self._note_broken(verdict, error)
@@ -209,6 +218,7 @@ class Doorbell:
             raise
         else:
             if stream.alive:
+                self.heard_at = monotonic()
                 log_reopened(logger, self._outage.succeeded())
                 return event is not None
             verdict = INVALIDATED

@@ -28,6 +28,7 @@ from ..backoff import Backoff
 from ..clock import monotonic
 from ..failures import failure_facts, failure_name
 from ..protocol import operations
+from ..protocol.settings import BELL
 
 if TYPE_CHECKING:
     import logging
@@ -287,6 +288,7 @@ class Change(NamedTuple):
         expired: its lease was ended, or ends in a moment.
         asked: whoever runs it is to cancel it.
         expires_at: when it is too late to begin it, where the event says so.
+        bell: it is of no job, but of the bell: the settings of a queue may have been changed.
     """
 
     job: Mapping[str, Any] | None = None
@@ -296,10 +298,18 @@ class Change(NamedTuple):
     expired: bool = False
     asked: bool = False
     expires_at: datetime | None = None
+    bell: bool = False
+
+
+def is_bell(event: Mapping[str, Any]) -> bool:
+    """Whether an event says that the settings of a queue may have been changed."""
+    return bool((event.get("documentKey") or {}).get("_id") == BELL)
 
 
 def change_of(event: Mapping[str, Any]) -> Change:
     """Return what an event says that ``operations.stream_pipeline`` has let through."""
+    if is_bell(event):
+        return Change(bell=True)
     update = event.get("updateDescription") or {}
     fields = job = event.get("fullDocument")
     if fields is None:

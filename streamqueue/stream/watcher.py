@@ -69,6 +69,8 @@ REST_AFTER = 0.5
 again is two commands, and a look at the documents."""
 REST_TICK = 0.25
 """Seconds between two looks at whether that is still so and the server is there."""
+BELL_TICK = 0.05
+"""Seconds between two looks at the settings of the queues meanwhile: a pause is to hold at once."""
 
 
 class Listener(Protocol):
@@ -101,6 +103,9 @@ class Listener(Protocol):
     def unheard(self) -> None:
         """No event has been read for a while: look for what no look of its own would find."""
 
+    def bell(self) -> None:
+        """The settings of a queue may have been changed, and no event was read that says so."""
+
 
 class Watcher:
     """Reads one change stream until stopped.
@@ -111,6 +116,9 @@ class Watcher:
         listener: who is told.
         max_await: seconds one read may stay silent.
         pipeline: what to ask the server for in place of what those queues need.
+
+    Attributes:
+        heard_at: :func:`monotonic` time of the stream's last sign of life.
     """
 
     def __init__(
@@ -134,6 +142,7 @@ class Watcher:
         self._token: Mapping[str, Any] | None = None
         self._tries = Pace()
         self._signs = self._pings = 0
+        self.heard_at = -math.inf
         self._outage = Outage()
         self._was_open = False
 
@@ -225,6 +234,7 @@ class Watcher:
                 self._token = stream.resume_token
                 log_reopened(logger, self._outage.succeeded())
                 self._signs += 1
+                self.heard_at = monotonic()
                 self._metrics.last_event.set(time.time())
                 await anyio.lowlevel.checkpoint_if_cancelled()
             return False
@@ -243,8 +253,7 @@ class Watcher:
         every change of every job: 6.6 % of its time while no-op jobs were drained (6.0.5).
         """
         while self._listener.looks_often and not self._stopped.is_set():
-            with anyio.move_on_after(REST_TICK):
-                await self._listener.until_unloaded()
+            if await self._unloaded_within(REST_TICK):
                 return
             try:
                 with CancelScope(shield=True), pymongo.timeout(WAIT_MARGIN):
@@ -255,6 +264,15 @@ class Watcher:
             self._metrics.last_event.set(time.time())
             self._pings += 1
             self._listener.unheard()
+
+    async def _unloaded_within(self, seconds: float) -> bool:
+        until = monotonic() + seconds
+        while (left := until - monotonic()) > 0:
+            with anyio.move_on_after(min(left, BELL_TICK)):
+                await self._listener.until_unloaded()
+                return True
+            self._listener.bell()
+        return False
 
     async def _pace(self, stream: AsyncChangeStream[Any]) -> None:
         """Read only now and then while the listener is loaded.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..clock import monotonic
 from ..protocol.document import PLACE_CODEC
-from .lanes import Lanes
+from .lanes import Lanes, WhileOpen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bson.codec_options import CodecOptions
 
     from ..store.asynchronous import AsyncStore
+    from ..store.present_settings import PresentSettings
     from .lanes import HasRoom
     from .partition import Partition
     from .source import Source
@@ -54,15 +55,17 @@ Job = Mapping[str, Any]
 
 
 class Backlog:
-    """A chunk of the waiting jobs of these queues.
+    """A chunk of the waiting jobs of some queues.
 
     Args:
+        settings: says which queues those are.
         source: is asked for what waits first, and told of lost claims; None reads the documents.
         shares: queues of which only so many jobs may be taken; of all others, any.
         dispatched: returns the ids of jobs that a chunk must not have: a process was given them.
         codec: decode what is read with this.
 
     Attributes:
+        settings, partition: as given.
         lanes: what waits in the queues that have shares; none of it is in the chunk.
         deep: whether more was waiting than the last chunk held.
         left: whether the last chunk left jobs to those whose turn they are.
@@ -73,7 +76,7 @@ class Backlog:
     def __init__(
         self,
         store: AsyncStore,
-        queues: Sequence[str],
+        settings: PresentSettings,
         partition: Partition,
         *,
         source: Source | None = None,
@@ -85,9 +88,11 @@ class Backlog:
         self._dispatched = dispatched
         self._codec = codec
         self._store = store
-        self.lanes = Lanes(shares or {})
-        self._queues = [queue for queue in queues if self.lanes.get(queue) is None]
-        self._partition = partition
+        self.settings = settings
+        self.partition = partition
+        self.lanes = Lanes(
+            {queue: WhileOpen(share, queue, settings) for queue, share in (shares or {}).items()}
+        )
         self._chunk: deque[Job] = deque()
         self._read_at = -math.inf
         self._read_before_at = -math.inf
@@ -165,13 +170,25 @@ class Backlog:
         self.drop()
         return True
 
+    def open_queues(self) -> list[str]:
+        """Return the queues whose jobs could be taken now."""
+        closed = {queue for queue, lane in self.lanes.items() if lane.room < 1}
+        return [queue for queue in self.settings.open_queues() if queue not in closed]
+
     async def read(self, wanted: int) -> None:
-        """Read the next chunk, for claims of so many jobs, and the lanes that should be read."""
+        """Read the next chunk, for claims of so many jobs, and the lanes that should be read; of
+        the queues that are not paused."""
+        queues = self.settings.open_queues()
+        if not queues:
+            self.deep = self.left = False
+            return
         if await self._asked(wanted):
             return
         self.left = False
-        if self._queues:
-            await self._read_chunk(wanted)
+        if self.lanes:
+            queues = [queue for queue in queues if self.lanes.get(queue) is None]
+        if queues:
+            await self._read_chunk(queues, wanted)
         if self.lanes:
             await self._read_lanes()
         self._note_read()
@@ -195,7 +212,7 @@ class Backlog:
         self._note_read()
         return True
 
-    async def _read_chunk(self, wanted: int) -> None:
+    async def _read_chunk(self, queues: Sequence[str], wanted: int) -> None:
         sharers = self._sharers()
         if sharers > 1:
             limit = min(MAX_SHARED_CHUNK, max(CHUNK, sharers * wanted))
@@ -203,7 +220,7 @@ class Backlog:
             limit = MAX_CHUNK
         else:
             limit = min(MAX_CHUNK, max(CHUNK, CHUNK_PER_SLOT * wanted))
-        read, self.deep, self.left = await self._read_head(self._queues, limit)
+        read, self.deep, self.left = await self._read_head(queues, limit)
         self._chunk.extend(read)
 
     async def _read_lanes(self) -> None:
@@ -221,7 +238,7 @@ class Backlog:
 
     def _sharers(self) -> int:
         """Return how many claim from the same head, as far as that matters now."""
-        return self._partition.count() if self._contended() else 1
+        return self.partition.count() if self._contended() else 1
 
     async def _read_head(self, queues: Sequence[str], limit: int) -> tuple[list[Job], bool, bool]:
         """Return the first jobs of these queues that are for us, whether there may be more behind
@@ -248,7 +265,7 @@ class Backlog:
         """Return the jobs whose turn is ours, in claim order, plus every job more urgent than the
         least urgent of them, whosever turn that is: its consumer may be busy. And whether there are
         others."""
-        own, others = self._partition.divide(jobs)
+        own, others = self.partition.divide(jobs)
         if self.stealing:
             random.shuffle(others)
             return sorted(own + others, key=priority_of, reverse=True), False

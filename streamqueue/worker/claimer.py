@@ -17,32 +17,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from bson import Binary
-from bson.binary import UUID_SUBTYPE
 from bson.errors import BSONError
 from pymongo.errors import PyMongoError
 
 from .. import plain
 from ..clock import monotonic
 from ..outage import LoggedOutage
-from ..protocol.document import UUID_BYTES
-from ..protocol.foreign import is_ordinary, is_unplaced
-from .backlog import Backlog, priority_of
+from ..protocol.foreign import is_ordinary, is_unplaced, with_plain_id
+from .backlog import priority_of
 from .handler import keep_of, limit_of
 from .intake import AFTER_FAILURE, Intake
 from .partition import MOST_TRUST
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from bson import ObjectId
 
     from ..metrics.series import ClaimTrigger, Metrics
     from ..options import WorkerOptions
     from ..store.asynchronous import AsyncStore
+    from .backlog import Backlog
     from .delivery import Delivery
     from .handler import RegisteredHandler
-    from .partition import Partition
     from .slots import Slots
     from .source import Source
 
@@ -61,7 +58,8 @@ class Claimer:
     """Claims jobs into free slots.
 
     Args:
-        source: where to ask for what waits, while somebody hands it out.
+        backlog: what waits.
+        source: where to ask for it, while somebody hands it out.
         delivery: takes what was claimed.
     """
 
@@ -70,7 +68,7 @@ class Claimer:
         store: AsyncStore,
         handlers: Mapping[str, RegisteredHandler],
         slots: Slots,
-        partition: Partition,
+        backlog: Backlog,
         source: Source,
         delivery: Delivery,
         options: WorkerOptions,
@@ -78,9 +76,9 @@ class Claimer:
     ) -> None:
         self._store = store
         self._handlers = handlers
-        self._queues = list(handlers)
         self._slots = slots
-        self._partition = partition
+        self._settings = backlog.settings
+        self._partition = backlog.partition
         self._source = source
         self._delivery = delivery
         self._consumer = str(options.consumer_id)
@@ -89,16 +87,12 @@ class Claimer:
         self._keep_of = keep_of(handlers)
         self._metrics = metrics
         self._batch = metrics.worker.claim_batch
-        shares = {
-            queue: registered.share
-            for queue, registered in handlers.items()
-            if registered.share is not None
-        }
-        self._backlog = Backlog(store, self._queues, partition, source=source, shares=shares)
-        self._lanes = self._backlog.lanes
-        self._intake = Intake(store, partition, self._backlog)
-        for share in shares.values():
-            share.on_room(self._intake.wake)
+        self._backlog = backlog
+        self._lanes = backlog.lanes
+        self._intake = Intake(store, backlog.partition, backlog)
+        for registered in handlers.values():
+            if registered.share is not None:
+                registered.share.on_room(self._intake.wake)
         self._stopping = self._under_way = False
         self.stopped = anyio.Event()
         # What is known to be claimable. Only `run` claims; events and timers only add.
@@ -134,9 +128,7 @@ class Claimer:
 
     def open_queues(self) -> list[str]:
         """Return the queues whose jobs would be claimed at once, with a slot free."""
-        lanes = self._lanes
-        closed = {queue for queue, lane in lanes.items() if lane.room < 1} if lanes else ()
-        return [queue for queue in self._queues if queue not in closed]
+        return self._backlog.open_queues()
 
     @property
     def leisure(self) -> float:
@@ -170,19 +162,27 @@ class Claimer:
         self._backlog.drop()  # something more urgent may have
         self.scan(adopt=True)
 
+    def settings_read(self, paused: Collection[str], resumed: Collection[str]) -> None:
+        """Go on as the settings say: some queues are paused by now, and some no more."""
+        if paused or resumed:
+            self._forget_announced()
+            self._backlog.drop()
+            self.scan("stream", adopt=bool(resumed))
+        self._intake.wake()  # it may wait for just this
+
     def unheard(self) -> None:
         """See to jobs without a place in the order at the next look: their events are not read."""
         self._adopt = True
 
     def announce(self, job: Mapping[str, Any], *, inserted: bool) -> None:
         """Note a ready job as its change event carried it."""
-        job_id = job["_id"]
         if not is_ordinary(job):
             self.scan("stream", adopt=True)
             return
-        if type(job_id) is Binary and job_id.subtype == UUID_SUBTYPE and len(job_id) == UUID_BYTES:
-            job_id = job_id.as_uuid()  # as it is in what a claim returns
-            job = {**job, "_id": job_id}
+        if job["queue"] in self._settings.paused:
+            return  # it is looked for when the queue goes on
+        job = with_plain_id(job)  # as it is in what a claim returns
+        job_id = job["_id"]
         if inserted and job_id in self._delivery.recent:
             # It was found by a look, and claimed, before its event came; or it has ended since, and
             # was inserted again. A look tells.
@@ -233,17 +233,20 @@ class Claimer:
                         self._forget_announced()
                         self._report(0)
                     await self._slots.wait_for_change()
-                elif self._knows:
+                elif not self._knows:
+                    self._intake.unloaded()
+                    self._slots.idle()
+                    self._report(free)
+                    await self._wait()
+                elif not self._settings.sure:
+                    self._settings.want()
+                    await self._intake.until_woken()
+                else:
                     self._under_way = True  # a claim that is late: its jobs look as if unknown
                     await self._claim(wanted)
                     self._under_way = False
                     if self._lanes and not self.loaded:  # lanes have no say in that
                         self._intake.unloaded()
-                else:
-                    self._intake.unloaded()
-                    self._slots.idle()
-                    self._report(free)
-                    await self._wait()
         finally:
             self._intake.unloaded()
             self.stopped.set()
@@ -358,10 +361,12 @@ class Claimer:
         if self._adopt and not self._source.dispatched:
             self._adopt = False
             await self._store.prepare()
-            self._adopt = await self._store.adopt(self._queues) or self._adopt
+            self._adopt = await self._store.adopt(self._settings.open_queues()) or self._adopt
 
     async def _take(self, trigger: ClaimTrigger, jobs: Sequence[Mapping[str, Any]]) -> None:
-        """Claim jobs, and run them as they are then."""
+        """Claim jobs, and run them as they are then; but for those of queues that are paused."""
+        if self._settings.paused and not (jobs := self._settings.of_open_queues(jobs)):
+            return
         self._batch.observe(len(jobs))
         sent = monotonic()
         with self._metrics.timed("claim"):
@@ -378,7 +383,7 @@ class Claimer:
 
     def _note_lost(self, trigger: ClaimTrigger, wanted: int, won: int) -> None:
         # The queue of a lost job is not known; with several queues the first one stands for it.
-        metrics = self._handlers[self._queues[0]].metrics
+        metrics = next(iter(self._handlers.values())).metrics
         metrics.claims[trigger, "lost"].inc(wanted - won)
         self._partition.look()
         if self._backlog.claimed(wanted, won):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..metrics.series import ClaimTrigger, Metrics
     from ..protocol.foreign import BuryReason
     from ..store.asynchronous import AsyncStore
+    from ..store.present_settings import PresentSettings
     from .execution.attempt import Ender
     from .handler import RegisteredHandler
 
@@ -42,6 +43,7 @@ class Delivery:
     """Starts attempts at claimed jobs.
 
     Args:
+        settings: which queues are paused.
         ender: writes the ends of the attempts.
         start: runs an attempt; must not wait for it.
         expires: told of the time after which a job is not begun, of those that have one.
@@ -54,6 +56,7 @@ class Delivery:
         self,
         store: AsyncStore,
         handlers: Mapping[str, RegisteredHandler],
+        settings: PresentSettings,
         ender: Ender,
         start: Callable[[Attempt], None],
         expires: Callable[[datetime], None],
@@ -62,6 +65,7 @@ class Delivery:
     ) -> None:
         self._store = store
         self._handlers = handlers
+        self._settings = settings
         self._ender = ender
         self._start = start
         self._expires = expires
@@ -86,6 +90,9 @@ class Delivery:
                     damaged.append((_bare_record(document, "it has two queues"), "queue"))
                 else:
                     others.append(document)
+                continue
+            if queue in self._settings.paused:  # since the claim was sent
+                others.append(document)
                 continue
             registered = self._handlers[queue]
             won[queue] += 1

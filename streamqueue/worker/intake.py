@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from .backlog import Backlog
     from .partition import Partition
 
-LOADED_LEISURE = 0.25
-"""Seconds events may wait while a backlog is known: a more urgent one is noticed by then."""
+LOADED_LEISURE = 0.05
+"""Seconds events may wait while a backlog is known: by then it is noticed that a queue was paused,
+or that there is something more urgent."""
 
 AFTER_FAILURE = Backoff(initial=0.2, maximum=5, factor=2, jitter=0.5)
 """The pause after claims, or reads of what waits, that failed in a row."""

@@ -17,6 +17,8 @@ from ..protocol import operations
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from ..store.present_settings import PresentSettings
+
     Job = Mapping[str, Any]
 
 LEAST_CHUNK = 16
@@ -31,6 +33,18 @@ class HasRoom(Protocol):
     @property
     def room(self) -> int:
         """How many jobs of the queue could be taken now."""
+
+
+class WhileOpen:
+    """The same of a queue that may be paused, and has no room then."""
+
+    def __init__(self, share: HasRoom, queue: str, settings: PresentSettings) -> None:
+        self._share, self._queue, self._settings = share, queue, settings
+
+    @property
+    def room(self) -> int:
+        """How many jobs of the queue could be taken now."""
+        return 0 if self._queue in self._settings.paused else self._share.room
 
 
 class Lane:

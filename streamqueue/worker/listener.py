@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..metrics.series import Metrics
     from ..protocol.foreign import BuryReason
     from ..store.asynchronous import AsyncStore
+    from ..store.present_settings import PresentSettings
     from ..stream.verdict import Reason
     from .claimer import Claimer
     from .leases import Leases
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 
 class WorkerListener:
-    """Passes what a source says to the claimer, the timers, the reaper and who holds jobs.
+    """Passes what a source says to the claimer, the timers, the reaper, the present settings and
+    who holds jobs.
 
     The source is made with its listener, and some of the parts with the source: so the parts come
     by :meth:`connect`, before the source is run.
@@ -34,9 +36,15 @@ class WorkerListener:
     _expiries: Expiries
 
     def __init__(
-        self, store: AsyncStore, queues: Sequence[str], partition: Partition, metrics: Metrics
+        self,
+        store: AsyncStore,
+        queues: Sequence[str],
+        settings: PresentSettings,
+        partition: Partition,
+        metrics: Metrics,
     ) -> None:
         self._store = store
+        self._settings = settings
         self._queues = queues
         self._partition = partition
         self._metrics = metrics
@@ -59,6 +67,7 @@ class WorkerListener:
         if self._opened_before:
             self._store.recheck_indexes()  # a stream may break because its collection was dropped
         self._opened_before = True
+        self._settings.rang()
         self._claimer.opened()
         self._timers.look()
         self._reaper.look()
@@ -93,11 +102,17 @@ class WorkerListener:
         self._timers.look()
         self._expiries.look()
 
+    def bell(self) -> None:
+        """Read the settings of the queues."""
+        self._settings.rang()
+
     def event(self, event: Mapping[str, Any]) -> None:
         """Claim the job of an event, arm the timer for it, or have its lease returned."""
         change = change_of(event)
         if change.expires_at is not None:
             self._expiries.note(change.expires_at)
+        if change.bell:
+            self._settings.rang()
         if change.scheduled:
             self._timers.note(change.run_at)
         if change.ready:

@@ -22,7 +22,9 @@ from ..metrics.series import AttemptOutcome
 from ..protocol.document import BARE_CODEC
 from ..running import in_attempt
 from ..store.lines import log_expired
+from ..store.present_settings import PresentSettings
 from ..stream.watcher import Watcher
+from .backlog import Backlog
 from .claimer import Claimer
 from .completer import Completer
 from .delivery import Delivery
@@ -40,7 +42,7 @@ from .slots import Share, Slots
 from .source import SourceSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from anyio.abc import TaskStatus
 
@@ -96,7 +98,8 @@ class Run:
         drain_timeout = options.drain_timeout
         self._drain = Drain(self._leases, slots, execution, self._completer, drain_timeout)
         self._partition = Partition(store, consumer, queues, options.concurrency)
-        listener = WorkerListener(store, queues, self._partition, metrics)
+        self._settings = present = PresentSettings(store, queues)
+        listener = WorkerListener(store, queues, present, self._partition, metrics)
         watcher = partial(
             Watcher,
             # So that no event fails, which would break the stream for all others.
@@ -112,15 +115,21 @@ class Run:
         )
         self._queues, self._keep_of = queues, keep_of(self._handlers)
         self._expiries = Expiries(store, queues, self._end_expired)
+        own_shares = {
+            queue: registered.share
+            for queue, registered in self._handlers.items()
+            if registered.share is not None
+        }
         self._claimer = Claimer(
             store,
             self._handlers,
             slots,
-            self._partition,
+            Backlog(store, present, self._partition, source=self._source, shares=own_shares),
             self._source,
             Delivery(
                 store,
                 self._handlers,
+                present,
                 self._completer,
                 execution.start,
                 self._expiries.note,
@@ -138,16 +147,17 @@ class Run:
             self._partition,
             metrics,
         )
+        present.connect(self._source, self._settings_read)
         listener.connect(self._claimer, self._timers, self._reaper, self._leases, self._expiries)
         self._sweep: Sweep | None = None
         if options.sweep_interval is not None:
             self._sweep = Sweep(
                 store,
                 self._handlers,
+                present,
                 self._claimer,
                 self._timers,
-                options.sweep_interval,
-                max_await,
+                options,
                 metrics,
                 self._source,
             )
@@ -240,6 +250,7 @@ class Run:
                 await parts.start(part, self._source.run)
                 await self._partition.join()
                 parts.start_soon(part, self._partition.run)
+                parts.start_soon(part, self._settings.run)
                 parts.start_soon(part, self._leases.run)
                 parts.start_soon(part, self._completer.run)
                 parts.start_soon(part, self._store.keep_untaking)
@@ -278,6 +289,18 @@ class Run:
                     # (A part that failed has cancelled the others.)
                     await self._drain.close(runners, failed=parts.cancel_scope.cancel_called)
             parts.cancel_scope.cancel()
+
+    async def _settings_read(self, paused: Collection[str], resumed: Collection[str]) -> None:
+        for queues, what, event in (
+            (paused, "Queue %s is paused: claiming none of its jobs", "queue_paused"),
+            (resumed, "Queue %s is not paused any more", "queue_resumed"),
+        ):
+            for queue in sorted(queues):
+                facts = {"event": event, "consumer": self._consumer, "queue": queue}
+                logger.info(what, queue, extra=facts)
+        self._claimer.settings_read(paused, resumed)
+        if paused:
+            await self._execution.give_back_unbegun_of(paused)
 
     async def _stop(self, hurry: anyio.Event) -> None:
         self._stopping_at = began = monotonic()

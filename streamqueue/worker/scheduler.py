@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from bson import Timestamp
 
     from ..metrics.series import Metrics, Operation
+    from ..options import WorkerOptions
     from ..store.asynchronous import AsyncStore
+    from ..store.present_settings import PresentSettings
     from .claimer import Claimer
     from .handler import RegisteredHandler
     from .source import Source
@@ -199,21 +201,22 @@ class Sweep:
         self,
         store: AsyncStore,
         handlers: Mapping[str, RegisteredHandler],
+        settings: PresentSettings,
         claimer: Claimer,
         timers: Look,
-        interval: float,
-        max_await: float,
+        options: WorkerOptions,
         metrics: Metrics,
         source: Source,
     ) -> None:
         # An idle stream says that there is nothing every `max_await`.
-        self._confirm_after = max(CONFIRM_AFTER, (SIGNS + 0.5) * max_await)
+        self._confirm_after = max(CONFIRM_AFTER, (SIGNS + 0.5) * options.max_await)
         self._source = source
         self._store = store
         self._handlers = handlers
+        self._settings = settings
         self._claimer = claimer
         self._timers = timers
-        self._interval = interval
+        self._interval = options.sweep_interval or 0.0
         self._metrics = metrics
         self._outage = LoggedOutage(logger, "sweep", "The safety sweep")
 
@@ -222,6 +225,7 @@ class Sweep:
         while True:
             await sleep_until(monotonic() + self._interval * random.uniform(0.5, 1.5))
             self._timers.look()  # it may have failed to announce what falls due as well
+            self._settings.rang()  # nor rings the bell if who changed them died in between
             try:
                 await self.run_once()
             except READ_ERRORS as error:
@@ -272,8 +276,8 @@ class Sweep:
 
     async def _waiting(self) -> dict[Any, str]:
         """Return the ids of the ready jobs, with their queues."""
-        if self._store.unclaimable.full:
-            return {}  # there are others of them, which look like any job
+        if self._store.unclaimable.full or not self._claimer.open_queues():
+            return {}  # there are others of them, which look like any job; or all are paused
         with self._metrics.timed("scan"):
             return self._sift(await self._store.find(self._command()))
 

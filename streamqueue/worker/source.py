@@ -47,12 +47,16 @@ class Source(Protocol):
 
     Attributes:
         signs: how many signs of life the stream has given, as of a :class:`Watcher`.
+        heard_at: :func:`monotonic` time of its last sign of life.
         dispatched: whether the source hands out what waits, and sees to what is refused; then
             :meth:`ask` is the way to what waits.
     """
 
     @property
     def signs(self) -> int: ...
+
+    @property
+    def heard_at(self) -> float: ...
 
     @property
     def dispatched(self) -> bool: ...
@@ -125,6 +129,11 @@ class OwnStream:
     def signs(self) -> int:
         """How many signs of life the stream has given."""
         return self._watcher.signs
+
+    @property
+    def heard_at(self) -> float:
+        """When the stream last gave a sign of life."""
+        return self._watcher.heard_at
 
     def stop(self) -> None:
         """Make :meth:`run` return after the read under way."""

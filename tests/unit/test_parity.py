@@ -9,12 +9,14 @@ import pytest
 
 import streamqueue
 from streamqueue import AsyncJob, AsyncMongoQueue, Job, MongoQueue
+from streamqueue.queue.pausing import AsyncPausing, BlockingPausing
 from streamqueue.queue.steering import AsyncSteering, BlockingSteering
 
 TWO_SHELLS: list[tuple[type, type]] = [
     (MongoQueue, AsyncMongoQueue),
     (Job, AsyncJob),
     (BlockingSteering, AsyncSteering),
+    (BlockingPausing, AsyncPausing),
 ]
 PAIRS = [pytest.param(*pair, id=pair[0].__name__) for pair in TWO_SHELLS]
 NOT_AWAITED = {"__init__"}

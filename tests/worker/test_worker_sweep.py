@@ -17,7 +17,9 @@ from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue
 from streamqueue.metrics.series import Metrics
+from streamqueue.options import WorkerOptions
 from streamqueue.store.asynchronous import AsyncStore
+from streamqueue.store.present_settings import PresentSettings
 from streamqueue.worker import scheduler
 from streamqueue.worker.scheduler import Sweep
 from tests.waiting import wait_until_async
@@ -146,7 +148,9 @@ async def sweep(uri: str, jobs: Collection[Any], claimer: Idle) -> AsyncIterator
     async with AsyncMongoClient(uri, appname="sweep") as client:
         store = AsyncStore(client[jobs.database.name][jobs.name])
         part: Any = claimer
-        yield Sweep(store, handlers, part, part, 30, 0.01, metrics, part)
+        settings = PresentSettings(store, ["default"])
+        options = WorkerOptions(max_await=0.05)
+        yield Sweep(store, handlers, settings, part, part, options, metrics, part)
 
 
 async def during(sweep: Sweep, client: MongoClient[Any], change: Any) -> int:

@@ -38,5 +38,6 @@ from .expressions import *  # noqa: F403
 from .indexes import *  # noqa: F403
 from .queues import *  # noqa: F403
 from .replies import *  # noqa: F403
+from .settings import *  # noqa: F403
 from .timers import *  # noqa: F403
 from .waiting import *  # noqa: F403

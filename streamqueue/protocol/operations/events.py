@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..settings import BELL
 from .expressions import one_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def stream_pipeline(queues: Sequence[str]) -> Pipeline:
     brought near its end, and word that a running job is to be cancelled; whoever wrote it, as an
     update or a replacement. (An update written as a pipeline surfaces as ``replace`` where that is
     shorter.) What consumers write all the time does not pass: claims, renewals, and ends of
-    attempts that leave nothing to claim.
+    attempts that leave nothing to claim. The bell does, which says that somebody has changed the
+    settings of a queue.
 
     A plain update does not say whose job it was, nor, if it leaves the state alone, in which state
     it is; it is let through for any. ``_id`` must stay, or the stream cannot be resumed (error
@@ -49,11 +51,14 @@ def stream_pipeline(queues: Sequence[str]) -> Pipeline:
         f"{_UPDATED}.queue": {"$in": [None, *queues]},
         f"{_UPDATED}.state": {"$in": [None, *_CLAIMABLE]},
     }
+    # The first ring of a collection's bell, or one that is written as a whole; others are updates
+    # of a document that says neither its queue nor its state.
+    bell = {"operationType": {"$in": ["insert", "replace"]}, "fullDocument._id": BELL}
     return [
         # The server applies this to its oplog, before it makes events of it. What is left are
         # claimable jobs, renewals and edits by hand; to find out which in here as well would cost
         # half as much again for every write to any job (6.0.5).
-        {"$match": {"$or": [whole, part]}},
+        {"$match": {"$or": [whole, part, bell]}},
         {
             "$project": {
                 "operationType": 1,
@@ -109,6 +114,7 @@ _MAKES_WORK: Document = {
         *(_updated(field) for field in ("queue", "priority", "seq", "run_at", ASKED_AT)),
         {"$and": [_updated("locked_until"), _ends_soon(f"${_UPDATED}.locked_until")]},
         {"$ne": [{"$setIntersection": [{"$ifNull": [f"${_REMOVED}", []]}, _UNSET]}, []]},
+        {"$eq": ["$documentKey._id", BELL]},
     ]
 }
 

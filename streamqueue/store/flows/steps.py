@@ -45,6 +45,23 @@ class Hello(NamedTuple):
     limit: float | None
 
 
+class ReadSettings(NamedTuple):
+    """Read the settings of queues, by majority; the answer is all of their documents."""
+
+    command: Find
+
+
+class Upsert(NamedTuple):
+    """Update one document, or make it; by majority.
+
+    Attributes:
+        settings: among the settings of queues, and not among the jobs.
+    """
+
+    command: Update
+    settings: bool
+
+
 class UpdateMany(NamedTuple):
     """Update the documents of a filter within the server's `limit`, in seconds; the answer is how
     many matched, and how many were changed."""

@@ -36,6 +36,8 @@ from .time_limits import TimeLimits
 from .unbegun import Unbegun
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from anyio.abc import TaskGroup
 
     from ...health.health import Health
@@ -123,6 +125,10 @@ class Execution:
     async def give_back_unbegun(self) -> int:
         """Release the claimed jobs whose handlers have not been called; return how many."""
         return await self._unbegun.give_back()
+
+    async def give_back_unbegun_of(self, queues: Collection[str]) -> int:
+        """Release those of some queues; return how many."""
+        return await self._unbegun.give_back_of(queues)
 
     def close(self) -> None:
         """Let the threads end, and the task that watches the event loop."""

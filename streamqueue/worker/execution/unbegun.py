@@ -18,7 +18,7 @@ from ...store.given_up import GivenUp
 from .tasks import call_soon
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
     from contextvars import Context
 
     from ...store.asynchronous import AsyncStore
@@ -102,15 +102,27 @@ class Unbegun:
     async def give_back_overdue(self) -> None:
         """Release those that have waited too long for a slot, with all that came after them."""
         if self._waiting and monotonic() - self._waiting[0].claimed_at >= MOST_SECONDS:
-            await self._give_back(kept=max(0, self._slots.startable))
+            # But for the first ones, which wait for the event loop alone.
+            await self._give_back(self._from(max(0, self._slots.startable)))
 
     async def give_back(self) -> int:
         """Release all of them; return how many that were."""
-        return await self._give_back(kept=0)
+        return await self._give_back(self._from(0))
 
-    async def _give_back(self, kept: int) -> int:
-        """Release all but the first ones: they wait for the event loop alone."""
-        attempts = [self._waiting.pop() for _ in range(len(self._waiting) - kept)]
+    async def give_back_of(self, queues: Collection[str]) -> int:
+        """Release those of some queues; return how many that were."""
+        ours = [attempt for attempt in self._waiting if attempt.record.queue in queues]
+        if ours:
+            self._waiting = deque(
+                attempt for attempt in self._waiting if attempt.record.queue not in queues
+            )
+        return await self._give_back(ours)
+
+    def _from(self, place: int) -> list[Attempt]:
+        """Take those out that come in this place or later."""
+        return [self._waiting.pop() for _ in range(len(self._waiting) - place)]
+
+    async def _give_back(self, attempts: Sequence[Attempt]) -> int:
         if not attempts:
             return 0
         self._slots.given_back(len(attempts))

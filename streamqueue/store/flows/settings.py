@@ -1,0 +1,72 @@
+"""The settings of queues: read for whoever claims, and changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pymongo.errors import DuplicateKeyError, OperationFailure
+
+from ...errors import ConfigurationError
+from ...failures import failure_name
+from ...protocol import operations
+from ...protocol.settings import BELL, QueueSettings
+from ..collection import UNAUTHORIZED
+from ..lines import log_settings_refused
+from .steps import ReadSettings, Upsert
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..state import StoreState
+    from .steps import Flow
+
+
+def settings_of(store: StoreState, queues: Sequence[str]) -> Flow[dict[str, QueueSettings] | None]:
+    """Return the settings of those of the queues that have any; None if the user may not know.
+
+    Such a user is told so, once, and goes on: to stop would be the end of all work wherever
+    consumers were upgraded before their roles.
+    """
+    try:
+        found = yield ReadSettings(operations.settings_of(queues))
+    except OperationFailure as error:
+        if error.code != UNAUTHORIZED:
+            raise
+        if not store.settings_refused:
+            store.settings_refused = True
+            log_settings_refused(f"{store.jobs.name}.settings")
+        return None
+    return {document["_id"]: QueueSettings.from_document(document) for document in found}
+
+
+def is_paused(store: StoreState, queue: str) -> Flow[bool]:
+    """Return whether a queue is paused.
+
+    Raises:
+        OperationFailure: the user may not know, or other trouble of the server.
+    """
+    found = yield ReadSettings(operations.settings_of([queue]))
+    return any(QueueSettings.from_document(document).paused for document in found)
+
+
+def change_settings(store: StoreState, command: operations.Update) -> Flow[None]:
+    """Change the settings of a queue, and ring the bell.
+
+    Raises:
+        ConfigurationError: the settings are changed, and nobody can be told, because the collection
+            refuses the bell, as under a validator of an earlier version.
+    """
+    yield Upsert(command, settings=True)
+    try:
+        try:
+            yield Upsert(operations.ring(), settings=False)
+        except DuplicateKeyError:  # of two first rings at the same moment one may fail
+            yield Upsert(operations.ring(), settings=False)
+    except OperationFailure as error:
+        if not operations.is_refusal(error):
+            raise
+        raise ConfigurationError(
+            f"the settings are changed, but {store.jobs.full_name} refuses the document {BELL!r}, "
+            f"by which consumers learn of that ({failure_name(error)}): install the validator of "
+            "this version with `streamqueue init --validator`, and try again"
+        ) from error

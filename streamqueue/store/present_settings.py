@@ -1,0 +1,132 @@
+"""The settings of a worker's queues as they are now, for all of its parts.
+
+They are read when the stream says that they were changed, whenever it was opened, and once before
+the first claim. Nobody claims while it is not sure how things stand (``store.known_settings``): a
+stream that has been silent for two seconds may have missed a change.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+
+from .. import plain
+from ..backoff import Backoff
+from ..clock import monotonic
+from ..outage import LoggedOutage
+from ..stream.verdict import READ_ERRORS
+from .known_settings import KnownSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+    from .asynchronous import AsyncStore
+
+logger = plain.logger("streamqueue.settings")
+
+AGAIN = Backoff(initial=0.2, maximum=2, factor=2, jitter=0.5)
+"""The pause after readings that failed in a row."""
+
+
+class Hears(Protocol):
+    """What brings the bell: a stream, or somebody who reads one.
+
+    Attributes:
+        heard_at: :func:`monotonic` time of its last sign of life.
+    """
+
+    @property
+    def heard_at(self) -> float: ...
+
+
+class PresentSettings:
+    """What is stored of these queues for all processes.
+
+    Attributes:
+        paused: those that nobody may claim from.
+    """
+
+    def __init__(self, store: AsyncStore, queues: Sequence[str]) -> None:
+        self._store = store
+        self._queues = list(queues)
+        self._known = KnownSettings(queues)
+        self._wanted = anyio.Event()
+        self._wanted.set()  # the first reading waits for nobody
+        self._under_way = False
+        self._reading = LoggedOutage(logger, "settings", "Reading the settings of the queues")
+        self.paused: frozenset[str] = frozenset()
+
+    def connect(
+        self, source: Hears, changed: Callable[[frozenset[str], frozenset[str]], Awaitable[None]]
+    ) -> None:
+        """Say what brings the bell, and who is told; before :meth:`run`.
+
+        Args:
+            changed: called after every reading, with the queues that are paused since then and
+                those that are so no more.
+        """
+        self._source, self._changed = source, changed
+
+    @property
+    def sure(self) -> bool:
+        """Whether jobs may be claimed: it is known how the queues are set."""
+        return monotonic() <= self._known.sure_until(self._source.heard_at)
+
+    def open_queues(self) -> list[str]:
+        """Return those that jobs may be claimed from, in their order."""
+        if not self.paused:
+            return self._queues
+        return [queue for queue in self._queues if queue not in self.paused]
+
+    def of_open_queues(self, jobs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Return those of the jobs that may be claimed."""
+        return [job for job in jobs if job["queue"] not in self.paused]
+
+    def rang(self) -> None:
+        """Read anew: the bell has rung, or may have."""
+        self._known.rang()
+        self._wanted.set()
+
+    def want(self) -> None:
+        """Read, unless a reading is under way: it is not sure any more how things stand."""
+        if not self._under_way:
+            self._wanted.set()
+
+    async def run(self, *, always: bool = False) -> None:
+        """Read whenever it is wanted, for ever.
+
+        Args:
+            always: also when nobody wants to claim and it is not sure any more.
+        """
+        failures = 0
+        while True:
+            self._under_way = False
+            await self._until_wanted(always)
+            self._under_way, self._wanted = True, anyio.Event()
+            asked = self._known.asking()
+            try:
+                settings = await self._store.settings_of(self._queues)
+            except READ_ERRORS as error:
+                self._reading.failed(error, "The settings of the queues could not be read: %s")
+                failures += 1
+                with anyio.move_on_after(AGAIN.delay(failures)):
+                    await self._wanted.wait()  # the stream is open again
+                self._wanted.set()
+                continue
+            failures = 0
+            self._reading.succeeded()
+            self._known.answered(asked, settings)
+            before, self.paused = self.paused, self._known.paused
+            await self._changed(self.paused - before, before - self.paused)
+
+    async def _until_wanted(self, always: bool) -> None:
+        while not self._wanted.is_set():
+            left = math.inf
+            if always:
+                left = self._known.sure_until(self._source.heard_at) - monotonic()
+                if left <= 0:
+                    return
+            with anyio.move_on_after(left):
+                await self._wanted.wait()
