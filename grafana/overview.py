@@ -21,6 +21,7 @@ from series import (
     OLDEST,
     OLDEST_RUNNING,
     OVERDUE,
+    PAUSED,
     SHOWN,
     SLOTS,
     WAIT,
@@ -140,7 +141,15 @@ def flow() -> list[Json]:
                 "completed {{queue}}": rate(COMPLETED, by="queue"),
             },
             "ops",
-            w=12,
+            w=6,
+        ),
+        state_timeline(
+            "Paused queues",
+            "A queue that somebody has paused takes jobs in and gives none out, until "
+            "`streamqueue resume`. What ran when it was paused goes on to its end.",
+            {"{{queue}}": PAUSED},
+            {0: ("open", "green"), 1: ("paused", "orange")},
+            w=6,
         ),
         timeseries(
             "Jobs by state",

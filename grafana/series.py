@@ -22,6 +22,7 @@ OLDEST_RUNNING = state("streamqueue_queue_oldest_running_age_seconds{@queue}")
 OVERDUE = state("streamqueue_queue_overdue_jobs{@queue}")
 EXPIRED = state("streamqueue_queue_expired_leases{@queue}")
 CONSUMERS = state("streamqueue_queue_consumers{@queue}")
+PAUSED = state("streamqueue_paused{@queue}")
 SLOTS = state("streamqueue_queue_slots{@queue}")
 AGE_OF_COUNTS = since("max(streamqueue_state_last_success_timestamp_seconds{@job})")
 

@@ -1,4 +1,4 @@
-"""``streamqueue put``, ``stats`` and ``reap``: jobs into a queue, counted, and given back."""
+"""``streamqueue put``, ``stats``, ``pause``, ``resume``, ``reap``: a queue and its jobs, from outside."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
+from pymongo.errors import OperationFailure
 
 from ..errors import ConfigurationError
 from ..options import QueueOptions
 from ..store.blocking import Store
+from ..store.collection import UNAUTHORIZED
 from .command import Options, command, option
 from .connection import open_database, open_queue
 from .given import read_payloads
@@ -19,6 +21,8 @@ from .tables import show
 
 if TYPE_CHECKING:
     from bson import ObjectId
+
+    from ..queue.blocking import MongoQueue
 
 PUT_BATCH = 1000
 
@@ -72,10 +76,45 @@ def put(options: Options) -> None:
 
 @command(*WHERE, QUEUE, JSON, example="streamqueue stats --queue emails")
 def stats(options: Options) -> None:
-    """Count the jobs of the queue."""
+    """Count the jobs of the queue, and say whether it is paused."""
     with open_queue(options) as queue:
-        stats = queue.stats()
-    show(options, stats, (f"{name:<10} {count:>10,}" for name, count in stats.items()))
+        stats: dict[str, int | bool] = {**queue.stats()}
+        lines = [f"{name:<10} {count:>10,}" for name, count in stats.items()]
+        paused = _is_paused(queue)
+    if paused is not None:
+        stats["paused"] = paused
+    if paused:
+        lines.append(f"{'paused':<10} {'yes':>10}")
+    show(options, stats, lines)
+
+
+def _is_paused(queue: MongoQueue) -> bool | None:
+    """Return whether a queue is paused; None if this user may not know."""
+    try:
+        return queue.is_paused()
+    except OperationFailure as error:
+        if error.code != UNAUTHORIZED:
+            raise
+        return None
+
+
+@command(*WHERE, QUEUE, JSON, example="streamqueue pause --queue emails")
+def pause(options: Options) -> None:
+    """Let nobody claim a job of the queue, in any process, until it is resumed.
+
+    What runs goes on to its end; jobs can be put, and wait.
+    """
+    with open_queue(options) as queue:
+        queue.pause()
+    show(options, {"queue": queue.name, "paused": True}, [f"queue {queue.name} is paused"])
+
+
+@command(*WHERE, QUEUE, JSON, example="streamqueue resume --queue emails")
+def resume(options: Options) -> None:
+    """Let a paused queue go on, in all processes."""
+    with open_queue(options) as queue:
+        queue.resume()
+    show(options, {"queue": queue.name, "paused": False}, [f"queue {queue.name} is not paused"])
 
 
 @command(*WHERE, JSON, example="streamqueue reap")

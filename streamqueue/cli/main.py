@@ -34,6 +34,8 @@ HOMES = {
     "exporter": "services",
     "put": "jobs",
     "stats": "jobs",
+    "pause": "jobs",
+    "resume": "jobs",
     "consumers": "monitor",
     "top": "monitor",
     "reap": "jobs",

@@ -99,6 +99,7 @@ def _queues(now: Pulse) -> Iterator[str]:
         f"{'OLDEST':>6} {'IN/S':>8} {'OUT/S':>8}"
     )
     queues = sorted(now.census.queues.values(), key=lambda queue: -queue.ready - queue.running)
+    paused = [queue.name for queue in queues if queue.paused]
     for queue in queues[:MOST_QUEUES]:
         flow = now.flows.get(queue.name)
         came, went = (None, None) if flow is None else (flow.came, flow.went)
@@ -111,6 +112,8 @@ def _queues(now: Pulse) -> Iterator[str]:
         yield f"and {len(queues) - MOST_QUEUES} more queues"
     if not queues:
         yield "no queues yet"
+    if paused:
+        yield f"PAUSED: {', '.join(paused)}"
 
 
 def _consumers(now: Pulse) -> Iterator[str]:

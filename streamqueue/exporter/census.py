@@ -20,7 +20,7 @@ from ..clock import monotonic
 from ..names import INVALID, is_name, label_of
 from ..protocol import operations
 from ..protocol.document import BARE_CODEC, State
-from ..store.collection import UNAUTHORIZED, consumers_of, oplog_of
+from ..store.collection import UNAUTHORIZED, consumers_of, oplog_of, settings_of
 from . import queries
 from .discovery import MOST_FOREIGN, Walk
 from .roll import Roll
@@ -66,6 +66,7 @@ class QueueCensus:
             slots in each.
         overdue: scheduled jobs that nobody has made ready, 10 seconds after their time or more, or
             without a time.
+        paused: nobody claims its jobs, because somebody has said so.
     """
 
     name: str
@@ -79,6 +80,7 @@ class QueueCensus:
     consumers: int = 0
     slots: int = 0
     overdue: int = 0
+    paused: bool = False
 
     def jobs(self) -> dict[str, int]:
         """Return how many jobs there are in each state."""
@@ -125,9 +127,11 @@ class Census:
     """How all queues of a collection stand.
 
     Attributes:
-        queues: those with jobs that are not done, or with a consumer, by name. All documents whose
-            queue is no valid name are in one, ``(invalid)``, which is there when there are any.
+        queues: those with jobs that are not done, or with a consumer, or paused, by name. All
+            documents whose queue is no valid name are in one, ``(invalid)``, which is there when
+            there are any.
         consumers: by name; None when the list may not be read.
+        knows_paused: whether it may be read which queues are paused.
         oplog_window: seconds from the oldest entry of the oplog to the newest, which is how long a
             change stream may be away and still resume; None when ``local`` may not be read.
         left_out: how many other queues there are at the least, which were not counted.
@@ -137,6 +141,7 @@ class Census:
     consumers: dict[str, ConsumerCensus] | None = None
     oplog_window: float | None = None
     left_out: int = 0
+    knows_paused: bool = True
 
     def queue(self, name: str) -> QueueCensus:
         """Return that queue's part, made empty if there is none yet."""
@@ -164,7 +169,13 @@ class Surveyor:
         self._jobs = store.jobs.with_options(codec_options=BARE_CODEC)
         self._consumers = consumers_of(store.jobs)
         self._oplog = oplog_of(store.jobs)
+        self._settings = settings_of(store.jobs)
         self._refused: set[str] = set()
+        self._left_out_without = {
+            self._consumers.name: "consumers are",
+            self._oplog.name: "the window of the oplog is",
+            self._settings.name: "which queues are paused is",
+        }
         self._roll = Roll()
         self._walks = [Walk(store, state) for state in queries.QUEUE_FIRST]
         self._tells_left_out = True
@@ -180,7 +191,8 @@ class Surveyor:
             census = Census()
             await self._count_consumers(census)
             served = set(census.queues)
-            known = served | self._roll.shown
+            await self._note_paused(census)
+            known = set(census.queues) | self._roll.shown
             for place, walk in enumerate(self._walks):
                 left = until - monotonic()
                 await walk.go_on(known, monotonic() + left / (len(self._walks) - place))
@@ -198,8 +210,11 @@ class Surveyor:
 
     def _settle(self, census: Census, chosen: list[str], served: Set[str]) -> None:
         """Keep only the queues that are shown, in order, and remember them."""
+        queues = census.queues
         alive = {
-            name for name in chosen if name in served or any(census.queues[name].jobs().values())
+            name
+            for name in chosen
+            if name in served or queues[name].paused or any(queues[name].jobs().values())
         }
         self._roll.counted(alive, set(chosen) - alive)
         census.left_out = self._roll.left_out
@@ -287,6 +302,13 @@ class Surveyor:
                 queue.consumers += 1
                 queue.slots += consumer.slots or 0
 
+    async def _note_paused(self, census: Census) -> None:
+        rows = await self._find_if_allowed(self._settings, operations.paused_queues(MAX_QUEUES))
+        census.knows_paused = rows is not None
+        for row in rows or ():
+            if is_name(row["_id"]):
+                census.queue(row["_id"]).paused = True
+
     async def _measure_oplog(self) -> float | None:
         times = []
         for direction in (1, -1):
@@ -314,7 +336,7 @@ class Surveyor:
             logger.info(
                 "No right to read %s: %s left out",
                 collection.full_name,
-                "the window of the oplog is" if collection is self._oplog else "consumers are",
+                self._left_out_without[collection.name],
                 extra={"event": "census_refused", "reason": collection.full_name},
             )
             return None

@@ -127,6 +127,11 @@ def _families(census: Census) -> Iterable[Metric]:
         "Running jobs whose lease has ended and that nobody has returned yet.",
         labels=("queue",),
     )
+    paused = GaugeMetricFamily(
+        "streamqueue_paused",
+        "1 while a queue is paused, so that nobody claims its jobs, else 0.",
+        labels=("queue",),
+    )
     consumers = GaugeMetricFamily(
         "streamqueue_queue_consumers", "Live workers of a queue.", labels=("queue",)
     )
@@ -144,6 +149,7 @@ def _families(census: Census) -> Iterable[Metric]:
         running.add_metric((queue.name,), queue.oldest_running_age)
         overdue.add_metric((queue.name,), queue.overdue)
         expired.add_metric((queue.name,), queue.expired_leases)
+        paused.add_metric((queue.name,), queue.paused)
         consumers.add_metric((queue.name,), queue.consumers)
         slots.add_metric((queue.name,), queue.slots)
     yield from (jobs, oldest, running, overdue, expired)
@@ -157,6 +163,8 @@ def _families(census: Census) -> Iterable[Metric]:
         "Queues that are not counted, because there are too many; there may be more.",
         value=census.left_out,
     )
+    if census.knows_paused:
+        yield paused
     if census.consumers is not None:
         yield from (consumers, slots)
     if census.oplog_window is not None:
