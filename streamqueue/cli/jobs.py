@@ -1,4 +1,4 @@
-"""``streamqueue put``, ``stats``, ``pause``, ``resume``, ``reap``: a queue and its jobs, from outside."""
+"""``streamqueue put``, ``stats``, ``pause``, ``resume`` and ``reap``: a queue, from outside."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ from tests.ops.secured import ROLES, SecuredServer, actions, role, without
 from tests.waiting import wait_until, wait_until_async
 
 JOBS, CONSUMERS, OPLOG = "jobs", "jobs.consumers", "oplog.rs"
+SETTINGS = "jobs.settings"
 KINDS = ["plain", "retried", "discarded", "delayed", "stale", "foreign"]
 UNAUTHORIZED = 13
 
@@ -52,20 +53,33 @@ CONSUMER = {
     (CONSUMERS, "insert"): "without regard for other consumers",
     (CONSUMERS, "update"): "without regard for other consumers",
     (CONSUMERS, "remove"): "stays on the list",
+    (SETTINGS, "find"): "queues that are paused are worked on all the same",
+}
+OPERATOR = {
+    (JOBS, "insert"): "pause",
+    (JOBS, "update"): "pause",
+    (SETTINGS, "insert"): "pause",
+    (SETTINGS, "update"): "pause",
+    (SETTINGS, "find"): "is_paused",
 }
 EXPORTER = {
     (JOBS, "find"): "the counts",
     (CONSUMERS, "find"): "the consumers",
+    (SETTINGS, "find"): "what is paused",
 }
 OPLOG_WINDOW = {(OPLOG, "find"): "the oplog window"}
 SHIPPED = [
-    f"streamqueue{kind}" for kind in ("Producer", "Consumer", "Setup", "Exporter", "OplogWindow")
+    f"streamqueue{kind}"
+    for kind in ("Producer", "Consumer", "Operator", "Setup", "Exporter", "OplogWindow")
 ]
-USERS = [f"streamqueue-{kind}" for kind in ("producer", "consumer", "setup", "exporter")]
+USERS = [
+    f"streamqueue-{kind}" for kind in ("producer", "consumer", "operator", "setup", "exporter")
+]
 BY_ROLE = {
     "producer": PRODUCER,
     "setup": SETUP,
     "consumer": CONSUMER,
+    "operator": OPERATOR,
     "exporter": EXPORTER,
     "oplog-window": OPLOG_WINDOW,
 }
@@ -112,12 +126,12 @@ def test_the_script_creates_the_roles_and_brings_them_up_to_date(
     first, second, asked = create(), create(), create(OPLOG_WINDOW="yes")
 
     reply = server.client.admin.command("rolesInfo", "streamqueueConsumer", showPrivileges=True)
-    assert (first, second) == (["created"] * 4, ["updated"] * 4)
-    assert asked == ["updated"] * 4 + ["created"]
+    assert (first, second) == (["created"] * 5, ["updated"] * 5)
+    assert asked == ["updated"] * 5 + ["created"]
     assert {
         (privilege["resource"]["db"], privilege["resource"]["collection"])
         for privilege in reply["roles"][0]["privileges"]
-    } == {(database, "tasks"), (database, "tasks.consumers")}
+    } == {(database, "tasks"), (database, "tasks.consumers"), (database, "tasks.settings")}
 
 
 @pytest.fixture
@@ -474,12 +488,71 @@ def test_the_consumer_role_is_enough_to_see_to_dead_and_stale_jobs(
     assert [job["state"] for job in look.jobs.find()] == ["ready", "ready"]
 
 
+def test_a_worker_that_may_not_read_the_settings_works_on_paused_queues_and_says_so_once(
+    server: SecuredServer, database: str, look: Database[Any], producer: MongoQueue, spawn: Spawn
+) -> None:
+    MongoQueue(look.jobs).pause()
+    worker = spawn(server.user(database, without(role("consumer", database), SETTINGS, "find")))
+
+    for _ in range(2):
+        producer.put({"kind": "plain"})
+
+    wait_until(lambda: worker.handled == ["plain 1"] * 2, "the jobs are handled")
+    assert worker.log.count(CONSUMER[SETTINGS, "find"]) == 1
+
+
+def test_a_worker_with_the_consumer_role_obeys_a_pause(
+    server: SecuredServer, database: str, look: Database[Any], producer: MongoQueue, spawn: Spawn
+) -> None:
+    queue = MongoQueue(look.jobs)
+    queue.pause()
+    worker = spawn(server.user(database, role("consumer", database)))
+    wait_until(lambda: "is paused" in worker.log, "it knows")
+
+    producer.put({"kind": "plain"})
+    queue.resume()
+
+    wait_until(lambda: worker.handled == ["plain 1"], "the job is handled")
+    assert CONSUMER[SETTINGS, "find"] not in worker.log
+
+
+# operator
+
+
+def test_an_operator_pauses_and_resumes(
+    server: SecuredServer, database: str, look: Database[Any], run: Run
+) -> None:
+    uri = server.user(database, role("operator", database))
+
+    states = []
+    for command in ("pause", "pause", "resume"):
+        result = run(command, uri=uri)
+        assert (result.returncode, result.stderr) == (0, ""), command
+        states.append(MongoQueue(look.jobs).is_paused())
+
+    assert states == [True, True, False]
+
+
+@pytest.mark.parametrize("missing", OPERATOR, ids=str)
+def test_an_operator_without_a_right_is_refused(
+    server: SecuredServer, database: str, missing: tuple[str, str]
+) -> None:
+    uri = server.user(database, without(role("operator", database), *missing))
+
+    with (
+        MongoClient[dict[str, Any]](uri) as client,
+        pytest.raises(OperationFailure, match="not authorized"),
+    ):
+        getattr(MongoQueue(client[database].jobs), OPERATOR[missing])()
+
+
 # exporter
 
 
 SHOWN = {
     (JOBS, "find"): "streamqueue_queue_jobs",
     (CONSUMERS, "find"): "streamqueue_queue_consumers",
+    (SETTINGS, "find"): "streamqueue_paused",
     (OPLOG, "find"): "streamqueue_oplog_window_seconds",
 }
 """A series that each action is for."""
@@ -577,10 +650,10 @@ def test_top_shows_rates_to_who_may_open_a_change_stream(
 
 
 @pytest.mark.usefixtures("something_to_count")
+@pytest.mark.parametrize("missing", [(CONSUMERS, "find"), (SETTINGS, "find")], ids=str)
 async def test_an_exporter_without_a_right_leaves_out_what_that_is_for_and_nothing_else(
-    server: SecuredServer, database: str
+    server: SecuredServer, database: str, missing: tuple[str, str]
 ) -> None:
-    missing = (CONSUMERS, "find")
     shipped = without(role("exporter", database), *missing)
     uri = server.user(database, shipped, role("oplog-window", database))
 
@@ -625,6 +698,12 @@ def test_an_exporter_that_may_not_read_the_jobs_says_so_and_ends(
         ("producer", lambda jobs: jobs.delete_one({})),
         ("consumer", lambda jobs: jobs.insert_one({})),
         ("consumer", lambda jobs: jobs.drop()),
+        ("consumer", lambda jobs: MongoQueue(jobs).pause()),
+        ("producer", lambda jobs: MongoQueue(jobs).pause()),
+        ("producer", lambda jobs: MongoQueue(jobs).is_paused()),
+        ("exporter", lambda jobs: MongoQueue(jobs).resume()),
+        ("operator", lambda jobs: jobs.find_one()),
+        ("operator", lambda jobs: jobs.delete_one({})),
         ("consumer", lambda jobs: jobs.database.other.find_one()),
         ("exporter", lambda jobs: jobs.update_one({}, {"$set": {"state": "dead"}})),
         ("exporter", lambda jobs: jobs.database.other.find_one()),
