@@ -62,6 +62,8 @@ EVENTS = {
     "job_expired": "a claimed job was too late to begin, as `put(expires=)` said",
     "jobs_expired": "jobs that waited were too late to begin, and ended",
     "job_stays_dead": "a dead job was not requeued, because a live one has its key",
+    "queue_paused": "it claims no job of the queue, and has given back what it had not begun",
+    "queue_resumed": "it claims its jobs again",
     # its surroundings
     "stream_opened": "the change stream is open for the first time",
     "stream_broken": "the change stream broke or ended: the first time in a row",
@@ -71,6 +73,7 @@ EVENTS = {
     "operation_failing": "the server or the way there fails an operation: the first time in a row",
     "operation_recovered": "that operation works again",
     "consumers_refused": "no right to write the list of consumers: claims are not shared out",
+    "settings_refused": "no right to read which queues are paused: they are worked on",
     "indexes_failed": "the indexes could not be created for now; they are tried again later",
     "indexes_created": "the collection was new, or this version wants more indexes",
     "indexes_refused": "no right to create indexes; a warning if some are missing, else at DEBUG",

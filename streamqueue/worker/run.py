@@ -291,13 +291,18 @@ class Run:
             parts.cancel_scope.cancel()
 
     async def _settings_read(self, paused: Collection[str], resumed: Collection[str]) -> None:
-        for queues, what, event in (
-            (paused, "Queue %s is paused: claiming none of its jobs", "queue_paused"),
-            (resumed, "Queue %s is not paused any more", "queue_resumed"),
-        ):
-            for queue in sorted(queues):
-                facts = {"event": event, "consumer": self._consumer, "queue": queue}
-                logger.info(what, queue, extra=facts)
+        for queue in sorted(paused):
+            logger.info(
+                "Queue %s is paused: claiming none of its jobs",
+                queue,
+                extra={"event": "queue_paused", "consumer": self._consumer, "queue": queue},
+            )
+        for queue in sorted(resumed):
+            logger.info(
+                "Queue %s is not paused any more",
+                queue,
+                extra={"event": "queue_resumed", "consumer": self._consumer, "queue": queue},
+            )
         self._claimer.settings_read(paused, resumed)
         if paused:
             await self._execution.give_back_unbegun_of(paused)

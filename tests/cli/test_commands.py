@@ -76,7 +76,7 @@ def says_one_sentence(result: subprocess.CompletedProcess[str]) -> bool:
     [
         [],
         *([name] for name in ("demo", "server", "init", "worker", "put", "stats", "reap", "dead")),
-        *([name] for name in ("requeue", "reschedule", "cancel")),
+        *([name] for name in ("requeue", "reschedule", "cancel", "pause", "resume")),
         *([name] for name in ("bench", "exporter", "consumers")),
         *(["dead", action] for action in ("list", "requeue", "purge")),
     ],
@@ -268,6 +268,29 @@ def test_stats_are_the_same_for_people_and_for_scripts(run: Run, jobs: Collectio
 
     assert ["available", "2"] in [line.split() for line in plain.stdout.splitlines()]
     assert json.loads(scripted.stdout)["available"] == 2
+
+
+def test_a_queue_is_paused_and_resumed(run: Run, jobs: Collection[Any]) -> None:
+    queue = MongoQueue(jobs, name="emails")
+
+    paused, again = run("pause", "--queue", "emails"), run("pause", "--queue", "emails", "--json")
+    was_paused = queue.is_paused()
+    resumed = run("resume", "--queue", "emails", "--json")
+
+    assert paused.stdout == "queue emails is paused\n"
+    assert json.loads(again.stdout) == {"queue": "emails", "paused": True}
+    assert json.loads(resumed.stdout) == {"queue": "emails", "paused": False}
+    assert (was_paused, queue.is_paused()) == (True, False)
+
+
+def test_stats_say_that_a_queue_is_paused(run: Run, jobs: Collection[Any]) -> None:
+    MongoQueue(jobs).pause()
+
+    plain, scripted, other = run("stats"), run("stats", "--json"), run("stats", "--queue", "other")
+
+    assert ["paused", "yes"] in [line.split() for line in plain.stdout.splitlines()]
+    assert json.loads(scripted.stdout)["paused"] is True
+    assert "paused" not in other.stdout
 
 
 def test_dead_jobs_are_listed_requeued_and_purged(run: Run, jobs: Collection[Any]) -> None:

@@ -89,6 +89,26 @@ def test_a_failure_that_cannot_be_decoded_is_shown_as_well_as_it_can_be(
     assert [failure["job_id"] for failure in json.loads(said)["failures"]] == [str(identity)]
 
 
+def test_paused_queues_are_named(top: Spawn, queue: MongoQueue) -> None:
+    queue.put({})
+    queue.pause()
+
+    said = top("--once", "--interval", "0.2").communicate(timeout=30)[0]
+
+    assert "PAUSED: emails" in said.splitlines()
+
+
+def test_the_bell_is_no_job_that_came(top: Spawn, queue: MongoQueue, jobs: Collection[Any]) -> None:
+    jobs.insert_one({"queue": "no name", "state": "ready", "payload": {}})
+    process = top("--json", "--interval", "0.5")
+    next_pulse(process)
+
+    queue.pause()
+    pulses = [next_pulse(process) for _ in range(3)]
+
+    assert [pulse["flows"]["(invalid)"]["came"] for pulse in pulses] == [0, 0, 0]
+
+
 def test_rates_come_from_the_stream(top: Spawn, queue: MongoQueue) -> None:
     queue.put({})
     process = top("--json", "--interval", "0.5")

@@ -334,6 +334,45 @@ async def test_a_damaged_entry_of_the_list_does_not_stop_the_census(
 # the oplog
 
 
+# settings
+
+
+async def test_a_paused_queue_is_told_apart_until_it_is_resumed(
+    surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue
+) -> None:
+    queue.put({})
+    MongoQueue(jobs, name="reports").put({})
+    queue.pause()
+
+    paused = {name: one.paused for name, one in (await surveyor.take()).queues.items()}
+    queue.resume()
+    resumed = {name: one.paused for name, one in (await surveyor.take()).queues.items()}
+
+    assert paused == {"emails": True, "reports": False}
+    assert resumed == {"emails": False, "reports": False}
+
+
+async def test_a_paused_queue_is_shown_though_it_has_neither_jobs_nor_consumers(
+    surveyor: Surveyor, queue: MongoQueue
+) -> None:
+    queue.pause()
+
+    counted = await surveyor.take()
+
+    assert [one.name for one in counted.queues.values() if one.paused] == ["emails"]
+    assert counted.foreign == 0
+
+
+@pytest.mark.parametrize("name", [5, "", "no name", "x" * 65, {"a": 1}], ids=repr)
+async def test_settings_of_what_is_no_queue_do_not_stop_the_census(
+    surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue, name: Any
+) -> None:
+    queue.put({})
+    jobs.database[f"{jobs.name}.settings"].insert_one({"_id": name, "paused": True})
+
+    assert list((await surveyor.take()).queues) == ["emails"]
+
+
 async def test_the_window_of_the_oplog_is_measured(surveyor: Surveyor) -> None:
     counted = await surveyor.take()
 

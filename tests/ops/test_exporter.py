@@ -106,6 +106,7 @@ async def test_the_state_of_a_queue_is_shown(
         assert shown("queue_jobs", queue="emails", state="dead") == 0
         assert shown("queue_consumers", queue="emails") == 0
         assert shown("queue_slots", queue="emails") == 0
+        assert shown("paused", queue="emails") == 0
         assert shown("queue_expired_leases", queue="emails") == 0
         assert 0 < (shown("queue_oldest_running_age_seconds", queue="emails") or 0) < 600
         assert shown("queue_overdue_jobs", queue="emails") == 0

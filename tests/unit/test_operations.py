@@ -22,6 +22,7 @@ from pymongo.errors import (
 from streamqueue.protocol import operations
 from streamqueue.protocol.document import CLAIM_ORDER, MAX_ERRORS, State
 from streamqueue.protocol.operations import Find, Update
+from streamqueue.protocol.settings import BELL
 
 ID, OTHER = ObjectId(), ObjectId()
 TOKEN, OTHER_TOKEN = b"token", b"other token"
@@ -81,6 +82,10 @@ COMMANDS: dict[str, Callable[[], object]] = {
     "stats": lambda: operations.stats(QUEUE, "jobs"),
     "stream": lambda: operations.stream_pipeline([QUEUE]),
     "of queue": lambda: operations.of_queue(QUEUE, "dead"),
+    "settings": lambda: operations.settings_of([QUEUE]),
+    "pause": lambda: operations.pause(QUEUE),
+    "resume": lambda: operations.resume(QUEUE),
+    "ring": operations.ring,
 }
 
 
@@ -443,10 +448,11 @@ def test_what_the_server_applies_to_its_oplog_compares_fields_with_constants_alo
 def test_an_event_passes_only_for_our_queues_or_if_it_does_not_say() -> None:
     [match, _, _] = operations.stream_pipeline(["a", "b"])
 
-    whole, partial = match["$match"]["$or"]
+    whole, partial, bell = match["$match"]["$or"]
     assert whole["fullDocument.queue"] == {"$in": ["a", "b"]}
     assert partial["operationType"] == "update"
     assert partial["updateDescription.updatedFields.queue"] == {"$in": [None, "a", "b"]}
+    assert bell["fullDocument._id"] == BELL
 
 
 # Errors of groups.
