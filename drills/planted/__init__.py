@@ -8,6 +8,7 @@ from drills.planted import (
     keeping,
     limits,
     order,
+    pausing,
     refused,
     steering,
     streams,
@@ -31,4 +32,5 @@ FAULTS: tuple[PlantedFault, ...] = (
     *order.FAULTS,
     *steering.FAULTS,
     *keeping.FAULTS,
+    *pausing.FAULTS,
 )

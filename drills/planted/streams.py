@@ -16,7 +16,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_wait.py::test_a_wait_ends_when_a_job_is_released[async]",
         Edit(
             "protocol.operations.events:stream_pipeline",
-            '{"$match": {"$or": [whole, part]}}',
+            '{"$match": {"$or": [whole, part, bell]}}',
             '{"$match": whole}',
         ),
         Edit(
@@ -109,8 +109,15 @@ FAULTS: tuple[PlantedFault, ...] = (
         Edit(
             "worker.run:Run._serve",
             "                await parts.start(part, self._source.run)\n",
+            "                parts.start_soon(part, self._settings.run)\n"
             "                parts.start_soon(part, self._claimer.run)\n"
             "                await parts.start(part, self._source.run)\n",
+        ),
+        Edit(
+            "worker.run:Run._serve",
+            "                parts.start_soon(part, self._settings.run)\n"
+            "                parts.start_soon(part, self._leases.run)\n",
+            "                parts.start_soon(part, self._leases.run)\n",
         ),
         Edit(
             "worker.run:Run._serve",

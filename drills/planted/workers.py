@@ -124,8 +124,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_ahead.py::test_one_for_which_a_slot_is_free_waits_for_the_event_loop_alone_and_is_kept",
         Edit(
             "worker.execution.unbegun:Unbegun.give_back_overdue",
-            "kept=max(0, self._slots.startable)",
-            "kept=0",
+            "self._from(max(0, self._slots.startable))",
+            "self._from(0)",
         ),
     ),
     PlantedFault(
@@ -331,8 +331,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{MEMBERS}::test_jobs_that_another_program_inserted_without_a_priority_are_run",
         Edit(
             "processes.dispatcher:Dispatcher._answer",
-            "self._adopt = await self._store.adopt(self._queues) or self._adopt",
-            "pass",
+            "await self._store.adopt(self._settings.open_queues()) or self._adopt",
+            "False",
         ),
     ),
     PlantedFault(

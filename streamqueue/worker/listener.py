@@ -67,8 +67,8 @@ class WorkerListener:
         if self._opened_before:
             self._store.recheck_indexes()  # a stream may break because its collection was dropped
         self._opened_before = True
-        self._settings.rang()
         self._claimer.opened()
+        self._settings.rang()
         self._timers.look()
         self._reaper.look()
         self._leases.look()

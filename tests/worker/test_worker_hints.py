@@ -100,6 +100,7 @@ async def test_a_job_with_an_odd_number_of_attempts_is_run_once(
         seen.append(job.attempts)
 
     worker = await start(handle)
+    await worker.until_idle()  # or its first look and the event may both find it
     jobs.insert_one(
         {"queue": "default", "state": "ready", "priority": 0, "payload": {}, "attempts": attempts}
     )

@@ -20,7 +20,7 @@ from pymongo.synchronous.collection import Collection
 from streamqueue import AsyncJob, AsyncMongoQueue
 from streamqueue.store import known_settings
 from streamqueue.stream import watcher
-from streamqueue.worker import backlog
+from streamqueue.worker import backlog, scheduler
 from streamqueue.worker.execution import unbegun
 from tests.waiting import wait_until_async
 from tests.worker.faults import CONNECTION_CUT, failing
@@ -51,7 +51,7 @@ class Starts:
         """Wait until none has begun for as long as a pause may take to hold."""
         await anyio.sleep(HELD_AFTER)
         before = len(self.at)
-        await anyio.sleep(0.3)
+        await anyio.sleep(0.1)
         assert len(self.at) == before, "jobs begin in a paused queue"
 
     def since(self, moment: float) -> list[float]:
@@ -195,12 +195,15 @@ async def test_a_claim_that_is_answered_after_the_pause_begins_nothing(
     starts = Starts()
     worker = await start(starts)
     await worker.until_idle()
-    slow = {"blockConnection": True, "blockTimeMS": 700}
+    worker.commands.forget()
+    slow = {"blockConnection": True, "blockTimeMS": 350}
 
     with failing(client, "findAndModify", app=worker.app, **slow) as claims:
         await queue.put({"n": 1})
         await wait_until_async(claims.hits, "it is being claimed")
         await queue.pause()
+        await wait_until_async(lambda: settings_reads(worker), "it has heard of the pause")
+    await wait_until_async(lambda: worker.commands.named("update", "delete"), "it has an end")
     await wait_until_async(
         lambda: jobs.count_documents({"state": "ready", "attempts": 0}), "it is given back"
     )
@@ -315,10 +318,14 @@ async def test_a_worker_whose_stream_is_cut_reads_the_settings_before_its_next_c
     assert len(starts.seen) == 1
 
 
-async def test_a_bell_that_never_rang_is_made_good_by_the_sweep(
-    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+async def test_a_bell_that_never_rang_is_made_good_by_the_sweep_which_misses_no_paused_job(
+    start: WorkerStarter,
+    queue: AsyncMongoQueue,
+    jobs: Collection[Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As when whoever paused the queue died in between."""
+    monkeypatch.setattr(scheduler, "CONFIRM_AFTER", 0.1)
     starts = Starts()
     worker = await start(starts, sweep_interval=0.3)
     await worker.until_idle(0.1)
@@ -387,7 +394,7 @@ async def test_members_of_a_dispatcher_begin_no_job_of_a_paused_queue(
     members: Members, queue: AsyncMongoQueue, jobs: Collection[Any]
 ) -> None:
     starts = Starts(seconds=0.01)
-    await queue.put_many([{"n": n} for n in range(1000)])
+    await queue.put_many([{"n": n} for n in range(400)])
     await members.open()
     for _ in range(3):
         await members.start(starts, concurrency=5)
@@ -409,16 +416,57 @@ async def test_idle_members_of_a_dispatcher_leave_a_paused_queue_alone_and_wake_
 ) -> None:
     notes = Notes()
     await members.open()
-    await members.start_many(2, notes)
+    workers = await members.start_many(2, notes)
 
     await queue.pause()
+    await wait_until_async(lambda: settings_reads(*workers) == 4, "they have heard of the pause")
     await queue.put_many([{"n": n} for n in range(5)])
     await anyio.sleep(HELD_AFTER)
     early = list(notes.seen)
+    told = sum(worker.metric("streamqueue_stream_events_total") for worker in workers)
     await queue.resume()
 
     await notes.until_seen(5)
-    assert early == []
+    assert (early, told) == ([], 0)
+
+
+async def test_a_dispatcher_tells_its_members_of_a_pause_and_of_its_end(
+    members: Members, queue: AsyncMongoQueue
+) -> None:
+    await members.open()
+    puppet = members.puppet(free=1)
+    await puppet.until_heard("opened")
+
+    await queue.pause()
+    await puppet.until_heard("bell")
+    await queue.put({"n": 1})
+    await queue.resume()
+
+    assert await puppet.until_heard("bell") == {"bell": True}
+
+
+async def test_a_member_that_is_told_reads_the_settings_and_claims_nothing_of_what_it_is_sent(
+    members: Members, queue: AsyncMongoQueue
+) -> None:
+    notes = Notes()
+    worker = members.prepare(notes)
+    puppet = members.puppet_dispatcher(worker)
+    puppet.say({"opened": True})
+    await members.begin(worker)
+    await wait_until_async(lambda: settings_reads(worker), "it has read the settings")
+    before = settings_reads(worker)
+
+    await queue.pause()
+    job_id = await queue.put({"n": 1})
+    puppet.say({"bell": True})
+    await wait_until_async(lambda: settings_reads(worker) > before, "it has read them again")
+    await worker.until_idle(0.1)
+    job = {"_id": job_id, "queue": "default", "state": "ready", "priority": 0}
+    puppet.say({"event": {"operationType": "insert", "fullDocument": job}})
+    await puppet.until_heard("idle")
+    await worker.until_idle()
+
+    assert worker.commands.claims() == []
 
 
 async def test_members_that_join_while_a_queue_is_paused_claim_nothing(

@@ -53,7 +53,7 @@ def stream_pipeline(queues: Sequence[str]) -> Pipeline:
     }
     # The first ring of a collection's bell, or one that is written as a whole; others are updates
     # of a document that says neither its queue nor its state.
-    bell = {"operationType": {"$in": ["insert", "replace"]}, "fullDocument._id": BELL}
+    bell = {"operationType": {"$ne": "update"}, "fullDocument._id": BELL}
     return [
         # The server applies this to its oplog, before it makes events of it. What is left are
         # claimable jobs, renewals and edits by hand; to find out which in here as well would cost
