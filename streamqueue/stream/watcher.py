@@ -69,7 +69,7 @@ REST_AFTER = 0.5
 again is two commands, and a look at the documents."""
 REST_TICK = 0.25
 """Seconds between two looks at whether that is still so and the server is there."""
-BELL_TICK = 0.05
+BELL_TICK = 0.06
 """Seconds between two looks at the settings of the queues meanwhile: a pause is to hold at once."""
 
 

@@ -97,6 +97,8 @@ def use_blocking(queue: MongoQueue, session: ClientSession) -> None:
     assert_type(queue.size(), int)
     assert_type(queue.stats(), dict[str, int])
     assert_type(queue.repair(), int)
+    queue.pause()
+    assert_type(queue.is_paused(), bool)
     assert_type(queue.clear(), int)
     assert_type(queue.drop_max_attempts(), int)
     with queue as same:
@@ -165,6 +167,8 @@ async def use_async(queue: AsyncMongoQueue, session: AsyncClientSession) -> None
     assert_type(await queue.size(), int)
     assert_type(await queue.stats(), dict[str, int])
     assert_type(await queue.repair(), int)
+    await queue.pause()
+    assert_type(await queue.is_paused(), bool)
     assert_type(await queue.clear(), int)
     assert_type(await queue.drop_max_attempts(), int)
     async with queue as same:
