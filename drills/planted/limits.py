@@ -76,7 +76,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         10,
         f"{SHARES}::test_a_flood_of_urgent_jobs_that_are_held_back_stands_before_nobody",
         Edit(
-            "worker.backlog:Backlog.__init__",
+            "worker.backlog:Backlog.read",
             "[queue for queue in queues if self.lanes.get(queue) is None]",
             "list(queues)",
         ),

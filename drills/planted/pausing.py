@@ -72,12 +72,12 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_a_bell_that_never_rang_is_made_good_by_the_sweep_which_misses_no_paused_job",
         Edit(
             "worker.scheduler:Sweep._waiting",
-            "self._store.unclaimable.full or not self._settings.open_queues()",
+            "self._store.unclaimable.full or not self._claimer.open_queues()",
             "self._store.unclaimable.full",
         ),
         Edit(
             "worker.scheduler:Sweep._command",
-            "self._settings.open_queues()",
+            "self._claimer.open_queues()",
             "list(self._handlers)",
         ),
     ),
