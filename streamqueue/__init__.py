@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .protocol.put import NewJob, PutIds
     from .queue.asynchronous import AsyncMongoQueue
     from .queue.blocking import MongoQueue
+    from .queue.info import JobInfo, PastError
     from .queue.job import AsyncJob, Job
     from .uri import connection_uri
     from .worker import Worker
@@ -46,10 +47,12 @@ __all__ = [
     "HealthApp",
     "Job",
     "JobCancelled",
+    "JobInfo",
     "JobNotFound",
     "LeaseLost",
     "MongoQueue",
     "NewJob",
+    "PastError",
     "PayloadError",
     "PutIds",
     "ReplicaSetRequired",
@@ -67,8 +70,10 @@ _HOMES = {
     "Backoff": "backoff",
     "HealthApp": "health.app",
     "Job": "queue.job",
+    "JobInfo": "queue.info",
     "MongoQueue": "queue.blocking",
     "NewJob": "protocol.put",
+    "PastError": "queue.info",
     "PutIds": "protocol.put",
     "Worker": "worker",
     "connection_uri": "uri",

@@ -7,6 +7,7 @@ from drills.planted import (
     handlers,
     keeping,
     limits,
+    looking,
     order,
     pausing,
     refused,
@@ -33,4 +34,5 @@ FAULTS: tuple[PlantedFault, ...] = (
     *steering.FAULTS,
     *keeping.FAULTS,
     *pausing.FAULTS,
+    *looking.FAULTS,
 )

@@ -151,7 +151,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         13,
         f"{FOREIGN}::test_a_job_with_any_value_in_any_field_stops_nobody",
         Edit(
-            "protocol.document:_text",
+            "protocol.stored:text_in",
             "return value if type(value) is str else None",
             "return value if isinstance(value, str) else None",
         ),

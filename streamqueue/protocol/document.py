@@ -24,7 +24,6 @@ import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -41,12 +40,18 @@ from bson.regex import Regex
 from bson.timestamp import Timestamp
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
-from ..durations import LONGEST, shown
+from ..durations import shown
 from ..errors import ConfigurationError
 from ..options import MAX_PRIORITY
 from .settings import BELL
+from .stored import date_of as _date
+from .stored import seconds_in as _seconds
+from .stored import text_in as _text
+from .stored import whole_of as _whole
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from .progress import Progress
 
 VERSION = 1
@@ -145,18 +150,22 @@ def object_id(value: object) -> ObjectId:
 class State(StrEnum):
     """Where a job is in its life.
 
-    ``ready``, ``running`` and ``scheduled`` are the live ones, and sort after the ended ones: the
-    index that keeps keys unique relies on it, and so do those that count (a partial filter takes
-    ``$gte``, but ``$in`` only from MongoDB 6.0 on).
+    ``ready``, ``running``, ``scheduled`` and ``waiting`` are the live ones, and sort after those
+    that have ended: the index that keeps keys unique relies on it, and so do those that count (a
+    partial filter takes ``$gte``, but ``$in`` only from MongoDB 6.0 on).
     """
 
     SCHEDULED = "scheduled"
     READY = "ready"
+    WAITING = "waiting"
     RUNNING = "running"
     DONE = "done"
     DEAD = "dead"
     CANCELLED = "cancelled"
 
+
+ENDED_STATES = frozenset({"done", "dead", "cancelled"})
+"""Those of a job of which there is no more work, unless it is requeued."""
 
 CLAIM_ORDER = [
     ("priority", DESCENDING),
@@ -424,28 +433,6 @@ class JobRecord:
             asked="cancel_requested_at" in document,
             expires_at=_date(get("expires_at")),
         )
-
-
-def _whole(value: object, default: int) -> int:
-    if type(value) is int:  # as almost always
-        return value
-    if isinstance(value, float) and value.is_integer():  # mongosh writes 1 as a double
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else default
-
-
-def _seconds(value: object, default: float | None) -> float | None:
-    if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
-        return default
-    return float(value) if 0 <= value <= LONGEST else default
-
-
-def _text(value: object) -> str | None:
-    return value if type(value) is str else None  # Code is a str too, and has no hash
-
-
-def _date(value: object) -> datetime | None:
-    return value if isinstance(value, datetime) and value.tzinfo is not None else None
 
 
 def cut_error(message: str) -> str:

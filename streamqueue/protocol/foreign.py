@@ -144,14 +144,16 @@ def is_unplaced(head: Mapping[str, Any]) -> bool:
     return head.get("priority") is None or head.get("seq") is None
 
 
-def read(raw: RawBSONDocument, *, any_id: bool = False) -> dict[str, Any]:
+def read(
+    raw: RawBSONDocument, *, any_id: bool = False, codec: CodecOptions[Any] = BARE_CODEC
+) -> dict[str, Any]:
     """Return a document of anybody's: every field that can be decoded, and the id as it is.
 
     With `any_id` an id of another kind is decoded too, if that loses nothing of it.
     """
     data = bytes(raw.raw)
     try:
-        document = bson.decode(data, BARE_CODEC)
+        document: dict[str, Any] = bson.decode(data, codec)
     except BSONError:
         document = _what_can_be_read(data)
     job_id = document.get("_id")
@@ -196,6 +198,13 @@ def among(ids: Iterable[Any]) -> RawBSONDocument:
         elements.append(_element(element[0], str(number).encode(), element[1:]))
     array = _element(_ARRAY, b"$in", _document(*elements))
     return RawBSONDocument(_document(array), RAW_CODEC)
+
+
+def literal(job_id: StrangeId) -> RawBSONDocument:
+    """Return the expression that is this id, as it is stored."""
+    return RawBSONDocument(
+        _document(_element(job_id.element[0], b"$literal", job_id.element[1:])), RAW_CODEC
+    )
 
 
 # BSON, as far as it takes to find the end of an element

@@ -26,6 +26,7 @@ from .consumer import Consumer, given_up
 from .ends import Ends
 from .flow import run_async
 from .job import AsyncJob
+from .looking import AsyncLooks, Looking
 from .pausing import AsyncPausing
 from .producer import Producer
 from .shielded import ShieldedEnds
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from ..protocol.put import NewJob
 
 
-class AsyncMongoQueue(AsyncSteering, AsyncPausing):
+class AsyncMongoQueue(AsyncLooks, AsyncSteering, AsyncPausing):
     """A queue in a MongoDB collection.
 
     Several queues, told apart by `name`, may share a collection. Safe to use from many tasks of one
@@ -101,6 +102,7 @@ class AsyncMongoQueue(AsyncSteering, AsyncPausing):
         self._store.any_id = True
         self._store.buried = lambda reason, count: self._producer.metrics.buried(reason, count)
         self._jobs = self._store.jobs
+        self._looking = Looking(self._store, self._name)
         self._doorbell = AsyncDoorbell(self._jobs, [self._name], self._store.recheck_indexes)
         self._producer = Producer(self._store, self._name, registry)
         self._steering = Steering(self._store, self._name)
@@ -271,21 +273,6 @@ class AsyncMongoQueue(AsyncSteering, AsyncPausing):
         while self._doorbell.closings == closings:
             for job in await self._wait(1, math.inf, closings):
                 yield job
-
-    async def size(self) -> int:
-        """Return how many jobs this queue has, whatever their state."""
-        await self._store.prepare()
-        pipeline = operations.size(self._name, self._jobs.name)
-        async with await self._jobs.aggregate(pipeline) as counts:
-            return operations.read_size(await counts.to_list())
-
-    async def stats(self) -> dict[str, int]:
-        """Return the numbers of ``available``, ``scheduled``, ``locked`` and dead (``errors``)
-        jobs, and the ``total`` of all states."""
-        await self._store.prepare()
-        pipeline = operations.stats(self._name, self._jobs.name)
-        async with await self._jobs.aggregate(pipeline) as counts:
-            return operations.read_stats(await counts.to_list())
 
     async def repair(self) -> int:
         """Return every stale lock now: jobs whose lease ran out are ready again, or dead when their

@@ -22,6 +22,7 @@ from .consumer import Consumer
 from .ends import BlockingEnds, Ends
 from .flow import run
 from .job import Job
+from .looking import BlockingLooks, Looking
 from .pausing import BlockingPausing
 from .producer import Producer
 from .steering import BlockingSteering, Steering
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from ..protocol.put import NewJob
 
 
-class MongoQueue(BlockingSteering, BlockingPausing):
+class MongoQueue(BlockingLooks, BlockingSteering, BlockingPausing):
     """A queue in a MongoDB collection.
 
     Several queues, told apart by `name`, may share a collection. Safe to use from many threads.
@@ -93,6 +94,7 @@ class MongoQueue(BlockingSteering, BlockingPausing):
         self._store.any_id = True
         self._store.buried = lambda reason, count: self._producer.metrics.buried(reason, count)
         self._jobs = self._store.jobs
+        self._looking = Looking(self._store, self._name)
         self._doorbell = Doorbell(self._jobs, [self._name], self._store.recheck_indexes)
         self._producer = Producer(self._store, self._name, registry)
         self._steering = Steering(self._store, self._name)
@@ -254,20 +256,6 @@ class MongoQueue(BlockingSteering, BlockingPausing):
         closings = self._doorbell.closings
         while self._doorbell.closings == closings:
             yield from self._wait(1, math.inf, closings)
-
-    def size(self) -> int:
-        """Return how many jobs this queue has, whatever their state."""
-        self._store.prepare()
-        pipeline = operations.size(self._name, self._jobs.name)
-        with self._jobs.aggregate(pipeline) as counts:
-            return operations.read_size(counts)
-
-    def stats(self) -> dict[str, int]:
-        """Return the numbers of ``available``, ``scheduled``, ``locked`` and dead (``errors``)
-        jobs, and the ``total`` of all states."""
-        self._store.prepare()
-        with self._jobs.aggregate(operations.stats(self._name, self._jobs.name)) as counts:
-            return operations.read_stats(counts)
 
     def repair(self) -> int:
         """Return every stale lock now: jobs whose lease ran out are ready again, or dead when their

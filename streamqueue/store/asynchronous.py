@@ -195,6 +195,17 @@ class AsyncStore(StoreState):
                 found: list[Any] = await cursor.to_list()
                 return list(map(self.read, found)) if command.bare else found
 
+    async def aggregate(
+        self, pipeline: operations.Pipeline, codec: CodecOptions[Any] = CODEC
+    ) -> list[Any]:
+        """Send an aggregation and return all of its answer, decoded with `codec`."""
+        jobs = self.jobs.with_options(codec_options=codec)
+        with self.limit():
+            async with await jobs.aggregate(
+                pipeline, allowDiskUse=True, batchSize=MAX_BATCH
+            ) as cursor:
+                return await cursor.to_list()
+
     async def find_committed(
         self, command: operations.Find
     ) -> tuple[list[dict[str, Any]], Timestamp]:

@@ -125,6 +125,14 @@ class Store(StoreState):
         ) as cursor:
             return list(map(self.read, cursor) if command.bare else cursor)
 
+    def aggregate(
+        self, pipeline: operations.Pipeline, codec: CodecOptions[Any] = CODEC
+    ) -> list[Any]:
+        """Send an aggregation and return all of its answer, decoded with `codec`."""
+        jobs = self.jobs.with_options(codec_options=codec)
+        with jobs.aggregate(pipeline, allowDiskUse=True, batchSize=MAX_BATCH) as cursor:
+            return list(cursor)
+
     def _command(self, document: operations.Document, _limited: bool) -> dict[str, Any]:
         return self.jobs.database.command(document, codec_options=CODEC)
 

@@ -35,8 +35,9 @@ async def one_in_each_state(queue: Any) -> None:
     await queue.put({})
 
 
-NOTHING = {"available": 0, "scheduled": 0, "locked": 0, "errors": 0, "total": 0}
-ONE_OF_EACH = {"available": 1, "scheduled": 1, "locked": 1, "errors": 1, "total": 4}
+COUNTED = ("available", "scheduled", "waiting", "locked", "errors", "done", "cancelled", "total")
+NOTHING = dict.fromkeys(COUNTED, 0)
+ONE_OF_EACH = NOTHING | {"available": 1, "scheduled": 1, "locked": 1, "errors": 1, "total": 4}
 
 
 # Counts.

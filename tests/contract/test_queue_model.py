@@ -295,13 +295,14 @@ class QueueMachine(RuleBasedStateMachine):
     def the_counts_agree(self) -> None:
         states = [job.state for job in self.expected.values()]
 
-        assert self.consumers[0].stats() == {
+        counted = {
             "available": states.count("ready"),
             "scheduled": 0,
             "locked": states.count("running"),
             "errors": states.count("dead"),
             "total": len(states),
         }
+        assert counted.items() <= self.consumers[0].stats().items()
 
     @invariant()
     def nothing_is_lost_and_nothing_comes_from_nothing(self) -> None:

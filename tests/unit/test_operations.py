@@ -394,7 +394,8 @@ def test_no_payload_is_read_where_it_is_not_needed(name: str) -> None:
 def test_states_without_jobs_count_nothing() -> None:
     counts = operations.read_stats([{"_id": "ended", "count": 5}, {"_id": "errors", "count": 2}])
 
-    assert counts == {"available": 0, "scheduled": 0, "locked": 0, "errors": 2, "total": 5}
+    assert {name: count for name, count in counts.items() if count} == {"errors": 2, "total": 5}
+    assert len(counts) == 8
 
 
 def test_every_counted_state_is_one_a_job_can_be_in() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import streamqueue
 from streamqueue import AsyncJob, AsyncMongoQueue, Job, MongoQueue
+from streamqueue.queue.looking import AsyncLooks, BlockingLooks
 from streamqueue.queue.pausing import AsyncPausing, BlockingPausing
 from streamqueue.queue.steering import AsyncSteering, BlockingSteering
 
@@ -17,6 +18,7 @@ TWO_SHELLS: list[tuple[type, type]] = [
     (Job, AsyncJob),
     (BlockingSteering, AsyncSteering),
     (BlockingPausing, AsyncPausing),
+    (BlockingLooks, AsyncLooks),
 ]
 PAIRS = [pytest.param(*pair, id=pair[0].__name__) for pair in TWO_SHELLS]
 NOT_AWAITED = {"__init__"}

@@ -36,6 +36,7 @@ from .events import *  # noqa: F403
 from .expiry import *  # noqa: F403
 from .expressions import *  # noqa: F403
 from .indexes import *  # noqa: F403
+from .looks import *  # noqa: F403
 from .queues import *  # noqa: F403
 from .replies import *  # noqa: F403
 from .settings import *  # noqa: F403

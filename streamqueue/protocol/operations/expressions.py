@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ...durations import LONGEST, milliseconds
 from ..document import FIRST_DATE, LAST_DATE
 from ..foreign import StrangeId, among
+from ..foreign import literal as strange_literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,11 @@ def one_of(values: Sequence[Any]) -> Document:
 def one_of_ids(ids: Sequence[Any]) -> Any:
     """The same for ids of documents that may be anybody's."""
     return among(ids) if any(type(job_id) is StrangeId for job_id in ids) else one_of(ids)
+
+
+def literal(value: Any) -> Any:
+    """An expression; this value, whatever it is."""
+    return strange_literal(value) if isinstance(value, StrangeId) else {"$literal": value}
 
 
 def count_of(field: str, default: int | Document) -> Document:

@@ -26,8 +26,11 @@ def of_queue(queue: str, *states: str) -> Document:
 COUNTED_STATES: Mapping[str, str] = {
     "available": State.READY,
     "scheduled": State.SCHEDULED,
+    "waiting": State.WAITING,
     "locked": State.RUNNING,
     "errors": State.DEAD,
+    "done": State.DONE,
+    "cancelled": State.CANCELLED,
 }
 """What ``stats()`` calls a state: mongoqueue's words."""
 
@@ -54,12 +57,13 @@ def key_of(job_id: ObjectId) -> Find:
 
 
 _ALL_STATES: Mapping[str, Any] = {
-    "waiting": {"$gte": "scheduled"},
+    "not yet": {"$gte": "scheduled"},
     "ready": "ready",
     "running": "running",
     "ended": {"$lt": "ready"},
 }
-"""All states there are, in the parts that have an index each, and in the order of a job's life."""
+"""All states there are, in the parts that have an index each, and in the order of a job's life.
+(The names that are no state's are none that ``stats()`` has.)"""
 
 
 def all_of_queue(queue: str) -> list[Document]:
@@ -121,3 +125,9 @@ def read_stats(counts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
         name: found.get(name, found.get(str(state), 0)) for name, state in COUNTED_STATES.items()
     }
     return {**names, "total": read_size(counts)}
+
+
+def stats_of(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the same numbers of a queue whose jobs were counted by their states."""
+    names = {name: counts.get(state, 0) for name, state in COUNTED_STATES.items()}
+    return {**names, "total": sum(counts.values())}
