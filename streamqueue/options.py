@@ -100,11 +100,6 @@ def note_text(value: object) -> str:
     return str(value)
 
 
-def group_name(value: object) -> str:
-    """Return the group if it is a string of 1 to 512 characters, or raise ConfigurationError."""
-    return _text(value, "group", 512)
-
-
 def _text(value: object, name: str, longest: int) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= longest:
         raise ConfigurationError(f"{name} must be a string of 1 to {longest} characters")

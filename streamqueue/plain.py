@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime
 from typing import Any
 
 from .errors import text_of
@@ -58,10 +59,17 @@ def escaped_lines(text: str) -> str:
 def as_json(value: object) -> str:
     """Return one line of JSON, of printable ASCII alone, which no terminal and no locale can break.
 
-    What JSON has no form for, and what is nested very deep, is the text that ``str`` gives of it.
+    A time is ``2026-11-29T01:31:48.272Z``. What else JSON has no form for, and what is nested very
+    deep, is the text that ``str`` gives of it.
     """
     # json escapes all that is not ASCII, and the control characters but for the last of them.
-    return json.dumps(_plain(value), default=text_of, allow_nan=False).replace("\x7f", "\\u007f")
+    return json.dumps(_plain(value), default=_text, allow_nan=False).replace("\x7f", "\\u007f")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return text_of(value)
 
 
 def _plain(value: object, depth: int = 1) -> object:

@@ -1,4 +1,4 @@
-"""``streamqueue put``, ``stats``, ``pause``, ``resume`` and ``reap``: a queue, from outside."""
+"""``streamqueue put``, ``get``, ``list``, ``stats``, ``pause``, ``resume`` and ``reap``."""
 
 from __future__ import annotations
 
@@ -9,22 +9,29 @@ from typing import TYPE_CHECKING
 import click
 from pymongo.errors import OperationFailure
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, JobNotFound, StreamQueueError
 from ..options import QueueOptions
+from ..protocol.document import ids_of_text
+from ..protocol.operations import LISTED, stats_of
+from ..queue.flow import run
+from ..queue.looking import Looking
 from ..store.blocking import Store
 from ..store.collection import UNAUTHORIZED
-from .command import Options, command, option
+from .command import Options, command, option, setting
 from .connection import open_database, open_queue
 from .given import read_payloads
-from .options import JSON, QUEUE, WHERE, integer, number, time_limit
-from .tables import show
+from .options import JSON, QUEUE, WHERE, at_least_one, integer, number, time_limit
+from .tables import columns, job_facts, job_lines, job_rows, show
 
 if TYPE_CHECKING:
     from bson import ObjectId
 
     from ..queue.blocking import MongoQueue
+    from ..queue.info import JobInfo
 
 PUT_BATCH = 1000
+MOST_PAUSED = 10_000
+"""Paused queues that are named, with jobs or without."""
 
 
 @command(
@@ -74,9 +81,85 @@ def put(options: Options) -> None:
     show(options, texts, texts if len(texts) <= PUT_BATCH else [f"put {len(texts):,} jobs"])
 
 
-@command(*WHERE, QUEUE, JSON, example="streamqueue stats --queue emails")
+@command(
+    click.Argument(["job_id"], metavar="ID"),
+    *WHERE,
+    JSON,
+    example="streamqueue get 6b05640f5d3001cc2b552327 --json",
+)
+def get(options: Options) -> None:
+    """Show the job with the ID, of whichever queue, with its payload and result."""
+    with open_database(options) as database:
+        info = _get(Store(database[options.collection]), options.job_id)
+    show(options, job_facts(info, data=True), job_lines(info))
+
+
+def _get(store: Store, text: str) -> JobInfo:
+    store.any_id = True
+    store.prepare()
+    try:
+        return run(Looking(store, None).first_of(ids_of_text(text)))
+    except JobNotFound:
+        raise StreamQueueError(
+            f"no job {text}: it has ended and was not kept, or there never was one"
+        ) from None
+
+
+@command(
+    *WHERE,
+    QUEUE,
+    JSON,
+    option("--state", "default: each, one after the other", type=click.Choice(list(LISTED))),
+    option("--limit", "default 20", type=at_least_one, metavar="COUNT", default=20),
+    option("--start-after", "begin behind this job: the last one of before", metavar="ID"),
+    option("--data", "with payloads and results", is_flag=True),
+    name="list",
+    example="streamqueue list --queue emails --state running",
+)
+def list_jobs(options: Options) -> None:
+    """List the jobs of the queue: those of a state in their order, or state after state."""
+    with open_queue(options) as queue:
+        start_after = None
+        if options.start_after is not None:
+            with open_database(options) as database:
+                start_after = _get(Store(database[options.collection]), options.start_after)
+        found = queue.list(
+            options.state, limit=options.limit, start_after=start_after, data=options.data
+        )
+    content = [job_facts(info, data=options.data) for info in found]
+    rows = job_rows(found, data=options.data)
+    which = "jobs" if options.state is None else f"{options.state} jobs"
+    behind = "" if options.start_after is None else " behind that one"
+    nothing = f"no {which} in queue {options.queue}{behind}"
+    show(options, content, columns(rows) if found else [nothing])
+
+
+@command(
+    *WHERE,
+    setting("--queue", "default: every queue", metavar="NAME"),
+    JSON,
+    example="streamqueue stats --queue emails",
+)
 def stats(options: Options) -> None:
-    """Count the jobs of the queue, and say whether it is paused."""
+    """Count the jobs of every queue, or of one, and say which are paused."""
+    if options.queue is not None:
+        _stats_of_one(options)
+        return
+    with open_database(options) as database:
+        store = Store(database[options.collection])
+        counts = run(Looking(store, None).counts())
+        paused = store.paused_queues(MOST_PAUSED)
+    names = sorted({*counts, *(paused or ())})
+    content: dict[str, dict[str, int | bool]] = {
+        name: {**stats_of(counts.get(name, {}))} for name in names
+    }
+    if paused is not None:
+        for name in names:
+            content[name]["paused"] = name in paused
+    show(options, content, columns(_table(content)) if content else ["no jobs in any queue"])
+
+
+def _stats_of_one(options: Options) -> None:
     with open_queue(options) as queue:
         stats: dict[str, int | bool] = {**queue.stats()}
         lines = [f"{name:<10} {count:>10,}" for name, count in stats.items()]
@@ -86,6 +169,18 @@ def stats(options: Options) -> None:
     if paused:
         lines.append(f"{'paused':<10} {'yes':>10}")
     show(options, stats, lines)
+
+
+def _table(stats: dict[str, dict[str, int | bool]]) -> list[list[str]]:
+    """Return a row for each queue, under a header."""
+    rows = [["QUEUE", *(name.upper() for name in next(iter(stats.values())))]]
+    for queue, counts in stats.items():
+        cells = [
+            ("yes" if count else "-") if isinstance(count, bool) else f"{count:,}"
+            for count in counts.values()
+        ]
+        rows.append([queue, *cells])
+    return rows
 
 
 def _is_paused(queue: MongoQueue) -> bool | None:

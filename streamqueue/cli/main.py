@@ -33,6 +33,8 @@ HOMES = {
     "worker": "services",
     "exporter": "services",
     "put": "jobs",
+    "get": "jobs",
+    "list": "jobs:list_jobs",
     "stats": "jobs",
     "pause": "jobs",
     "resume": "jobs",
@@ -45,7 +47,7 @@ HOMES = {
     "reschedule": "steering",
     "completion": "completion",
 }
-"""The commands, and the module of each."""
+"""The commands, and the module of each; with its name there, where that is another one."""
 
 LONGEST = 300
 """Characters of a sentence about the arguments, which may quote any number of them."""
@@ -60,7 +62,8 @@ class _Commands(Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in HOMES:
             return None
-        found: click.Command = getattr(import_module(f"..{HOMES[name]}", __name__), name)
+        home, _, other_name = HOMES[name].partition(":")
+        found: click.Command = getattr(import_module(f"..{home}", __name__), other_name or name)
         return found
 
 

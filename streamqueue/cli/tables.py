@@ -5,14 +5,18 @@ Names and errors are what anybody has stored: control characters in them would r
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from ..plain import as_json, printable
+from ..protocol.document import id_text
+from ..tracebacks import last_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ..exporter.census import ConsumerCensus
+    from ..queue.info import JobInfo
     from .command import Options
     from .pulse import Pulse
 
@@ -62,6 +66,51 @@ def length(seconds: float) -> str:
         if seconds < size * limit:
             return f"{seconds / size:.0f}{unit}"
     return f"{seconds / 86400:.0f}d"
+
+
+# jobs
+
+
+def job_facts(info: JobInfo, *, data: bool) -> dict[str, Any]:
+    """Return what a job shows of itself, for JSON; without `data` neither payload nor result."""
+    left_out = () if data else ("data", "result")
+    facts = {
+        field.name: getattr(info, field.name)
+        for field in fields(info)
+        if not field.name.startswith("_") and field.name not in left_out
+    }
+    errors = [error._asdict() for error in info.errors]
+    return {**facts, "id": id_text(info.id), "errors": errors, "ended": info.ended}
+
+
+def job_lines(info: JobInfo) -> Iterator[str]:
+    """Yield the lines that show a job to people; what it does not have is left out."""
+    facts = job_facts(info, data=True)
+    for name in ("errors", "ended"):
+        del facts[name]
+    for name, value in facts.items():
+        if value is None:
+            continue
+        text = value if isinstance(value, str) else as_json(value).strip('"')
+        first, *others = text.splitlines() or [""]
+        yield f"{name:<12} {first}"
+        for line in others:
+            yield f"{'':<12} {line}"
+
+
+def job_rows(found: Sequence[JobInfo], *, data: bool) -> list[list[str]]:
+    """Return a row for each job, under a header: its time is what its state is sorted by."""
+    header = ["ID", "STATE", "PRIORITY", "ATTEMPTS", "TIME", "LAST ERROR"]
+    rows = [header + ["PAYLOAD"] * data]
+    for info in found:
+        time = info.finished_at if info.ended else info.locked_until or info.run_at
+        row = [
+            *(id_text(info.id), info.state, str(info.priority), str(info.attempts)),
+            "-" if time is None else f"{time:%Y-%m-%d %H:%M:%S}",
+            last_line(info.last_error)[:60] if info.last_error else "-",
+        ]
+        rows.append(row + [as_json(info.data)] * data)
+    return rows
 
 
 # the pulse

@@ -96,6 +96,7 @@ class AsyncStore(StoreState):
     requeue = _driven(changes.requeue)
     settings_of = _driven(settings.settings_of)
     is_paused = _driven(settings.is_paused)
+    paused_queues = _driven(settings.paused_queues)
     change_settings = _driven(settings.change_settings)
     promote = _driven(timers.promote)
     reap = _driven(timers.reap)
@@ -254,7 +255,11 @@ class AsyncStore(StoreState):
     async def _read_settings(self, command: operations.Find) -> list[dict[str, Any]]:
         with self.limit():
             async with self._settings.find(
-                command.filter, command.projection, batch_size=MAX_BATCH
+                command.filter,
+                command.projection,
+                sort=command.sort,
+                limit=command.limit,
+                batch_size=MAX_BATCH,
             ) as cursor:
                 return await cursor.to_list()
 

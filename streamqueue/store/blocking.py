@@ -66,6 +66,7 @@ class Store(StoreState):
     requeue = _driven(changes.requeue)
     settings_of = _driven(settings.settings_of)
     is_paused = _driven(settings.is_paused)
+    paused_queues = _driven(settings.paused_queues)
     change_settings = _driven(settings.change_settings)
     promote = _driven(timers.promote)
     reap = _driven(timers.reap)
@@ -142,7 +143,11 @@ class Store(StoreState):
 
     def _read_settings(self, command: operations.Find) -> list[dict[str, Any]]:
         with self._settings.find(
-            command.filter, command.projection, batch_size=MAX_BATCH
+            command.filter,
+            command.projection,
+            sort=command.sort,
+            limit=command.limit,
+            batch_size=MAX_BATCH,
         ) as cursor:
             return list(cursor)
 

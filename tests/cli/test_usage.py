@@ -125,7 +125,8 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAMQUEUE_QUEUE", "")
     monkeypatch.setenv("STREAMQUEUE_METRICS_PORT", "")
 
-    assert given("stats").queue == "default"
+    assert given("list").queue == "default"
+    assert given("stats").queue is None
     assert given("exporter").metrics_port == 9465
 
 

@@ -49,6 +49,17 @@ def is_paused(store: StoreState, queue: str) -> Flow[bool]:
     return any(QueueSettings.from_document(document).paused for document in found)
 
 
+def paused_queues(_store: StoreState, limit: int) -> Flow[set[str] | None]:
+    """Return the names of paused queues, no more than so many; None if the user may not know."""
+    try:
+        found = yield ReadSettings(operations.paused_queues(limit))
+    except OperationFailure as error:
+        if error.code != UNAUTHORIZED:
+            raise
+        return None
+    return {document["_id"] for document in found}
+
+
 def change_settings(store: StoreState, command: operations.Update) -> Flow[None]:
     """Change the settings of a queue, and ring the bell.
 
