@@ -1,15 +1,18 @@
-"""What pymongo's async client needs before its commands may be cancelled on Python 3.11."""
+"""What is asked of the driver, and of its event loop, that neither has a public word for."""
 
 from __future__ import annotations
 
 import asyncio  # noqa: TID251 - the wait is the driver's own, and anyio's would change what it does
+import contextvars
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pymongo.lock
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from bson.timestamp import Timestamp
 
 
 def bear_cancellation() -> None:
@@ -30,3 +33,42 @@ def bear_cancellation() -> None:
 async def _wait_for(awaited: Awaitable[Any], timeout: float | None) -> Any:
     async with asyncio.timeout(timeout):
         return await awaited
+
+
+def known_cluster_time(client: Any) -> Timestamp | None:
+    """Return a moment on the server's logical clock before all that is sent from now on: the latest
+    that any server has told this client, with its last reply or heartbeat. None if none has."""
+    topology = getattr(client, "_topology", None)
+    told = topology.max_cluster_time() if topology is not None else None
+    return told["clusterTime"] if told else None
+
+
+class Later:
+    """Runs something after a while, in a task that nobody waits for, unless it is called off.
+
+    For what is to happen when no call is under way in whose tasks it could be.
+    """
+
+    def __init__(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._run = run
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, seconds: float) -> None:
+        """Run it in so many seconds, unless it is to be run by then already."""
+        if self._timer is not None:
+            return
+        # Without the caller's context: a pymongo.timeout() of it is not for this.
+        self._timer = asyncio.get_running_loop().call_later(
+            seconds, self._start, context=contextvars.Context()
+        )
+
+    def call_off(self) -> None:
+        """Do not run it, unless it has begun."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start(self) -> None:
+        self._timer = None
+        self._task = asyncio.get_running_loop().create_task(self._run())

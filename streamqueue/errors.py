@@ -8,6 +8,7 @@
     ├── PayloadError (ValueError)           payload or result: not BSON, too deep, too large
     ├── DuplicateJob                        a live job has this key   .key .job_id .ids .existing
     ├── JobNotFound (LookupError)           no such job in that state      .job_id
+    ├── JobFailed                           a job that was waited for is dead   .info .job_id
     ├── JobCancelled                        somebody has cancelled it      .job_id
     ├── LeaseLost                           the job is no longer ours      .job_id
     ├── ForeignLoop (RuntimeError)          made in one event loop, used in another
@@ -110,9 +111,25 @@ class DuplicateJob(StreamQueueError):
 class JobNotFound(StreamQueueError, LookupError):
     """No job with this id is in the state the call needs."""
 
-    def __init__(self, job_id: ObjectId, wanted: str = "") -> None:
-        super().__init__(f"no {wanted + ' ' if wanted else ''}job {job_id} in this queue")
+    def __init__(self, job_id: ObjectId, wanted: str = "", *, hint: str = "") -> None:
+        which = f"{wanted} job" if wanted else "job"
+        super().__init__(f"no {which} {job_id} in this queue{hint and ': '}{hint}")
         self.job_id = job_id
+
+
+class JobFailed(StreamQueueError):
+    """A job that has no result: it is dead.
+
+    Attributes:
+        info: the job (:class:`JobInfo`), with its last error and the ones before.
+        job_id: its id.
+    """
+
+    def __init__(self, info: Any) -> None:
+        lines = (info.last_error or "no error stored").strip().splitlines() or [""]
+        super().__init__(f"job {info.id} is dead: {lines[-1]}")
+        self.info = info
+        self.job_id = info.id
 
 
 class JobCancelled(StreamQueueError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from drills.planted.fault import Edit, PlantedFault
 
 LOOKS = "contract/test_queue_looks.py"
+ENDS = "contract/test_queue_ends.py"
 
 FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
@@ -13,8 +14,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{LOOKS}::test_a_list_of_large_jobs_moves_no_payloads",
         Edit(
             "protocol.operations.looks:_shown",
-            "_PRIVATE if data else _PRIVATE + _LARGE",
-            "_PRIVATE",
+            "NOT_SHOWN if data else NOT_SHOWN + _LARGE",
+            "NOT_SHOWN",
         ),
     ),
     PlantedFault(
@@ -43,5 +44,55 @@ FAULTS: tuple[PlantedFault, ...] = (
         15,
         f"{LOOKS}::test_all_queues_are_counted_from_indexes_alone",
         Edit("protocol.operations.looks:counts", '{**part, "queue": {"$gte": ""}}', "part"),
+    ),
+    PlantedFault(
+        "a stream of ends that begins when it is opened",
+        4,
+        f"{ENDS}::test_no_end_is_missed_between_the_first_look_and_the_opening_of_the_stream",
+        Edit("stream.ends:StreamState._begins", '{"start_at_operation_time": since}', "{}"),
+    ),
+    PlantedFault(
+        "a stream of ends that has lost its place, and nobody looks",
+        4,
+        f"{ENDS}::test_no_end_is_missed_when_the_stream_has_lost_its_place",
+        Edit("queue.waiting:Waiting._read_once", "waits.look_at_all()", "pass"),
+    ),
+    PlantedFault(
+        "a reader of the stream that goes and leaves it to nobody",
+        3,
+        f"{ENDS}::test_a_wait_that_is_over_lets_another_read_the_stream",
+        Edit("queue.waiting:Waiting.leave", "self._wake_another(wait)", "pass"),
+    ),
+    PlantedFault(
+        "a wait that believes what happened before its first look",
+        4,
+        "unit/test_waits.py::test_what_happened_before_the_first_look_is_old_news",
+        Edit(
+            "queue.waits:Waits._take_in",
+            "if wait.seen_at is not None and",
+            "if False and",
+        ),
+    ),
+    PlantedFault(
+        "a wait that trusts the stream to tell of every removal",
+        3,
+        f"{ENDS}::test_a_job_that_is_deleted_by_hand_leaves_nobody_waiting",
+        Edit("queue.waits:Waits.to_look_at", "if self._next_look <= now:", "if False:"),
+    ),
+    PlantedFault(
+        "a stream of ends that has every changed document looked up",
+        6,
+        f"{ENDS}::test_the_server_looks_up_only_what_somebody_waits_for",
+        Edit(
+            "protocol.operations.awaited:ends_pipeline",
+            '[ended, {"operationType": "replace"}, *own]',
+            "[ended, replaced, *own]",
+        ),
+    ),
+    PlantedFault(
+        "a request that is not marked as waited for",
+        4,
+        f"{ENDS}::test_every_request_of_many_returns_its_own_value",
+        Edit("protocol.put:Put.document", "self.awaited or None", "None"),
     ),
 )

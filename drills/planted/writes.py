@@ -168,14 +168,14 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a put with a limit of its caller's own that waits for the writes of others",
         7,
         "contract/test_queue_shared_puts.py::test_a_time_limit_of_one_putter_is_no_others",
-        Edit("queue.asynchronous:AsyncMongoQueue.put", " and not has_own_limit():", ":"),
+        Edit("queue.asynchronous:AsyncMongoQueue._put", " and not has_own_limit():", ":"),
     ),
     PlantedFault(
         "a put with a key in one write with others",
         16,
         "contract/test_queue_shared_puts.py::test_what_may_meet_another_job_shares_no_write",
         Edit(
-            "queue.asynchronous:AsyncMongoQueue.put",
+            "queue.asynchronous:AsyncMongoQueue._put",
             "session is None and not put.may_exist and",
             "session is None and",
         ),

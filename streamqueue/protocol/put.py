@@ -78,6 +78,7 @@ class Put:
     traceparent: str | None = None
     expires: float | datetime | None = None
     keep: float | None = None
+    awaited: bool = False
 
     @property
     def features(self) -> set[str]:
@@ -114,6 +115,7 @@ class Put:
             traceparent=self.traceparent,
             expires_at=self.expires_at(now),
             keep=self.keep,
+            awaited=self.awaited or None,
         )
 
 
@@ -205,6 +207,7 @@ def check_put(
     expires: float | timedelta | datetime | None = None,
     keep: float | timedelta | None = None,
     job_id: object = None,
+    awaited: bool = False,
 ) -> Put:
     """Return the put, or raise PayloadError or ConfigurationError."""
     if delay is not None and run_at is not None:
@@ -223,6 +226,7 @@ def check_put(
         traceparent=current_traceparent(),
         expires=_expires(expires),
         keep=options.keep(keep),
+        awaited=awaited,
     )
 
 

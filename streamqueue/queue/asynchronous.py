@@ -21,16 +21,19 @@ from ..store.asynchronous import AsyncStore
 from ..store.collection import has_own_limit
 from ..store.group_commit import GroupCommit
 from ..stream.async_doorbell import AsyncDoorbell
+from ..stream.async_ends import AsyncEndStream
+from .answers import AsyncAnswers
 from .canceller import Canceller
 from .consumer import Consumer, given_up
 from .ends import Ends
 from .flow import run_async
 from .job import AsyncJob
-from .looking import AsyncLooks, Looking
+from .looking import Looking
 from .pausing import AsyncPausing
 from .producer import Producer
 from .shielded import ShieldedEnds
 from .steering import AsyncSteering, Steering
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -43,10 +46,10 @@ if TYPE_CHECKING:
     from pymongo.asynchronous.collection import AsyncCollection
 
     from ..protocol.document import JobRecord
-    from ..protocol.put import NewJob
+    from ..protocol.put import NewJob, Put
 
 
-class AsyncMongoQueue(AsyncLooks, AsyncSteering, AsyncPausing):
+class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
     """A queue in a MongoDB collection.
 
     Several queues, told apart by `name`, may share a collection. Safe to use from many tasks of one
@@ -103,7 +106,10 @@ class AsyncMongoQueue(AsyncLooks, AsyncSteering, AsyncPausing):
         self._store.buried = lambda reason, count: self._producer.metrics.buried(reason, count)
         self._jobs = self._store.jobs
         self._looking = Looking(self._store, self._name)
-        self._doorbell = AsyncDoorbell(self._jobs, [self._name], self._store.recheck_indexes)
+        ended = self._store.recheck_indexes
+        ends = AsyncEndStream(self._jobs, ended)
+        self._waiting = Waiting(self._store, self._name, ends, run_async)
+        self._doorbell = AsyncDoorbell(self._jobs, [self._name], ended)
         self._producer = Producer(self._store, self._name, registry)
         self._steering = Steering(self._store, self._name)
         self._canceller = Canceller(self._store, self._name, options.keep)
@@ -179,14 +185,7 @@ class AsyncMongoQueue(AsyncLooks, AsyncSteering, AsyncPausing):
             keep=keep,
             job_id=job_id,
         )
-        document = await run_async(self._producer.prepare(put, session))
-        with self._producer.counting:
-            if session is None and not put.may_exist and not has_own_limit():
-                await self._puts.submit(document)
-            else:
-                # A write of its own: one that meets another job may have to wait in the server for
-                # somebody's transaction, and no limit is for the puts of others.
-                await run_async(self._producer.put(put, document, session), _shield())
+        await self._put(put, session)
         return put.id
 
     async def put_many(
@@ -299,6 +298,7 @@ class AsyncMongoQueue(AsyncLooks, AsyncSteering, AsyncPausing):
         The collection's client stays open, and the queue can be used again.
         """
         await self._doorbell.close()
+        await run_async(self._waiting.close())
 
     async def __aenter__(self) -> Self:
         return self
@@ -307,6 +307,16 @@ class AsyncMongoQueue(AsyncLooks, AsyncSteering, AsyncPausing):
         await self.close()
 
     # internals
+
+    async def _put(self, put: Put, session: Any) -> None:
+        document = await run_async(self._producer.prepare(put, session))
+        with self._producer.counting:
+            if session is None and not put.may_exist and not has_own_limit():
+                await self._puts.submit(document)
+            else:
+                # A write of its own: one that meets another job may have to wait in the server for
+                # somebody's transaction, and no limit is for the puts of others.
+                await run_async(self._producer.put(put, document, session), _shield())
 
     async def _wait(self, limit: int, patience: float, closings: int) -> list[AsyncJob]:
         return await run_async(self._consumer.wait(self._claim, limit, patience, closings))

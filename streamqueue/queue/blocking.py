@@ -17,15 +17,18 @@ from ..protocol import operations
 from ..protocol.put import PutIds, check_put, check_puts
 from ..store.blocking import Store
 from ..stream.doorbell import Doorbell
+from ..stream.ends import EndStream
+from .answers import BlockingAnswers
 from .canceller import Canceller
 from .consumer import Consumer
 from .ends import BlockingEnds, Ends
 from .flow import run
 from .job import Job
-from .looking import BlockingLooks, Looking
+from .looking import Looking
 from .pausing import BlockingPausing
 from .producer import Producer
 from .steering import BlockingSteering, Steering
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -36,10 +39,10 @@ if TYPE_CHECKING:
     from pymongo.synchronous.client_session import ClientSession
     from pymongo.synchronous.collection import Collection
 
-    from ..protocol.put import NewJob
+    from ..protocol.put import NewJob, Put
 
 
-class MongoQueue(BlockingLooks, BlockingSteering, BlockingPausing):
+class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
     """A queue in a MongoDB collection.
 
     Several queues, told apart by `name`, may share a collection. Safe to use from many threads.
@@ -95,7 +98,10 @@ class MongoQueue(BlockingLooks, BlockingSteering, BlockingPausing):
         self._store.buried = lambda reason, count: self._producer.metrics.buried(reason, count)
         self._jobs = self._store.jobs
         self._looking = Looking(self._store, self._name)
-        self._doorbell = Doorbell(self._jobs, [self._name], self._store.recheck_indexes)
+        ended = self._store.recheck_indexes
+        ends = EndStream(self._jobs, ended)
+        self._waiting = Waiting(self._store, self._name, ends, run)
+        self._doorbell = Doorbell(self._jobs, [self._name], ended)
         self._producer = Producer(self._store, self._name, registry)
         self._steering = Steering(self._store, self._name)
         self._canceller = Canceller(self._store, self._name, options.keep)
@@ -168,9 +174,7 @@ class MongoQueue(BlockingLooks, BlockingSteering, BlockingPausing):
             keep=keep,
             job_id=job_id,
         )
-        document = run(self._producer.prepare(put, session))
-        with self._producer.counting:
-            run(self._producer.put(put, document, session))
+        self._put(put, session)
         return put.id
 
     def put_many(
@@ -283,6 +287,7 @@ class MongoQueue(BlockingLooks, BlockingSteering, BlockingPausing):
         was forked it ends only what that does with the queue.
         """
         self._doorbell.close()
+        run(self._waiting.close())
 
     def __enter__(self) -> Self:
         return self
@@ -291,6 +296,11 @@ class MongoQueue(BlockingLooks, BlockingSteering, BlockingPausing):
         self.close()
 
     # internals
+
+    def _put(self, put: Put, session: Any) -> None:
+        document = run(self._producer.prepare(put, session))
+        with self._producer.counting:
+            run(self._producer.put(put, document, session))
 
     def _wait(self, limit: int, patience: float, closings: int) -> list[Job]:
         return run(self._consumer.wait(self._claim, limit, patience, closings))

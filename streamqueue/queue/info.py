@@ -142,10 +142,9 @@ class JobInfo:
 
     def __repr__(self) -> str:
         # No payload and no result: reprs end up in logs.
-        attempts = f"{self.attempts} attempts"
-        if self.max_attempts is not None:
-            attempts = f"attempt {self.attempts} of {self.max_attempts}"
-        return f"<JobInfo {self.id} of queue {self.queue!r}: {self.state}, {attempts}>"
+        most = "" if self.max_attempts is None else f" of {self.max_attempts}"
+        attempt = f"attempt {self.attempts}{most}"
+        return f"<JobInfo {self.id} of queue {self.queue!r}: {self.state}, {attempt}>"
 
 
 def _errors(entries: list[Any]) -> list[PastError]:

@@ -207,6 +207,24 @@ class AsyncStore(StoreState):
             ) as cursor:
                 return await cursor.to_list()
 
+    async def change_one(
+        self, command: operations.Update, hidden: Sequence[str], codec: CodecOptions[Any]
+    ) -> tuple[Any, Timestamp | None]:
+        """Update a document; return what it is then, without some fields, and when that was so.
+        The former is None if there is none."""
+        jobs = self.jobs.with_options(codec_options=codec)
+        client = self.jobs.database.client
+        with CancelScope(shield=True), self.limit():
+            async with client.start_session(causal_consistency=False) as session:
+                document = await jobs.find_one_and_update(
+                    *command,
+                    projection=dict.fromkeys(hidden, 0),
+                    return_document=ReturnDocument.AFTER,
+                    session=session,
+                )
+                moment = session.operation_time
+        return document, moment
+
     async def find_committed(
         self, command: operations.Find
     ) -> tuple[list[dict[str, Any]], Timestamp]:

@@ -23,6 +23,7 @@ from .state import StoreState
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from bson import Timestamp
     from bson.codec_options import CodecOptions
     from pymongo import UpdateOne
 
@@ -133,6 +134,21 @@ class Store(StoreState):
         jobs = self.jobs.with_options(codec_options=codec)
         with jobs.aggregate(pipeline, allowDiskUse=True, batchSize=MAX_BATCH) as cursor:
             return list(cursor)
+
+    def change_one(
+        self, command: operations.Update, hidden: Sequence[str], codec: CodecOptions[Any]
+    ) -> tuple[Any, Timestamp | None]:
+        """Update a document; return what it is then, without some fields, and when that was so.
+        The former is None if there is none."""
+        jobs = self.jobs.with_options(codec_options=codec)
+        with self.jobs.database.client.start_session(causal_consistency=False) as session:
+            document = jobs.find_one_and_update(
+                *command,
+                projection=dict.fromkeys(hidden, 0),
+                return_document=ReturnDocument.AFTER,
+                session=session,
+            )
+            return document, session.operation_time
 
     def _command(self, document: operations.Document, _limited: bool) -> dict[str, Any]:
         return self.jobs.database.command(document, codec_options=CODEC)

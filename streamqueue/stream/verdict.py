@@ -271,8 +271,15 @@ def within(left: float) -> AbstractContextManager[object]:
 def is_final(error: Exception) -> bool:
     """Whether to try again is pointless: what is wrong is in the program (its client is closed), or
     the caller's own ``pymongo.timeout`` is over, under which nothing can be sent any more."""
-    if isinstance(error, (ConfigurationError, InvalidOperation)):
-        return True
+    return isinstance(error, PROGRAM_ERRORS) or limit_is_over()
+
+
+PROGRAM_ERRORS = (ConfigurationError, InvalidOperation)
+"""What is wrong in the program itself: its client is closed, say."""
+
+
+def limit_is_over() -> bool:
+    """Whether the caller stands inside of a ``pymongo.timeout`` that is over."""
     left = _csot.remaining()
     return left is not None and left <= 0
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from pymongo.uri_parser import parse_uri
 from streamqueue import AsyncMongoQueue, ConfigurationError, DuplicateJob, MongoQueue
 from streamqueue.exporter.exporter import Exporter
 from streamqueue.store.asynchronous import AsyncStore
+from tests.contract.looks import awaited_streams
 from tests.ops.deploy_files import resources
 from tests.ops.running import Run, Spawn, says_one_sentence
 from tests.ops.secured import ROLES, SecuredServer, actions, role, without
@@ -575,6 +577,29 @@ async def export(uri: str, database: str) -> set[str]:
 @pytest.fixture
 def something_to_count(look: Database[Any], producer: MongoQueue) -> None:
     producer.put({"kind": "plain"})
+
+
+@pytest.mark.parametrize("name", ["consumer", "exporter"])
+def test_who_may_read_looks_at_jobs_and_waits_for_those_that_are_kept(
+    server: SecuredServer, database: str, look: Database[Any], name: str
+) -> None:
+    """The exporter's role with ``changeStream``, which it does without."""
+    rights = role(name, database)
+    rights["privileges"][0]["actions"] = sorted(
+        {*rights["privileges"][0]["actions"], "changeStream"}
+    )
+    job_id = MongoQueue(look.jobs).put({"n": 1}, max_attempts=1)
+
+    with (
+        MongoClient[dict[str, Any]](server.user(database, rights)) as client,
+        MongoQueue(client[database].jobs) as queue,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        assert (queue.get(job_id).id, len(queue.list())) == (job_id, 1)
+        told = threads.submit(queue.wait, job_id, 20)
+        wait_until(lambda: awaited_streams(look.jobs), "the stream is read")
+        look.jobs.update_one({"_id": job_id}, {"$set": {"state": "dead", "awaited": False}})
+        assert told.result().state == "dead"
 
 
 @pytest.mark.usefixtures("something_to_count")

@@ -27,6 +27,8 @@ from streamqueue import (
     DuplicateJob,
     HealthApp,
     Job,
+    JobFailed,
+    JobInfo,
     JobNotFound,
     LeaseLost,
     MongoQueue,
@@ -94,6 +96,11 @@ def use_blocking(queue: MongoQueue, session: ClientSession) -> None:
     assert_type(iter(queue), Iterator[Job])
     assert_type(queue.requeue(), int)
     assert_type(queue.requeue(ObjectId()), int)
+    assert_type(queue.get("id"), JobInfo)
+    assert_type(queue.list(), list[JobInfo])
+    assert_type(queue.wait(ObjectId(), 5), JobInfo)
+    assert_type(queue.watch(ObjectId()), Iterator[JobInfo])
+    queue.request({"a": 1}, session=None)  # type: ignore[call-arg]
     assert_type(queue.size(), int)
     assert_type(queue.stats(), dict[str, int])
     assert_type(queue.repair(), int)
@@ -164,6 +171,13 @@ async def use_async(queue: AsyncMongoQueue, session: AsyncClientSession) -> None
     assert_type(await queue.claim(10), list[AsyncJob])
     assert_type(aiter(queue), AsyncIterator[AsyncJob])
     assert_type(await queue.requeue(), int)
+    assert_type(await queue.get("id"), JobInfo)
+    assert_type(await queue.list("dead", limit=5, start_after=ObjectId()), list[JobInfo])
+    assert_type(await queue.counts(), dict[str, dict[str, int]])
+    assert_type(await queue.wait(ObjectId(), timeout=timedelta(seconds=5)), JobInfo)
+    assert_type(aiter(queue.watch(ObjectId())), AsyncIterator[JobInfo])
+    await queue.request({"a": 1}, timeout=5, priority=1, keep=60)
+    await queue.result(ObjectId(), wait=5)
     assert_type(await queue.size(), int)
     assert_type(await queue.stats(), dict[str, int])
     assert_type(await queue.repair(), int)
@@ -235,6 +249,10 @@ def catch(queue: MongoQueue) -> None:
         assert_type(error.job_id, ObjectId | None)
         assert_type(error.ids, list[ObjectId | None])
         assert_type(error.existing, list[int])
+    try:
+        queue.result(ObjectId())
+    except JobFailed as error:
+        assert_type(error.job_id, Any)
     except (LeaseLost, JobNotFound) as error:
         assert_type(error.job_id, ObjectId)
     except StreamQueueError:

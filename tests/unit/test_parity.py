@@ -9,7 +9,7 @@ import pytest
 
 import streamqueue
 from streamqueue import AsyncJob, AsyncMongoQueue, Job, MongoQueue
-from streamqueue.queue.looking import AsyncLooks, BlockingLooks
+from streamqueue.queue.answers import AsyncAnswers, BlockingAnswers
 from streamqueue.queue.pausing import AsyncPausing, BlockingPausing
 from streamqueue.queue.steering import AsyncSteering, BlockingSteering
 
@@ -18,7 +18,7 @@ TWO_SHELLS: list[tuple[type, type]] = [
     (Job, AsyncJob),
     (BlockingSteering, AsyncSteering),
     (BlockingPausing, AsyncPausing),
-    (BlockingLooks, AsyncLooks),
+    (BlockingAnswers, AsyncAnswers),
 ]
 PAIRS = [pytest.param(*pair, id=pair[0].__name__) for pair in TWO_SHELLS]
 NOT_AWAITED = {"__init__"}
@@ -97,6 +97,14 @@ def test_a_method_is_awaited_in_the_async_shell_only(
 
     assert not inspect.iscoroutinefunction(blocking)
     assert awaited == (name not in NOT_AWAITED)
+
+
+def test_a_request_takes_what_a_put_takes_but_a_session() -> None:
+    request, put = (
+        inspect.signature(call).parameters for call in (MongoQueue.request, MongoQueue.put)
+    )
+
+    assert {*request} ^ {*put} == {"session", "timeout"}
 
 
 def test_the_methods_compared_are_all_there_are() -> None:

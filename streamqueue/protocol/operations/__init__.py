@@ -26,6 +26,7 @@ Rules that hold for all of it:
 """
 
 from .attempts import *  # noqa: F403
+from .awaited import *  # noqa: F403
 from .cancels import *  # noqa: F403
 from .claims import *  # noqa: F403
 from .commands import *  # noqa: F403

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..document import CLAIM_ORDER, INDEXES
+from .awaited import NOT_SHOWN
 from .commands import Document, Find, Pipeline
 from .expressions import literal, one_of
 from .queues import of_queue
@@ -41,7 +42,6 @@ LISTED: Mapping[str, Order] = {
 """The states a job can be in, as they are listed one after the other: what happens now comes first,
 what is over last."""
 
-_PRIVATE = ("lease", "steps")
 _LARGE = ("payload", "result")
 
 
@@ -82,7 +82,7 @@ def by_id(queue: str | None, ids: Sequence[Any], *, data: bool = True) -> Find:
 
 
 def _shown(*, data: bool) -> Document:
-    return dict.fromkeys(_PRIVATE if data else _PRIVATE + _LARGE, 0)
+    return dict.fromkeys(NOT_SHOWN if data else NOT_SHOWN + _LARGE, 0)
 
 
 def first_page(wanted: Wanted, limit: int) -> Pipeline:

@@ -82,8 +82,9 @@ def moved_back(queue: str) -> list[Document]:
 
 
 def give_up_awaited(queue: str) -> list[Update]:
-    """End the live jobs of a queue that somebody waits for, since they are about to be removed."""
-    fields = {**CANCELLED, **UNLOCK}
+    """End the live jobs of a queue that somebody waits for, since they are about to be removed: who
+    waits can tell it from another end, after which the job stays for a while."""
+    fields = {**CANCELLED, "removed_at": "$$NOW", **UNLOCK}
     *live, _ = all_of_queue(queue)
     return [Update({**wanted, "awaited": True}, [{"$set": fields}]) for wanted in live]
 
