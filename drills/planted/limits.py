@@ -118,6 +118,6 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a sweep that counts what is held back as unannounced",
         4,
         f"{SHARES}::test_the_sweep_does_not_call_what_is_held_back_unannounced",
-        Edit("worker.claimer:Claimer.open_queues", "if lane.room < 1", "if lane.room < 0"),
+        Edit("worker.backlog:Backlog.open_queues", "if lane.room < 1", "if lane.room < 0"),
     ),
 )
