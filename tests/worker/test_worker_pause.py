@@ -233,6 +233,30 @@ async def test_other_queues_of_a_worker_go_on(
     await wait_until_async(lambda: len(others.seen) == 201, "one that is announced as well")
 
 
+async def test_a_queue_that_may_have_only_some_of_the_slots_is_paused_and_goes_on_like_any_other(
+    start: WorkerStarter, async_jobs: AsyncCollection[Any], queue: AsyncMongoQueue
+) -> None:
+    """What waits in it is known apart from all else (``worker.lanes``)."""
+    starts, others = Starts(seconds=0.02), Starts()
+    reports = AsyncMongoQueue(async_jobs, name="reports")
+    worker = start.prepare(others)
+    worker.worker.handler("reports", concurrency=1)(starts)
+    await start.begin(worker)
+    await reports.put_many([{"n": n} for n in range(50)])
+    await wait_until_async(lambda: len(starts.seen) > 5, "it is at it")
+
+    await reports.pause()
+    await starts.until_still()
+    early = len(starts.seen)
+    await reports.put({"n": 50})
+    await queue.put({"n": 1})
+    await wait_until_async(lambda: others.seen, "the other queue goes on")
+    await reports.resume()
+
+    await wait_until_async(lambda: len(starts.seen) == 51, "it goes on")
+    assert early < 51
+
+
 async def test_a_worker_that_is_started_while_its_queue_is_paused_claims_nothing(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
 ) -> None:
