@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .scale import Scale
 
 PARTS = (
-    *("latency", "drain", "queues", "put", "depth", "idle"),
+    *("latency", "answers", "drain", "queues", "put", "depth", "idle"),
     *("fanout", "scrape", "soak", "import", "model"),
 )
 
@@ -80,6 +80,7 @@ def run(
         raise ConfigurationError("jobs a second, hosts and processes are for the part 'model'")
     # Here, so that the consumers, which are modules of this package too, load only what they use.
     from . import (
+        answers,
         depth,
         drain,
         environment,
@@ -99,6 +100,7 @@ def run(
 
     modules: dict[str, Part] = {
         "latency": latency,
+        "answers": answers,
         "drain": drain,
         "queues": queues,
         "put": puts,

@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 from prometheus_client import (
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
     from ..queue.job import AsyncJob
 
+HandlerKind = Literal["passes", "announces", "waits"]
+"""What the handler of a consumer does: nothing; it says that it has started; and it says that, and
+waits until it is cancelled, which it says too."""
 QUEUE, OTHER_QUEUE = "bench", "other"  # the first as in floor.py, which a consumer need not load
 WRITES = {"insert", "update", "delete", "findAndModify", "bulkWrite"}
 COUNTED = ("streamqueue_attempts_total", "streamqueue_claims_total")
@@ -75,11 +78,11 @@ class Clerk(monitoring.CommandListener, monitoring.ServerHeartbeatListener):
 
 
 class Consumer:
-    """A worker with a handler that does nothing.
+    """A worker with a handler that does nothing, or next to it.
 
     Args:
-        settings: ``database`` and ``collection`` to work on, ``queues``, ``concurrency``, and
-            whether to ``announce`` every job that is started (for lone jobs only: it costs). With
+        settings: ``database`` and ``collection`` to work on, ``queues``, ``concurrency``, and what
+            the ``handler`` does (:data:`HandlerKind`; what is said of each job costs). With
             ``serve`` it also serves metrics, as many as a worker of two queues has. With
             ``dispatcher``, a descriptor, it is handed its jobs; with ``members``, several, it hands
             them out.
@@ -87,7 +90,7 @@ class Consumer:
 
     def __init__(self, uri: str, settings: Mapping[str, Any]) -> None:
         self._clerk = Clerk()
-        if not settings["announce"]:
+        if settings["handler"] == "passes":
             # Listening costs a command about 30 us, which the floor's latency does not have in it.
             monitoring.register(self._clerk)  # the worker makes a client of its own for its stream
         client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(uri)
@@ -107,8 +110,9 @@ class Consumer:
         self._members = settings.get("members", ())
         self._first_started_at: float | None = None
         self._cpu_before = 0.0
+        handlers = {"passes": self._pass, "announces": self._announce, "waits": self._wait}
         for queue in settings.get("queues", [QUEUE]):
-            self._worker.handler(queue)(self._announce if settings["announce"] else self._pass)
+            self._worker.handler(queue)(handlers[settings["handler"]])
 
     async def _pass(self, _: AsyncJob) -> None:
         if self._first_started_at is None:
@@ -118,6 +122,15 @@ class Consumer:
     async def _announce(self, job: AsyncJob) -> None:
         at = time.monotonic()
         say({"what": "started", "number": job.data["number"], "at": at})
+
+    async def _wait(self, job: AsyncJob) -> None:
+        await self._announce(job)
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            at = time.monotonic()
+            say({"what": "cancelled", "number": job.data["number"], "at": at})
+            raise
 
     def report(self) -> dict[str, Any]:
         """Return the account so far; times are of the monotonic clock, which processes share."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pymongo.synchronous.collection import Collection
     from pymongo.synchronous.database import Database
 
+    from .consumer import HandlerKind
     from .report import Progress
     from .scale import Scale
 
@@ -83,14 +84,14 @@ class Ground:
         jobs: Collection[dict[str, Any]],
         *,
         concurrency: int = 20,
-        announce: bool = False,
+        handler: HandlerKind = "passes",
         serve: bool = False,
         queues: int = 1,
     ) -> Team:
         """Return worker processes on this collection, to be entered; see ``consumer.py``."""
         settings = {
             "concurrency": concurrency,
-            "announce": announce,
+            "handler": handler,
             "serve": serve,
             "queues": floor.queue_names(queues),
         }

@@ -42,7 +42,7 @@ def measure(ground: Ground) -> Table:
     ours: dict[Fleet, list[dict[str, float]]] = {consumers: [] for consumers in fleets}
     for _ in range(ground.scale.rounds):
         ground.progress.step("the floor")
-        started, seen = _floor(ground)
+        started, seen = of_floor(ground)
         floors.append(started)
         events.append(seen)
         for consumers in fleets:
@@ -67,7 +67,7 @@ def measure(ground: Ground) -> Table:
 
 
 def _ours(ground: Ground, consumers: Fleet) -> dict[str, float]:
-    with ground.jobs() as jobs, ground.consumers(consumers, jobs, announce=True) as team:
+    with ground.jobs() as jobs, ground.consumers(consumers, jobs, handler="announces") as team:
         team.go()
         queue = MongoQueue(jobs, name=floor.QUEUE)
         lines = lone_jobs(
@@ -76,7 +76,8 @@ def _ours(ground: Ground, consumers: Fleet) -> dict[str, float]:
         return quantiles([line["at"] - line["put_at"] for line in lines])
 
 
-def _floor(ground: Ground) -> tuple[dict[str, float], dict[str, float]]:
+def of_floor(ground: Ground) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the floor's two quantiles: until its second write is answered, and until the event."""
     with ground.jobs() as jobs, ground.listener(jobs) as team:
         team.go()
 

@@ -63,11 +63,11 @@ class Child:
         number: int,
         uri: str,
         settings: Mapping[str, Any],
-        started: queue.SimpleQueue[dict[str, Any]],
+        said_of_jobs: queue.SimpleQueue[dict[str, Any]],
         descriptors: Sequence[int] = (),
     ) -> None:
         self._name = f"{module} process {number}"
-        self._started = started
+        self._said_of_jobs = said_of_jobs
         self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         self._process = subprocess.Popen(  # noqa: S603 (our own program)
@@ -85,7 +85,7 @@ class Child:
     def _read(self) -> None:
         for text in self._process.stdout or ():
             line = json.loads(text)
-            (self._started if line["what"] == "started" else self._answers).put(line)
+            (self._said_of_jobs if "number" in line else self._answers).put(line)
 
     def order(self, word: str) -> None:
         """Send an order.
@@ -161,7 +161,7 @@ class Team:
         self._module, self._fleet, self._uri, self._settings = module, fleet, uri, settings
         self._dispatcher: Child | None = None
         self._children: list[Child] = []
-        self._started: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._said_of_jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         try:
@@ -181,7 +181,7 @@ class Team:
         self._end()
 
     def _child(self, number: int, settings: Mapping[str, Any], *descriptors: int) -> Child:
-        return Child(self._module, number, self._uri, settings, self._started, descriptors)
+        return Child(self._module, number, self._uri, settings, self._said_of_jobs, descriptors)
 
     def _start_dispatched(self) -> None:
         """Start them, each connected with a dispatcher, as a supervisor does."""
@@ -216,19 +216,43 @@ class Team:
 
     def wait_for_start(self, number: int) -> dict[str, Any]:
         """Return what was said when the job with this number was started."""
+        return self.wait_for("started", number)
+
+    def wait_for(self, what: str, number: int) -> dict[str, Any]:
+        """Return the next line that says this of the job with this number."""
+        return self._next(
+            lambda line: line["what"] == what and line["number"] == number,
+            f"job {number} was not {what} within {PATIENCE_SECONDS:.0f} s",
+        )
+
+    def starts_after(self, moment: float) -> dict[str, Any]:
+        """Return the first start after a moment of the monotonic clock."""
+        return self._next(
+            lambda line: line["what"] == "started" and line["at"] > moment,
+            f"no job was started for {PATIENCE_SECONDS:.0f} s",
+        )
+
+    def starts_so_far(self) -> list[dict[str, Any]]:
+        """Return what was said of starts since somebody last asked."""
+        lines = []
+        while True:
+            try:
+                lines.append(self._said_of_jobs.get_nowait())
+            except queue.Empty:
+                return [line for line in lines if line["what"] == "started"]
+
+    def _next(self, wanted: Callable[[dict[str, Any]], bool], failure: str) -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             try:
-                line = self._started.get(timeout=0.5)
+                line = self._said_of_jobs.get(timeout=0.5)
             except queue.Empty:
                 for child in self._everybody():
                     child.check()
                 continue
-            if line["number"] == number:
+            if wanted(line):
                 return line
-        raise StreamQueueError(
-            f"job {number} was not started within {PATIENCE_SECONDS:.0f} s of its put"
-        )
+        raise StreamQueueError(failure)
 
     def ask(self) -> list[dict[str, Any]]:
         """Ask them all, the dispatcher too, for a report, whatever it is in their module."""

@@ -67,7 +67,10 @@ def _stretch(scale: Scale) -> int:
 
 def _round(ground: Ground) -> tuple[list[float], list[float], int]:
     waits: dict[bool, list[float]] = {False: [], True: []}
-    with ground.jobs() as jobs, ground.consumers(Fleet(1), jobs, announce=True, serve=True) as team:
+    with (
+        ground.jobs() as jobs,
+        ground.consumers(Fleet(1), jobs, handler="announces", serve=True) as team,
+    ):
         (ready,) = team.go()
         with Team("scraper", Fleet(1), ground.uri, {"address": ready["address"]}) as scraper:
             scraper.go()

@@ -155,7 +155,7 @@ def test_a_number_out_of_range_is_wrong_usage(wrong: dict[str, int]) -> None:
 
 
 def test_a_consumer_that_dies_is_one_sentence_with_its_last_words() -> None:
-    settings = {"database": "d", "collection": "c", "concurrency": 0, "announce": False}
+    settings = {"database": "d", "collection": "c", "concurrency": 0, "handler": "passes"}
     team = Team("consumer", Fleet(1), "mongodb://127.0.0.1:1/", settings)
 
     with pytest.raises(StreamQueueError, match=r"consumer process 1 ended with .*concurrency"):
@@ -167,7 +167,7 @@ def test_consumers_end_when_the_benchmark_is_killed(uri: str, tmp_path: Path) ->
         "import os, sys\n"
         "from streamqueue.bench.fleet import Fleet\n"
         "from streamqueue.bench.process import Team\n"
-        "settings = dict(database='d', collection='c', concurrency=1, announce=False)\n"
+        "settings = dict(database='d', collection='c', concurrency=1, handler='passes')\n"
         "with Team('consumer', Fleet(1), sys.argv[1], settings) as team:\n"
         "    print(team._children[0]._process.pid, flush=True)\n"
         "    os.kill(os.getpid(), 9)\n"
