@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..queue.blocking import MongoQueue
 from . import floor, latency
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .ground import Ground
-    from .process import Team
     from .scale import Scale
 
 ONE = Fleet(1)
