@@ -23,7 +23,7 @@ from streamqueue.bench.report import Row, Spread
 from streamqueue.bench.scale import Scale
 from tests.waiting import wait_until
 
-MEASURED = ("latency", "drain", "queues", "put", "depth", "scrape", "soak")
+MEASURED = ("latency", "answers", "drain", "queues", "put", "depth", "scrape", "soak")
 TINY = ("--rounds", "1", "--jobs", "50", "--big", "200", "--max-processes", "1", "--json")
 
 

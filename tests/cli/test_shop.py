@@ -50,8 +50,9 @@ class Customer:
     def is_served(self) -> bool:
         """Whether the shop answers."""
         try:
-            urllib.request.urlopen(f"{self._address}/orders/none", timeout=20)
-        except urllib.error.HTTPError:
+            self.send("GET", "/orders/none")
+        except urllib.error.HTTPError as answer:
+            answer.close()
             return True
         except OSError:
             pass
@@ -125,4 +126,5 @@ def test_an_order_that_is_not_there_is_not_found(customer: Customer, order: str)
     with pytest.raises(urllib.error.HTTPError) as refused:
         customer.send("GET", f"/orders/{order}")
 
+    refused.value.close()
     assert refused.value.code == 404
