@@ -167,13 +167,8 @@ async def test_jobs_are_put_into_a_paused_queue_and_wait(queue: Any) -> None:
     await queue.put({"n": 1})
     await queue.put({"n": 2}, delay=60)
 
-    assert await queue.stats() == {
-        "available": 1,
-        "scheduled": 1,
-        "locked": 0,
-        "errors": 0,
-        "total": 2,
-    }
+    counted = {name: count for name, count in (await queue.stats()).items() if count}
+    assert counted == {"available": 1, "scheduled": 1, "total": 2}
 
 
 async def test_a_job_that_falls_due_in_a_paused_queue_becomes_ready_and_waits(
