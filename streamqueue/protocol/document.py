@@ -430,7 +430,7 @@ class JobRecord:
             damage=None if isinstance(payload, dict) else "its payload is not a mapping",
             keep=_seconds(get("keep"), _seconds(get("kept"), None)),
             awaited=get("awaited") is True,
-            asked="cancel_requested_at" in document,
+            asked=get("cancel_requested_at") is not None,
             expires_at=_date(get("expires_at")),
         )
 

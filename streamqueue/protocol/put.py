@@ -83,8 +83,8 @@ class Put:
     @property
     def features(self) -> set[str]:
         """What it uses that needs an index of its own, but for a key."""
-        used = {"expires": self.expires, "keep": self.keep}
-        return {name for name, value in used.items() if value is not None}
+        used = {"expires": self.expires is not None, "keep": bool(self.keep)}
+        return {name for name, is_used in used.items() if is_used}
 
     @property
     def may_exist(self) -> bool:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Cancelled = Literal["cancelled", "asked"]
 
+PATIENCE_MS = 5000
+"""How long the server may take over a request, as with a job that is in an open transaction."""
+
 
 class Canceller:
     """Ends the jobs of one queue from outside.
@@ -53,19 +56,21 @@ class Canceller:
         removed = yield jobs.delete_one(operations.cancel_waiting(self._name, job_id, self._keep))
         if removed.deleted_count:
             return "cancelled"
-        found = yield jobs.find_one_and_update(
-            *operations.cancel(self._name, job_id, self._keep),
-            projection={"state": 1},
-            return_document=ReturnDocument.AFTER,
-        )
-        if found is None:
-            return None
         # Whoever ends a job that was asked for may not know of it, and leave it to the server to
         # remove it. Where that index cannot be, the job is as cancelled as ever, and stays.
         try:
             yield self._store.require_index("keep", "cancel()")
         except ConfigurationError:
             pass
+        found = yield jobs.find_one_and_update(
+            *operations.cancel(self._name, job_id, self._keep),
+            projection={"state": 1},
+            return_document=ReturnDocument.AFTER,
+            # A job that somebody's open transaction has changed would be waited for until its end.
+            maxTimeMS=PATIENCE_MS,
+        )
+        if found is None:
+            return None
         if found["state"] == "running":
             return "asked"
         yield jobs.delete_one(operations.cancelled_and_over([job_id]))

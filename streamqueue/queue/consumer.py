@@ -23,8 +23,6 @@ from .present_settings import PresentSettings
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from bson import ObjectId
-
     from ..options import QueueOptions
     from ..store.asynchronous import AsyncStore
     from ..store.blocking import Store
@@ -125,22 +123,24 @@ class Consumer:
         documents = yield self._store.take(
             found, options.consumer_id, options.timeout, self._limit_of, self._keep_of
         )
-        late: dict[ObjectId, bytes] = {}
+        late: list[tuple[Any, bytes]] = []
         for document in documents:
             record = JobRecord.from_document(document, max_attempts=options.max_attempts)
             self._store.expiring = self._store.expiring or record.expires_at is not None
             if record.damage is not None:
                 yield from self._discard_damaged(record, record.damage)
             elif record.too_late(self._store.clock.now):
-                late[record.id] = record.token
+                late.append((record.id, record.token))
             else:
                 records.append(record)
+            if record.stays:
+                self._store.indexes.want("keep")
         self._some_expired = bool(late)
         if late:
             yield from self._expire_claimed(late)
         return records
 
-    def _expire_claimed(self, late: dict[ObjectId, bytes]) -> Flow[None]:
+    def _expire_claimed(self, late: Sequence[tuple[Any, bytes]]) -> Flow[None]:
         """End claimed jobs that are not begun in time, and all that wait and are too late as well;
         if that fails, their leases will return them."""
         try:

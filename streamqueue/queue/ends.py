@@ -93,22 +93,32 @@ class Ends:
             try:
                 yield self._store.jobs.delete_one(over)
             except PyMongoError:
-                pass  # it has ended: the server removes it
+                self._store.indexes.want("keep")  # it has ended: the server removes it
 
     def look(self, record: JobRecord) -> Flow[bool]:
         """Return whether somebody has asked to cancel the job; look, if the last one was a while
         ago."""
-        now = monotonic()
-        if not record.asked and now >= record.look_at:
-            record.look_at = now + LOOK_EVERY
-            self._store.check_place()
-            wanted = operations.held_asked_for(record.id, record.token)
-            try:
-                found = yield self._store.jobs.find_one(wanted, {"_id": 1})
-                record.asked = found is not None
-            except PyMongoError:
-                pass  # as it was, as far as is known
+        if self.begin_look(record):
+            yield from self.finish_look(record)
         return record.asked
+
+    def begin_look(self, record: JobRecord) -> bool:
+        """Return whether to look now; whoever asks does so, and nobody else for a while."""
+        now = monotonic()
+        if record.asked or now < record.look_at:
+            return False
+        record.look_at = now + LOOK_EVERY
+        self._store.check_place()
+        return True
+
+    def finish_look(self, record: JobRecord) -> Flow[None]:
+        """Look, as :meth:`begin_look` has said."""
+        wanted = operations.held_asked_for(record.id, record.token)
+        try:
+            found = yield self._store.jobs.find_one(wanted, {"_id": 1})
+            record.asked = found is not None
+        except PyMongoError:
+            pass  # as it was, as far as is known
 
     def _end_if_asked(self, record: JobRecord) -> Flow[None]:
         """Raise JobCancelled, and end the job, if it is known that somebody has asked for that."""
@@ -145,7 +155,7 @@ class Ends:
         if renewed is None:
             said.over()
             raise LeaseLost(record.id)
-        record.asked = bool(renewed)  # the next call says so
+        record.asked = renewed.get(operations.ASKED_AT) is not None  # the next call says so
 
     def release(self, record: JobRecord, delay: float | None) -> Flow[None]:
         yield from self._end_if_asked(record)

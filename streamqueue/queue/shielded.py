@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from anyio import CancelScope
+from anyio import CancelScope, NoEventLoopError
 from anyio.lowlevel import checkpoint, current_token
 
-from ..clock import monotonic
 from .flow import run_async
 
 if TYPE_CHECKING:
@@ -41,11 +40,15 @@ class ShieldedEnds:
         return run_async(self._ends.cancel(record, message), _shield())
 
     def cancelled(self, record: JobRecord) -> bool:
-        """Return what is known, and look again beside the caller, who does not wait for it."""
-        if not record.asked and monotonic() >= record.look_at:
+        """Return what is known, and look again beside the caller, who does not wait for it. In
+        another thread there is nothing to look with."""
+        try:
             loop: Any = current_token().native_token
+        except NoEventLoopError:
+            return record.asked
+        if self._ends.begin_look(record):
             # Not in a task group: there is none that is open for as long as a job is held.
-            task = loop.create_task(run_async(self._ends.look(record)))
+            task = loop.create_task(run_async(self._ends.finish_look(record)))
             self._looks.add(task)
             task.add_done_callback(self._looks.discard)
         return record.asked

@@ -175,6 +175,8 @@ class BlockingSteering:
             ConfigurationError: `job_id` cannot be an id.
             JobNotFound: no job of this queue has this id.
             PyMongoError: the server; after a timeout or a lost connection it may be cancelled.
+                ExecutionTimeout after 5 seconds, when an open transaction has changed the job, as
+                one that completes it: nothing was changed, so call again.
         """
         return run(self._canceller.cancel(ids_meant(job_id)))
 
@@ -267,6 +269,8 @@ class AsyncSteering:
             ConfigurationError: `job_id` cannot be an id.
             JobNotFound: no job of this queue has this id.
             PyMongoError: the server; after a timeout or a lost connection it may be cancelled.
+                ExecutionTimeout after 5 seconds, when an open transaction has changed the job, as
+                one that completes it: nothing was changed, so call again.
         """
         # What has been sent is awaited to its end: a cancelled write has usually been applied.
         scope = CancelScope(shield=True)

@@ -326,7 +326,7 @@ def change_of(event: Mapping[str, Any]) -> Change:
         moment if isinstance(moment := fields.get(name), datetime) else None
         for name in ("run_at", "expires_at")
     )
-    asked = operations.ASKED_AT in fields
+    asked = fields.get(operations.ASKED_AT) is not None
     if job is not None or "state" in fields:
         state = fields.get("state")
         ready, scheduled, runs = (state == each for each in ("ready", "scheduled", "running"))

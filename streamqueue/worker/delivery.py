@@ -106,6 +106,8 @@ class Delivery:
                 if record.expires_at is not None:
                     self._expires(record.expires_at)  # it may wait for another attempt by then
                 attempt = Attempt(record, registered, self._ender, sent=sent, timeout=self._timeout)
+                if attempt.kept:
+                    self._store.indexes.want("keep")  # its producer may not have seen to it
             except Exception as error:  # whatever is in it, it ends nothing but itself
                 text = f"it cannot be handed over: {type_name(error)}"
                 damaged.append((_bare_record(document, text), "damaged"))

@@ -110,7 +110,7 @@ class Ends:
             try:
                 await self._store.delete_within(over, LONGEST_WRITE)
             except PyMongoError:
-                pass  # it has ended: the server removes it
+                self._store.indexes.want("keep")  # it has ended: the server removes it
 
     async def release(self, attempt: Attempt, delay: float | None = None) -> None:
         """Give the job back as it was before the claim."""

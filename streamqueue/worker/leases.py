@@ -324,7 +324,7 @@ class Leases:
                 continue
             if completed:  # its transaction was aborted
                 attempt.completed = False
-            if job is not None and operations.ASKED_AT in job and not attempt.asked:
+            if job is not None and job.get(operations.ASKED_AT) is not None:
                 self._learn_asked(attempt)
                 continue
             attempt.apart = None

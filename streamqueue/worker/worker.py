@@ -205,7 +205,7 @@ class Worker:
         if max_attempts is not None:
             attempts = checks.max_attempts(max_attempts)
         kept = options.keep if keep is None else checks.keep(keep)
-        if kept is not None:
+        if kept:
             self._settings.store.indexes.want("keep")
         if concurrency is not None:
             checks.whole_number(concurrency, "concurrency", 1, checks.MAX_BATCH)

@@ -8,9 +8,11 @@ from typing import Any
 import anyio
 import pytest
 from bson import ObjectId
+from pymongo.errors import ExecutionTimeout
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import Cancel, ConfigurationError, JobCancelled, JobNotFound, LeaseLost
+from streamqueue.queue import canceller
 from tests.contract.shells import Shell
 from tests.waiting import wait_until_async
 
@@ -376,3 +378,54 @@ async def test_a_job_that_its_block_cancels_is_gone_if_nobody_keeps_it(
             raise Cancel
 
     assert jobs.count_documents({}) == 0
+
+
+# what other programs store
+
+
+async def test_null_is_no_request(queue: Any, jobs: Collection[Any]) -> None:
+    """Programs that write all of their fields store null for what is not so."""
+    job_id = await queue.put({})
+    jobs.update_one({"_id": job_id}, {"$set": {"cancel_requested_at": None}})
+    job = await queue.next()
+    await job.progress(1)
+
+    await job.error("no", delay=0)
+
+    assert only(jobs)["state"] == "ready"
+    await (await queue.next()).complete()
+    assert jobs.count_documents({}) == 0
+
+
+async def test_a_request_waits_for_no_transaction_for_long(
+    queue: Any, jobs: Collection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(canceller, "PATIENCE_MS", 200)
+    job_id = await queue.put({})
+    job = await queue.next()
+    with jobs.database.client.start_session() as session, session.start_transaction():
+        jobs.update_one({"_id": job_id}, {"$set": {"touched": True}}, session=session)
+
+        with pytest.raises(ExecutionTimeout):
+            await queue.cancel(job_id)
+
+        session.abort_transaction()
+    assert await queue.cancel(job_id) == "asked"
+    await job.release()
+
+
+async def test_to_ask_often_whether_a_job_is_cancelled_looks_once(queue: Any) -> None:
+    await queue.put({})
+    job = await queue.next()
+    tasks = len(anyio.get_running_tasks())
+
+    assert not any(job.cancelled for _ in range(1000))
+
+    assert len(anyio.get_running_tasks()) <= tasks + 1
+
+
+async def test_a_job_can_be_asked_from_a_thread_whether_it_is_cancelled(queue: Any) -> None:
+    await queue.put({})
+    job = await queue.next()
+
+    assert await anyio.to_thread.run_sync(lambda: job.cancelled) is False

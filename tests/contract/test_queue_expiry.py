@@ -206,3 +206,29 @@ async def test_a_dead_one_that_would_be_too_late_runs_when_it_is_put_back(
     assert await queue.requeue() == 1
 
     assert (await queue.next()).id == job_id
+
+
+# what other programs store
+
+
+async def test_a_time_that_another_program_gave_needs_no_index(
+    queue: Any, jobs: Collection[Any]
+) -> None:
+    jobs.insert_one({"queue": queue.name, "state": "ready", "payload": {}, "expires_at": LATER})
+    assert await queue.next() is not None
+
+    assert await queue.next() is None
+    assert await queue.next(wait=0.1) is None
+
+
+async def test_a_document_as_the_id_of_one_that_is_too_late_strands_no_other(
+    queue: Any, jobs: Collection[Any]
+) -> None:
+    late = {"_id": {"a": 1}, "queue": queue.name, "state": "ready", "payload": {}}
+    jobs.insert_one({**late, "expires_at": datetime(2020, 1, 1, tzinfo=UTC)})
+    ids = await queue.put_many([{}, {}])
+
+    claimed = await queue.claim(5)
+
+    assert sorted(job.id for job in claimed) == ids
+    assert jobs.count_documents({"_id": {"a": 1}, "state": "running"}) == 0

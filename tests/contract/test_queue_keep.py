@@ -370,3 +370,15 @@ async def test_who_waits_for_a_job_of_a_queue_that_is_cleared_hears_of_it(
                 told.append((updated["state"], updated["awaited"]))
 
     assert told == [("cancelled", False)] * 3
+
+
+async def test_what_another_program_has_kept_is_removed_by_the_index_too(
+    shell: Shell, jobs: Collection[Any]
+) -> None:
+    queue = shell.queue()
+    jobs.insert_one({"queue": queue.name, "state": "ready", "payload": {}, "keep": 60})
+    await (await queue.next()).complete()
+
+    assert await queue.next() is None
+
+    assert "streamqueue_removed" in jobs.index_information()

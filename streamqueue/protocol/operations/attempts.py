@@ -59,8 +59,9 @@ def _literal(fields: Mapping[str, Any]) -> Document:
     return {name: {"$literal": value} for name, value in fields.items()}
 
 
-ASKED_FOR: Document = {"cancel_requested_at": {"$exists": True}}
-"""A condition: somebody has asked for the job to be cancelled."""
+ASKED_FOR: Document = {"cancel_requested_at": {"$ne": None}}
+"""A condition: somebody has asked for the job to be cancelled. (Programs that write all of their
+fields store null for what is not so.)"""
 
 
 def unasked(wanted: Document) -> Document:

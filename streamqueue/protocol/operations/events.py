@@ -108,7 +108,7 @@ _MAKES_WORK: Document = {
         {
             "$and": [
                 {"$eq": ["$fullDocument.state", "running"]},
-                {"$ne": [{"$type": f"$fullDocument.{ASKED_AT}"}, "missing"]},
+                {"$ne": [{"$ifNull": [f"$fullDocument.{ASKED_AT}", None]}, None]},
             ]
         },
         *(_updated(field) for field in ("queue", "priority", "seq", "run_at", ASKED_AT)),

@@ -69,7 +69,7 @@ def cancelled_fields(keep: float = 0) -> Document:
 
 
 CANCELLED = cancelled_fields()
-_ASKED: Document = {"$ne": [{"$type": "$cancel_requested_at"}, "missing"]}
+_ASKED: Document = {"$ne": [{"$ifNull": ["$cancel_requested_at", None]}, None]}
 _EITHER_WAY = {*UNLOCK, "last_error", "errors"}
 
 

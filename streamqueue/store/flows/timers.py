@@ -15,9 +15,7 @@ from .changes import change_each
 from .steps import DeleteMany, Read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from bson import ObjectId
+    from collections.abc import Callable, Sequence
 
     from ..refused import StuckJobs
     from ..state import StoreState
@@ -78,7 +76,7 @@ def _remove_cancelled(store: StoreState, ids: Sequence[Any]) -> Flow[None]:
     try:
         yield DeleteMany(operations.cancelled_and_over(ids), store.write_limit.seconds)
     except PyMongoError:
-        pass
+        store.indexes.want("keep")
 
 
 def expire(
@@ -92,10 +90,15 @@ def expire(
     stuck = store.unexpirable
     most = BATCH + len(stuck)
     found: list[dict[str, Any]] = []
-    for part in operations.merged_parts(queues):
-        found += yield Read(operations.too_late(part, most))
-        if len(found) >= most:
-            break
+    try:
+        for part in operations.merged_parts(queues):
+            found += yield Read(operations.too_late(part, most))
+            if len(found) >= most:
+                break
+    except OperationFailure as error:
+        if error.code not in operations.NOT_THERE:
+            raise
+        store.expiring = False  # without that index whoever claims a job looks at its time
     for jobs in stuck.divide(found):
         by_queue: dict[str, list[Any]] = {}
         for document in jobs:
@@ -119,10 +122,10 @@ def _expire(store: StoreState, ids: Sequence[Any], keep: float | None) -> Flow[i
     return removed + ended
 
 
-def expire_held(store: StoreState, held: Mapping[ObjectId, bytes]) -> Flow[int]:
-    """End claimed jobs that were too late, by their tokens; return how many."""
-    ids = list(held)
-    command = partial(operations.expire_held, tokens=held.values())
+def expire_held(store: StoreState, held: Sequence[tuple[Any, bytes]]) -> Flow[int]:
+    """End claimed jobs that were too late, by their ids and tokens; return how many."""
+    ids = [job_id for job_id, _ in held]
+    command = partial(operations.expire_held, tokens={token for _, token in held})
     ended = yield from change_each(store, ids, command, store.unexpirable)
     if ended:
         yield from _remove_cancelled(store, ids)
