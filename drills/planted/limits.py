@@ -10,6 +10,14 @@ SHARES = "worker/test_worker_concurrency.py"
 
 FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
+        "queues with few slots not looked at while the stream rests",
+        3,
+        "worker/test_worker_concurrency.py"
+        "::test_a_queue_with_few_slots_is_looked_at_while_the_stream_rests",
+        Edit("worker.backlog:Backlog.read", "            self.lanes.look()", "            pass"),
+        Edit("worker.claimer:Claimer.unheard", "        self._lanes.look()\n", ""),
+    ),
+    PlantedFault(
         "a handler that gets around its time limit by returning",
         13,
         f"{LIMITS}"

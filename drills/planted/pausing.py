@@ -9,6 +9,33 @@ WORKER = "worker/test_worker_pause.py"
 
 FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
+        "members asked to fetch, on and on, while all queues are paused",
+        6,
+        "worker/test_worker_pause.py"
+        "::test_a_dispatcher_asks_nobody_to_fetch_while_all_of_its_queues_are_paused",
+        Edit(
+            "processes.dispatcher:Dispatcher._have_one_fetch",
+            " if self._settings.open_queues() else None",
+            "",
+        ),
+        Edit(
+            "processes.dispatcher:Dispatcher.loaded",
+            " and bool(self._settings.open_queues())",
+            "",
+        ),
+    ),
+    PlantedFault(
+        "members told of a change only if the dispatcher sees a difference",
+        17,
+        "worker/test_worker_pause.py"
+        "::test_a_pause_that_is_over_before_a_dispatcher_has_read_of_it_is_told_too",
+        Edit(
+            "processes.dispatcher:Dispatcher.event",
+            "            self._members.broadcast(Bell(bell=True))\n            self._bell_told = True\n",
+            "",
+        ),
+    ),
+    PlantedFault(
         "a worker that claims before it has read the settings",
         4,
         f"{WORKER}::test_the_first_claim_waits_until_the_settings_can_be_read",

@@ -124,7 +124,7 @@ class Dispatcher:
             health=self.health,
         )
         self._settings.connect(self._watcher, self._settings_read)
-        self._open = self._was_open = False
+        self._open = self._was_open = self._bell_told = False
         self._more = self._adopt = True
         self._read_at = -math.inf
         self._tasks: TaskGroup | None = None
@@ -281,13 +281,15 @@ class Dispatcher:
     def _have_lanes_fetched(self) -> None:
         """Have those ask for what waits in the lanes who can claim it."""
         for queue, lane in self._lanes.items():
-            member = self._members.free(queue=queue) if lane.waits else None
+            waits = lane.waits and queue not in self._settings.paused
+            member = self._members.free(queue=queue) if waits else None
             if member is not None:
                 member.ask_to_fetch()
 
     def _have_one_fetch(self) -> None:
-        # Not itself a reason to read: each answer would be the reason for the next question.
-        member = self._members.free()
+        # Not itself a reason to read: each answer would be the reason for the next question. Nor of
+        # use while all queues are paused, when a member that is asked to fetch has nothing to ask.
+        member = self._members.free() if self._settings.open_queues() else None
         if member is not None:
             member.ask_to_fetch()
 
@@ -309,7 +311,7 @@ class Dispatcher:
                     if not self._members.asking():  # who asked has left
                         self._have_one_fetch()
             else:
-                if not (self._more or self._backlog):
+                if not self.loaded:
                     self._intake.unloaded()
                 if await self._intake.wait(refused_too=not self._more):
                     self._look_for_more()
@@ -362,7 +364,10 @@ class Dispatcher:
             if stuck != told:
                 told = stuck
                 self._members.broadcast(Refused(refused=stuck))
-            self._members.broadcast(Tick(tick=signs - seen, pings=pings - pinged))
+            # What is said of the stream vouches for the settings that the members have read. While
+            # those are not sure here, nobody is to go by them.
+            alive = signs - seen if self._settings.sure else 0
+            self._members.broadcast(Tick(tick=alive, pings=pings - pinged))
             seen, pinged = signs, pings
 
     # the watcher's listener
@@ -385,7 +390,7 @@ class Dispatcher:
 
     @property
     def loaded(self) -> bool:
-        return self._more or bool(self._backlog)
+        return (self._more or bool(self._backlog)) and bool(self._settings.open_queues())
 
     @property
     def looks_often(self) -> bool:
@@ -400,6 +405,7 @@ class Dispatcher:
 
     def unheard(self) -> None:
         self._adopt = True
+        self._lanes.look()
         self._timers.look()
         self._expiries.look()
 
@@ -407,9 +413,11 @@ class Dispatcher:
         self._settings.rang()
 
     async def _settings_read(self, paused: Collection[str], resumed: Collection[str]) -> None:
+        told, self._bell_told = self._bell_told, False
         if not (paused or resumed):
             return
-        self._members.broadcast(Bell(bell=True))
+        if not told:  # it was read without a bell
+            self._members.broadcast(Bell(bell=True))
         self._backlog.drop()  # it may have jobs of a queue that is paused now
         self._look_for_more(adopt=bool(resumed))
 
@@ -419,6 +427,9 @@ class Dispatcher:
             self._expiries.note(change.expires_at)
         if change.bell:
             self._settings.rang()
+            # At once, whatever is read here: of a pause that is over by then nothing would show.
+            self._members.broadcast(Bell(bell=True))
+            self._bell_told = True
         if change.scheduled:
             self._timers.note(change.run_at)
         if change.ready:

@@ -54,7 +54,7 @@ class PresentSettings:
         self._known = KnownSettings(queues)
         self._wanted = anyio.Event()
         self._wanted.set()  # the first reading waits for nobody
-        self._under_way = False
+        self._under_way = self._refused = False
         self._reading = LoggedOutage(logger, "settings", "Reading the settings of the queues")
         self.paused: frozenset[str] = frozenset()
 
@@ -85,9 +85,11 @@ class PresentSettings:
         return [job for job in jobs if job["queue"] not in self.paused]
 
     def rang(self) -> None:
-        """Read anew: the bell has rung, or may have."""
+        """Read anew: the bell has rung, or may have. A user who may not read does so only before
+        the next claim, if that is not sure."""
         self._known.rang()
-        self._wanted.set()
+        if not self._refused:
+            self._wanted.set()
 
     def want(self) -> None:
         """Read, unless a reading is under way: it is not sure any more how things stand."""
@@ -111,13 +113,14 @@ class PresentSettings:
             except READ_ERRORS as error:
                 self._reading.failed(error, "The settings of the queues could not be read: %s")
                 failures += 1
-                with anyio.move_on_after(AGAIN.delay(failures)):
-                    await self._wanted.wait()  # the stream is open again
+                await anyio.sleep(AGAIN.delay(failures))
                 self._wanted.set()
                 continue
             failures = 0
             self._reading.succeeded()
             self._known.answered(asked, settings)
+            self._refused = settings is None
+            self._under_way = False  # for whoever wants another while the listener is at work
             before, self.paused = self.paused, self._known.paused
             await self._changed(self.paused - before, before - self.paused)
 

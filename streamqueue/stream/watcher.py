@@ -234,7 +234,6 @@ class Watcher:
                 self._token = stream.resume_token
                 log_reopened(logger, self._outage.succeeded())
                 self._signs += 1
-                self.heard_at = monotonic()
                 self._metrics.last_event.set(time.time())
                 await anyio.lowlevel.checkpoint_if_cancelled()
             return False
@@ -291,6 +290,7 @@ class Watcher:
         """Wait for an event, then tell it and those that came in the same reply."""
         with pymongo.timeout(self._max_await + WAIT_MARGIN):
             event = await stream.try_next()
+            self.heard_at = monotonic()  # before it is told: who hears of it goes by that
             told = event is not None
             while event is not None:
                 tell(self._listener, event, self._metrics)

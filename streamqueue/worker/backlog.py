@@ -181,11 +181,13 @@ class Backlog:
         queues = self.settings.open_queues()
         if not queues:
             self.deep = self.left = False
+            self.lanes.empty()
             return
         if await self._asked(wanted):
             return
         self.left = False
         if self.lanes:
+            self.lanes.look()  # while the head is read so often no stream may tell of them
             queues = [queue for queue in queues if self.lanes.get(queue) is None]
         if queues:
             await self._read_chunk(queues, wanted)

@@ -171,16 +171,19 @@ class Claimer:
         self._intake.wake()  # it may wait for just this
 
     def unheard(self) -> None:
-        """See to jobs without a place in the order at the next look: their events are not read."""
+        """See to jobs without a place in the order at the next look, and to queues that are read
+        apart: their events are not read."""
         self._adopt = True
+        self._lanes.look()
 
     def announce(self, job: Mapping[str, Any], *, inserted: bool) -> None:
         """Note a ready job as its change event carried it."""
         if not is_ordinary(job):
             self.scan("stream", adopt=True)
             return
-        if job["queue"] in self._settings.paused:
-            return  # it is looked for when the queue goes on
+        if job["queue"] in self._settings.paused:  # it is looked for when the queue goes on
+            self._intake.wake()  # whoever hands out the jobs waits to hear that it was dealt with
+            return
         job = with_plain_id(job)  # as it is in what a claim returns
         job_id = job["_id"]
         if inserted and job_id in self._delivery.recent:

@@ -153,9 +153,13 @@ class Lanes:
     def handed(self, jobs: Iterable[Job]) -> list[Job]:
         """Take what somebody hands out for all there is to be had; return the jobs of others."""
         self.drop()
+        self.empty()
+        return self.sort(jobs)
+
+    def empty(self) -> None:
+        """Nothing waits in any of them that could be taken."""
         for lane in self._lanes.values():
             lane.was_read((), more=False)
-        return self.sort(jobs)
 
     def give_up(self) -> bool:
         """Forget what waits and cannot be taken, for others to know of; return whether that was

@@ -106,9 +106,15 @@ class StartedDispatcher:
 
 
 class Puppet:
-    """One end of a connection, played by the test."""
+    """One end of a connection, played by the test.
+
+    Attributes:
+        heard: frames that nobody has waited for yet.
+        passed: those before them.
+    """
 
     def __init__(self, channel: socket.socket) -> None:
+        self.passed: list[dict[str, Any]] = []
         self._channel = channel
         self._connection = Connection(channel)
         self.heard: list[dict[str, Any]] = []
@@ -133,6 +139,7 @@ class Puppet:
             while True:
                 for index, frame in enumerate(self.heard):
                     if name in frame:
+                        self.passed += self.heard[: index + 1]
                         del self.heard[: index + 1]
                         return frame
                 frames = await self._connection.receive()

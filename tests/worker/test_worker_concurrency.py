@@ -16,6 +16,8 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, ConfigurationError
+from streamqueue.stream import watcher
+from streamqueue.worker import backlog
 from tests.waiting import wait_until_async
 from tests.worker.members import Members, StartedDispatcher
 from tests.worker.started import StartedWorker, WorkerStarter
@@ -278,6 +280,32 @@ async def test_a_lone_job_is_heard_of_while_a_queue_with_few_slots_is_worked_off
 
     await wait_until_async(lambda: begun["quick"] == 3001, "it began", 1.0)
     assert begun["slow"] < 3000
+
+
+async def test_a_queue_with_few_slots_is_looked_at_while_the_stream_rests(
+    start: WorkerStarter, queues: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is closed while a backlog is worked off: no event tells of its jobs."""
+    monkeypatch.setattr(watcher, "REST_AFTER", 0.2)
+    monkeypatch.setattr(backlog, "OFTEN", 60.0)
+    monkeypatch.setattr(backlog, "MAX_CHUNK", 64)
+    begun: Counter[str] = Counter()
+
+    async def handler(job: AsyncJob) -> None:
+        begun[job.queue] += 1
+        await anyio.sleep(0.01)
+
+    worker = start.prepare(concurrency=5, sweep_interval=None)
+    worker.worker.handler("few", concurrency=2)(handler)
+    worker.worker.handler("many")(handler)
+    await queues("many").put_many([{}] * 3000)
+    await start.begin(worker)
+    await wait_until_async(lambda: worker.commands.named("ping"), "the stream is closed")
+
+    await queues("few").put({}, priority=1)
+
+    await wait_until_async(lambda: begun["few"], "it began")
+    assert begun["many"] < 3000
 
 
 # with a dispatcher

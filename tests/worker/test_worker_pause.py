@@ -19,6 +19,7 @@ from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue
 from streamqueue.store import known_settings
+from streamqueue.store.asynchronous import AsyncStore
 from streamqueue.stream import watcher
 from streamqueue.worker import backlog, scheduler
 from streamqueue.worker.execution import unbegun
@@ -467,6 +468,43 @@ async def test_a_dispatcher_tells_its_members_of_a_pause_and_of_its_end(
     await queue.resume()
 
     assert await puppet.until_heard("bell") == {"bell": True}
+
+
+async def test_a_pause_that_is_over_before_a_dispatcher_has_read_of_it_is_told_too(
+    members: Members, queue: AsyncMongoQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member may have read in between, and would stay paused."""
+    await members.open()
+    puppet = members.puppet(free=1)
+    await puppet.until_heard("opened")
+
+    async def reads_nothing(*_: object) -> None:
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(AsyncStore, "settings_of", reads_nothing)
+    await queue.pause()
+    await queue.resume()
+
+    assert await puppet.until_heard("bell") == {"bell": True}
+
+
+async def test_a_dispatcher_asks_nobody_to_fetch_while_all_of_its_queues_are_paused(
+    members: Members, queue: AsyncMongoQueue
+) -> None:
+    await queue.put_many([{"n": n} for n in range(5)])
+    await queue.pause()
+    await members.open()
+    puppet = members.puppet(free=1)
+    await puppet.until_heard("tick")  # by then it has read that they are
+    puppet.passed.clear()
+    puppet.say({"idle": 1, "done": 1, "more": True, "refused": []})
+
+    await puppet.until_heard("tick")
+    await puppet.until_heard("tick")
+
+    assert "fetch" not in {name for frame in puppet.passed for name in frame}
+    await queue.resume()
+    await puppet.until_heard("fetch")
 
 
 async def test_a_member_that_is_told_reads_the_settings_and_claims_nothing_of_what_it_is_sent(
