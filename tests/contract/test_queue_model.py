@@ -26,7 +26,9 @@ from hypothesis.stateful import (
 from pymongo import MongoClient
 
 from streamqueue import Job, JobCancelled, JobNotFound, LeaseLost, MongoQueue, PayloadError
+from streamqueue.protocol.document import EXPIRES_INDEX
 from streamqueue.protocol.settings import BELL
+from streamqueue.queue.flow import run
 from streamqueue.store import known_settings
 
 MAX_ATTEMPTS = 2
@@ -57,6 +59,7 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.database = f"test_model_{secrets.token_hex(6)}"
         jobs = self.servers[0][self.database].jobs
+        jobs.database.command("createIndexes", jobs.name, indexes=[EXPIRES_INDEX])
         self.documents = [jobs]
         self.consumers = [MongoQueue(jobs, f"c{n}", max_attempts=MAX_ATTEMPTS) for n in range(2)]
         self.expected: dict[ObjectId, Expected] = {}
@@ -240,6 +243,19 @@ class QueueMachine(RuleBasedStateMachine):
     def resume(self, consumer: int) -> None:
         self.consumers[consumer].resume()
         self.paused = False
+
+    @rule(data=st.data())
+    def a_job_that_waits_is_too_late(self, data: st.DataObject) -> None:
+        waiting = [job_id for job_id, job in self.expected.items() if job.state == "ready"]
+        if not waiting:
+            return
+        job_id = data.draw(st.sampled_from(waiting))
+        past = [{"$set": {"expires_at": {"$subtract": ["$$NOW", 1]}}}]
+        self.documents[0].update_one({"_id": job_id}, past)
+
+        assert run(self.consumers[1]._consumer._expire()) == 1
+
+        self.end(job_id, "cancelled")
 
     @rule()
     def requeue_all(self) -> None:
