@@ -164,7 +164,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a key that several live jobs may have",
         1,
         "contract/test_queue_put.py::test_a_second_live_job_with_the_key_is_refused",
-        Edit("protocol.document", "unique=True", "unique=False"),
+        Edit("protocol.schema", "unique=True", "unique=False"),
     ),
     PlantedFault(
         "an exception's text in the log",

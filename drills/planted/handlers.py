@@ -507,7 +507,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         14,
         "cli/test_commands.py::test_the_validator_refuses_what_is_not_a_job",
         Edit(
-            "protocol.document",
+            "protocol.schema",
             'for operator, bound in (("$lt", FIRST_DATE), ("$gt", LAST_DATE))',
             'for operator, bound in (("$lt", FIRST_DATE),)',
         ),

@@ -13,7 +13,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         10,
         f"{CLAIM}::test_what_was_put_first_is_first_whatever_the_clocks_of_those_who_put_said",
         Edit(
-            "protocol.document",
+            "protocol.schema",
             '    ("seq", ASCENDING),\n    ("run_at", ASCENDING),\n',
             '    ("run_at", ASCENDING),\n',
         ),
@@ -44,7 +44,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "jobs that became due together in the order of their ids",
         10,
         f"{CLAIM}::test_jobs_that_become_due_together_come_in_the_order_of_their_times",
-        Edit("protocol.document", '    ("run_at", ASCENDING),\n    ("_id"', '    ("_id"'),
+        Edit("protocol.schema", '    ("run_at", ASCENDING),\n    ("_id"', '    ("_id"'),
     ),
     PlantedFault(
         "an index of the keys that is taken to be made, because the others were",

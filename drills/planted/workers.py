@@ -375,7 +375,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a dispatcher that does not say that its stream lives",
         5,
         f"{DISPATCHER_FAULTS}::test_while_the_stream_is_quiet_all_workers_know_that_it_lives",
-        Edit("processes.dispatcher:Dispatcher._tick", "Tick(tick=signs - seen,", "Tick(tick=0,"),
+        Edit("processes.dispatcher:Dispatcher._tick", "Tick(tick=alive,", "Tick(tick=0,"),
     ),
     # the worker's leases
     PlantedFault(
@@ -577,7 +577,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_transactions.py"
         "::test_a_call_that_would_wait_for_the_jobs_own_transaction_is_refused",
         Edit(
-            "queue.job:JobView._check_beside_transaction",
+            "queue.view:JobView._check_beside_transaction",
             "        if self._ended or not ends:\n",
             "        if not self._ended:\n",
         ),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pymongo
 
 from .. import __version__
-from ..protocol.document import INDEXES
+from ..protocol.schema import INDEXES
 from ..store.collection import check_hello
 
 if TYPE_CHECKING:

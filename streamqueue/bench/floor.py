@@ -25,7 +25,7 @@ from pymongo.errors import PyMongoError
 
 from ..plain import printable
 from ..protocol import operations
-from ..protocol.document import CLAIM_ORDER
+from ..protocol.schema import CLAIM_ORDER
 from .channel import obey, say, wait_for_go
 
 if TYPE_CHECKING:

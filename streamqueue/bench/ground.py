@@ -15,7 +15,7 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from ..embedded import EmbeddedServer
-from ..protocol.document import INDEXES
+from ..protocol.schema import INDEXES
 from . import floor
 from .fleet import Fleet
 from .process import Team

@@ -12,13 +12,8 @@ from pymongo.errors import BulkWriteError, OperationFailure
 from ..errors import StreamQueueError
 from ..plain import printable
 from ..protocol import operations
-from ..protocol.document import (
-    BARE_CODEC,
-    FEATURE_INDEXES,
-    INDEXES,
-    SUPERSEDED_INDEXES,
-    VALIDATOR,
-)
+from ..protocol.document import BARE_CODEC
+from ..protocol.schema import FEATURE_INDEXES, INDEXES, SUPERSEDED_INDEXES, VALIDATOR
 from ..store.collection import WRITE_TIMEOUT_MS, check_hello
 from ..store.indexes import check_kind, conflict
 from .command import Options, command, setting

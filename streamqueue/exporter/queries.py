@@ -14,8 +14,9 @@ from bson.datetime_ms import DatetimeMS
 from bson.timestamp import Timestamp
 
 from ..names import LONGEST
-from ..protocol.document import CLAIM_ORDER, INDEXES, State
+from ..protocol.document import State
 from ..protocol.operations import Find, milliseconds_since, near, of_queue, past
+from ..protocol.schema import CLAIM_ORDER, INDEXES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

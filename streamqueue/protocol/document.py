@@ -1,4 +1,4 @@
-"""The job document: its fields, states, indexes, validator, and how it is written and read.
+"""The job document: its fields and states, and how it is written and read.
 
 Fields are only ever added, so old and new versions run side by side; a field that is absent has its
 default, so any program may insert ``{queue, state: "ready", payload}`` and nothing else::
@@ -32,18 +32,14 @@ import bson
 from bson import Binary, Code, ObjectId
 from bson.binary import UUID_SUBTYPE, UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
-from bson.datetime_ms import DatetimeMS
 from bson.dbref import DBRef
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from bson.regex import Regex
 from bson.timestamp import Timestamp
-from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from ..durations import shown
 from ..errors import ConfigurationError
-from ..options import MAX_PRIORITY
-from .settings import BELL
 from .stored import date_of as _date
 from .stored import seconds_in as _seconds
 from .stored import text_in as _text
@@ -167,131 +163,8 @@ class State(StrEnum):
 ENDED_STATES = frozenset({"done", "dead", "cancelled"})
 """Those of a job of which there is no more work, unless it is requeued."""
 
-CLAIM_ORDER = [
-    ("priority", DESCENDING),
-    ("seq", ASCENDING),
-    ("run_at", ASCENDING),
-    ("_id", ASCENDING),
-]
-"""Higher priority first, then first in, first out.
-
-``seq`` is the server's logical clock at the insert: it rises with every write, so of two puts the
-one that had returned before the other began is the first, whatever their clients' clocks say. A job
-that becomes due gets the one of that moment, and shares it with the last that was put before and
-with all that became due together: of those the one whose time came first is the first.
-"""
-
 UNNUMBERED = Timestamp(0, 0)
 """What the server replaces by its logical clock where it is a field of an inserted document."""
-
-# Each index is partial on a state, or on those that sort before or after the two that a job is in
-# while there is work of it: a job has an entry in one of them at a time, and every state has one.
-# The state is in the keys although the filter fixes it: 6.0 cannot count or read ids from the index
-# alone otherwise (SERVER-28889).
-INDEXES = [
-    IndexModel(
-        [("queue", ASCENDING), ("state", ASCENDING), *CLAIM_ORDER],
-        name="streamqueue_order",
-        partialFilterExpression={"state": "ready"},
-    ),
-    IndexModel(
-        [("state", ASCENDING), ("locked_until", ASCENDING), ("queue", ASCENDING)],
-        name="streamqueue_running",
-        partialFilterExpression={"state": "running"},
-    ),
-    IndexModel(
-        [("queue", ASCENDING), ("state", ASCENDING), ("run_at", ASCENDING)],
-        name="streamqueue_waiting",
-        partialFilterExpression={"state": {"$gte": "scheduled"}},
-    ),
-    IndexModel(
-        [("queue", ASCENDING), ("state", ASCENDING), ("finished_at", ASCENDING)],
-        name="streamqueue_ended",
-        partialFilterExpression={"state": {"$lt": "ready"}},
-    ),
-]
-"""Those that every collection of jobs has."""
-
-SUPERSEDED_INDEXES = ("streamqueue_scheduled", "streamqueue_dead", "streamqueue_ready")
-"""What earlier versions made in the place of some of these, and no version from now on uses."""
-KEY_INDEX: Mapping[str, Any] = IndexModel(
-    [("queue", ASCENDING), ("key", ASCENDING)],
-    name="streamqueue_key",
-    unique=True,
-    partialFilterExpression={"key": {"$exists": True}, "state": {"$gte": "ready"}},
-).document
-"""The one that keeps keys unique. It is made for the first put that has one: each index costs every
-write of every job, whether it holds the job or not."""
-REMOVED_INDEX: Mapping[str, Any] = IndexModel(
-    [("removed_at", ASCENDING)],
-    name="streamqueue_removed",
-    expireAfterSeconds=0,
-    partialFilterExpression={"removed_at": {"$exists": True}},
-).document
-"""The one by which the server removes ended jobs that were kept for a time, made for the first."""
-EXPIRES_INDEX: Mapping[str, Any] = IndexModel(
-    [("queue", ASCENDING), ("expires_at", ASCENDING)],
-    name="streamqueue_expires",
-    partialFilterExpression={"expires_at": {"$exists": True}, "state": {"$gte": "ready"}},
-).document
-"""The one by which jobs that wait are found to be too late, made for the first put that has such a
-time."""
-FEATURE_INDEXES = {"key": KEY_INDEX, "keep": REMOVED_INDEX, "expires": EXPIRES_INDEX}
-"""Those that only a feature needs, by the feature."""
-
-FIRST_DATE = DatetimeMS(-62_135_596_800_000)
-LAST_DATE = DatetimeMS(253_402_300_799_999)
-"""The years 1 to 9999, which a Python program can put; BSON goes 292 million further each way."""
-
-_DATES = (
-    *("run_at", "created_at", "locked_at", "locked_until"),
-    *("finished_at", "removed_at", "expires_at", "cancel_requested_at"),
-)
-
-_FIELDS: dict[str, Any] = {
-    "$map": {"input": {"$objectToArray": "$$ROOT"}, "in": "$$this.k"},
-}
-_IS_A_JOB: dict[str, Any] = {
-    "$jsonSchema": {
-        "bsonType": "object",
-        "required": ["queue", "state", "payload"],
-        "properties": {
-            # What programs use. Those that are left out can be equal to others without being the
-            # same (a double, a decimal), or are documents, and nobody has them by accident.
-            "_id": {"bsonType": ["objectId", "string", "int", "long", "binData"]},
-            # Not ``$``, which is also before a line feed at the end.
-            "queue": {"bsonType": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\z"},
-            "state": {"enum": [str(state) for state in State]},
-            "payload": {"bsonType": "object"},
-            "priority": {
-                "bsonType": ["int", "long"],
-                "minimum": -MAX_PRIORITY,
-                "maximum": MAX_PRIORITY,
-            },
-            "attempts": {"bsonType": ["int", "long"], "minimum": 0},
-            "max_attempts": {"bsonType": ["int", "long"], "minimum": 1},
-            "key": {"bsonType": "string"},
-            "seq": {"bsonType": "timestamp"},
-            **{field: {"bsonType": "date"} for field in _DATES},
-        },
-    },
-    # A schema has no bounds for dates.
-    "$nor": [
-        {field: {operator: bound}}
-        for field in _DATES
-        for operator, bound in (("$lt", FIRST_DATE), ("$gt", LAST_DATE))
-    ],
-    # No field twice. BSON permits it, and mongod 6.0.5 itself ends (an invariant of its own fails)
-    # when an update changes one of the two.
-    "$expr": {"$eq": [{"$size": _FIELDS}, {"$size": {"$setUnion": [_FIELDS]}}]},
-}
-_IS_THE_BELL: dict[str, Any] = {
-    "_id": BELL,
-    "rung_at": {"$type": "date"},
-    "$expr": {"$eq": [{"$size": _FIELDS}, 2]},
-}
-VALIDATOR: dict[str, Any] = {"$or": [_IS_A_JOB, _IS_THE_BELL]}
-"""What ``init --validator`` has the server ask of each document that is inserted or changed."""
 
 
 class Payload(dict[str, Any]):

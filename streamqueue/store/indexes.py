@@ -15,7 +15,7 @@ from ..clock import monotonic
 from ..errors import ConfigurationError
 from ..failures import failure_facts, failure_name
 from ..protocol import operations
-from ..protocol.document import FEATURE_INDEXES, INDEXES, KEY_INDEX
+from ..protocol.schema import FEATURE_INDEXES, INDEXES, KEY_INDEX
 from .collection import UNAUTHORIZED
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pymongo.errors import DuplicateKeyError
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncMongoQueue, ConfigurationError, DuplicateJob, NewJob
-from streamqueue.protocol.document import KEY_INDEX
+from streamqueue.protocol.schema import KEY_INDEX
 from tests.contract.shells import Shell
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from pymongo import MongoClient
 
 from streamqueue import Job, JobCancelled, JobNotFound, LeaseLost, MongoQueue, PayloadError
-from streamqueue.protocol.document import EXPIRES_INDEX
+from streamqueue.protocol.schema import EXPIRES_INDEX
 from streamqueue.protocol.settings import BELL
 from streamqueue.queue.flow import run
 from streamqueue.store import known_settings

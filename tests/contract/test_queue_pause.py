@@ -17,7 +17,7 @@ from pymongo.errors import OperationFailure
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import ConfigurationError
-from streamqueue.protocol.document import VALIDATOR
+from streamqueue.protocol.schema import VALIDATOR
 from streamqueue.protocol.settings import BELL
 from streamqueue.store import known_settings
 from tests.contract.looks import document, kill_streams, let_lease_run_out

@@ -11,7 +11,7 @@ from pymongo import AsyncMongoClient, MongoClient
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import Backoff, ConfigurationError, DuplicateJob
-from streamqueue.protocol.document import INDEXES, KEY_INDEX
+from streamqueue.protocol.schema import INDEXES, KEY_INDEX
 from streamqueue.store import indexes
 from streamqueue.store.flows import setting_up
 from tests.contract.shells import Shell

@@ -13,9 +13,10 @@ from bson.datetime_ms import DatetimeMS
 from pymongo.synchronous.collection import Collection
 
 from streamqueue.options import MAX_PRIORITY
-from streamqueue.protocol.document import CODEC, VALIDATOR, State, new_document
+from streamqueue.protocol.document import CODEC, State, new_document
 from streamqueue.protocol.foreign import RAW_CODEC, among, read
 from streamqueue.protocol.payload import encode_payload
+from streamqueue.protocol.schema import VALIDATOR
 from tests.strange import STORED_AS_ID, VALUES, job
 
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from streamqueue.protocol.document import (
     CODEC,
-    INDEXES,
     MAX_ERROR_CHARACTERS,
     JobRecord,
     Payload,
@@ -24,6 +23,7 @@ from streamqueue.protocol.document import (
     new_document,
 )
 from streamqueue.protocol.payload import encode_payload, split_priority
+from streamqueue.protocol.schema import INDEXES
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 ID = ObjectId()

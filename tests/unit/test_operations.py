@@ -20,8 +20,9 @@ from pymongo.errors import (
 )
 
 from streamqueue.protocol import operations
-from streamqueue.protocol.document import CLAIM_ORDER, MAX_ERRORS, State
+from streamqueue.protocol.document import MAX_ERRORS, State
 from streamqueue.protocol.operations import Find, Update
+from streamqueue.protocol.schema import CLAIM_ORDER
 from streamqueue.protocol.settings import BELL
 
 ID, OTHER = ObjectId(), ObjectId()

@@ -15,7 +15,7 @@ from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, Retry
-from streamqueue.protocol.document import VALIDATOR
+from streamqueue.protocol.schema import VALIDATOR
 from tests.waiting import wait_until_async
 from tests.worker.faults import CONNECTION_CUT, REPLICATION_TIMED_OUT, WRITE_FAULTS, failing
 from tests.worker.started import WorkerStarter

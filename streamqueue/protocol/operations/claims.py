@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from bson import Decimal128, Int64
 from bson.timestamp import Timestamp
 
-from ..document import CLAIM_ORDER, INDEXES, UNNUMBERED
+from ..document import UNNUMBERED
+from ..schema import CLAIM_ORDER, INDEXES
 from .attempts import held_any
 from .commands import Document, Find, Update
 from .expressions import count_of, is_date, is_timestamp, later, one_of, one_of_ids

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..document import EXPIRES_INDEX
+from ..schema import EXPIRES_INDEX
 from .attempts import held_any, unawaited
 from .commands import Document, Find, Update
 from .expressions import count_of, milliseconds_until, one_of, one_of_ids

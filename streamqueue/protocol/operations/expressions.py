@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...durations import LONGEST, milliseconds
-from ..document import FIRST_DATE, LAST_DATE
 from ..foreign import StrangeId, among
 from ..foreign import literal as strange_literal
+from ..schema import FIRST_DATE, LAST_DATE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

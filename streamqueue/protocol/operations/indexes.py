@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..document import KEY_INDEX
+from ..schema import KEY_INDEX
 from .queues import live_with_key
 from .replies import DUPLICATE_KEY
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..document import CLAIM_ORDER, INDEXES
+from ..schema import CLAIM_ORDER, INDEXES
 from .awaited import NOT_SHOWN
 from .commands import Document, Find, Pipeline
 from .expressions import literal, one_of

@@ -16,7 +16,7 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
-from ..document import KEY_INDEX
+from ..schema import KEY_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -16,7 +16,7 @@ from ...clock import monotonic
 from ...durations import milliseconds
 from ...errors import ReplicaSetRequired
 from ...protocol import operations
-from ...protocol.document import FEATURE_INDEXES
+from ...protocol.schema import FEATURE_INDEXES
 from ..collection import HELLO_SECONDS, UNAUTHORIZED, WRITE_TIMEOUT_MS, check_hello
 from ..indexes import BUILD_SECONDS, check_kind, missing
 from .steps import Command, Hello, InTurn, Read
