@@ -23,7 +23,7 @@ from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, ConfigurationError
 from tests.waiting import wait_until, wait_until_async
-from tests.worker.programs import in_child
+from tests.worker.programs import in_child, writes_at_import
 from tests.worker.started import StartedWorker, WorkerStarter
 
 AT_ONCE = Backoff(initial=0.001, maximum=0.001)
@@ -160,6 +160,15 @@ async def test_what_a_function_writes_and_reads_does_not_come_between_worker_and
 
     await worker.until_outcomes(LONG, completed=2)
     assert file.lines() == ["b''"] * 2
+
+
+async def test_what_a_module_writes_while_it_is_imported_does_not_come_between_them_either(
+    run: Any, queue: AsyncMongoQueue
+) -> None:
+    worker = await run(writes_at_import.returns)
+    await queue.put({})
+
+    await worker.until_outcomes(LONG, completed=1)
 
 
 async def test_what_cannot_be_sent_back_is_a_failed_attempt(

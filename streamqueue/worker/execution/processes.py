@@ -19,6 +19,8 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager, suppress
+from importlib import import_module
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from anyio import BrokenWorkerProcess, CancelScope, to_process
@@ -86,8 +88,8 @@ async def run_in_child(handler: Handler, payload: Any, begin: Callable[[], None]
     try:
         returned: Returned = await to_process.run_sync(
             call,
-            handler.function,
-            handler.task,
+            handler.function.__module__,
+            handler.function.__qualname__,
             payload,
             cancellable=True,
             limiter=cast("CapacityLimiter", _WithChild(begin)),
@@ -157,13 +159,17 @@ def end_with_pipe(descriptor: int) -> None:
     os._exit(1)
 
 
-def call(function: Callable[[Any], Any], name: str, payload: Any) -> Returned:
-    """Call a function with a payload; return what it returned, or what it means that it raised."""
+def call(module: str, name: str, payload: Any) -> Returned:
+    """Call a function with a payload; return what it returned, or what it means that it raised.
+
+    It is named, and not sent as a pickle: its module may write while it is imported, too.
+    """
     problem: BaseException | None
     try:
         with _streams_of_its_own():
+            function = attrgetter(name)(import_module(module))
             result = function(payload)
-        problem = not_begun(result, name)
+        problem = not_begun(result, function.__name__)
     except BaseException as error:
         problem = error
     if problem is None:
