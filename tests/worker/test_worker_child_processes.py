@@ -152,6 +152,29 @@ async def test_a_child_that_ends_is_a_failed_attempt_and_the_next_one_runs(
     await worker.until_outcomes(LONG, retried=1, completed=1)
 
 
+async def test_a_child_that_ends_is_a_failed_attempt_whatever_it_has_forked_goes_on(
+    run: Any, queue: AsyncMongoQueue, file: File
+) -> None:
+    worker = await run(in_child.forks_and_leaves, backoff=Backoff(initial=LONG))
+    await queue.put({"file": str(file.path)})
+    [forked] = await file.until_lines(1)
+
+    try:
+        await worker.until_outcomes(LONG, retried=1)
+    finally:
+        os.kill(int(forked), signal.SIGKILL)
+
+
+async def test_a_forked_process_that_returns_too_does_not_answer_for_the_child(
+    run: Any, queue: AsyncMongoQueue, jobs: Collection[Any], file: File
+) -> None:
+    worker = await run(in_child.forks_and_both_return, keep=60, concurrency=1)
+    await queue.put_many([{"file": str(file.path)}] * 2)
+
+    await worker.until_outcomes(LONG, completed=2)
+    assert [job["result"] for job in jobs.find()] == ["of the child"] * 2
+
+
 async def test_what_a_function_writes_and_reads_does_not_come_between_worker_and_child(
     run: Any, queue: AsyncMongoQueue, file: File
 ) -> None:

@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib import import_module
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -43,6 +44,8 @@ that was just being started."""
 ENDED = "the child process ended before the handler: it crashed, was killed or called os._exit()"
 _PR_SET_PDEATHSIG = 1
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_pipes: list[int] = []
+"""In a child: where the pipes to its parent are while 0 and 1 lead nowhere."""
 
 
 class FailedInChild(Exception):
@@ -141,6 +144,7 @@ class _WithChild(_Unlimited):
 
 def prepare(parent: int) -> None:
     """Make this process end with its parent, and by nothing that is meant for that."""
+    _let_go_in_forks()
     for number in _STOPS:
         signal.signal(number, _leave_to_the_parent)
     if sys.platform == "linux":  # also out of native code that never lets go of the interpreter
@@ -149,6 +153,20 @@ def prepare(parent: int) -> None:
         threading.Thread(target=end_with_pipe, args=(0,), daemon=True).start()
     if os.getppid() != parent:
         os._exit(1)
+
+
+@cache
+def _let_go_in_forks() -> None:
+    """Let no process that is forked from this one hold the pipes: the parent takes their end for
+    the end of this one, and nobody else must answer."""
+    os.register_at_fork(after_in_child=_let_go)
+
+
+def _let_go() -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in _pipes or (0, 1):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def end_with_pipe(descriptor: int) -> None:
@@ -184,7 +202,7 @@ def _leave_to_the_parent(number: int, frame: FrameType | None) -> None:
 @contextmanager
 def _streams_of_its_own() -> Iterator[None]:
     """A context in which standard input and output lead nowhere, also for other programs."""
-    ours = [os.dup(0), os.dup(1)]
+    _pipes.extend((os.dup(0), os.dup(1)))
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in range(3):  # nobody reads what is written to standard error
         os.dup2(nowhere, number)
@@ -192,6 +210,7 @@ def _streams_of_its_own() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, descriptor in enumerate(ours):
+        for number, descriptor in enumerate(_pipes):
             os.dup2(descriptor, number)
             os.close(descriptor)
+        _pipes.clear()

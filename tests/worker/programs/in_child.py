@@ -61,6 +61,23 @@ def leaves_once(payload: dict[str, Any]) -> None:
         os._exit(0)
 
 
+def forks_and_leaves(payload: dict[str, Any]) -> None:
+    """Leave a forked process behind, which lasts."""
+    if not os.fork():
+        lasts(payload)
+    os._exit(3)
+
+
+def forks_and_both_return(payload: dict[str, Any]) -> str:
+    """Note the process that is forked, which also returns."""
+    forked = os.fork()
+    if not forked:
+        return "of the fork"
+    note(payload, str(forked))
+    os.waitpid(forked, 0)
+    return "of the child"
+
+
 def crashes_once(payload: dict[str, Any]) -> None:
     first = not Path(payload["file"]).exists()
     note(payload, str(os.getpid()))
