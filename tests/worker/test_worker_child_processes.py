@@ -21,7 +21,7 @@ import pytest
 from bson import Decimal128, Int64, ObjectId
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, ConfigurationError
+from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, ConfigurationError, JobFailed
 from tests.waiting import wait_until, wait_until_async
 from tests.worker.programs import in_child, writes_at_import
 from tests.worker.started import StartedWorker, WorkerStarter
@@ -194,14 +194,42 @@ async def test_what_a_module_writes_while_it_is_imported_does_not_come_between_t
     await worker.until_outcomes(LONG, completed=1)
 
 
-async def test_what_cannot_be_sent_back_is_a_failed_attempt(
-    run: Any, queue: AsyncMongoQueue, jobs: Collection[Any]
+NOT_COPIED = [
+    (in_child.returns_a_lock, "TypeError: cannot pickle '_thread.lock' object"),
+    (in_child.returns_what_cannot_be_read, "ValueError: invalid literal for int()"),
+]
+
+
+@pytest.mark.parametrize(("function", "why"), NOT_COPIED)
+async def test_a_result_that_cannot_be_copied_makes_a_job_that_is_kept_dead_at_once(
+    run: Any, queue: AsyncMongoQueue, jobs: Collection[Any], function: Any, why: str
 ) -> None:
-    worker = await run(in_child.returns_a_lock)
-    await queue.put({}, max_attempts=1)
+    worker = await run(function, keep=60)
+    await queue.put({})
 
     await worker.until_outcomes(LONG, dead=1)
-    assert "TypeError" in last_error(jobs)
+    said = f"this result cannot be copied from its child process: {why}"
+    assert last_error(jobs).startswith(said)
+
+
+@pytest.mark.parametrize("function", [function for function, _ in NOT_COPIED])
+async def test_a_result_that_cannot_be_copied_and_nobody_keeps_does_not_matter(
+    run: Any, queue: AsyncMongoQueue, jobs: Collection[Any], function: Any
+) -> None:
+    worker = await run(function)
+    await queue.put({})
+
+    await worker.until_outcomes(LONG, completed=1)
+    assert jobs.count_documents({}) == 0
+
+
+async def test_a_result_that_cannot_be_copied_makes_a_job_that_is_awaited_dead_at_once(
+    run: Any, queue: AsyncMongoQueue
+) -> None:
+    await run(in_child.returns_a_lock)
+
+    with pytest.raises(JobFailed, match="cannot be copied from its child process"):
+        await queue.request({}, timeout=LONG)
 
 
 async def test_jobs_run_beside_each_other_in_as_many_children_as_there_are_slots(

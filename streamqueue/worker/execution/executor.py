@@ -20,7 +20,7 @@ from pymongo.errors import PyMongoError
 
 from ... import plain
 from ...clock import monotonic
-from ...errors import LeaseLost, type_name
+from ...errors import LeaseLost, PayloadError, type_name
 from ...metrics.series import AttemptOutcome
 from ...protocol.trace import trace_id
 from ...queue.job import Job
@@ -235,6 +235,8 @@ class Execution:
                 attempt.scope = scope
                 begin = partial(self._limits.begin, attempt, self._context)
                 result = await run_in_child(handler, attempt.record.data, begin)
+                if isinstance(result, PayloadError):
+                    attempt.unstorable, result = result, None
             elif handler.run_in == "loop":
                 attempt.scope = scope
                 if limited:

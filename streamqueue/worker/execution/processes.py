@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pickle
 import select
 import signal
 import sys
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from anyio import BrokenWorkerProcess, CancelScope, to_process
 
-from ...errors import type_name
+from ...errors import PayloadError, text_of, type_name
 from ...queue.outcome import End, asked_outcome, end_of
 from .begun import not_begun
 
@@ -63,9 +64,14 @@ class FailedInChild(Exception):
 
 
 class Returned(NamedTuple):
-    """What a child process sends back: the result, or how the attempt ends and because of what."""
+    """What a child process sends back: the result, or how the attempt ends and because of what.
 
-    result: Any
+    Attributes:
+        result: a pickle of its own, or why there is none: what cannot be sent, or read again, is no
+            failure of the function.
+    """
+
+    result: bytes | str
     end: End | None = None
     name: str = ""
 
@@ -78,6 +84,9 @@ async def warm_up() -> None:
 
 async def run_in_child(handler: Handler, payload: Any, begin: Callable[[], None]) -> Any:
     """Return what a handler returns for a payload in a child process; cancelled, kill that.
+
+    A result that could not be copied is a PayloadError, which is returned: the function has done
+    its work, and whether it matters is for whoever stores results to say.
 
     There are as many children as handlers run at a time, and they stay for five minutes.
 
@@ -101,7 +110,23 @@ async def run_in_child(handler: Handler, payload: Any, begin: Callable[[], None]
         raise BrokenWorkerProcess(ENDED) from None
     if returned.end is not None:
         raise FailedInChild(returned.end, returned.name)
-    return returned.result
+    return _copied(returned.result)
+
+
+def _copied(result: bytes | str) -> Any:
+    if isinstance(result, str):
+        return PayloadError(result)
+    try:
+        return pickle.loads(result)  # noqa: S301 - from our own child
+    except BaseException as problem:  # a class of the program's own does what it likes
+        return PayloadError(_not_copied(problem))
+
+
+def _not_copied(problem: BaseException) -> str:
+    return (
+        "this result cannot be copied from its child process: "
+        f"{type_name(problem)}: {text_of(problem)}"
+    )
 
 
 class _Unlimited:
@@ -191,8 +216,15 @@ def call(module: str, name: str, payload: Any) -> Returned:
     except BaseException as error:
         problem = error
     if problem is None:
-        return Returned(result)
-    return Returned(None, end_of(problem, asked_outcome), type_name(problem))
+        return Returned(_packed(result))
+    return Returned("", end_of(problem, asked_outcome), type_name(problem))
+
+
+def _packed(result: object) -> bytes | str:
+    try:
+        return pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
+    except BaseException as problem:
+        return _not_copied(problem)
 
 
 def _leave_to_the_parent(number: int, frame: FrameType | None) -> None:

@@ -96,6 +96,17 @@ def returns_a_lock(payload: dict[str, Any]) -> Any:
     return threading.Lock()
 
 
+class OfTheChild:
+    """A result that can be sent, and not be read again."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def returns_what_cannot_be_read(payload: dict[str, Any]) -> Any:
+    return {"it": OfTheChild()}
+
+
 def sleeps(payload: dict[str, Any]) -> None:
     note(payload, str(os.getpid()))
     threading.Event().wait(payload["seconds"])
