@@ -55,8 +55,68 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{CHILDREN}::test_a_limit_that_is_shorter_than_any_start_leaves_no_child_behind",
         Edit(
             "worker.execution.processes:_WithChild.__aenter__",
-            "        with CancelScope(shield=True):\n",
-            "        self._begin()\n        with CancelScope():\n",
+            "        await _make_ready(TRIES)\n",
+            "        self._begin()\n        await _make_ready(TRIES)\n",
+        ),
+        Edit("worker.execution.processes:_make_ready", ", shield=True", ""),
+    ),
+    PlantedFault(
+        "child processes that may take as long as they like to get ready",
+        12,
+        f"{CHILDREN}::test_a_child_that_does_not_get_ready_in_time_is_killed_and_a_failed_attempt",
+        Edit(
+            "worker.execution.processes:_make_ready",
+            "fail_after(LONGEST_START,",
+            "fail_after(None,",
+        ),
+    ),
+    PlantedFault(
+        "workers that run in the child processes of workers",
+        12,
+        f"{CHILDREN}::test_a_program_that_runs_its_worker_in_its_children_too_is_told_what_to_do",
+        Edit("worker.worker:Worker.run", "        check_not_in_child()\n", ""),
+    ),
+    PlantedFault(
+        "a Ctrl-C for a child process that interrupts its worker",
+        12,
+        f"{CHILDREN}::test_a_key_that_interrupts_a_child_that_is_not_ready_interrupts_no_worker",
+        Edit(
+            "worker.execution.processes:_make_ready",
+            "except (BrokenWorkerProcess, KeyboardInterrupt) as error:",
+            "except BrokenWorkerProcess as error:",
+        ),
+    ),
+    PlantedFault(
+        "a fork that holds the pipes of a child process",
+        12,
+        f"{CHILDREN}::test_a_forked_process_that_returns_too_does_not_answer_for_the_child",
+        Edit(
+            "worker.execution.processes:_let_go_in_forks",
+            "os.register_at_fork(after_in_child=_let_go)",
+            "pass",
+        ),
+    ),
+    PlantedFault(
+        "a module that writes into the pipe while it is imported",
+        15,
+        f"{CHILDREN}"
+        "::test_what_a_module_writes_while_it_is_imported_does_not_come_between_them_either",
+        Edit(
+            "worker.execution.processes:call",
+            "        with _streams_of_its_own():\n"
+            "            function = attrgetter(name)(import_module(module))\n",
+            "        function = attrgetter(name)(import_module(module))\n"
+            "        with _streams_of_its_own():\n",
+        ),
+    ),
+    PlantedFault(
+        "work that is repeated since its result cannot be copied",
+        13,
+        f"{CHILDREN}::test_a_result_that_cannot_be_copied_and_nobody_keeps_does_not_matter",
+        Edit(
+            "worker.execution.processes:_copied",
+            "return PayloadError(result)",
+            "raise PayloadError(result)",
         ),
     ),
     PlantedFault(

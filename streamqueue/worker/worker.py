@@ -26,6 +26,7 @@ from ..options import WorkerOptions
 from ..signals import CUT_SHORT, END, HURRY, STOP
 from ..store import first_answer
 from ..store.asynchronous import AsyncStore
+from .execution.processes import check_not_in_child
 from .handler import Handler, where_to_run
 from .run import NOT_TOLD, Run
 from .settings import Settings
@@ -274,13 +275,14 @@ class Worker:
                 one ends the drain time, and a third the process.
 
         Raises:
-            ConfigurationError: no handler is registered, it runs already, or the metrics cannot be
-                served as they should be.
+            ConfigurationError: no handler is registered, it runs already, the metrics cannot be
+                served as they should be, or it is a child process that should only load the module.
             ReplicaSetRequired: a standalone server.
             PyMongoError: no server, or a privilege is missing. Only at the start: what happens
                 later is retried, logged and counted.
             StreamQueueError: it ended though nobody told it to stop.
         """
+        check_not_in_child()
         self._settings.check_handlers()
         if self._stop is not None:
             raise ConfigurationError("this worker is running already")

@@ -22,6 +22,7 @@ from bson import Decimal128, Int64, ObjectId
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, ConfigurationError, JobFailed
+from streamqueue.worker.execution import processes
 from tests.waiting import wait_until, wait_until_async
 from tests.worker.programs import in_child, writes_at_import
 from tests.worker.started import StartedWorker, WorkerStarter
@@ -295,14 +296,11 @@ async def test_the_end_of_the_drain_time_kills_the_child_and_releases_its_job(
 class Program:
     """A worker in a process, and a group, of its own."""
 
-    def __init__(self, uri: str, jobs: Collection[Any], handler: str, **settings: Any) -> None:
+    def __init__(self, file: str, arguments: list[Any]) -> None:
+        told = json.dumps(arguments)
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                str(Path(in_child.__file__).with_name("parent.py")),
-                json.dumps([uri, jobs.database.name, jobs.name, handler, settings]),
-            ],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            [sys.executable, str(Path(in_child.__file__).with_name(file)), told],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "ARGUMENTS": told},
             start_new_session=True,
         )
 
@@ -315,8 +313,8 @@ class Program:
 def spawn_parent(uri: str, jobs: Collection[Any]) -> Any:
     programs = []
 
-    def spawn(handler: str, **settings: Any) -> Program:
-        programs.append(Program(uri, jobs, handler, **settings))
+    def spawn(*arguments: Any, file: str = "parent.py") -> Program:
+        programs.append(Program(file, [uri, jobs.database.name, jobs.name, *arguments]))
         return programs[-1]
 
     yield spawn
@@ -367,6 +365,45 @@ def test_a_child_notices_that_the_other_end_of_its_pipe_is_closed() -> None:
     process.stdin.close()
 
     assert wait_until(lambda: process.poll() is not None, "it ends", LONG)
+
+
+# what keeps a child from getting ready
+
+
+async def test_a_program_that_runs_its_worker_in_its_children_too_is_told_what_to_do(
+    spawn_parent: Callable[..., Program], queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    spawn_parent(file="unguarded.py")
+    await queue.put({}, max_attempts=1)
+
+    await wait_until_async(lambda: bool(jobs.count_documents({"state": "dead"})), "", LONG)
+    assert "a worker cannot run in the child process of a worker" in last_error(jobs)
+    assert 'must stand below if __name__ == "__main__":' in last_error(jobs)
+
+
+async def test_a_child_that_does_not_get_ready_in_time_is_killed_and_a_failed_attempt(
+    run: Any, queue: AsyncMongoQueue, jobs: Collection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "prepare", in_child.never_gets_ready)
+    monkeypatch.setattr(processes, "LONGEST_START", 3.0)
+    worker = await run(in_child.notes)
+    await queue.put({}, max_attempts=1)
+
+    await worker.until_outcomes(30, dead=1)
+    assert "the child process did not get ready: it was not within 3 s" in last_error(jobs)
+    await wait_until_async(lambda: not children(), "all are gone", LONG)
+
+
+async def test_a_key_that_interrupts_a_child_that_is_not_ready_interrupts_no_worker(
+    run: Any, queue: AsyncMongoQueue, jobs: Collection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patches:
+        patches.setattr(processes, "prepare", in_child.is_interrupted)
+        await processes.warm_up()
+    worker = await run(in_child.adds)
+    await queue.put({"numbers": [1]})
+
+    await worker.until_outcomes(LONG, completed=1)
 
 
 # what can run where

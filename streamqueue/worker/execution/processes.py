@@ -25,9 +25,9 @@ from importlib import import_module
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from anyio import BrokenWorkerProcess, CancelScope, to_process
+from anyio import BrokenWorkerProcess, fail_after, to_process
 
-from ...errors import PayloadError, text_of, type_name
+from ...errors import ConfigurationError, PayloadError, text_of, type_name
 from ...queue.outcome import End, asked_outcome, end_of
 from .begun import not_begun
 
@@ -43,6 +43,10 @@ TRIES = 3
 """Children that are started, or woken, for one call: a signal may have ended an idle one, or one
 that was just being started."""
 ENDED = "the child process ended before the handler: it crashed, was killed or called os._exit()"
+LONGEST_START = 30.0
+"""Seconds a child may take until it is ready, with all that the main module does. More than the 20
+in which anyio must hear of it first: whoever is cancelled in those leaves a process behind."""
+GUARD = 'if __name__ == "__main__":'
 _PR_SET_PDEATHSIG = 1
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _pipes: list[int] = []
@@ -76,10 +80,14 @@ class Returned(NamedTuple):
     name: str = ""
 
 
+class ChildNotReady(Exception):
+    """A child process could not be started, or did not come through the program's main module."""
+
+
 async def warm_up() -> None:
     """Start a child process, so that the first job does not wait for it."""
     with suppress(Exception):  # the first job will meet the same, and say so
-        await to_process.run_sync(prepare, os.getpid(), limiter=_UNLIMITED)
+        await _make_ready(tries=1)
 
 
 async def run_in_child(handler: Handler, payload: Any, begin: Callable[[], None]) -> Any:
@@ -95,6 +103,7 @@ async def run_in_child(handler: Handler, payload: Any, begin: Callable[[], None]
 
     Raises:
         FailedInChild: the handler raised.
+        ChildNotReady: there is no child process to call it in.
         BrokenWorkerProcess: the child process ended.
     """
     try:
@@ -153,18 +162,50 @@ class _WithChild(_Unlimited):
         self._begin = begin
 
     async def __aenter__(self) -> None:
-        with CancelScope(shield=True):
-            for left in reversed(range(TRIES)):
-                try:
-                    await to_process.run_sync(prepare, os.getpid(), limiter=_UNLIMITED)
-                    break
-                except (BrokenWorkerProcess, KeyboardInterrupt):
-                    if not left:
-                        raise
+        await _make_ready(TRIES)
         self._begin()
 
 
+async def _make_ready(tries: int) -> None:
+    """Leave a child process that is ready at the end of the pool.
+
+    Raises:
+        ChildNotReady: there is none after so many tries, or one takes too long.
+    """
+    for left in reversed(range(tries)):
+        problem: BaseException | None
+        try:
+            with fail_after(LONGEST_START, shield=True):
+                await to_process.run_sync(
+                    prepare, os.getpid(), cancellable=True, limiter=_UNLIMITED
+                )
+            return
+        except TimeoutError:
+            raise ChildNotReady(_not_ready(f"it was not within {LONGEST_START:g} s")) from None
+        except (BrokenWorkerProcess, KeyboardInterrupt) as error:  # by a Ctrl-C for all of us
+            problem = error.__cause__
+            if not left or isinstance(problem, (TimeoutError, ConfigurationError)):
+                why = "it ended" if problem is None else f"{type_name(problem)}: {text_of(problem)}"
+                raise ChildNotReady(_not_ready(why)) from None
+
+
+def _not_ready(why: str) -> str:
+    return (
+        f"the child process did not get ready: {why}. It loads the file that the program was "
+        f"started with, so what that does must stand below {GUARD}"
+    )
+
+
 # in the child process
+
+
+def check_not_in_child() -> None:
+    """Raise ConfigurationError while a child process of anyio's loads the program's main module.
+
+    It has no ``__main__`` then, and only then.
+    """
+    if "__main__" not in sys.modules:
+        raise ConfigurationError("a worker cannot run in the child process of a worker")
 
 
 def prepare(parent: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -94,6 +95,17 @@ def prints(payload: dict[str, Any]) -> None:
 
 def returns_a_lock(payload: dict[str, Any]) -> Any:
     return threading.Lock()
+
+
+def never_gets_ready(parent: int) -> None:
+    """In the place of what makes a child ready, as a main module that does not end is."""
+    threading.Event().wait()
+
+
+def is_interrupted(parent: int) -> None:
+    """The same, while somebody presses Ctrl-C."""
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait()
 
 
 class OfTheChild:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from typing import Any
 
 import anyio
 from pymongo import AsyncMongoClient
@@ -11,11 +10,9 @@ from streamqueue import Worker
 from tests.worker.programs import in_child
 
 
-async def main(
-    uri: str, database: str, collection: str, handler: str, settings: dict[str, Any]
-) -> None:
+async def main(uri: str, database: str, collection: str, handler: str) -> None:
     async with AsyncMongoClient(uri) as client:
-        worker = Worker(client[database][collection], **settings)
+        worker = Worker(client[database][collection])
         worker.handler("default", run_in="process")(getattr(in_child, handler))
         await worker.run()
 
