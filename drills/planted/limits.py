@@ -110,13 +110,13 @@ FAULTS: tuple[PlantedFault, ...] = (
         ),
     ),
     PlantedFault(
-        "work that is repeated since its result cannot be copied",
+        "work that is repeated since its result cannot leave its child process",
         13,
-        f"{CHILDREN}::test_a_result_that_cannot_be_copied_and_nobody_keeps_does_not_matter",
+        f"{CHILDREN}::test_a_result_that_cannot_be_stored_and_nobody_keeps_does_not_matter",
         Edit(
-            "worker.execution.processes:_copied",
-            "return PayloadError(result)",
-            "raise PayloadError(result)",
+            "worker.execution.processes:run_in_child",
+            "return PayloadError(why)",
+            "raise PayloadError(why)",
         ),
     ),
     PlantedFault(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import bson
 from bson.raw_bson import RawBSONDocument
@@ -49,6 +49,11 @@ def encode_result(result: object) -> RawBSONDocument | None:
             "Put large data elsewhere (GridFS, an object store) and return its address"
         )
     return RawBSONDocument(encoded, _RAW_CODEC)
+
+
+def decode_result(encoded: bytes) -> Any:
+    """Return the result of which these are the bytes of :func:`encode_result`."""
+    return bson.decode(encoded, CODEC)["$literal"]
 
 
 class Result:

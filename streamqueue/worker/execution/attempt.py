@@ -86,7 +86,7 @@ class Attempt:
             turn out so at its end only. Set by the completer.
         value: what it is completed with. Set by the completer.
         unstorable: why that cannot be stored, or None. Set by the completer, and for a result that
-            could not be copied from its child process.
+            could not leave its child process.
         returned: what its handler returned.
         unknown: the error of a complete that may have been applied all the same, or None. Set by
             the completer.

@@ -5,16 +5,16 @@ processes to us. It is started apart from the call it is for: a start that is ca
 a process behind. What a function writes to the descriptors of standard input and output would come
 between us and the child, so it gets others.
 
-Function, payload and what came of them travel as pickles, over pipes between us and a child of our
-own. Nothing else is ever unpickled: what comes from the database was decoded as BSON, and a child
-that could send us anything else runs the program's own code, as we do.
+Calls and answers travel as pickles, over pipes between us and a child of our own: the name of the
+function and its payload, and a result as BSON, or why there is none. Nothing else is ever
+unpickled: what comes from the database was decoded as BSON, and a child that could send us anything
+else runs the program's own code, as we do.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import pickle
 import select
 import signal
 import sys
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from anyio import BrokenWorkerProcess, fail_after, to_process
 
 from ...errors import ConfigurationError, PayloadError, text_of, type_name
+from ...protocol.result import decode_result, encode_result
 from ...queue.outcome import End, asked_outcome, end_of
 from .begun import not_begun
 
@@ -71,11 +72,10 @@ class Returned(NamedTuple):
     """What a child process sends back: the result, or how the attempt ends and because of what.
 
     Attributes:
-        result: a pickle of its own, or why there is none: what cannot be sent, or read again, is no
-            failure of the function.
+        result: as BSON, or why that cannot be: it is no failure of the function.
     """
 
-    result: bytes | str
+    result: bytes | str | None
     end: End | None = None
     name: str = ""
 
@@ -93,10 +93,11 @@ async def warm_up() -> None:
 async def run_in_child(handler: Handler, payload: Any, begin: Callable[[], None]) -> Any:
     """Return what a handler returns for a payload in a child process; cancelled, kill that.
 
-    A result that could not be copied is a PayloadError, which is returned: the function has done
-    its work, and whether it matters is for whoever stores results to say.
+    For a result that cannot be stored, and so not sent, a PayloadError is returned: the function
+    has done its work, and whether that matters is for whoever stores results to say.
 
-    There are as many children as handlers run at a time, and they stay for five minutes.
+    There are as many children as handlers run at a time. They stay for five minutes after their
+    last use, and until the next call of any, which ends those that were idle for longer.
 
     Args:
         begin: called once the child is there.
@@ -119,23 +120,13 @@ async def run_in_child(handler: Handler, payload: Any, begin: Callable[[], None]
         raise BrokenWorkerProcess(ENDED) from None
     if returned.end is not None:
         raise FailedInChild(returned.end, returned.name)
-    return _copied(returned.result)
-
-
-def _copied(result: bytes | str) -> Any:
-    if isinstance(result, str):
-        return PayloadError(result)
-    try:
-        return pickle.loads(result)  # noqa: S301 - from our own child
-    except BaseException as problem:  # a class of the program's own does what it likes
-        return PayloadError(_not_copied(problem))
-
-
-def _not_copied(problem: BaseException) -> str:
-    return (
-        "this result cannot be copied from its child process: "
-        f"{type_name(problem)}: {text_of(problem)}"
-    )
+    match returned.result:
+        case None:
+            return None
+        case str(why):
+            return PayloadError(why)
+        case encoded:
+            return decode_result(encoded)
 
 
 class _Unlimited:
@@ -258,14 +249,17 @@ def call(module: str, name: str, payload: Any) -> Returned:
         problem = error
     if problem is None:
         return Returned(_packed(result))
-    return Returned("", end_of(problem, asked_outcome), type_name(problem))
+    return Returned(None, end_of(problem, asked_outcome), type_name(problem))
 
 
-def _packed(result: object) -> bytes | str:
+def _packed(result: object) -> bytes | str | None:
     try:
-        return pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
-    except BaseException as problem:
-        return _not_copied(problem)
+        encoded = encode_result(result)
+        return None if encoded is None else bytes(encoded.raw)
+    except PayloadError as problem:
+        return str(problem)
+    except BaseException as problem:  # an object that does what it likes when it is looked at
+        return f"this result cannot be stored: {type_name(problem)}: {text_of(problem)}"
 
 
 def _leave_to_the_parent(number: int, frame: FrameType | None) -> None:

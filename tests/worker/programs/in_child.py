@@ -108,15 +108,15 @@ def is_interrupted(parent: int) -> None:
     threading.Event().wait()
 
 
-class OfTheChild:
-    """A result that can be sent, and not be read again."""
+class Odd(dict[str, Any]):
+    """A result that raises when it is looked at."""
 
-    def __reduce__(self) -> Any:
-        return int, ("no number",)
+    def values(self) -> Any:
+        raise RuntimeError("no values")
 
 
-def returns_what_cannot_be_read(payload: dict[str, Any]) -> Any:
-    return {"it": OfTheChild()}
+def returns_what_raises(payload: dict[str, Any]) -> Any:
+    return {"it": Odd(of="nothing")}
 
 
 def sleeps(payload: dict[str, Any]) -> None:
