@@ -79,6 +79,16 @@ FAULTS = (
         ),
     ),
     PlantedFault(
+        "a job said to have ended that was put meanwhile",
+        3,
+        "contract/test_queue_cancel.py::test_a_job_that_is_put_at_the_same_time_has_not_ended",
+        Edit(
+            "queue.canceller:Canceller.cancel",
+            "live = any(map(operations.can_be_cancelled, found))",
+            "live = False",
+        ),
+    ),
+    PlantedFault(
         "a job that was to be cancelled, returned from a dead consumer",
         3,
         "contract/test_queue_cancel.py"

@@ -42,14 +42,24 @@ class Canceller:
             JobNotFound: there is none.
         """
         yield self._store.prepare()
+        live = True
+        while live:
+            for job_id in ids:
+                cancelled = yield from self._cancel_one(job_id)
+                if cancelled is not None:
+                    return cancelled
+            found = yield from self._states(ids)
+            if not found:
+                raise JobNotFound(ids[-1])
+            # One that lives was put, or requeued, between the two.
+            live = any(map(operations.can_be_cancelled, found))
+        return None
+
+    def _states(self, ids: Sequence[Any]) -> Flow[list[dict[str, Any]]]:
+        found = []
         for job_id in ids:
-            cancelled = yield from self._cancel_one(job_id)
-            if cancelled is not None:
-                return cancelled
-        for job_id in ids:
-            if (yield self._store.look_up(operations.find_jobs(self._name, [job_id]))):
-                return None
-        raise JobNotFound(ids[-1])
+            found += yield self._store.look_up(operations.states_of(self._name, job_id))
+        return found
 
     def _cancel_one(self, job_id: Any) -> Flow[Cancelled | None]:
         jobs = self._store.jobs

@@ -8,10 +8,25 @@ from typing import Any
 import anyio
 import pytest
 from bson import ObjectId
+from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import ExecutionTimeout
+from pymongo.monitoring import (
+    CommandFailedEvent,
+    CommandListener,
+    CommandStartedEvent,
+    CommandSucceededEvent,
+)
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import Cancel, ConfigurationError, JobCancelled, JobNotFound, LeaseLost
+from streamqueue import (
+    AsyncMongoQueue,
+    Cancel,
+    ConfigurationError,
+    JobCancelled,
+    JobNotFound,
+    LeaseLost,
+    MongoQueue,
+)
 from streamqueue.queue import canceller
 from tests.contract.shells import Shell
 from tests.waiting import wait_until_async
@@ -23,7 +38,42 @@ def only(jobs: Collection[Any]) -> dict[str, Any]:
     return dict(document)
 
 
+class PutsBehind(CommandListener):
+    """Puts a job right after somebody has not found it, and before he looks again."""
+
+    def __init__(self, jobs: Collection[Any], job_id: ObjectId) -> None:
+        self._jobs = jobs
+        self._left = [{"_id": job_id, "queue": "default", "state": "ready", "payload": {}}]
+
+    def started(self, event: CommandStartedEvent) -> None:
+        pass
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        if event.command_name == "findAndModify" and self._left:
+            self._jobs.insert_one(self._left.pop())
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        pass
+
+
 # what waits
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["blocking", "async"])
+async def test_a_job_that_is_put_at_the_same_time_has_not_ended(
+    uri: str, jobs: Collection[Any], is_async: bool
+) -> None:
+    job_id = ObjectId()
+    behind = PutsBehind(jobs, job_id)
+    if is_async:
+        async with AsyncMongoClient[Any](uri, event_listeners=[behind]) as client:
+            cancelled = await AsyncMongoQueue(client[jobs.database.name].jobs).cancel(job_id)
+    else:
+        with MongoClient[Any](uri, event_listeners=[behind]) as client:
+            cancelled = MongoQueue(client[jobs.database.name].jobs).cancel(job_id)
+
+    assert cancelled == "cancelled"
+    assert jobs.count_documents({}) == 0
 
 
 @pytest.mark.parametrize("delay", [None, 60])

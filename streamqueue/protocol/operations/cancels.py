@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from bson import ObjectId
 
 
+_FIRST_LIVE = "ready"
+"""The first by its name of the states in which a job has not ended; all others come before it."""
 _WAITING = [State.READY, State.SCHEDULED, "waiting"]
 
 
@@ -42,8 +44,19 @@ def cancel(queue: str, job_id: Any, keep: float | None) -> Update:
     }
     asked = {"$ifNull": ["$cancel_requested_at", "$$NOW"]}
     fields["cancel_requested_at"] = {"$cond": [runs, asked, "$cancel_requested_at"]}
-    wanted = {"_id": {"$eq": job_id}, "queue": {"$eq": queue}, "state": {"$gte": "ready"}}
+    wanted = {"_id": {"$eq": job_id}, "queue": {"$eq": queue}, "state": {"$gte": _FIRST_LIVE}}
     return Update(wanted, [{"$set": fields}])
+
+
+def states_of(queue: str, job_id: Any) -> Find:
+    """The state of a job, if this queue has it."""
+    return Find({"_id": {"$eq": job_id}, "queue": {"$eq": queue}}, {"state": 1}, None, 1)
+
+
+def can_be_cancelled(document: Document) -> bool:
+    """Whether a job is one that :func:`cancel` changes, by its state."""
+    state = document.get("state")
+    return isinstance(state, str) and state >= _FIRST_LIVE
 
 
 def asked_for(ids: Sequence[ObjectId]) -> Find:
