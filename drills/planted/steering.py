@@ -53,6 +53,16 @@ FAULTS: tuple[PlantedFault, ...] = (
         ),
     ),
     PlantedFault(
+        "a reply with all fields taken for a request to cancel",
+        3,
+        f"{PROGRESS}::test_progress_that_the_driver_sent_twice_is_no_request_to_cancel",
+        Edit(
+            "queue.ends:Ends.progress",
+            "record.asked = renewed.get(operations.ASKED_AT) is not None",
+            "record.asked = bool(renewed)",
+        ),
+    ),
+    PlantedFault(
         "a running job moved to another time",
         2,
         f"{STEERING}::test_only_what_waits_can_be_rescheduled",

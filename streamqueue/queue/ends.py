@@ -155,6 +155,7 @@ class Ends:
         if renewed is None:
             said.over()
             raise LeaseLost(record.id)
+        # The reply that is repeated to a driver that has sent it twice has all fields (6.0.5).
         record.asked = renewed.get(operations.ASKED_AT) is not None  # the next call says so
 
     def release(self, record: JobRecord, delay: float | None) -> Flow[None]:

@@ -8,12 +8,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import ConfigurationError, Discard, LeaseLost
 from tests.contract.looks import document, let_lease_run_out, server_time
 from tests.contract.shells import Shell
 from tests.waiting import wait_until_async
+from tests.worker.faults import DONE_AND_NOT_HEARD, failing
 
 
 @pytest.fixture
@@ -159,6 +161,17 @@ async def test_a_short_timeout_is_started_again_often_enough(
     await job.progress(2)
 
     assert document(jobs, job.id)["locked_until"] > before
+
+
+async def test_progress_that_the_driver_sent_twice_is_no_request_to_cancel(
+    job: Any, client: MongoClient[Any]
+) -> None:
+    """A server that repeats the reply to a write sends the whole document (6.0.5)."""
+    with failing(client, "findAndModify", app=None, times=1, **DONE_AND_NOT_HEARD) as fault:
+        await job.progress()
+
+    assert fault.hits() == 1
+    await job.complete()
 
 
 @pytest.mark.parametrize("end", ["complete", "error", "release"])

@@ -53,6 +53,13 @@ class Fault:
         return int(reply["failpoint.failCommand"]["timesEntered"])
 
 
+DONE_AND_NOT_HEARD: dict[str, Any] = {
+    "writeConcernError": {"code": 262, "errmsg": "operation exceeded time limit"},
+    "errorLabels": ["RetryableWriteError"],
+}
+"""For :func:`failing`: what is written is there, and the driver asks for it once more."""
+
+
 @contextmanager
 def failing(
     client: MongoClient[Any],
