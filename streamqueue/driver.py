@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio  # noqa: TID251 - the wait is the driver's own, and anyio's would change what it does
 import contextvars
 import sys
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pymongo.lock
+from bson.raw_bson import RawBSONDocument
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from bson.timestamp import Timestamp
 
@@ -41,6 +43,24 @@ def known_cluster_time(client: Any) -> Timestamp | None:
     topology = getattr(client, "_topology", None)
     told = topology.max_cluster_time() if topology is not None else None
     return told["clusterTime"] if told else None
+
+
+class RawReply(RawBSONDocument):
+    """A document that is not decoded, also of a write.
+
+    To a write concern error that has labels (a primary that steps down) pymongo adds these, as to
+    a dict: with a plain RawBSONDocument the write raises AttributeError (4.20.1), and is not tried
+    again.
+    """
+
+    _added: Mapping[str, Any] = MappingProxyType({})
+
+    def update(self, fields: Mapping[str, Any]) -> None:
+        """Add fields, which the bytes do not have."""
+        self._added = {**self._added, **fields}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._added[name] if name in self._added else super().__getitem__(name)
 
 
 class Later:

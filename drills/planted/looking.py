@@ -52,6 +52,16 @@ FAULTS: tuple[PlantedFault, ...] = (
         Edit("stream.ends:StreamState._begins", '{"start_at_operation_time": since}', "{}"),
     ),
     PlantedFault(
+        "a first look that is taken for as late as its reply",
+        4,
+        f"{ENDS}::test_no_end_is_missed_when_the_first_look_is_sent_twice",
+        Edit(
+            "queue.waits:Waits.found",
+            "wait.seen_at = wait.since or Timestamp(0, 0)",
+            "wait.seen_at = at or wait.since or Timestamp(0, 0)",
+        ),
+    ),
+    PlantedFault(
         "a stream of ends that has lost its place, and nobody looks",
         4,
         f"{ENDS}::test_no_end_is_missed_when_the_stream_has_lost_its_place",

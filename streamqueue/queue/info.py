@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bson.raw_bson import RawBSONDocument
-
+from ..driver import RawReply
 from ..protocol.document import CODEC, ENDED_STATES, Payload
 from ..protocol.foreign import read
 from ..protocol.operations import LISTED
@@ -17,8 +16,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bson.codec_options import CodecOptions
+    from bson.raw_bson import RawBSONDocument
 
-RAW_JOBS: CodecOptions[RawBSONDocument] = CODEC.with_options(document_class=RawBSONDocument)
+RAW_JOBS: CodecOptions[RawBSONDocument] = CODEC.with_options(document_class=RawReply)
 """For what :meth:`JobInfo.from_raw` reads."""
 
 

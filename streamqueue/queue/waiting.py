@@ -232,7 +232,6 @@ class Waiting:
                     yield wait.signal.sleep(left)
             else:
                 self._looking.succeeded()
-                wait.last = wait.last or info
                 return info
 
     def _mark(self, wait: Wait) -> Flow[JobInfo]:
@@ -247,6 +246,7 @@ class Waiting:
                 raw, at = (yield from self._look_unmarked(wait, meant)), None
             if raw is not None:
                 info = JobInfo.from_raw(raw)
+                wait.last = wait.last or info
                 self._waits.found(wait, info.id, at)
                 return info
         raise JobNotFound(ids[-1], hint=KEEP_IT)

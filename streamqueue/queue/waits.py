@@ -50,8 +50,11 @@ class Wait:
         watches: it is told of every change, and not of the end alone.
         by_id: all events of its job are asked for: it watches, or no mark can be made.
         since: a moment before its first look.
-        seen_at: the moment of the last look at its job that it knows; older events are old news.
-            None until there was one.
+        seen_at: a moment before its first look; older events are old news. None until that has
+            been.
+        seen_until: a moment after it. Whether events between the two are news, nobody knows: when
+            the driver has sent a look twice the reply has the moment of the second time, and what
+            was found the first time (6.0.5).
         info: the newest that it has not taken yet.
         gone: its job is not there any more.
         error: why nothing will be known.
@@ -66,6 +69,7 @@ class Wait:
         self.signal = signal
         self.watches = self.by_id = watches
         self.seen_at: Timestamp | None = None
+        self.seen_until = Timestamp(0, 0)
         self.info: JobInfo | None = None
         self.gone = False
         self.error: Exception | None = None
@@ -144,12 +148,13 @@ class Waits:
                     self._by_key.pop(job_key(job_id), None)
 
     def found(self, wait: Wait, job_id: Any, at: Timestamp | None) -> None:
-        """Note what the first look found: which id the job has, and when that was; and take in what
-        happened to it since then."""
+        """Note what the first look found: which id the job has, and when that was at the latest;
+        and take in what happened to it since then."""
         with self._lock:
             self.leave(wait)
             wait.ids = [job_id]
-            wait.seen_at = at or wait.since or Timestamp(0, 0)
+            wait.seen_at = wait.since or Timestamp(0, 0)
+            wait.seen_until = at or wait.seen_at
             self.enter(wait)
             self._looked(wait)
             early, wait.early = wait.early, []
@@ -245,7 +250,10 @@ class Waits:
         if wait.seen_at is not None and event["at"] <= wait.seen_at:
             return
         info: JobInfo | None = event["info"]
-        if event["gone"]:
+        if event["at"] <= wait.seen_until:
+            if info is None or info != wait.last:
+                self.look_at([wait])
+        elif event["gone"]:
             wait.be_gone()
         elif info is not None and info.ended:
             wait.tell(info)

@@ -17,7 +17,12 @@ from anyio.to_thread import run_sync
 from bson import ObjectId
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import OperationFailure
-from pymongo.monitoring import CommandListener
+from pymongo.monitoring import (
+    CommandFailedEvent,
+    CommandListener,
+    CommandStartedEvent,
+    CommandSucceededEvent,
+)
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import (
@@ -36,8 +41,9 @@ from tests.contract.looks import awaited_streams, document, kill_streams, open_s
 from tests.contract.shells import InThreads, Shell
 from tests.contract.waiters import SOON, WAIT, Waiter
 from tests.waiting import wait_until, wait_until_async
-from tests.worker.faults import failing
+from tests.worker.faults import DONE_AND_NOT_HEARD, failing
 
+APP = "waits"
 LONG = 10.0
 """Seconds that a call waits at the most: a thread that waited for ever could not be cancelled."""
 Call = Callable[[], Awaitable[Any]]
@@ -531,6 +537,48 @@ def test_the_server_looks_up_only_what_somebody_waits_for(jobs: Collection[Any])
 
 
 # outages
+
+
+class EndsBetween(CommandListener):
+    """Has a job done right after it was marked, before the driver marks it once more."""
+
+    def __init__(self, jobs: Collection[Any]) -> None:
+        self._worker = MongoQueue(jobs)
+
+    def started(self, event: CommandStartedEvent) -> None:
+        pass
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        if event.command_name == "findAndModify":
+            job = self._worker.next()
+            assert job is not None
+            job.complete("fine")
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["blocking", "async"])
+async def test_no_end_is_missed_when_the_first_look_is_sent_twice(
+    uri: str, client: MongoClient[Any], jobs: Collection[Any], is_async: bool
+) -> None:
+    """The reply is the one of the first time, and says that it is of the second (6.0.5)."""
+    job_id = MongoQueue(jobs).put({})
+    between, where = EndsBetween(jobs), jobs.database.name
+    with failing(client, "findAndModify", app=APP, times=1, **DONE_AND_NOT_HEARD) as fault:
+        if is_async:
+            async with AsyncMongoClient[Any](uri, event_listeners=[between], appname=APP) as own:
+                asynchronous = AsyncMongoQueue(own[where].jobs)
+                info = await asynchronous.wait(job_id, LONG)
+                await asynchronous.close()
+        else:
+            with MongoClient[Any](uri, event_listeners=[between], appname=APP) as own_too:
+                blocking = MongoQueue(own_too[where].jobs)
+                info = await run_sync(blocking.wait, job_id, LONG)
+                blocking.close()
+
+    assert fault.hits() == 1
+    assert info.result == "fine"
 
 
 @pytest.mark.parametrize("times", [1, 5])

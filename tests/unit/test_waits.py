@@ -11,6 +11,7 @@ from bson.raw_bson import RawBSONDocument
 
 from streamqueue.protocol.document import CODEC
 from streamqueue.queue import waits
+from streamqueue.queue.info import JobInfo
 from streamqueue.queue.waits import Wait, Waits
 
 ID = ObjectId()
@@ -72,6 +73,36 @@ def test_what_happened_before_the_first_look_is_old_news() -> None:
     everybody.take([event(BEFORE, "replace", job("dead")), event(LOOK, "delete")])
 
     assert not wait.told
+
+
+@pytest.mark.parametrize("looked", [True, False], ids=["after", "meanwhile"])
+@pytest.mark.parametrize("last", ["done", "gone"])
+def test_what_may_have_happened_before_or_after_the_first_look_is_looked_at(
+    looked: bool, last: str
+) -> None:
+    everybody, wait = one_that_waits(looked=looked)
+    between = Timestamp(BEFORE.time + 1, 1)
+    news = event(between, "delete") if last == "gone" else event(between, "update", job(last))
+
+    if looked:
+        everybody.found(wait, ID, Timestamp(BEFORE.time + 2, 1))
+    everybody.take([news])
+    if not looked:
+        everybody.found(wait, ID, Timestamp(BEFORE.time + 2, 1))
+
+    assert not wait.told
+    assert everybody.to_look_at(10) == [wait]
+
+
+def test_the_mark_of_who_watches_is_no_news() -> None:
+    everybody, wait = one_that_waits(watches=True, looked=False)
+    wait.last = JobInfo.from_document(job("ready"))
+    everybody.found(wait, ID, LOOK)
+
+    everybody.take([event(LOOK, "update", job("ready"))])
+
+    assert not wait.told
+    assert everybody.to_look_at(10) == []
 
 
 def test_what_happens_while_the_first_look_is_under_way_is_told_after_it() -> None:
