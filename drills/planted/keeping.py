@@ -79,6 +79,17 @@ FAULTS = (
         ),
     ),
     PlantedFault(
+        "an outage taken for an index that cannot be made",
+        18,
+        "contract/test_queue_setting_up.py"
+        "::test_a_connection_that_breaks_while_an_index_is_made_is_an_outage",
+        Edit(
+            "store.flows.setting_up:require_index",
+            "raise missing(feature, use) if outage is None else outage",
+            "raise missing(feature, use)",
+        ),
+    ),
+    PlantedFault(
         "a job said to have ended that was put meanwhile",
         3,
         "contract/test_queue_cancel.py::test_a_job_that_is_put_at_the_same_time_has_not_ended",

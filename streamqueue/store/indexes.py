@@ -9,6 +9,8 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
+from pymongo.errors import OperationFailure
+
 from .. import plain
 from ..backoff import Backoff
 from ..clock import monotonic
@@ -21,7 +23,7 @@ from .collection import UNAUTHORIZED
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pymongo.errors import OperationFailure, PyMongoError
+    from pymongo.errors import PyMongoError
 
 logger = plain.logger("streamqueue.store")
 
@@ -40,6 +42,7 @@ class Indexes:
     Attributes:
         builds: how often they were asked for, that of the keys included. Who looked before the last
             time looks again.
+        outage: why the last time had no answer; None if it had one.
         in_the_way: why the index of the keys could not be made, the last time; None if it could.
         key_name: what that index is called here; somebody may have made it under another name.
         features: what somebody here has used whose index is wanted as well.
@@ -48,6 +51,7 @@ class Indexes:
 
     def __init__(self) -> None:
         self.builds = 0
+        self.outage: PyMongoError | None = None
         self.in_the_way: str | None = None
         self.key_name: str = KEY_INDEX["name"]
         self.features: set[str] = set()
@@ -89,14 +93,19 @@ class Indexes:
 
     def _answered(self) -> None:
         self._wanted, self._again_at, self._failures = False, math.inf, 0
+        self.outage = None
 
     def failed(self, error: PyMongoError) -> None:
         """Note, and log, that they could not be made this time, and are tried again later."""
         name = failure_name(error)
         self._failures += 1
         wait = AGAIN.delay(self._failures)
-        self._wanted, self._again_at, self._tried = False, monotonic() + wait, monotonic()
-        self.in_the_way = f"it could not be created just now ({name})"
+        self._wanted, self._again_at = False, monotonic() + wait
+        # An outage may be over in a moment, and says nothing of the next try.
+        self.outage = None if isinstance(error, OperationFailure) else error
+        if self.outage is None:
+            self.in_the_way = f"it could not be created just now ({name})"
+            self._tried = monotonic()
         logger.warning(
             "The indexes could not be created for now (%s), trying again in %.0f s: "
             "`streamqueue init` takes the time that it needs",

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 from pymongo import AsyncMongoClient, MongoClient
+from pymongo.errors import AutoReconnect
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import Backoff, ConfigurationError, DuplicateJob
@@ -85,6 +86,19 @@ async def test_whatever_the_server_says_of_indexes_the_work_goes_on(
         await queue.put({})
 
     assert (await queue.next()) is not None
+
+
+@pytest.mark.parametrize("use", [{"keep": 60}, {"expires": 60}, {"key": "k"}], ids=str)
+async def test_a_connection_that_breaks_while_an_index_is_made_is_an_outage(
+    shell: Shell, bare: Collection[Any], client: MongoClient[Any], use: dict[str, Any]
+) -> None:
+    queue = shell.queue()
+    await queue.size()
+
+    with failing(client, "createIndexes", app=None, times=1, closeConnection=True):
+        with pytest.raises(AutoReconnect):
+            await queue.put({}, **use)
+        await queue.put({}, **use)
 
 
 @pytest.fixture

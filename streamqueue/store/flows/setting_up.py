@@ -98,16 +98,16 @@ def require_key_index(store: StoreState, queue: str, *, build: bool) -> Flow[Non
     """
     builds = store.indexes.builds
     store.indexes.features.add("key")
-    failure: PyMongoError | None = None
+    outage: PyMongoError | None = None
     there = yield from _key_index_there(store, queue)
     if not there and build:
-        failure = yield InTurn(_build_unless_tried(store, builds), wait=True)
+        outage = yield InTurn(_build_unless_tried(store, builds), wait=True)
         there = yield from _key_index_there(store, queue)
         if there is None and store.indexes.in_the_way is None:
             return  # who may create and not look: the server would not have said that it did
     if not there:
-        if failure is not None and not isinstance(failure, OperationFailure):
-            raise failure  # an outage, which may be over in a moment
+        if outage is not None:
+            raise outage
         raise store.indexes.refusal(build=build, seen=there is not None)
 
 
@@ -129,11 +129,12 @@ def require_index(store: StoreState, feature: str, use: str, *, build: bool = Tr
     builds = indexes.builds
     indexes.features.add(feature)
     there = yield from _indexes_there(store)
+    outage: PyMongoError | None = None
     if not _serves(there, feature) and build:
-        yield InTurn(_build_unless_tried(store, builds), wait=True)
+        outage = yield InTurn(_build_unless_tried(store, builds), wait=True)
         there = yield from _indexes_there(store)
     if there is not None and not _serves(there, feature):
-        raise missing(feature, use)
+        raise missing(feature, use) if outage is None else outage
     indexes.standing.add(feature)
 
 
@@ -147,23 +148,23 @@ def _build_wanted(store: StoreState) -> Flow[None]:
 
 
 def _build_unless_tried(store: StoreState, builds: int) -> Flow[PyMongoError | None]:
-    if store.indexes.builds != builds or store.indexes.hopeless:
-        return None
-    return (yield from _build_indexes(store))
+    """Create the indexes; return why that had no answer, if it had none: this time, or when another
+    call tried since."""
+    if store.indexes.builds == builds and not store.indexes.hopeless:
+        yield from _build_indexes(store)
+    return store.indexes.outage
 
 
-def _build_indexes(store: StoreState) -> Flow[PyMongoError | None]:
-    """Create the indexes, one at a time; return why that failed, if it did. They never stand in
-    front of the work: then they are tried again later."""
+def _build_indexes(store: StoreState) -> Flow[None]:
+    """Create the indexes, one at a time. They never stand in front of the work: when that fails
+    they are tried again later."""
     features = bool(store.indexes.features)
     try:
         yield from _create_indexes(store, store.indexes.all)
     except PyMongoError as error:
         store.indexes.failed(error)
-        return error
     finally:
         store.indexes.builds += features
-    return None
 
 
 def _create_indexes(store: StoreState, wanted: Sequence[Mapping[str, Any]]) -> Flow[None]:
