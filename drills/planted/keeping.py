@@ -90,6 +90,17 @@ FAULTS = (
         ),
     ),
     PlantedFault(
+        "an index that is taken for tried when that of another feature was",
+        18,
+        "contract/test_queue_keys.py"
+        "::test_another_feature_that_is_used_meanwhile_has_its_index_made_next",
+        Edit(
+            "store.flows.setting_up:_build_indexes",
+            "store.indexes.builds.update(features)",
+            'store.indexes.builds.update(["key", "keep", "expires"])',
+        ),
+    ),
+    PlantedFault(
         "a job said to have ended that was put meanwhile",
         3,
         "contract/test_queue_cancel.py::test_a_job_that_is_put_at_the_same_time_has_not_ended",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import OperationFailure
@@ -40,8 +41,8 @@ class Indexes:
     asked, and for whoever needs the one that keeps keys unique.
 
     Attributes:
-        builds: how often they were asked for, that of the keys included. Who looked before the last
-            time looks again.
+        builds: how often that of each feature was asked for. Who looked before the last time looks
+            again.
         outage: why the last time had no answer; None if it had one.
         in_the_way: why the index of the keys could not be made, the last time; None if it could.
         key_name: what that index is called here; somebody may have made it under another name.
@@ -50,7 +51,7 @@ class Indexes:
     """
 
     def __init__(self) -> None:
-        self.builds = 0
+        self.builds: Counter[str] = Counter()
         self.outage: PyMongoError | None = None
         self.in_the_way: str | None = None
         self.key_name: str = KEY_INDEX["name"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -84,6 +85,12 @@ def index_builds_hang(client: MongoClient[Any]) -> Iterator[None]:
         client.admin.command("configureFailPoint", name, mode="off")
 
 
+def looks(client: MongoClient[Any]) -> int:
+    """How often anybody has listed indexes."""
+    commands = client.admin.command("serverStatus")["metrics"]["commands"]
+    return int(commands["listIndexes"]["total"])
+
+
 def builds(client: MongoClient[Any]) -> int:
     """How many clients wait for the indexes; the server's own work on them has none."""
     operations = client.admin.aggregate(
@@ -138,6 +145,24 @@ async def test_with_an_index_that_others_are_making_a_put_with_a_key_waits_too(
 
     assert with_key == 0
     assert sorted(refused) == [False, True]
+
+
+async def test_another_feature_that_is_used_meanwhile_has_its_index_made_next(
+    queue: Any, jobs: Collection[Any], client: MongoClient[Any]
+) -> None:
+    await queue.size()
+    jobs.drop_indexes()
+    before = looks(client)
+
+    async with anyio.create_task_group() as tasks:
+        with index_builds_hang(client):
+            tasks.start_soon(partial(queue.put, {}, keep=60))
+            await wait_until_async(lambda: builds(client) == 1, "the first one is made")
+            tasks.start_soon(partial(queue.put, {}, expires=60))
+            await wait_until_async(lambda: looks(client) >= before + 2, "the other one has looked")
+
+    assert jobs.count_documents({"keep": 60}) == 1
+    assert jobs.count_documents({"expires_at": {"$exists": True}}) == 1
 
 
 async def test_without_the_index_and_the_right_to_make_it_a_key_is_refused_in_a_sentence(

@@ -96,12 +96,12 @@ def require_key_index(store: StoreState, queue: str, *, build: bool) -> Flow[Non
     Raises:
         ConfigurationError: it is not there; nothing was put.
     """
-    builds = store.indexes.builds
+    builds = store.indexes.builds["key"]
     store.indexes.features.add("key")
     outage: PyMongoError | None = None
     there = yield from _key_index_there(store, queue)
     if not there and build:
-        outage = yield InTurn(_build_unless_tried(store, builds), wait=True)
+        outage = yield InTurn(_build_unless_tried(store, "key", builds), wait=True)
         there = yield from _key_index_there(store, queue)
         if there is None and store.indexes.in_the_way is None:
             return  # who may create and not look: the server would not have said that it did
@@ -126,12 +126,12 @@ def require_index(store: StoreState, feature: str, use: str, *, build: bool = Tr
     indexes = store.indexes
     if feature in indexes.standing:
         return
-    builds = indexes.builds
+    builds = indexes.builds[feature]
     indexes.features.add(feature)
     there = yield from _indexes_there(store)
     outage: PyMongoError | None = None
     if not _serves(there, feature) and build:
-        outage = yield InTurn(_build_unless_tried(store, builds), wait=True)
+        outage = yield InTurn(_build_unless_tried(store, feature, builds), wait=True)
         there = yield from _indexes_there(store)
     if there is not None and not _serves(there, feature):
         raise missing(feature, use) if outage is None else outage
@@ -147,10 +147,10 @@ def _build_wanted(store: StoreState) -> Flow[None]:
         yield from _build_indexes(store)
 
 
-def _build_unless_tried(store: StoreState, builds: int) -> Flow[PyMongoError | None]:
-    """Create the indexes; return why that had no answer, if it had none: this time, or when another
-    call tried since."""
-    if store.indexes.builds == builds and not store.indexes.hopeless:
+def _build_unless_tried(store: StoreState, feature: str, builds: int) -> Flow[PyMongoError | None]:
+    """Create the indexes, unless another call has asked for that of this feature since; return why
+    there was no answer, if there was none."""
+    if store.indexes.builds[feature] == builds and not store.indexes.hopeless:
         yield from _build_indexes(store)
     return store.indexes.outage
 
@@ -158,13 +158,13 @@ def _build_unless_tried(store: StoreState, builds: int) -> Flow[PyMongoError | N
 def _build_indexes(store: StoreState) -> Flow[None]:
     """Create the indexes, one at a time. They never stand in front of the work: when that fails
     they are tried again later."""
-    features = bool(store.indexes.features)
+    features = list(store.indexes.features)
     try:
         yield from _create_indexes(store, store.indexes.all)
     except PyMongoError as error:
         store.indexes.failed(error)
     finally:
-        store.indexes.builds += features
+        store.indexes.builds.update(features)
 
 
 def _create_indexes(store: StoreState, wanted: Sequence[Mapping[str, Any]]) -> Flow[None]:
