@@ -19,7 +19,7 @@ LATE = 2.0
 """Seconds after which a write whose outcome nobody learned has been applied, or never will be;
 where messages are held back, so much after the longest of these times."""
 
-ENDS = frozenset({"complete", "error", "release"})
+ENDS = frozenset({"complete", "error", "release", "cancel"})
 """The calls after which an attempt holds its job no longer."""
 
 
@@ -32,6 +32,7 @@ class Call:
         answered: when the outcome was known; infinity while it is not.
         by_return: the handler left the call to its worker.
         late: seconds after which it has been applied, or never will be.
+        answer: what was answered besides.
     """
 
     what: str
@@ -41,6 +42,28 @@ class Call:
     outcome: str = "unknown"
     answered: float = math.inf
     late: float = LATE
+    answer: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def told(self) -> str | None:
+        """What was answered to one who asked about a job; None if nothing was."""
+        return self.answer.get("told")
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the server has done it for certain. Progress with a count may not have been sent:
+        many calls share a write."""
+        return self.acknowledged and "count" not in self.said
+
+    @property
+    def renews(self) -> bool:
+        """Whether it has renewed a lease for certain."""
+        return self.what == "progress" and self.accepted
+
+    @property
+    def asks(self) -> bool:
+        """Whether it may have cancelled a job, or asked whoever runs it."""
+        return self.told in (None, "cancelled", "asked")
 
     @property
     def by_return(self) -> bool:
@@ -101,8 +124,7 @@ class Attempt:
         """
         if self.claimed is None:
             return self.started
-        progress = [c.invoked for c in self.calls if c.what == "progress" and c.acknowledged]
-        sent = max([self.claimed, *self.renewals, *progress])
+        sent = max([self.claimed, *self.renewals, *(c.invoked for c in self.calls if c.renews)])
         taken = [
             edit.invoked
             for edit in self.disturbed(edits)
@@ -167,6 +189,8 @@ class Job:
             its id before.
         edits: what operators changed by hand.
         requeues: when they made it ready from dead.
+        cancels: when somebody cancelled it.
+        waits: when somebody asked what becomes of it.
     """
 
     id: str
@@ -175,6 +199,8 @@ class Job:
     doubtful: list[Attempt] = field(default_factory=list)
     edits: list[Call] = field(default_factory=list)
     requeues: list[Call] = field(default_factory=list)
+    cancels: list[Call] = field(default_factory=list)
+    waits: list[Call] = field(default_factory=list)
     transactions: list[Transaction] = field(default_factory=list)
     claims: dict[str, float] = field(default_factory=dict)
     document: Mapping[str, Any] | None = None
@@ -184,6 +210,34 @@ class Job:
     def put(self) -> bool:
         """Whether a put of it was acknowledged."""
         return any(call.acknowledged for call in self.puts)
+
+    @property
+    def kept(self) -> bool:
+        """Whether it was put to be kept, longer than any drill takes."""
+        return any(call.said.get("keep") for call in self.puts)
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is there for a while when it has ended: kept, or waited for from its put."""
+        return self.kept or any(call.said.get("awaited") for call in self.puts)
+
+    @property
+    def maybe_cancelled(self) -> bool:
+        """Whether it may have ended as cancelled: by somebody, by its handler, or as expired."""
+        return self.maybe_cancelled_since < math.inf
+
+    @property
+    def maybe_cancelled_since(self) -> float:
+        """Since when it may have; infinity if it cannot."""
+        attempts = (*self.attempts, *self.doubtful)
+        by_handlers = [c for attempt in attempts for c in attempt.calls if c.what == "cancel"]
+        cancels = [call for call in self.cancels if call.asks]
+        since = [call.invoked for call in (*by_handlers, *cancels)]
+        limits = [(call.invoked, call.said.get("expires")) for call in self.puts]
+        return min(
+            [*since, *(put + limit for put, limit in limits if limit is not None)],
+            default=math.inf,
+        )
 
     def completes(self) -> list[tuple[Attempt, Call]]:
         return [(attempt, call) for attempt in self.attempts for call in attempt.completes()]
@@ -206,8 +260,25 @@ class Job:
         a complete that was refused may have been applied, by a try whose reply was lost: asked for
         afterwards, the job of the repeated put stands there.
         """
+        if self.stays:
+            return False  # its document is still there
         ended = min((call.invoked for _, call in self.completes()), default=math.inf)
+        ended = min(ended, self.maybe_cancelled_since)
         return len(self.puts) > 1 and any(call.over > ended for call in self.puts)
+
+
+@dataclass
+class Pause:
+    """A time in which a queue was paused for certain.
+
+    Attributes:
+        since: when ``pause()`` had returned.
+        until: when ``resume()`` was called; infinity while nobody has.
+    """
+
+    queue: str
+    since: float
+    until: float = math.inf
 
 
 @dataclass
@@ -218,6 +289,7 @@ class Account:
         strange: entries of the ledger that no transaction accounts for.
         late: when the event loop of which process had stood still, and for how many seconds.
         ledger: whether the drill has one.
+        pauses: when which queue was paused.
     """
 
     jobs: dict[str, Job]
@@ -226,6 +298,7 @@ class Account:
     strange: list[Mapping[str, Any]] = field(default_factory=list)
     late: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     ledger: bool = False
+    pauses: list[Pause] = field(default_factory=list)
 
     def stood_still(self, attempt: Attempt) -> float:
         """Return for how long its process stood still, from its claim to right after its end."""
@@ -243,7 +316,7 @@ class Account:
 
     def counts(self) -> Counter[str]:
         """Return how much there was of everything, for the report."""
-        counts: Counter[str] = Counter()
+        counts: Counter[str] = Counter(pauses=len(self.pauses))
         for job in self.jobs.values():
             counts["jobs"] += 1
             counts["puts of unknown outcome"] += any(call.outcome == "unknown" for call in job.puts)
@@ -254,6 +327,10 @@ class Account:
                 counts[f"{edit.said['field']} edited"] += edit.acknowledged
             counts["requeued by hand"] += sum(call.acknowledged for call in job.requeues)
             counts["put again"] += any(call.said.get("again") for call in job.puts)
+            for call in job.waits:
+                counts[f"told {call.told or 'nothing'}"] += 1
+            for call in job.cancels:
+                counts[f"cancels told {call.told or 'nothing'}"] += 1
             for transaction in job.transactions:
                 counts[f"transactions {transaction.outcome}"] += 1
             counts["dead"] += job.document is not None and job.document.get("state") == "dead"
@@ -264,6 +341,10 @@ class Account:
                     if not call.by_return:
                         counts[f"{call.what} {call.outcome}"] += 1
         return counts
+
+
+Finding = tuple[Job, str]
+"""A job that breaks a law, and how."""
 
 
 def payload_digest(document: Mapping[str, Any]) -> str | None:

@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from drills.account import ENDS, Account, Attempt, Call, Job, payload_digest
+from drills.account import ENDS, Account, Attempt, Call, Finding, Job, payload_digest
+from drills.ends import ENDED, completed_after_cancelled, hung, started_while_paused, told_wrong
 from drills.versions import current, versions
 
 SLACK = 0.005
@@ -23,7 +24,6 @@ GRACE = 0.25
 """Seconds a handler may take to end once it was cancelled, on a machine under load."""
 LINES_SHOWN = 40
 
-Finding = tuple[Job, str]
 Law = Callable[[Account], Iterator[Finding]]
 
 
@@ -44,12 +44,15 @@ class Verdict:
 
 
 def lost(account: Account) -> Iterator[Finding]:
-    """A put was acknowledged, and the job is neither there nor possibly completed."""
+    """A put was acknowledged, and the job is neither there nor possibly completed or cancelled; one
+    that is kept is not there, whatever became of it."""
     for job in account.jobs.values():
         if not job.put or job.document is not None or account.cleared(job):
             continue
-        if not job.maybe_completed:
+        if not (job.maybe_completed or job.maybe_cancelled):
             yield job, "it was put, nobody completed it, and it is not in the collection"
+        elif job.kept:
+            yield job, "it was put to be kept, and is not in the collection"
 
 
 def unexpected(account: Account) -> Iterator[Finding]:
@@ -112,7 +115,7 @@ def stale_write(account: Account) -> Iterator[Finding]:
             if new.claimed is None or new.claimed < old.started:
                 continue
             for call in old.calls:
-                accepted = call.acknowledged and not _disturbed(job, old, call)
+                accepted = call.accepted and not _disturbed(job, old, call)
                 if accepted and call.invoked > new.started:
                     yield (
                         job,
@@ -130,7 +133,7 @@ def held_after_requeue(account: Account) -> Iterator[Finding]:
             if not requeue.acknowledged or attempt.started > requeue.invoked:
                 continue
             for call in attempt.calls:
-                accepted = call.acknowledged and not _disturbed(job, attempt, call)
+                accepted = call.accepted and not _disturbed(job, attempt, call)
                 if accepted and call.invoked > requeue.answered:
                     yield job, f"{call.what} of attempt {attempt.number} was accepted after it"
 
@@ -251,7 +254,7 @@ def early(account: Account) -> Iterator[Finding]:
 def stuck(account: Account) -> Iterator[Finding]:
     """After the drain, with consumers there and time enough, nothing waits and nothing runs."""
     for job in account.jobs.values():
-        if job.document is not None and job.document.get("state") not in ("dead", "done"):
+        if job.document is not None and job.document.get("state") not in ENDED:
             yield job, f"it is still {job.document.get('state')} at the end"
 
 
@@ -301,6 +304,10 @@ LAWS: tuple[Law, ...] = (
     misplaced,
     early,
     stuck,
+    told_wrong,
+    hung,
+    completed_after_cancelled,
+    started_while_paused,
     effect_lost,
     effect_doubled,
     effect_unexpected,

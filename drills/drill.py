@@ -27,6 +27,7 @@ from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.synchronous.collection import Collection
 
+from drills import ends
 from drills.checker import LAWS, Law, check
 from drills.history import History
 from drills.nursery import Child, Nursery
@@ -35,6 +36,7 @@ from drills.report import Report
 from drills.transactions import LEDGER
 from streamqueue.clock import monotonic
 from streamqueue.embedded import EmbeddedServer
+from streamqueue.protocol.settings import BELL
 
 Kept = TypeVar("Kept")
 
@@ -266,10 +268,10 @@ class Stage:
         """Yield every job of the drill's database, whichever collection it is in."""
         database = self.jobs.database
         for name in database.list_collection_names():
-            if name.endswith(".consumers") or name == LEDGER:
+            if name.endswith((".consumers", ".settings")) or name == LEDGER:
                 continue
             jobs = database.get_collection(name, read_concern=ReadConcern("majority"))
-            yield from jobs.find()
+            yield from jobs.find({"_id": {"$ne": BELL}})
 
     def effects(self) -> list[dict[str, Any]]:
         """Return what transactions left in the ledger."""
@@ -367,6 +369,7 @@ def _act(stage: Stage, drill: Drill, report: Report) -> None:
     for hit in report.wanted:  # those that only the histories can tell
         if hit not in stage.hits:
             stage.hits[hit] = report.counts[hit]
+    stage.notes += ends.notes(account)
     report.verdicts = check(account, drill.laws)
     stage.client.drop_database(stage.database)
 

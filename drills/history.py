@@ -18,7 +18,14 @@ attempt                ``is`` started (``job token number limit digest queue``),
                        whose handler it is
 progress complete      calls of an attempt; ``job token``. ``by``: ``call``, or ``return`` when the
 error release          handler left it to the worker, and nobody is told the outcome;
-                       ``discard``: the job is dead after it
+                       ``discard``: the job is dead after it; ``count``: of progress that may
+                       be written later, together with more
+cancel                 a call: somebody cancels a ``job``, and was ``told`` cancelled, asked, ended
+                       or not found; with a ``token``, its handler asks for that end
+wait                   a call: somebody asks what becomes of a ``job``, ``by`` wait, request, watch,
+                       result or get; and was ``told`` its state, and the ``result`` if that is
+                       done, or: not found, late (not in time), error
+pause resume           calls: an operator stops a ``queue``, and lets it go on
 renew                  ``is`` invoked, acknowledged; ``jobs tokens``: as it was sent. The jobs of
                        one claim share its token
 transaction            ``is`` begun, committed, aborted (certainly undone), unknown; ``transaction``
@@ -91,12 +98,14 @@ class History:
         os.write(self._file, json.dumps(line, separators=(",", ":")).encode() + b"\n")
 
     @contextmanager
-    def call(self, what: str, **more: Any) -> Iterator[None]:
-        """Note that something is asked for, and how it went."""
+    def call(self, what: str, **more: Any) -> Iterator[dict[str, Any]]:
+        """Note that something is asked for, and how it went; also what was answered, which the
+        block puts into the given dict."""
+        answer: dict[str, Any] = {}
         number = next(self._calls)
         self.note(what, state="invoked", call=number, **more)
         try:
-            yield
+            yield answer
         except LeaseLost:
             self.note(what, state="refused", call=number)
             raise
@@ -106,7 +115,7 @@ class History:
         except BaseException as error:
             self.note(what, state="unknown", call=number, error=type(error).__name__)
             raise
-        self.note(what, state="acknowledged", call=number)
+        self.note(what, state="acknowledged", call=number, **answer)
 
     def left_to_the_worker(self, what: str, **more: Any) -> None:
         """Note a call that the worker will make for the handler, and whose outcome it keeps."""

@@ -34,8 +34,10 @@ PROGRAMS = (
     "drills.programs.blocking",
     "drills.programs.canceller",
     "drills.programs.consumer",
+    "drills.programs.customers",
     "drills.programs.fleet",
     "drills.programs.lone",
+    "drills.programs.pauser",
     "drills.programs.producer",
 )
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from drills.account import LATE, Account, Attempt, Call, Job
+from drills.account import LATE, Account, Attempt, Call, Job, Pause
 from drills.history import Line, read_histories
 from drills.transactions import Transaction, settle
 
@@ -38,7 +38,10 @@ def account_of(
         for job in reader.jobs.values()
         for number, life in enumerate(lives(job), 1)
     }
-    return Account(jobs, reader.clears, lines, strange, reader.late, ledger=entries is not None)
+    return Account(
+        jobs, reader.clears, lines, strange, reader.late,
+        ledger=entries is not None, pauses=reader.pauses,
+    )  # fmt: skip
 
 
 class _Reader:
@@ -47,6 +50,7 @@ class _Reader:
     def __init__(self, lines: list[Line]) -> None:
         self.jobs: dict[str, Job] = {}
         self.clears: list[Call] = []
+        self.pauses: list[Pause] = []
         self.transactions: dict[tuple[str, int], Transaction] = {}
         self.late: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self._calls: dict[tuple[str, int], Call] = {}
@@ -143,7 +147,9 @@ class _Reader:
         said, name = line.said, (line.process, line.said["call"])
         if said["is"] != "invoked":
             call = self._calls[name]
-            call.outcome, call.answered = said["is"], line.at
+            call.outcome, call.answered, call.answer = said["is"], line.at, said
+            if call.what == "pause" and call.acknowledged:
+                self.pauses.append(Pause(call.said["queue"], line.at))
             if "job" in call.said:
                 self.jobs[call.said["job"]].lines.append(line)
             return
@@ -154,6 +160,9 @@ class _Reader:
         if call.what == "clear":
             self.clears.append(call)
             return
+        if call.what in ("pause", "resume"):
+            self._resume(call)
+            return
         job = self._of(line)
         if call.what == "put":
             job.puts.append(call)
@@ -161,10 +170,20 @@ class _Reader:
             job.edits.append(call)
         elif call.what == "requeue":
             job.requeues.append(call)
+        elif call.what == "wait":
+            job.waits.append(call)
+        elif call.what == "cancel" and "token" not in said:
+            job.cancels.append(call)
         else:
             for attempt in self._held[line.process, said["token"]]:
                 if attempt.job == job.id:
                     attempt.calls.append(call)
+
+    def _resume(self, call: Call) -> None:
+        """End the pause of a queue, if there is one: a call that changes it is under way."""
+        for pause in self.pauses:
+            if pause.queue == call.said["queue"]:
+                pause.until = min(pause.until, call.invoked)
 
 
 def _doubt_refusals(attempt: Attempt, end: float) -> None:
@@ -193,6 +212,8 @@ def lives(job: Job) -> list[Job]:
         life.puts = [put for put in job.puts if begin <= put.invoked < end]
         life.edits = [edit for edit in job.edits if begin <= edit.invoked < end]
         life.requeues = [call for call in job.requeues if begin <= call.invoked < end]
+        life.cancels = [call for call in job.cancels if begin <= call.invoked < end]
+        life.waits = [call for call in job.waits if begin <= call.invoked < end]
         for attempt in job.attempts:
             claimed = attempt.started if attempt.claimed is None else attempt.claimed
             if begin <= claimed and attempt.started < end:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from drills.reading import read_account
 from streamqueue import LeaseLost
 
 LEASE = 2.0
+QUEUE = "drill"
 PAYLOAD = {"n": 1, "text": "ä"}
 JOB = ObjectId("0123456789abcdef01234567")
 OTHER = ObjectId("0123456789abcdef01234568")
@@ -103,6 +104,25 @@ class Planted:
     def requeue(self, at: float, outcome: str = "acknowledged") -> None:
         self._call("requeue", at, outcome, job=str(JOB))
 
+    def cancel(self, at: float, told: str, outcome: str = "acknowledged") -> None:
+        """Cancel the job; the answer comes 0.1 s later."""
+        self._call("cancel", at, outcome, {"told": told}, job=str(JOB))
+
+    def wait(
+        self, at: float, told: str, result: str | None = None, by: str = "wait", takes: float = 0.1
+    ) -> None:
+        """Ask what becomes of the job, and be told so much later."""
+        answer = {"told": told, "result": result}
+        self._call("wait", at, "acknowledged", answer, takes, job=str(JOB), by=by)
+
+    def wait_in_vain(self, at: float) -> None:
+        """Ask what becomes of the job, and get no answer."""
+        self._note("wait", "invoked", at, call=0, job=str(JOB), by="wait")
+
+    def pause(self, at: float, what: str = "pause", queue: str = QUEUE) -> None:
+        """Pause the queue, or resume it; the answer comes 0.1 s later."""
+        self._call(what, at, "acknowledged", queue=queue)
+
     def stood_still(self, at: float, seconds: float) -> None:
         """Note that the process could not run until now."""
         self._note("process", "late", at, seconds=seconds)
@@ -117,15 +137,24 @@ class Planted:
         self.at = at
         self._history.note(what, state=state, **more)
 
-    def _call(self, what: str, at: float, outcome: str, **more: Any) -> None:
+    def _call(
+        self,
+        what: str,
+        at: float,
+        outcome: str,
+        told: Mapping[str, Any] | None = None,
+        takes: float = 0.1,
+        **more: Any,
+    ) -> None:
         self.at = at
         errors = {"refused": LeaseLost(JOB), "unknown": OSError(), "failed": LeaseLost(JOB)}
         if outcome == "killed":
             self._history.left_to_the_worker(what, **more)
             return
         try:
-            with self._history.call(what, **more):
-                self.at = at + 0.1
+            with self._history.call(what, **more) as answer:
+                self.at = at + takes
+                answer.update(told or {})
                 if outcome in errors:
                     raise errors[outcome]
         except (LeaseLost, OSError):

@@ -6,6 +6,7 @@ from drills.planted.fault import Edit, PlantedFault
 
 LOOKS = "contract/test_queue_looks.py"
 ENDS = "contract/test_queue_ends.py"
+ANSWERS = "drills/server/test_drills.py::test_no_job_is_lost_doubled_or_held_by_two[answers-kills]"
 
 FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
@@ -50,6 +51,26 @@ FAULTS: tuple[PlantedFault, ...] = (
         4,
         f"{ENDS}::test_no_end_is_missed_between_the_first_look_and_the_opening_of_the_stream",
         Edit("stream.ends:StreamState._begins", '{"start_at_operation_time": since}', "{}"),
+    ),
+    PlantedFault(
+        "an end that is told to nobody, in the midst of kills",
+        4,
+        ANSWERS,
+        Edit(
+            "protocol.operations.transitions:answered",
+            '"$cond": [waits, False, "$awaited"]',
+            '"$cond": [waits, True, "$awaited"]',
+        ),
+    ),
+    PlantedFault(
+        "a job that is removed though somebody waits for it, in the midst of kills",
+        1,
+        ANSWERS,
+        Edit(
+            "protocol.operations.attempts:unawaited",
+            'return {**wanted, "awaited": {"$ne": True}}',
+            "return wanted",
+        ),
     ),
     PlantedFault(
         "a first look that is taken for as late as its reply",

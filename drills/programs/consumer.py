@@ -35,6 +35,7 @@ from streamqueue import (
     AsyncJob,
     AsyncMongoQueue,
     Backoff,
+    Cancel,
     Discard,
     LeaseLost,
     Retry,
@@ -234,16 +235,34 @@ class Handler:
             self._leave("error", job)
             raise
 
-    async def _call(self, what: str, job: AsyncJob, call: Callable[[], Awaitable[None]]) -> None:
+    async def _call(
+        self, what: str, job: AsyncJob, call: Callable[[], Awaitable[None]], **more: Any
+    ) -> None:
         """Make a call of the attempt and note how it went. Losing the lease is no error here."""
         try:
-            with self._history.call(what, **self.attempt(job)):
+            with self._history.call(what, **self.attempt(job), **more):
                 await answered(call())
         except LeaseLost:
             pass
 
     def _leave(self, what: str, job: AsyncJob, **more: Any) -> None:
         self._history.left_to_the_worker(what, **self.attempt(job), **more)
+
+    def _result(self, job: AsyncJob) -> str | None:
+        """Return the result of a job that has one: which attempt completed it."""
+        return self.attempt(job)["token"] if job.data.get("answers") else None
+
+    async def _complete(self, job: AsyncJob) -> None:
+        await self._call("complete", job, partial(job.complete, self._result(job)))
+
+    async def _return(self, job: AsyncJob) -> str | None:
+        """Leave the complete to whoever runs the handler; the end of a block has no result."""
+        result = self._result(job)
+        if result is not None and not self._renews:
+            await self._complete(job)
+            return None
+        self._leave("complete", job)
+        return result
 
     def _right_now(self, job: AsyncJob) -> bool:
         return job.attempts > int(job.data.get("times", 1))
@@ -252,11 +271,11 @@ class Handler:
 
     async def complete(self, job: AsyncJob, seconds: float) -> None:
         await anyio.sleep(seconds)
-        await self._call("complete", job, job.complete)
+        await self._complete(job)
 
-    async def returns(self, job: AsyncJob, seconds: float) -> None:
+    async def returns(self, job: AsyncJob, seconds: float) -> Any:
         await anyio.sleep(seconds)
-        self._leave("complete", job)
+        return await self._return(job)
 
     async def transacts(self, job: AsyncJob, seconds: float) -> None:
         """Complete in the transaction of the work, first or last.
@@ -284,8 +303,8 @@ class Handler:
     async def progress(self, job: AsyncJob, seconds: float) -> None:
         for count in range(3):
             await anyio.sleep(seconds / 3)
-            await self._call("progress", job, partial(job.progress, count))
-        await self._call("complete", job, job.complete)
+            await self._call("progress", job, partial(job.progress, count), count=count)
+        await self._complete(job)
 
     async def error(self, job: AsyncJob, seconds: float) -> None:
         await anyio.sleep(seconds)
@@ -294,12 +313,12 @@ class Handler:
         else:
             await self._call("error", job, partial(job.error, "as asked for", delay=0))
 
-    async def raises(self, job: AsyncJob, seconds: float) -> None:
+    async def raises(self, job: AsyncJob, seconds: float) -> Any:
         await anyio.sleep(seconds)
         if not self._right_now(job):
             self._leave("error", job)
             raise ValueError("as asked for")
-        self._leave("complete", job)
+        return await self._return(job)
 
     async def retries(self, job: AsyncJob, seconds: float) -> None:
         await anyio.sleep(seconds)
@@ -308,12 +327,12 @@ class Handler:
             raise Retry(delay=0.05)
         self._leave("complete", job)
 
-    async def snoozes(self, job: AsyncJob, seconds: float) -> None:
+    async def snoozes(self, job: AsyncJob, seconds: float) -> Any:
         await anyio.sleep(seconds)
         if random.random() < 0.5:
             self._leave("release", job)
             raise Snooze(0.05)
-        self._leave("complete", job)
+        return await self._return(job)
 
     async def releases(self, job: AsyncJob, seconds: float) -> None:
         await anyio.sleep(seconds)
@@ -326,6 +345,11 @@ class Handler:
         await anyio.sleep(seconds)
         self._leave("error", job, discard=True)
         raise Discard("as asked for")
+
+    async def cancels(self, job: AsyncJob, seconds: float) -> None:
+        await anyio.sleep(seconds)
+        self._leave("cancel", job)
+        raise Cancel("as asked for")
 
     async def stubborn(self, job: AsyncJob, seconds: float) -> None:
         """Go on to the end although the lease was lost, and complete all the same."""
@@ -411,6 +435,7 @@ DEEDS: dict[str, Callable[[Handler, AsyncJob, float], Awaitable[Any]]] = {
     "snooze": Handler.snoozes,
     "release": Handler.releases,
     "discard": Handler.discards,
+    "cancel": Handler.cancels,
     "stubborn": Handler.stubborn,
     "block": Handler.blocks,
     "kill": Handler.kills,

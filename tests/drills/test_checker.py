@@ -75,6 +75,19 @@ def test_a_renewal_of_one_job_says_nothing_of_another_that_was_claimed_with_it(
     assert broken() == set()
 
 
+@pytest.mark.parametrize("more", [{}, {"count": 1}], ids=["that renews", "that may be merged"])
+def test_progress_that_may_be_merged_with_more_renews_nothing_for_certain(
+    one: Planted, two: Planted, broken: Broken, more: dict[str, Any]
+) -> None:
+    one.put(1)
+    one.start(2, "a", 1)
+    one.end(3.5, "progress", "a", **more)
+    two.start(2 + LEASE + 0.5, "b", 2)
+    two.end(5, "complete", "b")
+
+    assert broken() == (set() if more else {"overlapping"})
+
+
 def test_a_job_given_back_may_be_started_at_once_by_another(
     one: Planted, two: Planted, broken: Broken
 ) -> None:

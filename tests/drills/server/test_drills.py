@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from drills import cancellations, clocks, dispatching, hells, kills, poison, wakeups
+from drills import answers, cancellations, clocks, dispatching, hells, kills, poison, wakeups
 from drills.drill import Arena, Drill, Scale, perform
 
 DRILLS = [
     *kills.DRILLS,
+    answers.answers_kills,
     *poison.DRILLS,
     *hells.DRILLS,
     *clocks.DRILLS,

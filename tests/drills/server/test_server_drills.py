@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from drills.answers import answers_cuts, answers_step_downs
 from drills.dispatching import dispatcher_cuts
 from drills.drill import Arena, Drill, Scale, perform
 from drills.held import held_at_random
@@ -14,7 +15,15 @@ from drills.servers import failovers
 from drills.streams import oplog
 from drills.wires import cuts, wedged_streams
 
-SLOW = (wedged_streams, oplog, dispatcher_cuts, held_at_random, a_days_outage)
+SLOW = (
+    answers_cuts,
+    answers_step_downs,
+    wedged_streams,
+    oplog,
+    dispatcher_cuts,
+    held_at_random,
+    a_days_outage,
+)
 DRILLS = [failovers, cuts, *(pytest.param(drill, marks=pytest.mark.slow) for drill in SLOW)]
 
 
