@@ -51,7 +51,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         18,
         "contract/test_queue_keys.py"
         "::test_while_the_indexes_are_made_puts_with_a_key_wait_and_others_do_not",
-        Edit("store.flows.setting_up:_build_indexes", "builds += features", "builds += 1"),
+        Edit("store.flows.setting_up:_build_indexes", "update(features)", 'update(["key"])'),
     ),
     PlantedFault(
         "an index of the keys for whoever has none",
