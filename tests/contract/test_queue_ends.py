@@ -522,6 +522,8 @@ async def test_the_stream_is_shut_when_nobody_has_waited_for_a_while(
 def test_the_server_looks_up_only_what_somebody_waits_for(jobs: Collection[Any]) -> None:
     """By its plan: the condition stands before the stage that looks documents up, the last one that
     the change stream has."""
+    if jobs.database.client.server_info()["versionArray"][0] < 6:
+        pytest.skip("5.0 looks up every changed document, and filters then")
     jobs.insert_one({"queue": "default", "state": "ready", "payload": {}})
     changes = {"$changeStream": {"fullDocument": "updateLookup"}}
     pipeline = [changes, *operations.ends_pipeline([1, 2])]
