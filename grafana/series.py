@@ -12,8 +12,8 @@ COMPLETED = 'streamqueue_attempts_total{@queue, outcome="completed"}'
 DIED = 'streamqueue_attempts_total{@queue, outcome="dead"}'
 FAILED = 'streamqueue_attempts_total{@queue, outcome=~"retried|dead"}'
 ENDED = 'streamqueue_attempts_total{@queue, outcome=~"completed|retried|dead"}'
-"""Released and lost attempts say nothing of the work: they are run again, unblamed. Nor do cancelled
-and expired ones: somebody has changed their mind, or it was too late."""
+"""Released and lost attempts say nothing of the work: they are run again, unblamed. Nor do those
+that were cancelled or expired: somebody has changed their mind, or it was too late."""
 
 DUE = state('streamqueue_queue_jobs{@queue, state="ready"}')
 SCHEDULED = state('streamqueue_queue_jobs{@queue, state="scheduled"}')

@@ -92,7 +92,32 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a reader of the stream that goes and leaves it to nobody",
         3,
         f"{ENDS}::test_a_wait_that_is_over_lets_another_read_the_stream",
-        Edit("queue.waiting:Waiting.leave", "self._wake_another(wait)", "pass"),
+        Edit("queue.waiting:Waiting.leave", "self._wake_another()", "pass"),
+        Edit("queue.waiting:Waiting._follow", "self._wake_another()", "pass"),
+    ),
+    PlantedFault(
+        "a stream that is left to who does not sleep",
+        3,
+        f"{ENDS}::test_who_watches_and_takes_its_time_keeps_no_other_waiting[async]",
+        Edit("queue.waiting:Waiting._follow", "                self._wake_another()\n", ""),
+    ),
+    PlantedFault(
+        "a strange id that is sent as it was read",
+        13,
+        f"{ENDS}::test_an_id_that_no_program_uses_keeps_no_other_waiting[async]",
+        Edit(
+            "protocol.operations.awaited:ends_pipeline", "one_of_ids(watched)", '{"$in": watched}'
+        ),
+    ),
+    PlantedFault(
+        "a call that comes back after it has left",
+        15,
+        "unit/test_waits.py::test_a_call_that_has_left_stays_away",
+        Edit(
+            "queue.waits:Waits.found",
+            "            if wait not in self._all:\n                return",
+            "            if False:\n                return",
+        ),
     ),
     PlantedFault(
         "a wait that believes what happened before its first look",

@@ -31,6 +31,7 @@ from ..stream.verdict import (
     classify,
     is_final,
     limit_is_over,
+    limit_left,
     passes,
     within,
 )
@@ -53,6 +54,10 @@ logger = plain.logger("streamqueue.ends")
 IDLE = 30.0
 """Seconds after which the stream is shut when nobody waits: a program that asks for one answer
 after the other opens it once."""
+LONGEST_SLEEP = 30.0
+"""Seconds after which one that sleeps looks up all the same."""
+MARK_SECONDS = 1.0
+"""How long a job may take to be marked again, as one that is in somebody's open transaction."""
 KEEP_IT = (
     "it has ended and was not kept, or never was there; put it with keep=, or ask with request(), "
     "to learn what becomes of a job however quickly it ends"
@@ -102,11 +107,13 @@ class Waiting:
         self, put: Put, insert: Callable[[], Any], timeout: float | timedelta | None
     ) -> Flow[Any]:
         """Insert a job that is marked as waited for, and return its result."""
-        deadline, closings = _deadline(timeout), self._stream.closings
+        _deadline(timeout)  # refused before anything is put
+        closings = self._stream.closings
         yield from self._set_up("request()")
         wait = self._begin([put.id])
         try:
             yield insert()
+            deadline = _deadline(timeout)
             if put.may_exist:  # and may have ended long ago
                 info = yield from self._look_first(wait, deadline, closings)
                 if info.ended:
@@ -151,7 +158,7 @@ class Waiting:
         else:
             yield from self._follow(wait, math.inf, closings)
             info = _told(wait, 0)
-            wait.info = None
+            wait.take_info()
         wait.returned = info
         return info
 
@@ -162,17 +169,17 @@ class Waiting:
         if not self._stream.ours:
             return
         if not self._stream.taken:
-            self._wake_another(wait)
+            self._wake_another()
         if not len(self._waits):
             self._idle_since = monotonic()
-            if self._stream.open_now:
+            if self._stream.in_use:
                 self._shut_later(IDLE)
 
     def _shut_later(self, pause: float) -> None:
         self._stream.later(pause, lambda: self._drive(self._shut_idle()))
 
-    def _wake_another(self, wait: Wait | None) -> None:
-        other = self._waits.another(wait)
+    def _wake_another(self) -> None:
+        other = self._waits.another()
         if other is not None:
             other.signal.set()
 
@@ -277,12 +284,16 @@ class Waiting:
             if left <= 0 or limit_is_over():
                 return
             if not self._stream.take_turn():
-                yield wait.signal.sleep(left)
+                with self._waits.asleep(wait):
+                    # Whoever gives up the turn after this wakes one of those that sleep.
+                    if self._stream.taken and not wait.told:
+                        yield wait.signal.sleep(limit_left(min(left, LONGEST_SLEEP)))
                 continue
             try:
                 yield from self._read(wait, deadline, closings)
             finally:
                 yield from self._pass_turn()
+                self._wake_another()
 
     def _read(self, wait: Wait, deadline: float, closings: int) -> Flow[None]:
         """Read for all, until the call that has the turn can return."""
@@ -311,6 +322,9 @@ class Waiting:
         if not stream.open_now or not waits.streamed.issuperset(watched):
             pause = stream.pace.again_at - monotonic()
             if pause > 0 and not stream.open_now:
+                if stream.refused is not None:
+                    waits.fail(stream.refused)
+                    return
                 yield wait.signal.sleep(min(pause, left, MAX_AWAIT))
                 return
             pipeline = operations.ends_pipeline(list(watched.values()))
@@ -324,15 +338,23 @@ class Waiting:
             waits.look_at_all()
             stream.lost = False
         yield from self._look_again()
-        longest = min(left, MAX_AWAIT, max(0.001, waits.next_look() - monotonic()))
-        waits.take((yield stream.read(longest)))
+        look_at = max(waits.next_look(), self._pace.again_at)
+        longest = min(left, MAX_AWAIT, max(0.001, look_at - monotonic()))
+        events = yield stream.read(longest)
+        try:
+            waits.take(events)
+        except BaseException:  # an interruption: the rest of them will not come again
+            stream.lost = True
+            raise
         yield from self._look_again()
         yield stream.checkpoint()
 
     def _look_again(self) -> Flow[None]:
         """Look at the jobs of those who asked for it, or have waited long, all in one query."""
+        if self._pace.again_at > monotonic():
+            return
         due = self._waits.to_look_at(MAX_BATCH)
-        if not due or self._pace.again_at > monotonic():
+        if not due:
             return
         try:
             with within(math.inf):
@@ -341,9 +363,9 @@ class Waiting:
                 documents = [read(raw, any_id=True, codec=CODEC) for raw in found]
                 for unmarked in self._waits.saw(due, documents):
                     yield from self._mark_again(unmarked)
-        except READ_ERRORS as error:
+        except BaseException as error:
             self._waits.look_at(due)
-            if is_final(error):
+            if not isinstance(error, READ_ERRORS) or is_final(error):
                 raise
             self._pace.failed(classify(error))
             self._looking.failed(error, "Looking for ends failed, trying again: %s")
@@ -354,7 +376,9 @@ class Waiting:
     def _mark_again(self, wait: Wait) -> Flow[None]:
         """Mark a job that lost its mark, as one does that was requeued."""
         try:
-            wait.tell((yield from self._mark(wait)))
+            with within(MARK_SECONDS):  # all others wait for it
+                info = yield from self._mark(wait)
+            wait.tell(info)
         except JobNotFound:
             wait.be_gone()
 
@@ -370,7 +394,7 @@ class Waiting:
                 yield self._stream.shut()
         finally:
             yield from self._pass_turn()
-            self._wake_another(None)  # one that came meanwhile
+            self._wake_another()  # one that came meanwhile
 
 
 def value_of(info: JobInfo) -> Any:

@@ -6,6 +6,8 @@ No I/O: ``waiting.py`` opens the stream, looks at documents, and puts to sleep a
 from __future__ import annotations
 
 import math
+from collections import deque
+from contextlib import contextmanager
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,13 +21,16 @@ from ..protocol.foreign import read
 from .info import JobInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from bson.raw_bson import RawBSONDocument
 
 LOOK_AGAIN = Backoff(initial=30, maximum=30, jitter=0.5)
 """How long somebody waits until the document is looked at all the same. Only a job that was deleted
 by hand has no event that says so."""
+TOGETHER = 5.0
+"""Seconds within which such looks are made together: a thousand that wait cost one every now and
+then."""
 MOST_EARLY = 100
 """Events that are kept of a job while its first look is under way."""
 
@@ -55,7 +60,6 @@ class Wait:
         seen_until: a moment after it. Whether events between the two are news, nobody knows: when
             the driver has sent a look twice the reply has the moment of the second time, and what
             was found the first time (6.0.5).
-        info: the newest that it has not taken yet.
         gone: its job is not there any more.
         error: why nothing will be known.
         look_at: when its job is looked at again, though nothing asks for it.
@@ -70,7 +74,7 @@ class Wait:
         self.watches = self.by_id = watches
         self.seen_at: Timestamp | None = None
         self.seen_until = Timestamp(0, 0)
-        self.info: JobInfo | None = None
+        self._news: deque[JobInfo] = deque(maxlen=1)
         self.gone = False
         self.error: Exception | None = None
         self.look_at = math.inf
@@ -79,14 +83,24 @@ class Wait:
         self.returned: JobInfo | None = None
 
     @property
+    def info(self) -> JobInfo | None:
+        """The newest that it has not taken yet."""
+        return self._news[0] if self._news else None
+
+    def take_info(self) -> None:
+        """Have taken that; another may have come since, by another thread that reads for all."""
+        self._news.popleft()
+
+    @property
     def told(self) -> bool:
         """Whether there is something to return, or to raise."""
-        return self.info is not None or self.gone or self.error is not None
+        return bool(self._news) or self.gone or self.error is not None
 
     def tell(self, info: JobInfo) -> None:
         """Hand it what its job is now, unless it knows; of the end alone, if it waits for that."""
         if (info.ended or self.watches) and info != self.last:
-            self.info = self.last = info
+            self.last = info
+            self._news.append(info)
             self.signal.set()
 
     def be_gone(self) -> None:
@@ -113,6 +127,7 @@ class Waits:
         self._all: dict[Wait, None] = {}
         self._by_id: dict[Wait, None] = {}
         self._asked: dict[Wait, None] = {}
+        self._asleep: dict[Wait, None] = {}
         self._next_look = math.inf  # or somewhat later, when some have left
         self.streamed: frozenset[object] = frozenset()
 
@@ -151,12 +166,17 @@ class Waits:
         """Note what the first look found: which id the job has, and when that was at the latest;
         and take in what happened to it since then."""
         with self._lock:
+            if wait not in self._all:
+                return  # it has left while the reply was on its way
+            asked = wait in self._asked  # of what has happened while it looked there is no event
             self.leave(wait)
             wait.ids = [job_id]
             wait.seen_at = wait.since or Timestamp(0, 0)
             wait.seen_until = at or wait.seen_at
             self.enter(wait)
             self._looked(wait)
+            if asked:
+                self._asked[wait] = None
             early, wait.early = wait.early, []
         for event in early:
             self._take_in(wait, event)
@@ -192,12 +212,30 @@ class Waits:
         """Ask for all events of a job, which no mark can be made of."""
         with self._lock:
             wait.by_id = True
-            self._by_id[wait] = self._asked[wait] = None
+            if wait in self._all:
+                self._by_id[wait] = self._asked[wait] = None
 
-    def another(self, wait: Wait | None) -> Wait | None:
-        """Return one that can read the stream in the place of one."""
+    @contextmanager
+    def asleep(self, wait: Wait) -> Iterator[None]:
+        """Within this a call sleeps until it is told, or woken to read the stream."""
         with self._lock:
-            return next((each for each in self._all if each is not wait and not each.told), None)
+            self._asleep[wait] = None
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asleep.pop(wait, None)
+
+    def another(self) -> Wait | None:
+        """Return one that can read the stream: it sleeps. (A call that is under way with something
+        else, as whoever watches between two changes, would not.)"""
+        with self._lock:
+            while self._asleep:
+                wait = next(iter(self._asleep))
+                if not wait.told:
+                    return wait
+                del self._asleep[wait]  # it wakes by itself
+        return None
 
     def look_at_all(self) -> None:
         """Have the jobs of all looked at again: events may have been lost."""
@@ -215,8 +253,9 @@ class Waits:
         now = monotonic()
         with self._lock:
             if self._next_look <= now:
-                self._asked.update((wait, None) for wait in self._all if wait.look_at <= now)
-                later = (wait.look_at for wait in self._all if wait.look_at > now)
+                soon = now + TOGETHER
+                self._asked.update((wait, None) for wait in self._all if wait.look_at <= soon)
+                later = (wait.look_at for wait in self._all if wait.look_at > soon)
                 self._next_look = min(later, default=math.inf)
             due = [wait for wait in self._asked if wait.seen_at is not None][:limit]
             for wait in due:

@@ -57,6 +57,9 @@ in the moment before it slept."""
 RAW_EVENTS: CodecOptions[RawBSONDocument] = CODEC.with_options(document_class=RawBSONDocument)
 
 
+_LOST = ("history_lost", "not_resumable")
+
+
 class StreamState:
     """What both streams of ends know of themselves.
 
@@ -68,6 +71,7 @@ class StreamState:
     """
 
     _stream: Any
+    _client: Any
 
     def __init__(self) -> None:
         self.closings = self._shut_at = 0
@@ -82,6 +86,11 @@ class StreamState:
     def open_now(self) -> bool:
         """Whether it is open."""
         return self._stream is not None
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it has a connection, open or not."""
+        return self._client is not None
 
     @property
     def to_be_shut(self) -> bool:
@@ -104,9 +113,12 @@ class StreamState:
         log_reopened(logger, self._outage.succeeded())
 
     def _failed_to_open(self, error: Exception) -> None:
-        final = isinstance(error, PROGRAM_ERRORS) or not (self._was_open or passes(error))
+        verdict = classify(error)  # type: ignore[arg-type]
+        # A place that is lost is looked for anew.
+        may_open = self._was_open or passes(error) or verdict.reason in _LOST
+        final = isinstance(error, PROGRAM_ERRORS) or not may_open
         self.refused = error if final else None
-        self._failed(classify(error), error)  # type: ignore[arg-type]
+        self._failed(verdict, error)
 
     def _failed(self, verdict: Verdict, error: Exception | None) -> None:
         if not verdict.resume:

@@ -284,6 +284,13 @@ def limit_is_over() -> bool:
     return left is not None and left <= 0
 
 
+def limit_left(seconds: float) -> float:
+    """Return so many seconds, or what is left of the ``pymongo.timeout`` that the caller stands
+    inside of, if that is less."""
+    left = _csot.remaining()
+    return seconds if left is None else max(0.0, min(seconds, left))
+
+
 class Change(NamedTuple):
     """What an event says of a job, as far as it concerns those who look for work.
 

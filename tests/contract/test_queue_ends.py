@@ -269,6 +269,55 @@ async def test_a_wait_that_is_over_lets_another_read_the_stream(
         assert (await second.soon()).result == 2
 
 
+async def test_who_watches_and_takes_its_time_keeps_no_other_waiting(
+    shell: Shell, jobs: Collection[Any]
+) -> None:
+    waits, worker = shell.queue(), shell.queue()
+    watched_id, watched = await one_job(worker)
+    other_id, other = await one_job(worker)
+    changes = states(waits, watched_id)
+    await anext(changes)
+    reader, sleeper = Outcome(), Outcome()
+
+    async with create_task_group() as tasks:
+        tasks.start_soon(reader.run, lambda: anext(changes))
+        await wait_until_async(lambda: awaited_streams(jobs), "it reads the stream")
+        tasks.start_soon(sleeper.run, lambda: waits.wait(other_id, LONG))
+        await wait_until_async(
+            lambda: jobs.count_documents({"awaited": True}) == 2, "the other one waits"
+        )
+        await watched.progress(1)
+        assert (await reader.soon()).progress == 1
+
+        await other.complete(2)
+
+        assert (await sleeper.soon()).result == 2
+
+
+async def test_an_id_that_no_program_uses_keeps_no_other_waiting(
+    shell: Shell, jobs: Collection[Any]
+) -> None:
+    waits, worker = shell.queue(), shell.queue()
+    job_id, job = await one_job(worker)
+    strange = {"_id": "x" * 1025, "queue": waits.name, "state": "scheduled", "payload": {}}
+    jobs.insert_one(strange)
+    changes = states(waits, strange["_id"])
+    await anext(changes)
+    reader, sleeper = Outcome(), Outcome()
+
+    async with create_task_group() as tasks:
+        tasks.start_soon(reader.run, lambda: anext(changes))
+        tasks.start_soon(sleeper.run, lambda: waits.wait(job_id, LONG))
+        await wait_until_async(
+            lambda: jobs.count_documents({"awaited": True}) == 2, "both are marked"
+        )
+        await job.complete(2)
+        jobs.update_one({"_id": strange["_id"]}, {"$set": {"progress": 5}})
+
+        assert (await sleeper.soon()).result == 2
+        assert (await reader.soon()).progress == 5
+
+
 async def test_a_cancelled_wait_leaves_the_stream_to_the_others(
     async_client: AsyncMongoClient[Any], jobs: Collection[Any]
 ) -> None:

@@ -149,7 +149,8 @@ def test_who_watches_is_told_each_state_once() -> None:
     for progress in (1, 1, 2):
         everybody.saw([wait], [job("running", progress=progress)])
         told.append(wait.info and wait.info.progress)
-        wait.info = None
+        if wait.info is not None:
+            wait.take_info()
 
     assert told == [1, None, 2]
 
@@ -228,3 +229,56 @@ def test_an_event_finds_who_waits_for_an_id_of_any_kind(job_id: Any) -> None:
     everybody.take([event(AFTER, "update", job("done") | {"_id": job_id}, job_id=job_id)])
 
     assert wait.told
+
+
+def test_the_stream_is_read_by_one_that_sleeps() -> None:
+    """Not by one whose first look is under way, nor by who watches between two changes."""
+    everybody, busy = one_that_waits(watches=True)
+    sleeper = Wait([ID], BEFORE, Silent(), watches=False)
+    everybody.enter(sleeper)
+    everybody.found(sleeper, ID, LOOK)
+
+    assert everybody.another() is None
+    with everybody.asleep(sleeper):
+        assert everybody.another() is sleeper
+        sleeper.be_gone()
+        assert everybody.another() is None
+    assert busy is not sleeper
+
+
+def test_a_call_that_has_left_stays_away() -> None:
+    everybody, wait = one_that_waits()
+    everybody.leave(wait)
+
+    everybody.found(wait, ID, AFTER)
+    everybody.ask_for_all(wait)
+
+    assert len(everybody) == 0
+    assert everybody.watched() == {}
+
+
+def test_a_look_that_was_asked_for_during_the_first_one_is_made_after_it() -> None:
+    everybody, wait = one_that_waits(looked=False)
+    everybody.look_at_all()
+    assert everybody.to_look_at(9) == []
+
+    everybody.found(wait, ID, LOOK)
+
+    assert everybody.to_look_at(9) == [wait]
+
+
+def test_those_who_wait_long_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(waits, "monotonic", lambda: now)
+    everybody = Waits()
+    for _ in range(300):
+        wait = Wait([ID], BEFORE, Silent(), watches=False)
+        everybody.enter(wait)
+        everybody.found(wait, ID, LOOK)
+    looks = 0
+    end = now + 45
+
+    while (now := everybody.next_look()) <= end:
+        looks += bool(everybody.to_look_at(1000))
+
+    assert looks <= 4

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..document import ENDED_STATES
 from .commands import Document, Pipeline, Update
-from .expressions import one_of
+from .expressions import one_of_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ def ends_pipeline(watched: Sequence[Any]) -> Pipeline:
     ``fullDocument``, or everything would be looked up (6.0.5).
     """
     updated = "updateDescription.updatedFields"
-    own = [{"documentKey._id": one_of(watched)}] if watched else []
+    own = [{"documentKey._id": one_of_ids(watched)}] if watched else []
     ended: Document = {
         "operationType": "update",
         f"{updated}.awaited": {"$exists": True},
