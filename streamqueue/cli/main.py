@@ -41,7 +41,7 @@ HOMES = {
     "consumers": "monitor",
     "top": "monitor",
     "reap": "jobs",
-    "cancel": "cancel",
+    "cancel": "steering",
     "dead": "dead",
     "requeue": "steering",
     "reschedule": "steering",

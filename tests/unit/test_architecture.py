@@ -195,7 +195,6 @@ ORDER = [
     "cli.services",
     "cli.jobs",
     "cli.monitor",
-    "cli.cancel",
     "cli.dead",
     "cli.steering",
     "cli.main",
