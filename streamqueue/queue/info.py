@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..driver import RawReply
+from ..errors import JobCancelled, JobFailed
 from ..protocol.document import CODEC, ENDED_STATES, Payload
 from ..protocol.foreign import read
 from ..protocol.operations import LISTED
@@ -153,3 +154,12 @@ def _errors(entries: list[Any]) -> list[PastError]:
         for entry in entries
         if isinstance(entry, dict) and (message := text_in(entry.get("message"))) is not None
     ]
+
+
+def value_of(info: JobInfo) -> Any:
+    """Return the result of a job that has ended, or raise why it has none."""
+    if info.state == "dead":
+        raise JobFailed(info)
+    if info.state == "cancelled":
+        raise JobCancelled(info.id)
+    return info.result

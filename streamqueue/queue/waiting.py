@@ -17,7 +17,7 @@ from .. import plain
 from ..clock import monotonic
 from ..driver import known_cluster_time
 from ..durations import seconds
-from ..errors import JobCancelled, JobFailed, JobNotFound, StreamQueueError
+from ..errors import JobNotFound, StreamQueueError
 from ..options import MAX_BATCH
 from ..outage import LoggedOutage
 from ..protocol import operations
@@ -35,8 +35,8 @@ from ..stream.verdict import (
     passes,
     within,
 )
-from .info import RAW_JOBS, JobInfo
-from .waits import Wait, Waits
+from .info import RAW_JOBS, JobInfo, value_of
+from .waits import KEEP_IT, Wait, Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,10 +58,6 @@ LONGEST_SLEEP = 30.0
 """Seconds after which one that sleeps looks up all the same."""
 MARK_SECONDS = 1.0
 """How long a job may take to be marked again, as one that is in somebody's open transaction."""
-KEEP_IT = (
-    "it has ended and was not kept, or never was there; put it with keep=, or ask with request(), "
-    "to learn what becomes of a job however quickly it ends"
-)
 
 
 class Waiting:
@@ -157,7 +153,7 @@ class Waiting:
             return None
         else:
             yield from self._follow(wait, math.inf, closings)
-            info = _told(wait, 0)
+            info = wait.outcome(0)
             wait.take_info()
         wait.returned = info
         return info
@@ -270,7 +266,7 @@ class Waiting:
     def _end_of(self, wait: Wait, deadline: float, closings: int) -> Flow[JobInfo]:
         began = monotonic()
         yield from self._follow(wait, deadline, closings)
-        return _told(wait, monotonic() - began)
+        return wait.outcome(monotonic() - began)
 
     def _follow(self, wait: Wait, deadline: float, closings: int) -> Flow[None]:
         """Return when a call has been told something, or its time is over.
@@ -395,26 +391,6 @@ class Waiting:
         finally:
             yield from self._pass_turn()
             self._wake_another()  # one that came meanwhile
-
-
-def value_of(info: JobInfo) -> Any:
-    """Return the result of a job that has ended, or raise why it has none."""
-    if info.state == "dead":
-        raise JobFailed(info)
-    if info.state == "cancelled":
-        raise JobCancelled(info.id)
-    return info.result
-
-
-def _told(wait: Wait, waited: float) -> JobInfo:
-    """Return what a call was told, or raise it."""
-    if wait.info is not None:
-        return wait.info
-    if wait.error is not None:
-        raise wait.error
-    if wait.gone:
-        raise JobNotFound(wait.ids[-1], hint=KEEP_IT)
-    raise TimeoutError(f"job {wait.ids[-1]} has not ended in {waited:.1f} s")
 
 
 def _deadline(timeout: float | timedelta | None) -> float:

@@ -16,6 +16,7 @@ from bson.timestamp import Timestamp
 
 from ..backoff import Backoff
 from ..clock import monotonic
+from ..errors import JobNotFound
 from ..protocol.document import CODEC, ENDED_STATES, id_key
 from ..protocol.foreign import read
 from .info import JobInfo
@@ -33,6 +34,11 @@ TOGETHER = 5.0
 then."""
 MOST_EARLY = 100
 """Events that are kept of a job while its first look is under way."""
+
+KEEP_IT = (
+    "it has ended and was not kept, or never was there; put it with keep=, or ask with request(), "
+    "to learn what becomes of a job however quickly it ends"
+)
 
 _PLAIN = (ObjectId, str, int, Int64, float)
 
@@ -95,6 +101,16 @@ class Wait:
     def told(self) -> bool:
         """Whether there is something to return, or to raise."""
         return bool(self._news) or self.gone or self.error is not None
+
+    def outcome(self, waited: float) -> JobInfo:
+        """Return what it was told, or raise it."""
+        if self.info is not None:
+            return self.info
+        if self.error is not None:
+            raise self.error
+        if self.gone:
+            raise JobNotFound(self.ids[-1], hint=KEEP_IT)
+        raise TimeoutError(f"job {self.ids[-1]} has not ended in {waited:.1f} s")
 
     def tell(self, info: JobInfo) -> None:
         """Hand it what its job is now, unless it knows; of the end alone, if it waits for that."""

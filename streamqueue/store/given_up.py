@@ -37,11 +37,6 @@ MOST = 1000
 """Claims remembered. In an outage they are given up at the pace of the tries, so that is hours."""
 
 
-def not_kept(_queue: str) -> float | None:
-    """Say that the jobs of a queue are removed at their end."""
-    return None
-
-
 @dataclass(slots=True)
 class Claim:
     """One command that claims: what it is for, and what must be known to undo it.
@@ -62,7 +57,7 @@ class Claim:
     timeout: float
     now: datetime
     limit_of: Callable[[str], int]
-    keep_of: Callable[[str], float | None] = not_kept
+    keep_of: Callable[[str], float | None] = operations.not_kept
     token: bytes = field(default_factory=operations.new_token)
     sent: float = field(default_factory=monotonic)
 
@@ -73,7 +68,7 @@ class Claim:
         timeout: float,
         now: datetime,
         limit_of: Callable[[str], int],
-        keep_of: Callable[[str], float | None] = not_kept,
+        keep_of: Callable[[str], float | None] = operations.not_kept,
     ) -> Claim:
         """Return a claim of these jobs."""
         queues = {job["queue"] for job in jobs}

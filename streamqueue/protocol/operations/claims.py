@@ -82,6 +82,11 @@ def claim_order_of(job: Mapping[str, Any]) -> tuple[float, Timestamp]:
     return (math.inf if no_number else -float(priority)), job["seq"]
 
 
+def not_kept(_queue: str) -> float | None:
+    """Say that the jobs of a queue are removed at their end."""
+    return None
+
+
 def claim(
     ids: Sequence[ObjectId],
     queues: Sequence[str],
@@ -90,7 +95,7 @@ def claim(
     timeout: float,
     until: datetime,
     limit_of: Callable[[str], int],
-    keep_of: Callable[[str], float | None] = lambda _queue: None,
+    keep_of: Callable[[str], float | None] = not_kept,
 ) -> Update:
     """Take those of the jobs that are still ready in these queues.
 

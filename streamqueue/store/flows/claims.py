@@ -17,7 +17,7 @@ from ...backoff import Backoff
 from ...clock import monotonic
 from ...failures import failure_name
 from ...protocol import operations
-from ..given_up import Claim, GivenUp, merged, not_kept, together
+from ..given_up import Claim, GivenUp, merged, together
 from ..lines import log_claims_left, log_late, log_quarantined
 from .changes import change
 from .setting_up import prepare
@@ -44,7 +44,7 @@ def take(
     consumer: str,
     timeout: float,
     limit_of: Callable[[str], int],
-    keep_of: Callable[[str], float | None] = not_kept,
+    keep_of: Callable[[str], float | None] = operations.not_kept,
 ) -> Flow[list[Job]]:
     """Claim those of the jobs that are still ready where they were; return them as they are now,
     each with its token.
