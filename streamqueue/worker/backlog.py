@@ -137,8 +137,7 @@ class Backlog:
     def drop(self) -> None:
         """Forget the chunk; the documents are still there."""
         self._chunk.clear()
-        if self.lanes:
-            self.lanes.drop()
+        self.lanes.drop()
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Add jobs to the chunk, behind all others, or to their lanes."""

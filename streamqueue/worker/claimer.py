@@ -146,16 +146,14 @@ class Claimer:
         """
         if self._scan_for is None or trigger == "sweep":
             self._scan_for = trigger
-        if self._lanes:
-            self._lanes.look()
+        self._lanes.look()
         self._adopt = self._adopt or adopt
         self._intake.wake()
 
     def _scan_too(self, trigger: ClaimTrigger) -> None:
         """Look at the documents, for whichever reason was the first."""
         self._scan_for = self._scan_for or trigger
-        if self._lanes:
-            self._lanes.look()
+        self._lanes.look()
 
     def opened(self) -> None:
         """Look at the documents anew: of what has come meanwhile no event was read."""
@@ -281,9 +279,8 @@ class Claimer:
             if self._backlog.stale:
                 self._backlog.drop()
                 self._scan_too("scan")
-            if self._lanes:
-                self._lanes.drop(stale=True)
-            if self._announced and not (self._backlog or (self._lanes and self._lanes.waits)):
+            self._lanes.drop(stale=True)
+            if self._announced and not (self._backlog or self._lanes.waits):
                 # (With a chunk, what was announced is newer and not more urgent: it waits.)
                 await self._claim_announced(wanted)
             else:
@@ -327,7 +324,7 @@ class Claimer:
                 await self._backlog.read(wanted)
             self._trust = 1.0 if self._backlog else min(MOST_TRUST, 1.5 * self._trust)
             self._note_lanes_left()
-            if not (self._backlog or (self._lanes and self._lanes.waits)):
+            if not (self._backlog or self._lanes.waits):
                 if self._backlog.left:
                     self._intake.wait_for_turn(1, self._trust)
                 for registered in self._handlers.values():
