@@ -9,6 +9,16 @@ WORKER_KEEP = "worker/test_worker_keep.py"
 
 FAULTS = (
     PlantedFault(
+        "a job that was cancelled by hand removed with those that nobody keeps",
+        1,
+        "contract/test_queue_cancel.py::test_only_what_has_stayed_long_enough_is_removed",
+        Edit(
+            "protocol.operations.cancels:cancelled_and_over",
+            ', "removed_at": {"$type": "date"}',
+            "",
+        ),
+    ),
+    PlantedFault(
         "a complete that removes a job which somebody waits for",
         1,
         f"{WORKER_KEEP}::test_jobs_that_are_awaited_only_while_they_run_stay_with_their_results",

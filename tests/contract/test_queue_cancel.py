@@ -27,6 +27,7 @@ from streamqueue import (
     LeaseLost,
     MongoQueue,
 )
+from streamqueue.protocol import operations
 from streamqueue.queue import canceller
 from tests.contract.shells import Shell
 from tests.waiting import wait_until_async
@@ -479,3 +480,16 @@ async def test_a_job_can_be_asked_from_a_thread_whether_it_is_cancelled(queue: A
     job = await queue.next()
 
     assert await anyio.to_thread.run_sync(lambda: job.cancelled) is False
+
+
+@pytest.mark.parametrize("removed_at", [None, "soon", datetime(2126, 1, 1, tzinfo=UTC)])
+def test_only_what_has_stayed_long_enough_is_removed(
+    jobs: Collection[Any], removed_at: object
+) -> None:
+    """Somebody may have cancelled a job by hand, and said nothing of that, or anything."""
+    fields = {} if removed_at is None else {"removed_at": removed_at}
+    jobs.insert_one({"_id": 1, "state": "cancelled", **fields})
+
+    jobs.delete_many(operations.cancelled_and_over([1]))
+
+    assert jobs.count_documents({"_id": 1}) == 1
