@@ -115,7 +115,7 @@ FAULTS = (
         3,
         "contract/test_queue_cancel.py::test_a_job_that_is_put_at_the_same_time_has_not_ended",
         Edit(
-            "queue.canceller:Canceller.cancel",
+            "queue.steering.canceller:Canceller.cancel",
             "live = any(map(operations.can_be_cancelled, found))",
             "live = False",
         ),

@@ -77,7 +77,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         4,
         f"{ENDS}::test_no_end_is_missed_when_the_first_look_is_sent_twice",
         Edit(
-            "queue.waits:Waits.found",
+            "queue.answers.waits:Waits.found",
             "wait.seen_at = wait.since or Timestamp(0, 0)",
             "wait.seen_at = at or wait.since or Timestamp(0, 0)",
         ),
@@ -86,20 +86,20 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a stream of ends that has lost its place, and nobody looks",
         4,
         f"{ENDS}::test_no_end_is_missed_when_the_stream_has_lost_its_place",
-        Edit("queue.waiting:Waiting._read_once", "waits.look_at_all()", "pass"),
+        Edit("queue.answers.waiting:Waiting._read_once", "waits.look_at_all()", "pass"),
     ),
     PlantedFault(
         "a reader of the stream that goes and leaves it to nobody",
         3,
         f"{ENDS}::test_a_wait_that_is_over_lets_another_read_the_stream",
-        Edit("queue.waiting:Waiting.leave", "self._wake_another()", "pass"),
-        Edit("queue.waiting:Waiting._follow", "self._wake_another()", "pass"),
+        Edit("queue.answers.waiting:Waiting.leave", "self._wake_another()", "pass"),
+        Edit("queue.answers.waiting:Waiting._follow", "self._wake_another()", "pass"),
     ),
     PlantedFault(
         "a stream that is left to who does not sleep",
         3,
         f"{ENDS}::test_who_watches_and_takes_its_time_keeps_no_other_waiting[async]",
-        Edit("queue.waiting:Waiting._follow", "                self._wake_another()\n", ""),
+        Edit("queue.answers.waiting:Waiting._follow", "                self._wake_another()\n", ""),
     ),
     PlantedFault(
         "a strange id that is sent as it was read",
@@ -114,7 +114,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         15,
         "unit/test_waits.py::test_a_call_that_has_left_stays_away",
         Edit(
-            "queue.waits:Waits.found",
+            "queue.answers.waits:Waits.found",
             "            if wait not in self._all:\n                return",
             "            if False:\n                return",
         ),
@@ -124,7 +124,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         4,
         "unit/test_waits.py::test_what_happened_before_the_first_look_is_old_news",
         Edit(
-            "queue.waits:Waits._take_in",
+            "queue.answers.waits:Waits._take_in",
             "if wait.seen_at is not None and",
             "if False and",
         ),
@@ -133,7 +133,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a wait that trusts the stream to tell of every removal",
         3,
         f"{ENDS}::test_a_job_that_is_deleted_by_hand_leaves_nobody_waiting",
-        Edit("queue.waits:Waits.to_look_at", "if self._next_look <= now:", "if False:"),
+        Edit("queue.answers.waits:Waits.to_look_at", "if self._next_look <= now:", "if False:"),
     ),
     PlantedFault(
         "a stream of ends that has every changed document looked up",

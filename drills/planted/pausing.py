@@ -133,7 +133,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         6,
         f"{CONTRACT}::test_a_queue_object_reads_the_settings_once_in_two_seconds[async]",
         Edit(
-            "queue.present_settings:PresentSettings.paused",
+            "queue.steering.present_settings:PresentSettings.paused",
             "if self._known.rung or",
             "if True or",
         ),

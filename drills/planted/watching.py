@@ -238,7 +238,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a UUID that fails ending the live view",
         13,
         "cli/test_top.py::test_a_failure_is_shown_when_it_happens",
-        Edit("cli.pulse:PulseTaker.read", ".with_options(codec_options=BARE_CODEC)", ""),
+        Edit("cli.monitor.pulse:PulseTaker.read", ".with_options(codec_options=BARE_CODEC)", ""),
     ),
     # what the metrics count
     PlantedFault(

@@ -86,12 +86,12 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_doubt.py"
         "::test_a_dead_job_is_not_refused_for_a_key_that_may_not_be_taken",
         Edit(
-            "queue.steering:Steering._requeue_one",
+            "queue.steering.steering:Steering._requeue_one",
             "bulk_write([UpdateOne(*command)])",
             "update_one(*command)",
         ),
         Edit(
-            "queue.steering:Steering._requeue_one",
+            "queue.steering.steering:Steering._requeue_one",
             "        except BulkWriteError as error:\n            (problem,) = "
             "operations.errors_of_each(error, 1)\n",
             "        except Exception as error:\n            problem = error\n",

@@ -20,7 +20,7 @@ from pymongo import AsyncMongoClient, MongoClient
 
 from drills.fast_clock import FastClock
 from streamqueue import AsyncJob, AsyncMongoQueue, MongoQueue, Worker
-from streamqueue.cli.pulse import PulseTaker
+from streamqueue.cli.monitor.pulse import PulseTaker
 from streamqueue.exporter.exporter import Exporter
 from streamqueue.processes.dispatcher import dispatcher_for
 from streamqueue.processes.subscriber import subscribe

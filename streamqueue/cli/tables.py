@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..exporter.census import ConsumerCensus
     from ..queue.info import JobInfo
     from .command import Options
-    from .pulse import Pulse
+    from .monitor.pulse import Pulse
 
 
 def show(options: Options, content: Any, lines: Iterable[str]) -> None:

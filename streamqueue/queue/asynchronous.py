@@ -22,18 +22,18 @@ from ..store.collection import has_own_limit
 from ..store.group_commit import GroupCommit
 from ..stream.async_doorbell import AsyncDoorbell
 from ..stream.async_ends import AsyncEndStream
-from .answers import AsyncAnswers
-from .canceller import Canceller
+from .answers.answers import AsyncAnswers
+from .answers.waiting import Waiting
 from .consumer import Consumer, given_up
 from .ends import Ends
 from .flow import run_async
 from .job import AsyncJob
 from .looking import Looking
-from .pausing import AsyncPausing
 from .producer import Producer
 from .shielded import ShieldedEnds
-from .steering import AsyncSteering, Steering
-from .waiting import Waiting
+from .steering.canceller import Canceller
+from .steering.pausing import AsyncPausing
+from .steering.steering import AsyncSteering, Steering
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping

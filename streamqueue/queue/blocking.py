@@ -18,17 +18,17 @@ from ..protocol.put import PutIds, check_put, check_puts
 from ..store.blocking import Store
 from ..stream.doorbell import Doorbell
 from ..stream.ends import EndStream
-from .answers import BlockingAnswers
-from .canceller import Canceller
+from .answers.answers import BlockingAnswers
+from .answers.waiting import Waiting
 from .consumer import Consumer
 from .ends import BlockingEnds, Ends
 from .flow import run
 from .job import Job
 from .looking import Looking
-from .pausing import BlockingPausing
 from .producer import Producer
-from .steering import BlockingSteering, Steering
-from .waiting import Waiting
+from .steering.canceller import Canceller
+from .steering.pausing import BlockingPausing
+from .steering.steering import BlockingSteering, Steering
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -18,7 +18,7 @@ from ..store.given_up import GivenUp
 from ..store.lines import log_expired, log_reaped
 from ..stream.verdict import READ_ERRORS, classify, is_final, passes, within
 from .lines import facts
-from .present_settings import PresentSettings
+from .steering.present_settings import PresentSettings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

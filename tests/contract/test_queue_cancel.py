@@ -28,7 +28,7 @@ from streamqueue import (
     MongoQueue,
 )
 from streamqueue.protocol import operations
-from streamqueue.queue import canceller
+from streamqueue.queue.steering import canceller
 from tests.contract.shells import Shell
 from tests.waiting import wait_until_async
 

@@ -559,7 +559,7 @@ async def test_a_thousand_that_wait_have_one_stream_and_no_query_but_their_first
 async def test_the_stream_is_shut_when_nobody_has_waited_for_a_while(
     queue: Any, jobs: Collection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamqueue.queue.waiting.IDLE", 0.2)
+    monkeypatch.setattr("streamqueue.queue.answers.waiting.IDLE", 0.2)
     job_id = await queue.put({})
     with pytest.raises(TimeoutError):
         await queue.wait(job_id, timeout=0.1)
@@ -729,7 +729,7 @@ async def test_a_wait_needs_no_right_to_mark_the_job(
 async def test_a_job_that_is_deleted_by_hand_leaves_nobody_waiting(
     queue: Any, jobs: Collection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamqueue.queue.waits.LOOK_AGAIN", Backoff(0.5, 0.5, jitter=0))
+    monkeypatch.setattr("streamqueue.queue.answers.waits.LOOK_AGAIN", Backoff(0.5, 0.5, jitter=0))
     job_id = await queue.put({})
 
     async with asking(jobs, lambda: queue.wait(job_id, LONG)) as [outcome]:

@@ -9,9 +9,9 @@ import pytest
 
 import streamqueue
 from streamqueue import AsyncJob, AsyncMongoQueue, Job, MongoQueue
-from streamqueue.queue.answers import AsyncAnswers, BlockingAnswers
-from streamqueue.queue.pausing import AsyncPausing, BlockingPausing
-from streamqueue.queue.steering import AsyncSteering, BlockingSteering
+from streamqueue.queue.answers.answers import AsyncAnswers, BlockingAnswers
+from streamqueue.queue.steering.pausing import AsyncPausing, BlockingPausing
+from streamqueue.queue.steering.steering import AsyncSteering, BlockingSteering
 
 TWO_SHELLS: list[tuple[type, type]] = [
     (MongoQueue, AsyncMongoQueue),

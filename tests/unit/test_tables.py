@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamqueue.cli import tables, top
-from streamqueue.cli.pulse import Failure, Flow, Pulse, flow
+from streamqueue.cli import tables
+from streamqueue.cli.monitor import top
+from streamqueue.cli.monitor.pulse import Failure, Flow, Pulse, flow
 from streamqueue.exporter.census import Census, ConsumerCensus, QueueCensus
 from streamqueue.tracebacks import last_line
 

@@ -10,9 +10,9 @@ from bson import ObjectId, Timestamp
 from bson.raw_bson import RawBSONDocument
 
 from streamqueue.protocol.document import CODEC
-from streamqueue.queue import waits
+from streamqueue.queue.answers import waits
+from streamqueue.queue.answers.waits import Wait, Waits
 from streamqueue.queue.info import JobInfo
-from streamqueue.queue.waits import Wait, Waits
 
 ID = ObjectId()
 BEFORE, LOOK, AFTER = (Timestamp(1_700_000_000, n) for n in (1, 2, 3))

@@ -13,7 +13,7 @@ from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, MongoQueue
 from streamqueue.cli.main import main
-from streamqueue.cli.pulse import PulseTaker
+from streamqueue.cli.monitor.pulse import PulseTaker
 from streamqueue.exporter.census import Surveyor
 from streamqueue.exporter.exporter import Exporter
 from streamqueue.store.asynchronous import AsyncStore

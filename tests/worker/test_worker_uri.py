@@ -11,7 +11,7 @@ from pymongo import AsyncMongoClient
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, MongoQueue
-from streamqueue.cli.pulse import PulseTaker
+from streamqueue.cli.monitor.pulse import PulseTaker
 from streamqueue.exporter.exporter import Exporter
 from streamqueue.store.asynchronous import AsyncStore
 from tests.contract.uris import COMBINED, SETTINGS

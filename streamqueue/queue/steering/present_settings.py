@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..clock import monotonic
-from ..store.known_settings import KnownSettings
+from ...clock import monotonic
+from ...store.known_settings import KnownSettings
 
 if TYPE_CHECKING:
-    from ..store.asynchronous import AsyncStore
-    from ..store.blocking import Store
-    from ..stream.async_doorbell import AsyncDoorbell
-    from ..stream.doorbell import Doorbell
-    from .flow import Flow
+    from ...store.asynchronous import AsyncStore
+    from ...store.blocking import Store
+    from ...stream.async_doorbell import AsyncDoorbell
+    from ...stream.doorbell import Doorbell
+    from ..flow import Flow
 
 
 class PresentSettings:

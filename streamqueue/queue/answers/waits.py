@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bson import Int64, ObjectId
 from bson.timestamp import Timestamp
 
-from ..backoff import Backoff
-from ..clock import monotonic
-from ..errors import JobNotFound
-from ..protocol.document import CODEC, ENDED_STATES, id_key
-from ..protocol.foreign import read
-from .info import JobInfo
+from ...backoff import Backoff
+from ...clock import monotonic
+from ...errors import JobNotFound
+from ...protocol.document import CODEC, ENDED_STATES, id_key
+from ...protocol.foreign import read
+from ..info import JobInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..protocol.put import check_put
-from .flow import run, run_async
+from ...protocol.put import check_put
+from ..flow import run, run_async
 
 if TYPE_CHECKING:
     import builtins
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from bson import ObjectId
 
-    from ..protocol.put import Put
-    from .info import JobInfo
-    from .looking import Looking
+    from ...protocol.put import Put
+    from ..info import JobInfo
+    from ..looking import Looking
     from .waiting import Waiting
 
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pymongo import ReturnDocument, UpdateMany
 
-from ..errors import ConfigurationError, JobNotFound
-from ..protocol import operations
+from ...errors import ConfigurationError, JobNotFound
+from ...protocol import operations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..store.asynchronous import AsyncStore
-    from ..store.blocking import Store
-    from .flow import Flow
+    from ...store.asynchronous import AsyncStore
+    from ...store.blocking import Store
+    from ..flow import Flow
 
 
 Cancelled = Literal["cancelled", "asked"]

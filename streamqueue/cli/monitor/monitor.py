@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ..errors import StreamQueueError
-from ..exporter.census import Surveyor
-from ..store.asynchronous import AsyncStore
-from . import tables
-from .command import Options, command, option, setting
-from .connection import open_async_jobs, run_in_loop
-from .options import JSON, WHERE, seconds
+from ...errors import StreamQueueError
+from ...exporter.census import Surveyor
+from ...store.asynchronous import AsyncStore
+from .. import tables
+from ..command import Options, command, option, setting
+from ..connection import open_async_jobs, run_in_loop
+from ..options import JSON, WHERE, seconds
 
 if TYPE_CHECKING:
-    from ..exporter.census import Census
+    from ...exporter.census import Census
 
 
 @command(*WHERE, JSON, example="streamqueue consumers --json")

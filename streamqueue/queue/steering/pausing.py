@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..protocol import operations
-from .flow import run, run_async
+from ...protocol import operations
+from ..flow import run, run_async
 
 if TYPE_CHECKING:
-    from .consumer import Consumer
+    from ..consumer import Consumer
 
 
 class BlockingPausing:

@@ -17,19 +17,19 @@ import anyio
 from anyio import TASK_STATUS_IGNORED
 from pymongo.errors import PyMongoError
 
-from ..clock import monotonic
-from ..exporter import queries
-from ..exporter.census import Census, Surveyor
-from ..failures import failure_name
-from ..health.health import Health
-from ..metrics.buckets import LATENCY_BUCKETS
-from ..metrics.bundles import StreamMetrics
-from ..names import INVALID, label_of
-from ..protocol.document import BARE_CODEC, id_text
-from ..store.asynchronous import AsyncStore
-from ..stream.verdict import is_bell
-from ..stream.watcher import Watcher
-from ..tracebacks import last_line
+from ...clock import monotonic
+from ...exporter import queries
+from ...exporter.census import Census, Surveyor
+from ...failures import failure_name
+from ...health.health import Health
+from ...metrics.buckets import LATENCY_BUCKETS
+from ...metrics.bundles import StreamMetrics
+from ...names import INVALID, label_of
+from ...protocol.document import BARE_CODEC, id_text
+from ...store.asynchronous import AsyncStore
+from ...stream.verdict import is_bell
+from ...stream.watcher import Watcher
+from ...tracebacks import last_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from bson import ObjectId
     from pymongo.asynchronous.collection import AsyncCollection
 
-    from ..stream.verdict import Reason
+    from ...stream.verdict import Reason
 
 PATIENCE = 10.0
 MAX_AWAIT = 0.25

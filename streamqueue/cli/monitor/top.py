@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from .. import plain
-from ..errors import only_one
-from . import tables
+from ... import plain
+from ...errors import only_one
+from .. import tables
 from .pulse import PulseTaker
 
 if TYPE_CHECKING:

@@ -10,23 +10,23 @@ from anyio import CancelScope
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
-from .. import options
-from ..durations import point_in_time, seconds
-from ..errors import ConfigurationError, DuplicateJob, JobNotFound
-from ..protocol import operations
-from ..protocol.document import ids_meant
-from ..store.lines import log_stays_dead
-from .flow import run, run_async
-from .producer import holders_of
+from ... import options
+from ...durations import point_in_time, seconds
+from ...errors import ConfigurationError, DuplicateJob, JobNotFound
+from ...protocol import operations
+from ...protocol.document import ids_meant
+from ...store.lines import log_stays_dead
+from ..flow import run, run_async
+from ..producer import holders_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from ..store.asynchronous import AsyncStore
-    from ..store.blocking import Store
+    from ...store.asynchronous import AsyncStore
+    from ...store.blocking import Store
+    from ..flow import Flow
     from .canceller import Canceller
-    from .flow import Flow
 
 Duration = float | timedelta
 

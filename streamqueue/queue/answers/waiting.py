@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import OperationFailure
 
-from .. import plain
-from ..clock import monotonic
-from ..driver import known_cluster_time
-from ..durations import seconds
-from ..errors import JobNotFound, StreamQueueError
-from ..options import MAX_BATCH
-from ..outage import LoggedOutage
-from ..protocol import operations
-from ..protocol.document import CODEC, ids_meant
-from ..protocol.foreign import read
-from ..store.collection import UNAUTHORIZED
-from ..stream.doorbell import MAX_AWAIT
-from ..stream.verdict import (
+from ... import plain
+from ...clock import monotonic
+from ...driver import known_cluster_time
+from ...durations import seconds
+from ...errors import JobNotFound, StreamQueueError
+from ...options import MAX_BATCH
+from ...outage import LoggedOutage
+from ...protocol import operations
+from ...protocol.document import CODEC, ids_meant
+from ...protocol.foreign import read
+from ...store.collection import UNAUTHORIZED
+from ...stream.doorbell import MAX_AWAIT
+from ...stream.verdict import (
     READ_ERRORS,
     Pace,
     classify,
@@ -35,19 +35,19 @@ from ..stream.verdict import (
     passes,
     within,
 )
-from .info import RAW_JOBS, JobInfo, value_of
+from ..info import RAW_JOBS, JobInfo, value_of
 from .waits import KEEP_IT, Wait, Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import timedelta
 
-    from ..protocol.put import Put
-    from ..store.asynchronous import AsyncStore
-    from ..store.blocking import Store
-    from ..stream.async_ends import AsyncEndStream
-    from ..stream.ends import EndStream
-    from .flow import Flow
+    from ...protocol.put import Put
+    from ...store.asynchronous import AsyncStore
+    from ...store.blocking import Store
+    from ...stream.async_ends import AsyncEndStream
+    from ...stream.ends import EndStream
+    from ..flow import Flow
 
 logger = plain.logger("streamqueue.ends")
 

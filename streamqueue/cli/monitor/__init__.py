@@ -1,0 +1,1 @@
+"""The commands that show consumers and queues at work."""
