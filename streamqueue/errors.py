@@ -27,6 +27,7 @@ timeout or a lost connection means the outcome is *unknown*: the write may have 
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -248,6 +249,18 @@ class Cancel(Outcome):
     def __init__(self, reason: object | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt ended; every attempt ends in exactly one of these."""
+
+    COMPLETED = "completed"
+    RETRIED = "retried"
+    DEAD = "dead"
+    RELEASED = "released"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    LEASE_LOST = "lease_lost"
 
 
 def _sentence(outcome: Outcome, delay: object, reason: object) -> str:

@@ -637,7 +637,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_a_handler_longer_than_the_drain_time_is_released_without_blame",
         Edit(
             "worker.execution.executor:Execution._write",
-            "elif end is INTERRUPTED:\n            await completer.release(attempt)\n",
+            "elif end is INTERRUPTED:\n            await completer.end(attempt, end)\n",
             "elif end is INTERRUPTED:\n            pass\n",
         ),
     ),

@@ -257,9 +257,9 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_cancellation.py"
         "::test_what_ends_a_job_is_carried_out_although_its_caller_is_cancelled",
         Edit(
-            "queue.shielded:ShieldedEnds.error",
-            "run_async(self._ends.error(record, message, delay), _shield())",
-            "run_async(self._ends.error(record, message, delay))",
+            "queue.shielded:ShieldedEnds.end",
+            "run_async(self._ends.end(record, end), _shield())",
+            "run_async(self._ends.end(record, end))",
         ),
     ),
     PlantedFault(

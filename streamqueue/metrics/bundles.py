@@ -8,13 +8,12 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pymongo.errors import BulkWriteError, PyMongoError
 
-from ..errors import DuplicateJob
+from ..errors import AttemptOutcome, DuplicateJob
 from .buckets import CLAIM_BATCH_BUCKETS, LOOP_LAG_BUCKETS
 
 if TYPE_CHECKING:
@@ -43,18 +42,6 @@ class Names:
                 return OTHER
             self._known.add(name)
         return name
-
-
-class AttemptOutcome(StrEnum):
-    """How an attempt ended; every attempt ends in exactly one of these."""
-
-    COMPLETED = "completed"
-    RETRIED = "retried"
-    DEAD = "dead"
-    RELEASED = "released"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-    LEASE_LOST = "lease_lost"
 
 
 PutResult = Literal["inserted", "duplicate", "error"]

@@ -24,13 +24,13 @@ import pymongo
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, Info
 from pymongo.errors import PyMongoError
 
+from ..errors import AttemptOutcome
 from ..failures import failure_label
 from ..names import INVALID, label_of
 from ..protocol.foreign import REASONS
 from .buckets import DURATION_BUCKETS, LATENCY_BUCKETS, OPERATION_BUCKETS, checked_edges
 from .bundles import (
     OTHER,
-    AttemptOutcome,
     ClaimTrigger,
     ConsumerMetrics,
     ConsumerSeries,

@@ -19,6 +19,7 @@ from ..protocol.progress import QUIET, QUIET_SHARE, progress_of
 from ..protocol.result import encode_result
 from .flow import run
 from .lines import log_shortened
+from .outcome import End, write_of
 
 if TYPE_CHECKING:
     from pymongo.synchronous.client_session import ClientSession
@@ -59,7 +60,8 @@ class Ends:
         except PayloadError as problem:
             # Beside the transaction, which ends with the error: to do the work again would come to
             # the same.
-            yield from self._end(record, _discard(record, str(problem)))
+            buried = operations.discard(record.id, record.token, str(problem))
+            yield from self._end(record, buried)
             raise
 
     def _done(self, record: JobRecord, result: Any, session: Any) -> Flow[None]:
@@ -74,21 +76,12 @@ class Ends:
         if not done.matched_count:
             raise LeaseLost(record.id)
 
-    def error(self, record: JobRecord, message: str | None, delay: float | None) -> Flow[None]:
-        yield from self._end_if_asked(record)
-        wait = self._options.backoff.delay(record.attempts) if delay is None else delay
-        yield from self._end(
-            record, operations.error(record.id, record.token, message, wait, record.max_attempts)
-        )
-
-    def discard(self, record: JobRecord, message: str) -> Flow[None]:
-        yield from self._end_if_asked(record)
-        yield from self._end(record, _discard(record, message))
-
-    def cancel(self, record: JobRecord, message: str | None) -> Flow[None]:
-        """End the job as cancelled, and remove it unless somebody keeps it or waits for it."""
-        yield from self._end(record, operations.cancelled(record.id, record.token, message))
-        if not record.stays:
+    def end(self, record: JobRecord, end: End) -> Flow[None]:
+        if end.kind != "cancelled":
+            yield from self._end_if_asked(record)
+        write = write_of(end, record, self._options.backoff)
+        yield from self._end(record, write.command)
+        if write.removes and not record.stays:
             over = operations.cancelled_and_over([record.id])
             try:
                 yield self._store.jobs.delete_one(over)
@@ -124,7 +117,7 @@ class Ends:
         """Raise JobCancelled, and end the job, if it is known that somebody has asked for that."""
         if record.asked:
             try:
-                yield from self.cancel(record, None)
+                yield from self.end(record, End("cancelled"))
             except LeaseLost:
                 pass  # whoever has taken it has ended it
             raise JobCancelled(record.id)
@@ -158,10 +151,6 @@ class Ends:
         # The reply that is repeated to a driver that has sent it twice has all fields (6.0.5).
         record.asked = renewed.get(operations.ASKED_AT) is not None  # the next call says so
 
-    def release(self, record: JobRecord, delay: float | None) -> Flow[None]:
-        yield from self._end_if_asked(record)
-        yield from self._end(record, operations.release(record.id, record.token, delay))
-
     def _end(self, record: JobRecord, command: operations.Update) -> Flow[None]:
         """Write the end of an attempt; shorten one that the server refuses, as far as it can be."""
         self._store.check_place()
@@ -194,10 +183,6 @@ class Ends:
 _ASKED = {"_id": 0, operations.ASKED_AT: 1}
 
 
-def _discard(record: JobRecord, message: str) -> operations.Update:
-    return operations.discard(record.id, record.token, message)
-
-
 def _over(record: JobRecord) -> None:
     if record.progress is not None:
         record.progress.over()
@@ -220,20 +205,11 @@ class BlockingEnds:
     def complete(self, record: JobRecord, result: object, session: ClientSession | None) -> None:
         run(self._ends.complete(record, result, session))
 
-    def error(self, record: JobRecord, message: str | None, delay: float | None) -> None:
-        run(self._ends.error(record, message, delay))
-
-    def discard(self, record: JobRecord, message: str) -> None:
-        run(self._ends.discard(record, message))
-
-    def cancel(self, record: JobRecord, message: str | None) -> None:
-        run(self._ends.cancel(record, message))
+    def end(self, record: JobRecord, end: End) -> None:
+        run(self._ends.end(record, end))
 
     def cancelled(self, record: JobRecord) -> bool:
         return run(self._ends.look(record))
 
     def progress(self, record: JobRecord, count: int | None, note: str | None) -> None:
         run(self._ends.progress(record, count, note))
-
-    def release(self, record: JobRecord, delay: float | None) -> None:
-        run(self._ends.release(record, delay))

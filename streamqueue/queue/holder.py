@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pymongo.synchronous.client_session import ClientSession
 
     from ..protocol.document import JobRecord
+    from .outcome import End
 
 
 class Holder(Protocol):
@@ -27,14 +28,8 @@ class Holder(Protocol):
             PayloadError: the result cannot be stored; the job is dead.
         """
 
-    def error(self, record: JobRecord, message: str | None, delay: float | None) -> None:
-        """Return the job after `delay` seconds (None: the backoff), or bury it as dead."""
-
-    def discard(self, record: JobRecord, message: str) -> None:
-        """Bury the job as dead."""
-
-    def cancel(self, record: JobRecord, message: str | None) -> None:
-        """End the job as cancelled."""
+    def end(self, record: JobRecord, end: End) -> None:
+        """End the attempt in any other way: failed, given back, discarded or cancelled."""
 
     def cancelled(self, record: JobRecord) -> bool:
         """Whether somebody has asked to cancel the job, as far as is known; then every other call
@@ -44,9 +39,6 @@ class Holder(Protocol):
         """Store the count and the note (None: keep the last one), now or with a later write, and
         renew the lease; with neither it is renewed now."""
 
-    def release(self, record: JobRecord, delay: float | None) -> None:
-        """Return the job after `delay` seconds (None: at once) as it was before the claim."""
-
 
 class AsyncHolder(Protocol):
     """Writes what an :class:`~streamqueue.AsyncJob` says: as :class:`Holder`, to be awaited."""
@@ -55,18 +47,10 @@ class AsyncHolder(Protocol):
         self, record: JobRecord, result: object, session: AsyncClientSession | None
     ) -> Awaitable[None]: ...
 
-    def error(
-        self, record: JobRecord, message: str | None, delay: float | None
-    ) -> Awaitable[None]: ...
-
-    def discard(self, record: JobRecord, message: str) -> Awaitable[None]: ...
-
-    def cancel(self, record: JobRecord, message: str | None) -> Awaitable[None]: ...
+    def end(self, record: JobRecord, end: End) -> Awaitable[None]: ...
 
     def cancelled(self, record: JobRecord) -> bool: ...
 
     def progress(
         self, record: JobRecord, count: int | None, note: str | None
     ) -> Awaitable[None]: ...
-
-    def release(self, record: JobRecord, delay: float | None) -> Awaitable[None]: ...

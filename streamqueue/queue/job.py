@@ -12,6 +12,7 @@ from pymongo.errors import PyMongoError
 from ..durations import seconds
 from ..errors import JobCancelled, LeaseLost, text_of
 from .flow import run, run_async
+from .outcome import End
 from .view import JobView
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Job(JobView):
         self._check_beside_transaction(ends=True)
         text = None if message is None else text_of(message)
         with self._noting_end():
-            self._holder.error(self._record, text, wait)
+            self._holder.end(self._record, End("failed", text, wait))
         self._ended = True
 
     def progress(self, count: int | None = None, note: str | None = None) -> None:
@@ -104,7 +105,7 @@ class Job(JobView):
         wait = None if delay is None else seconds(delay, "delay")
         self._check_beside_transaction(ends=True)
         with self._noting_end():
-            self._holder.release(self._record, wait)
+            self._holder.end(self._record, End("released", delay=wait))
         self._ended = True
 
     def __enter__(self) -> dict[str, Any]:
@@ -179,7 +180,7 @@ class AsyncJob(JobView):
         self._check_beside_transaction(ends=True)
         text = None if message is None else text_of(message)
         with self._noting_end():
-            await self._holder.error(self._record, text, wait)
+            await self._holder.end(self._record, End("failed", text, wait))
         self._ended = True
 
     async def progress(self, count: int | None = None, note: str | None = None) -> None:
@@ -214,7 +215,7 @@ class AsyncJob(JobView):
         wait = None if delay is None else seconds(delay, "delay")
         self._check_beside_transaction(ends=True)
         with self._noting_end():
-            await self._holder.release(self._record, wait)
+            await self._holder.end(self._record, End("released", delay=wait))
         self._ended = True
 
     async def __aenter__(self) -> dict[str, Any]:

@@ -1,15 +1,29 @@
-"""Outcomes: what the exception of a handler, or of a job's block, means for its attempt."""
+"""Outcomes: what the exception of a handler, or of a job's block, means for its attempt; and which
+write that is."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..durations import seconds
-from ..errors import Cancel, Discard, Outcome, Retry, Snooze, text_of, type_name
+from ..errors import (
+    AttemptOutcome,
+    Cancel,
+    Discard,
+    Outcome,
+    Retry,
+    Snooze,
+    text_of,
+    type_name,
+)
+from ..protocol import operations
 from ..tracebacks import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from ..backoff import Backoff
+    from ..protocol.document import JobRecord
 
 
 class End(NamedTuple):
@@ -59,34 +73,43 @@ def end_of(error: BaseException, judge: Callable[[BaseException], Outcome | None
     return End("failed", describe(error))
 
 
-Held = TypeVar("Held", contravariant=True)
-Written = TypeVar("Written", covariant=True)
+class EndWrite(NamedTuple):
+    """The write that ends an attempt.
+
+    Attributes:
+        command: what is sent; it matches the claim's token.
+        operation: what its time is counted as.
+        outcome: what the attempt is counted as.
+        death: why the job is dead, for the log; None if it is not.
+        removes: whether the job goes, unless somebody keeps it or waits for it.
+    """
+
+    command: operations.Update
+    operation: Literal["complete", "error", "release"]
+    outcome: AttemptOutcome
+    death: str | None = None
+    removes: bool = False
 
 
-class Writer(Protocol[Held, Written]):
-    """Who writes the end of an attempt: whoever holds its job, or the completer of a worker."""
-
-    def error(self, held: Held, message: str | None, delay: float | None, /) -> Written: ...
-
-    def discard(self, held: Held, message: str, /) -> Written: ...
-
-    def cancel(self, held: Held, message: str | None, /) -> Written: ...
-
-    def release(self, held: Held, delay: float | None, /) -> Written: ...
-
-
-def write(end: End, writer: Writer[Held, Written], held: Held) -> Written:
-    """Have this end written of what is held; return what the writer returns, which a coroutine
-    awaits."""
+def write_of(end: End, record: JobRecord, backoff: Backoff) -> EndWrite:
+    """Return the write that gives a held job this end; `backoff` is for one without a delay."""
+    held = record.id, record.token
     match end.kind:
         case "released":
-            return writer.release(held, end.delay)
+            command = operations.release(*held, end.delay)
+            return EndWrite(command, "release", AttemptOutcome.RELEASED)
         case "discarded":
-            return writer.discard(held, end.message or "")
+            command = operations.discard(*held, end.message or "")
+            return EndWrite(command, "error", AttemptOutcome.DEAD, "discarded by its handler")
         case "cancelled":
-            return writer.cancel(held, end.message)
+            command = operations.cancelled(*held, end.message)
+            return EndWrite(command, "complete", AttemptOutcome.CANCELLED, removes=True)
         case "failed":
-            return writer.error(held, end.message, end.delay)
+            wait = backoff.delay(record.attempts) if end.delay is None else end.delay
+            command = operations.error(*held, end.message, wait, record.max_attempts)
+            if record.attempts < record.max_attempts:
+                return EndWrite(command, "error", AttemptOutcome.RETRIED)
+            return EndWrite(command, "error", AttemptOutcome.DEAD, "its attempts are used up")
 
 
 def outcome_of(error: BaseException) -> Outcome | None:

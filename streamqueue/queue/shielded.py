@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..protocol.document import JobRecord
     from .ends import Ends
+    from .outcome import End
 
 
 class ShieldedEnds:
@@ -30,14 +31,8 @@ class ShieldedEnds:
     ) -> Awaitable[None]:
         return run_async(self._ends.complete(record, result, session), _shield())
 
-    def error(self, record: JobRecord, message: str | None, delay: float | None) -> Awaitable[None]:
-        return run_async(self._ends.error(record, message, delay), _shield())
-
-    def discard(self, record: JobRecord, message: str) -> Awaitable[None]:
-        return run_async(self._ends.discard(record, message), _shield())
-
-    def cancel(self, record: JobRecord, message: str | None) -> Awaitable[None]:
-        return run_async(self._ends.cancel(record, message), _shield())
+    def end(self, record: JobRecord, end: End) -> Awaitable[None]:
+        return run_async(self._ends.end(record, end), _shield())
 
     def cancelled(self, record: JobRecord) -> bool:
         """Return what is known, and look again beside the caller, who does not wait for it. In
@@ -56,9 +51,6 @@ class ShieldedEnds:
     async def progress(self, record: JobRecord, count: int | None, note: str | None) -> None:
         await run_async(self._ends.progress(record, count, note), _shield())
         await checkpoint()  # most of them wait for nothing, and must not keep out all others
-
-    def release(self, record: JobRecord, delay: float | None) -> Awaitable[None]:
-        return run_async(self._ends.release(record, delay), _shield())
 
 
 def _shield() -> CancelScope:

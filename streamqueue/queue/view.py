@@ -11,7 +11,7 @@ from ..failures import failure_facts, failure_name
 from ..options import note_text, whole_number
 from ..protocol.operations import is_refusal
 from .lines import facts, log_refused
-from .outcome import end_of, outcome_of, write
+from .outcome import end_of, outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,7 +158,7 @@ class JobView:
 
     def _fail(self, error: BaseException) -> Flow[None]:
         """Write what the exception of a block means for the job."""
-        yield write(end_of(error, outcome_of), self._holder, self._record)
+        yield self._holder.end(self._record, end_of(error, outcome_of))
         self._ended = True
 
     def _is_left(self, problem: LeaseLost | PyMongoError, error: BaseException | None) -> bool:

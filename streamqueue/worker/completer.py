@@ -26,6 +26,7 @@ from ..protocol import operations
 from ..protocol.result import NO_RESULT, Result
 from ..queue.ends import cannot_store
 from ..queue.lines import log_refused
+from ..queue.outcome import End
 from ..store.write_limit import WriteLimit
 from .ends import AGAIN, Ends, Left, time_left
 from .execution.attempt import LEAST_TIME
@@ -354,7 +355,7 @@ class Completer(Ends):
         self._settle(attempt, lost=attempt.outcome is None)
 
     async def _bury(self, attempt: Attempt, problem: PayloadError) -> None:
-        await self.discard(attempt, str(problem), "its result cannot be stored")
+        await self.end(attempt, End("discarded", str(problem)), "its result cannot be stored")
 
     def _tried_in_vain(self, error: PyMongoError, count: int) -> None:
         self._writing.failed(error, "%d completes could not be written: %s", count)

@@ -22,6 +22,7 @@ from ..outage import LoggedOutage
 from ..protocol import operations
 from ..protocol.progress import QUIET, progress_of
 from ..queue.lines import log_cancelled, log_refused, log_shortened
+from ..queue.outcome import write_of
 from ..store.write_limit import LONGEST_WRITE
 from .execution.attempt import LEAST_TIME
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..metrics.series import Metrics, Operation
+    from ..queue.outcome import End
     from ..store.asynchronous import AsyncStore
     from .execution.attempt import Attempt
     from .nearest import Nearest
@@ -64,35 +66,23 @@ class Ends:
         """Do not try again what fails from now on: its lease will return the job."""
         self._hurry.set()
 
-    async def error(self, attempt: Attempt, message: str | None, delay: float | None) -> None:
-        """Return the job after a delay (None: the handler's backoff), or bury it."""
-        record, handler = attempt.record, attempt.registered.handler
-        wait = handler.backoff.delay(record.attempts) if delay is None else delay
-        dead = record.attempts >= record.max_attempts
-        command = operations.error(record.id, record.token, message, wait, record.max_attempts)
-        outcome = AttemptOutcome.DEAD if dead else AttemptOutcome.RETRIED
-        await self._end(attempt, outcome, "error", command)
-        if dead:
-            _log_death(attempt, "its attempts are used up")
+    async def end(self, attempt: Attempt, end: End, reason: str | None = None) -> None:
+        """Give the job back, or end it, as `end` says.
 
-    async def discard(
-        self, attempt: Attempt, message: str, reason: str = "discarded by its handler"
-    ) -> None:
-        """Bury the job; `reason` is for the log."""
-        command = operations.discard(attempt.record.id, attempt.record.token, message)
-        await self._end(attempt, AttemptOutcome.DEAD, "error", command)
-        _log_death(attempt, reason)
-
-    async def cancel(self, attempt: Attempt, message: str | None) -> None:
-        """End the job as cancelled, and remove it unless somebody keeps it or waits for it."""
+        Args:
+            reason: why the job is dead, for the log, if that is more than `end` says.
+        """
         record = attempt.record
-        command = operations.cancelled(record.id, record.token, message)
-        await self._end(attempt, AttemptOutcome.CANCELLED, "complete", command)
-        log_cancelled(record, "asked for" if attempt.asked else "by its handler")
-        await self._remove_cancelled(attempt)
+        write = write_of(end, record, attempt.registered.handler.backoff)
+        await self._end(attempt, write.outcome, write.operation, write.command)
+        if write.death is not None:
+            _log_death(attempt, reason or write.death)
+        if write.removes:
+            log_cancelled(record, "asked for" if attempt.asked else "by its handler")
+            await self._remove_cancelled(attempt)
 
     async def expire(self, attempt: Attempt) -> None:
-        """End the job likewise, because it was too late to begin it."""
+        """End the job as cancelled, because it was too late to begin it."""
         record = attempt.record
         command = operations.expire_held([record.id], [record.token])
         await self._end(attempt, AttemptOutcome.EXPIRED, "complete", command)
@@ -111,11 +101,6 @@ class Ends:
                 await self._store.delete_within(over, LONGEST_WRITE)
             except PyMongoError:
                 self._store.indexes.want("keep")  # it has ended: the server removes it
-
-    async def release(self, attempt: Attempt, delay: float | None = None) -> None:
-        """Give the job back as it was before the claim."""
-        command = operations.release(attempt.record.id, attempt.record.token, delay)
-        await self._end(attempt, AttemptOutcome.RELEASED, "release", command)
 
     async def progress(self, attempt: Attempt, *, renews: bool) -> None:
         """Write what was said of progress and renew the lease, or leave it to the next renewal,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ...errors import PayloadError
     from ...protocol.document import JobRecord
+    from ...queue.outcome import End
     from ..handler import RegisteredHandler
 
 RENEWALS_PER_TIMEOUT = 3
@@ -44,21 +45,12 @@ class Ender(Protocol):
     ) -> None:
         """Complete the job with a result; in the caller's transaction, if there is one."""
 
-    async def error(self, attempt: Attempt, message: str | None, delay: float | None) -> None:
-        """Return the job after a delay (None: the handler's backoff), or bury it."""
-
-    async def discard(self, attempt: Attempt, message: str) -> None:
-        """Bury the job."""
-
-    async def cancel(self, attempt: Attempt, message: str | None) -> None:
-        """End the job as cancelled."""
+    async def end(self, attempt: Attempt, end: End) -> None:
+        """End the attempt in any other way."""
 
     async def progress(self, attempt: Attempt, *, renews: bool) -> None:
         """Write what was said of progress, or see to it that it is written when it may be; to renew
         the lease, write now."""
-
-    async def release(self, attempt: Attempt, delay: float | None) -> None:
-        """Give the job back as it was before the claim."""
 
 
 class Attempt:
@@ -210,15 +202,10 @@ class Attempt:
         self._check_not_asked()
         await self._ender.complete(self, result, session)
 
-    async def error(self, _record: JobRecord, message: str | None, delay: float | None) -> None:
-        self._check_not_asked()
-        await self._ender.error(self, message, delay)
-
-    async def discard(self, _record: JobRecord, message: str) -> None:
-        await self._ender.discard(self, message)
-
-    async def cancel(self, _record: JobRecord, message: str | None) -> None:
-        await self._ender.cancel(self, message)
+    async def end(self, _record: JobRecord, end: End) -> None:
+        if end.kind in ("failed", "released"):
+            self._check_not_asked()
+        await self._ender.end(self, end)
 
     async def progress(self, _record: JobRecord, count: int | None, note: str | None) -> None:
         if self.says(count, note):
@@ -241,7 +228,3 @@ class Attempt:
     async def write_progress(self, count: int | None, note: str | None) -> None:
         """Have it written, now or later."""
         await self._ender.progress(self, renews=count is None and note is None)
-
-    async def release(self, _record: JobRecord, delay: float | None) -> None:
-        self._check_not_asked()
-        await self._ender.release(self, delay)

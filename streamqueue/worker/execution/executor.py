@@ -24,7 +24,7 @@ from ...errors import LeaseLost, PayloadError, type_name
 from ...metrics.series import AttemptOutcome
 from ...protocol.trace import trace_id
 from ...queue.job import Job
-from ...queue.outcome import End, asked_outcome, end_of, write
+from ...queue.outcome import End, asked_outcome, end_of
 from ...running import Running, running
 from ...tracebacks import describe, forget
 from .begun import not_begun
@@ -384,7 +384,7 @@ class Execution:
 
     async def _write_shortest(self, attempt: Attempt, message: str) -> None:
         try:
-            await self.completer.error(attempt, message, None)
+            await self.completer.end(attempt, End("failed", message))
         except LeaseLost:
             self._leases.lose(attempt)
         except PyMongoError as problem:
@@ -399,7 +399,7 @@ class Execution:
         elif end is TOO_LATE:
             await completer.expire(attempt)
         elif end is INTERRUPTED:
-            await completer.release(attempt)
+            await completer.end(attempt, end)
             logger.info(
                 "Gave job %s of queue %s back: its handler was stopped",
                 attempt.record.id,
@@ -407,4 +407,4 @@ class Execution:
                 extra={"event": "claim_given_back", **attempt.facts()},
             )
         else:
-            await write(end, completer, attempt)
+            await completer.end(attempt, end)

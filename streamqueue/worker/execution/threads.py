@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from anyio.lowlevel import EventLoopToken
 
     from ...protocol.document import JobRecord
+    from ...queue.outcome import End
     from .attempt import Attempt
 
 KEPT_SECONDS = 10.0
@@ -132,14 +133,8 @@ class FromThread:
             )
         self._run(self._attempt.complete, record, result, None)
 
-    def error(self, record: JobRecord, message: str | None, delay: float | None) -> None:
-        self._run(self._attempt.error, record, message, delay)
-
-    def discard(self, record: JobRecord, message: str) -> None:
-        self._run(self._attempt.discard, record, message)
-
-    def cancel(self, record: JobRecord, message: str | None) -> None:
-        self._run(self._attempt.cancel, record, message)
+    def end(self, record: JobRecord, end: End) -> None:
+        self._run(self._attempt.end, record, end)
 
     def cancelled(self, _record: JobRecord) -> bool:
         return self._attempt.asked
@@ -147,6 +142,3 @@ class FromThread:
     def progress(self, _record: JobRecord, count: int | None, note: str | None) -> None:
         if self._attempt.says(count, note):
             self._run(self._attempt.write_progress, count, note)
-
-    def release(self, record: JobRecord, delay: float | None) -> None:
-        self._run(self._attempt.release, record, delay)
