@@ -12,6 +12,17 @@ PROCESSES = "cli/test_worker_processes.py"
 FAULTS: tuple[PlantedFault, ...] = (
     # handlers, and what they can reach
     PlantedFault(
+        "a job that was asked for counted as what its block says",
+        16,
+        "worker/test_worker_cancel.py"
+        "::test_the_job_is_cancelled_whatever_its_handler_does_afterwards",
+        Edit(
+            "worker.execution.attempt:Attempt.end",
+            'if end.kind != "cancelled":',
+            'if end.kind in ("failed", "released"):',
+        ),
+    ),
+    PlantedFault(
         "attempts that share a context",
         16,
         "worker/test_worker_attempts.py"

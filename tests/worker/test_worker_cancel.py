@@ -13,7 +13,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import AsyncJob, AsyncMongoQueue, Cancel, Job, JobCancelled
+from streamqueue import AsyncJob, AsyncMongoQueue, Cancel, Discard, Job, JobCancelled
 from streamqueue.worker.leases import Leases
 from tests.waiting import wait_until_async
 from tests.worker.faults import SHUTTING_DOWN, failing
@@ -106,7 +106,15 @@ async def calls_release(job: AsyncJob) -> None:
     await job.release()
 
 
-@pytest.mark.parametrize("afterwards", [returns, fails, calls_complete, calls_error, calls_release])
+async def discards_in_a_block(job: AsyncJob) -> None:
+    async with job:
+        raise Discard("no use")
+
+
+@pytest.mark.parametrize(
+    "afterwards",
+    [returns, fails, calls_complete, calls_error, calls_release, discards_in_a_block],
+)
 async def test_the_job_is_cancelled_whatever_its_handler_does_afterwards(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any], afterwards: Any
 ) -> None:

@@ -203,7 +203,7 @@ class Attempt:
         await self._ender.complete(self, result, session)
 
     async def end(self, _record: JobRecord, end: End) -> None:
-        if end.kind in ("failed", "released"):
+        if end.kind != "cancelled":
             self._check_not_asked()
         await self._ender.end(self, end)
 
