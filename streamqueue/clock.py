@@ -11,9 +11,6 @@ import math
 import time
 from datetime import datetime, timedelta
 
-import anyio
-from anyio.lowlevel import checkpoint
-
 STALE_AFTER = 60.0
 """Seconds until the server is asked again: crystals drift by up to about 50 ppm (3 ms a minute)."""
 LONGEST_SLEEP = 60.0
@@ -38,6 +35,9 @@ def monotonic() -> float:
 
 async def sleep_until(due: float) -> None:
     """Return at this :func:`monotonic` time, or within a minute of it after a suspension."""
+    import anyio  # a tenth of what importing the blocking shell would take
+    from anyio.lowlevel import checkpoint
+
     while True:
         left = due - monotonic()
         if left <= 0:

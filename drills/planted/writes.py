@@ -258,7 +258,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_what_ends_a_job_is_carried_out_although_its_caller_is_cancelled",
         Edit(
             "queue.shielded:ShieldedEnds.end",
-            "run_async(self._ends.end(record, end), _shield())",
+            "run_async(self._ends.end(record, end), shield())",
             "run_async(self._ends.end(record, end))",
         ),
     ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Self
 
-from anyio import CancelScope, create_task_group
+from anyio import create_task_group
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ..backoff import Backoff
@@ -26,7 +26,7 @@ from .answers.answers import AsyncAnswers
 from .answers.waiting import Waiting
 from .consumer import Consumer, given_up
 from .ends import Ends
-from .flow import run_async
+from .flow import run_async, shield
 from .job import AsyncJob
 from .looking import Looking
 from .producer import Producer
@@ -228,7 +228,7 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
             return PutIds([])
         documents = await run_async(self._producer.prepare_many(puts, session))
         with self._producer.counting.many(len(puts.ids)):
-            return await run_async(self._producer.put_many(puts, documents, session), _shield())
+            return await run_async(self._producer.put_many(puts, documents, session), shield())
 
     async def next(self, wait: float | timedelta | None = None) -> AsyncJob | None:
         """Take the most urgent ready job, or return None when there is none.
@@ -316,7 +316,7 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
             else:
                 # A write of its own: one that meets another job may have to wait in the server for
                 # somebody's transaction, and no limit is for the puts of others.
-                await run_async(self._producer.put(put, document, session), _shield())
+                await run_async(self._producer.put(put, document, session), shield())
 
     async def _wait(self, limit: int, patience: float, closings: int) -> list[AsyncJob]:
         return await run_async(self._consumer.wait(self._claim, limit, patience, closings))
@@ -327,7 +327,7 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
 
         async def claim() -> None:
             try:
-                records.extend(await run_async(self._consumer.claim(limit), _shield()))
+                records.extend(await run_async(self._consumer.claim(limit), shield()))
             except Exception as error:
                 failures.append(error)
 
@@ -339,13 +339,9 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
             await checkpoint_if_cancelled()
         except BaseException:
             # Nobody will receive these: they go back at once instead of when their lease runs out.
-            with _shield():
+            with shield():
                 await self._store.untake(given_up(records))
             raise
         if failures:
             raise failures[0]
         return [AsyncJob(record, self._holder) for record in records]
-
-
-def _shield() -> CancelScope:
-    return CancelScope(shield=True)

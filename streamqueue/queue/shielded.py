@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from anyio import CancelScope, NoEventLoopError
+from anyio import NoEventLoopError
 from anyio.lowlevel import checkpoint, current_token
 
-from .flow import run_async
+from .flow import run_async, shield
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -29,10 +29,10 @@ class ShieldedEnds:
     def complete(
         self, record: JobRecord, result: object, session: AsyncClientSession | None
     ) -> Awaitable[None]:
-        return run_async(self._ends.complete(record, result, session), _shield())
+        return run_async(self._ends.complete(record, result, session), shield())
 
     def end(self, record: JobRecord, end: End) -> Awaitable[None]:
-        return run_async(self._ends.end(record, end), _shield())
+        return run_async(self._ends.end(record, end), shield())
 
     def cancelled(self, record: JobRecord) -> bool:
         """Return what is known, and look again beside the caller, who does not wait for it. In
@@ -49,9 +49,5 @@ class ShieldedEnds:
         return record.asked
 
     async def progress(self, record: JobRecord, count: int | None, note: str | None) -> None:
-        await run_async(self._ends.progress(record, count, note), _shield())
+        await run_async(self._ends.progress(record, count, note), shield())
         await checkpoint()  # most of them wait for nothing, and must not keep out all others
-
-
-def _shield() -> CancelScope:
-    return CancelScope(shield=True)

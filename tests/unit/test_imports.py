@@ -12,14 +12,16 @@ import streamqueue
 
 
 def loaded_by(statement: str) -> set[str]:
-    """Return the modules of the package that a fresh process has after a statement."""
+    """Return the modules that a fresh process has after a statement."""
     program = f"{statement}\nimport json, sys\nprint(json.dumps(list(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    return {name for name in json.loads(done.stdout) if name.split(".")[0] == "streamqueue"}
+    return set(json.loads(done.stdout))
 
 
 def test_importing_the_package_alone_loads_none_of_its_modules() -> None:
-    assert loaded_by("import streamqueue") == {"streamqueue"}
+    modules = loaded_by("import streamqueue")
+
+    assert {name for name in modules if name.startswith("streamqueue")} == {"streamqueue"}
 
 
 def test_a_program_that_puts_jobs_loads_no_worker_and_no_metrics() -> None:
@@ -30,6 +32,10 @@ def test_a_program_that_puts_jobs_loads_no_worker_and_no_metrics() -> None:
         not {"streamqueue.worker", "streamqueue.metrics", "streamqueue.queue.asynchronous"}
         & modules
     )
+
+
+def test_a_program_that_blocks_loads_nothing_of_what_the_async_shell_stands_on() -> None:
+    assert not {"anyio", "prometheus_client"} & loaded_by("from streamqueue import MongoQueue")
 
 
 @pytest.mark.parametrize("name", streamqueue.__all__)

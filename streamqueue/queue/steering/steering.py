@@ -6,7 +6,6 @@ from contextlib import aclosing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from anyio import CancelScope
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
@@ -16,7 +15,7 @@ from ...errors import ConfigurationError, DuplicateJob, JobNotFound
 from ...protocol import operations
 from ...protocol.document import ids_meant
 from ...store.lines import log_stays_dead
-from ..flow import run, run_async
+from ..flow import run, run_async, shield
 from ..producer import holders_of
 
 if TYPE_CHECKING:
@@ -272,9 +271,7 @@ class AsyncSteering:
                 ExecutionTimeout after 5 seconds, when an open transaction has changed the job, as
                 one that completes it: nothing was changed, so call again.
         """
-        # What has been sent is awaited to its end: a cancelled write has usually been applied.
-        scope = CancelScope(shield=True)
-        return await run_async(self._canceller.cancel(ids_meant(job_id)), scope)
+        return await run_async(self._canceller.cancel(ids_meant(job_id)), shield())
 
     async def reschedule(
         self,
