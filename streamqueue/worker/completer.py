@@ -28,7 +28,7 @@ from ..queue.ends import cannot_store
 from ..queue.lines import log_refused
 from ..queue.outcome import End
 from ..store.write_limit import WriteLimit
-from .ends import AGAIN, Ends, Left, time_left
+from .ends import AGAIN, NONE_LEFT, Ends, Left, time_left
 from .execution.attempt import LEAST_TIME
 from .nearest import Nearest
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pymongo.asynchronous.client_session import AsyncClientSession
 
     from ..metrics.series import Metrics
+    from ..options import WorkerOptions
     from ..store.asynchronous import AsyncStore
     from .execution.attempt import Attempt
 
@@ -60,16 +61,16 @@ class Completer(Ends):
     def __init__(
         self,
         store: AsyncStore,
-        timeout: float,
+        options: WorkerOptions,
         metrics: Metrics,
         renewals: Nearest,
         ended: Callable[[Attempt], None],
     ) -> None:
-        super().__init__(store, timeout, metrics, renewals)
+        super().__init__(store, options, metrics, renewals)
         self._ended = ended
         self._finished: list[Attempt] = []
         self._wake = anyio.Event()
-        self._limit = WriteLimit.of_lease(timeout)
+        self._limit = WriteLimit.of_lease(options.timeout)
         self._pause = Nearest()
 
     async def run(self) -> None:
@@ -380,9 +381,6 @@ class Completer(Ends):
             attempt.settled.set()
         else:
             self._ended(attempt)
-
-
-NONE_LEFT = Left(set(), [])
 
 
 def _done(attempt: Attempt) -> operations.Update:

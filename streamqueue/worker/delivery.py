@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bson import ObjectId
 
     from ..metrics.series import ClaimTrigger, Metrics
+    from ..options import WorkerOptions
     from ..protocol.foreign import BuryReason
     from ..store.asynchronous import AsyncStore
     from ..store.present_settings import PresentSettings
@@ -60,7 +61,7 @@ class Delivery:
         ender: Ender,
         start: Callable[[Attempt], None],
         expires: Callable[[datetime], None],
-        timeout: float,
+        options: WorkerOptions,
         metrics: Metrics,
     ) -> None:
         self._store = store
@@ -69,7 +70,7 @@ class Delivery:
         self._ender = ender
         self._start = start
         self._expires = expires
-        self._timeout = timeout
+        self._timeout = options.timeout
         self._metrics = metrics
         self.recent: OrderedDict[ObjectId, None] = OrderedDict()
         self._strays: OrderedDict[object, None] = OrderedDict()

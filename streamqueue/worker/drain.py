@@ -15,6 +15,7 @@ from ..signals import CLOSING, GRACE
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ..options import WorkerOptions
     from .completer import Completer
     from .execution.attempt import Attempt
     from .execution.executor import Execution
@@ -40,13 +41,13 @@ class Drain:
         slots: Slots,
         execution: Execution,
         completer: Completer,
-        seconds: float,
+        options: WorkerOptions,
     ) -> None:
         self._leases = leases
         self._slots = slots
         self._execution = execution
         self._completer = completer
-        self.seconds = seconds
+        self.seconds = options.drain_timeout
         self.closing = False
         self.left = self.given_back = 0
         self._done = False

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..metrics.series import Metrics, Operation
+    from ..options import WorkerOptions
     from ..queue.outcome import End
     from ..store.asynchronous import AsyncStore
     from .execution.attempt import Attempt
@@ -53,10 +54,10 @@ class Ends:
     """
 
     def __init__(
-        self, store: AsyncStore, timeout: float, metrics: Metrics, renewals: Nearest
+        self, store: AsyncStore, options: WorkerOptions, metrics: Metrics, renewals: Nearest
     ) -> None:
         self._store = store
-        self._timeout = timeout
+        self._timeout = options.timeout
         self._metrics = metrics
         self._renewals = renewals
         self._hurry = anyio.Event()
@@ -243,6 +244,9 @@ class Left(NamedTuple):
 
     lost: set[Attempt]
     awaited: list[Attempt]
+
+
+NONE_LEFT = Left(set(), [])
 
 
 def _log_death(attempt: Attempt, reason: str) -> None:

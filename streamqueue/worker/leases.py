@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bson import ObjectId
 
     from ..metrics.series import Metrics
+    from ..options import WorkerOptions
     from ..store.asynchronous import AsyncStore
     from .execution.attempt import Attempt
 
@@ -54,9 +55,9 @@ class Leases:
         renewals: to be told of an attempt that is to be renewed earlier than was planned.
     """
 
-    def __init__(self, store: AsyncStore, timeout: float, metrics: Metrics) -> None:
+    def __init__(self, store: AsyncStore, options: WorkerOptions, metrics: Metrics) -> None:
         self._store = store
-        self._timeout = timeout
+        self._timeout = timeout = options.timeout
         self._metrics = metrics
         self._held: dict[ObjectId, Attempt] = {}
         self._under_way: set[Attempt] = set()

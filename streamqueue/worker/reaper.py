@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..metrics.series import Metrics
+    from ..options import WorkerOptions
     from ..store.asynchronous import AsyncStore
     from .partition import Partition
 
@@ -37,14 +38,14 @@ class Reaper:
         self,
         store: AsyncStore,
         limit_of: Callable[[str], int],
-        interval: float,
+        options: WorkerOptions,
         partition: Partition,
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._partition = partition
         self._limit_of = limit_of
-        self._interval = interval
+        self._interval = options.reap_interval
         self._metrics = metrics
         self._alarm = Alarm()
 

@@ -66,8 +66,6 @@ class Run:
 
     def __init__(self, settings: Settings, health: Health, metrics: Metrics) -> None:
         options, store = settings.options, settings.store
-        timeout = options.timeout
-        max_await = options.max_await
         queues = list(settings.handlers)
         self._store = store
         store.buried = metrics.buried
@@ -89,14 +87,13 @@ class Run:
         for registered in self._handlers.values():
             registered.metrics.limit.set(options.concurrency)
         self._slots = slots = Slots(options.concurrency)
-        self._leases = Leases(store, timeout, metrics)
+        self._leases = Leases(store, options, metrics)
         self._execution = execution = Execution(
             store, self._leases, slots, health, log_tracebacks=options.log_tracebacks
         )
-        self._completer = Completer(store, timeout, metrics, self._leases.renewals, execution.ended)
+        self._completer = Completer(store, options, metrics, self._leases.renewals, execution.ended)
         execution.completer = self._completer
-        drain_timeout = options.drain_timeout
-        self._drain = Drain(self._leases, slots, execution, self._completer, drain_timeout)
+        self._drain = Drain(self._leases, slots, execution, self._completer, options)
         self._partition = Partition(store, consumer, queues, options.concurrency)
         self._settings = present = PresentSettings(store, queues)
         listener = WorkerListener(store, queues, present, self._partition, metrics)
@@ -106,7 +103,7 @@ class Run:
             store.jobs.with_options(codec_options=BARE_CODEC),
             queues,
             listener,
-            max_await=max_await,
+            max_await=options.max_await,
             metrics=metrics.stream,
             health=health,
         )
@@ -133,7 +130,7 @@ class Run:
                 self._completer,
                 execution.start,
                 self._expiries.note,
-                timeout,
+                options,
                 metrics,
             ),
             options,
@@ -143,7 +140,7 @@ class Run:
         self._reaper = Reaper(
             store,
             limit_of(self._handlers, options.max_attempts),
-            options.reap_interval,
+            options,
             self._partition,
             metrics,
         )

@@ -22,6 +22,7 @@ from pymongo.synchronous.collection import Collection
 from streamqueue import AsyncJob, AsyncMongoQueue
 from streamqueue.clock import monotonic
 from streamqueue.metrics.series import AttemptOutcome, Metrics
+from streamqueue.options import WorkerOptions
 from streamqueue.protocol.document import JobRecord
 from streamqueue.store.asynchronous import AsyncStore
 from streamqueue.worker.execution import unbegun
@@ -120,7 +121,7 @@ class TwoUnbegun:
         self.share = registered.share = Share(2)
         self.outcome = registered.metrics.outcome
         self.store = AsyncStore(async_jobs)
-        self.leases = Leases(self.store, 5.0, metrics)
+        self.leases = Leases(self.store, WorkerOptions(timeout=5.0), metrics)
         self.attempts: list[Attempt] = []
         self.slots = Slots(0)
         self.unbegun = unbegun.Unbegun(self.store, self.leases, self.slots, self.attempts.append)

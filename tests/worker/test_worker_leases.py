@@ -22,6 +22,7 @@ from pymongo.synchronous.collection import Collection
 from streamqueue import AsyncJob, AsyncMongoQueue, MongoQueue
 from streamqueue.clock import monotonic
 from streamqueue.metrics.series import Metrics
+from streamqueue.options import WorkerOptions
 from streamqueue.protocol.document import JobRecord
 from streamqueue.store.asynchronous import AsyncStore
 from streamqueue.worker.execution.attempt import MARGIN_CAP, MARGIN_SHARE, Attempt
@@ -284,7 +285,7 @@ class Held:
     def __init__(self, jobs: AsyncCollection[Any], tasks: TaskGroup) -> None:
         metrics = Metrics.of(CollectorRegistry())
         self.registered: Any = type("Registered", (), {"metrics": metrics.consumer("default", "h")})
-        self.leases = Leases(AsyncStore(jobs), self.timeout, metrics)
+        self.leases = Leases(AsyncStore(jobs), WorkerOptions(timeout=self.timeout), metrics)
         tasks.start_soon(self.leases.run)
 
     def attempt(self, job_id: ObjectId, claimed_ago: float) -> Attempt:
