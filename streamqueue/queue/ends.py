@@ -82,11 +82,7 @@ class Ends:
         write = write_of(end, record, self._options.backoff)
         yield from self._end(record, write.command)
         if write.removes and not record.stays:
-            over = operations.cancelled_and_over([record.id])
-            try:
-                yield self._store.jobs.delete_one(over)
-            except PyMongoError:
-                self._store.indexes.want("keep")  # it has ended: the server removes it
+            yield self._store.remove_cancelled([record.id])
 
     def look(self, record: JobRecord) -> Flow[bool]:
         """Return whether somebody has asked to cancel the job; look, if the last one was a while

@@ -106,6 +106,7 @@ class AsyncStore(StoreState):
     seconds_to_too_late = _driven(timers.seconds_to_too_late)
     expire = _driven(timers.expire)
     expire_held = _driven(timers.expire_held)
+    remove_cancelled = _driven(timers.remove_cancelled)
 
     async def _drive(self, flow: Flow[Result]) -> Result:
         try:

@@ -80,7 +80,8 @@ class Ends:
             _log_death(attempt, reason or write.death)
         if write.removes:
             log_cancelled(record, "asked for" if attempt.asked else "by its handler")
-            await self._remove_cancelled(attempt)
+            if not record.stays:
+                await self._store.remove_cancelled([record.id])
 
     async def expire(self, attempt: Attempt) -> None:
         """End the job as cancelled, because it was too late to begin it."""
@@ -93,15 +94,8 @@ class Ends:
             record.queue,
             extra={"event": "job_expired", **attempt.facts()},
         )
-        await self._remove_cancelled(attempt)
-
-    async def _remove_cancelled(self, attempt: Attempt) -> None:
-        if not attempt.record.stays:
-            over = operations.cancelled_and_over([attempt.record.id])
-            try:
-                await self._store.delete_within(over, LONGEST_WRITE)
-            except PyMongoError:
-                self._store.indexes.want("keep")  # it has ended: the server removes it
+        if not record.stays:
+            await self._store.remove_cancelled([record.id])
 
     async def progress(self, attempt: Attempt, *, renews: bool) -> None:
         """Write what was said of progress and renew the lease, or leave it to the next renewal,

@@ -83,7 +83,7 @@ class Canceller:
             return None
         if found["state"] == "running":
             return "asked"
-        yield jobs.delete_one(operations.cancelled_and_over([job_id]))
+        yield self._store.remove_cancelled([job_id])
         return "cancelled"
 
     def clear(self) -> Flow[int]:

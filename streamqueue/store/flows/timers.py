@@ -65,18 +65,9 @@ def reap(
             smaller = partial(command, note=False)
             reaped[group] += yield from change_each(store, ids, command, stuck, smaller)
             if group[1] == "cancelled":
-                yield from _remove_cancelled(store, ids)
+                yield from remove_cancelled(store, ids)
     stuck.settle()
     return reaped
-
-
-def _remove_cancelled(store: StoreState, ids: Sequence[Any]) -> Flow[None]:
-    """Remove those that nobody keeps; they have ended, so a failure is no matter: the server
-    removes them."""
-    try:
-        yield DeleteMany(operations.cancelled_and_over(ids), store.write_limit.seconds)
-    except PyMongoError:
-        store.indexes.want("keep")
 
 
 def expire(
@@ -118,7 +109,7 @@ def _expire(store: StoreState, ids: Sequence[Any], keep: float | None) -> Flow[i
     command = partial(operations.expire, keep=keep)
     ended = yield from change_each(store, ids, command, store.unexpirable)
     if ended and not keep:  # somebody stood in the way of the delete, maybe
-        yield from _remove_cancelled(store, ids)
+        yield from remove_cancelled(store, ids)
     return removed + ended
 
 
@@ -128,8 +119,17 @@ def expire_held(store: StoreState, held: Sequence[tuple[Any, bytes]]) -> Flow[in
     command = partial(operations.expire_held, tokens={token for _, token in held})
     ended = yield from change_each(store, ids, command, store.unexpirable)
     if ended:
-        yield from _remove_cancelled(store, ids)
+        yield from remove_cancelled(store, ids)
     return ended
+
+
+def remove_cancelled(store: StoreState, ids: Sequence[Any]) -> Flow[None]:
+    """Remove cancelled jobs that nobody keeps or waits for. They have ended, so a failure is no
+    matter: the server removes them."""
+    try:
+        yield DeleteMany(operations.cancelled_and_over(ids), store.write_limit.seconds)
+    except PyMongoError:
+        store.indexes.want("keep")
 
 
 def _remove(store: StoreState, wanted: operations.Document) -> Flow[int]:
