@@ -14,7 +14,7 @@ from __future__ import annotations
 import signal
 import threading
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import ConfigurationError
 
@@ -46,26 +46,18 @@ def run(
     uri: str | None,
     parts: Sequence[str],
     *,
-    rounds: int | None,
-    jobs: int | None,
-    big: int | None,
-    processes: int,
-    full: bool,
     as_json: bool,
     deployment: Deployment | None = None,
+    **size: Any,
 ) -> int:
     """Measure the parts (none named: all) and print what was found; return 0.
 
     Args:
         uri: a replica set; None starts a local one.
         parts: names out of :data:`PARTS`.
-        rounds: how often everything is repeated; None is 3, with `full` 5.
-        jobs: jobs in one measurement; None is each part's own number.
-        big: waiting jobs that count as many (``depth``); None is 100,000, with `full` 1,000,000.
-        processes: no more consumer processes than this at a time.
-        full: the long version, with a million jobs where that is the question.
         as_json: print one JSON document instead of tables.
         deployment: what the part ``model`` is asked about; the costs alone, if None.
+        size: how much is measured, see :meth:`~.scale.Scale.choose`.
 
     Raises:
         ConfigurationError: no such part, or a number outside its range.
@@ -113,14 +105,7 @@ def run(
         "model": costs,
     }
     chosen = {name: modules[name] for name in PARTS if not parts or name in parts}
-    scale = Scale.choose(
-        rounds=rounds,
-        jobs=jobs,
-        big=big,
-        processes=processes,
-        full=full,
-        deployment=deployment,
-    )
+    scale = Scale.choose(**size, deployment=deployment)
     with ExitStack() as stack:
         stack.enter_context(_terminated_like_interrupted())
         progress = stack.enter_context(

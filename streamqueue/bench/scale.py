@@ -60,6 +60,15 @@ class Scale:
     ) -> Scale:
         """Return the quick or the full size, with what was asked for in its place.
 
+        Args:
+            rounds: how often everything is repeated; None is 3, with `full` 5.
+            jobs: jobs in one measurement; None is each part's own number.
+            big: waiting jobs that count as many (``depth``); None is 100,000, with `full`
+                1,000,000.
+            processes: no more consumer processes than this at a time.
+            full: the long version, with a million jobs where that is the question.
+            deployment: what the part ``model`` is asked about.
+
         Raises:
             ConfigurationError: a number outside its range.
         """
