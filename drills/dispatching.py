@@ -134,12 +134,12 @@ class Fleet:
         done = monotonic()
         log = self.supervisor.log.read_text()
         assert "Traceback" not in log, f"there is a traceback in {self.supervisor.log}"
-        moves = Counter(re.findall(r"No dispatcher any more|Dealt jobs by the dispatcher", log))
+        moves = Counter(re.findall(r"No dispatcher any more|Listening to the dispatcher", log))
         stage.note(
             f"all were back {whole - began:.1f} s after the last fault, and nothing was left "
             f"{done - began:.1f} s after it; processes left their dispatcher "
             f"{moves['No dispatcher any more']} times and joined one "
-            f"{moves['Dealt jobs by the dispatcher']} times"
+            f"{moves['Listening to the dispatcher']} times"
         )
 
 

@@ -163,7 +163,7 @@ class Consumer:
             say({"what": "ready", "address": server and server.address})
 
     async def dispatch(self) -> None:
-        """Deal out its jobs to others, until SIGTERM."""
+        """Hand out jobs to others, until SIGTERM."""
         dispatcher = dispatcher_for(self._worker)
         async with anyio.create_task_group() as tasks:
             await tasks.start(dispatcher.run)

@@ -1,4 +1,4 @@
-"""The async shell's ear: waits on a change stream for jobs that became claimable.
+"""The async shell's change stream: a task waits on it for jobs that became claimable.
 
 One reader at a time: of the tasks that wait, one has the turn and reads the stream, and wakes the
 others. The same as ``doorbell.py``, but a read is shielded: pymongo closes a change stream when a

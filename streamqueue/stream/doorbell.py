@@ -1,4 +1,4 @@
-"""The blocking shell's ear: waits on a change stream for jobs that became claimable.
+"""The blocking shell's change stream: a thread waits on it for jobs that became claimable.
 
 One reader at a time: of the threads that wait, one has the turn and reads the stream, and wakes the
 others. Only who has the turn touches the stream and its client, so they are shut by whoever has it

@@ -1,4 +1,4 @@
-"""An ear of a worker or a dispatcher: one change stream, that wakes and never decides.
+"""The watcher of a worker or a dispatcher: it reads one change stream, wakes, and never decides.
 
 States of the stream, and what leads out of each::
 

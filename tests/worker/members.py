@@ -235,7 +235,7 @@ class Members:
         )
 
     def puppet(self, *, free: int, consumer: str = "puppet") -> Puppet:
-        """Seat a puppet in a worker's place."""
+        """Let a puppet join in a worker's place."""
         puppet = self.stranger()
         puppet.joins(free=free, consumer=consumer)
         return puppet

@@ -152,7 +152,7 @@ async def test_a_worker_whose_claims_fail_is_helped_out(
             await notes.until_seen(n + 1)
 
 
-async def test_lone_jobs_are_shared_with_a_worker_from_the_moment_it_is_seated(
+async def test_lone_jobs_are_shared_with_a_worker_from_the_moment_it_has_joined(
     members: Members, queue: AsyncMongoQueue, jobs: Collection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes = Notes()
