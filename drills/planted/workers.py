@@ -31,7 +31,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_jobs_whose_turn_is_a_consumers_that_never_comes_are_taken_by_others[0]",
         Edit(
             "worker.claimer:Claimer.announce",
-            "            self._intake.wait_for_turn(turn, self._trust)\n",
+            "            self._intake.wait_for_turn(turn)\n",
             "",
         ),
     ),
@@ -42,7 +42,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_a_more_urgent_job_is_not_left_to_a_consumer_that_never_comes",
         Edit(
             "worker.claimer:Claimer._claim_waiting",
-            "                if self._backlog.left:\n                    self._intake.wait_for_turn(1, self._trust)\n",
+            "                if self._backlog.left:\n                    self._intake.wait_for_turn(1)\n",
             "",
         ),
     ),

@@ -27,7 +27,6 @@ from ..protocol.foreign import is_ordinary, is_unplaced, with_plain_id
 from .backlog import priority_of
 from .handler import keep_of, limit_of
 from .intake import AFTER_FAILURE, Intake
-from .partition import MOST_TRUST
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -98,7 +97,6 @@ class Claimer:
         # What is known to be claimable. Only `run` claims; events and timers only add.
         self._announced: dict[ObjectId, Mapping[str, Any]] = {}
         self._scan_for: ClaimTrigger | None = "scan"
-        self._trust = 1.0
         self._claim_size = FIRST_CLAIM
         self._adopt = True
         self._failures = 0
@@ -205,7 +203,7 @@ class Claimer:
             self._adopt = self._adopt or unplaced
         elif turn:
             self._adopt = self._adopt or unplaced
-            self._intake.wait_for_turn(turn, self._trust)
+            self._intake.wait_for_turn(turn)
             return
         elif len(self._announced) >= MAX_ANNOUNCED:
             self._forget_announced()
@@ -322,11 +320,10 @@ class Claimer:
             with self._backlog.looking(), self._metrics.timed("scan"):
                 await self._place_unplaced()
                 await self._backlog.read(wanted)
-            self._trust = 1.0 if self._backlog else min(MOST_TRUST, 1.5 * self._trust)
             self._note_lanes_left()
             if not (self._backlog or self._lanes.waits):
                 if self._backlog.left:
-                    self._intake.wait_for_turn(1, self._trust)
+                    self._intake.wait_for_turn(1)
                 for registered in self._handlers.values():
                     registered.metrics.claims[trigger, "empty"].inc()
                 return
@@ -355,7 +352,7 @@ class Claimer:
     def _note_lanes_left(self) -> None:
         if self._backlog.lanes_left:
             self._backlog.lanes_left = False
-            self._intake.wait_for_turn(1, self._trust)
+            self._intake.wait_for_turn(1)
 
     async def _place_unplaced(self) -> None:
         if self._adopt and not self._source.dispatched:

@@ -81,9 +81,9 @@ class Intake:
         self._left_last = turn > 0
         return turn
 
-    def wait_for_turn(self, turn: int, trust: float = 1.0) -> None:
+    def wait_for_turn(self, turn: int) -> None:
         """Look for what was left to others when so many of them have had their chance."""
-        at = turn_over(turn, trust)
+        at = turn_over(turn)
         if at < self._turn_at:
             self._turn_at = at
             self._woken.set()

@@ -60,9 +60,6 @@ is what a job waits longer whose first consumer is full, or has died without a w
 MOST_TURNS = 5
 """Turns waited for at the most: a fleet that was killed stays on the list for a while, and not one
 of it will come."""
-MOST_TRUST = 8.0
-"""Upper bound of the factor by which we wait longer for others while they keep claiming what we
-left them."""
 COURTESY, LONGEST_COURTESY = 0.0015, 0.006
 """Seconds, per consumer and at the most, for which a consumer leaves the server alone after an
 event whose job is another's."""
@@ -279,13 +276,10 @@ class Partition:
             self._places = {}
 
 
-def turn_over(turn: int, trust: float = 1.0) -> float:
+def turn_over(turn: int) -> float:
     """Return the moment when so many others have had their chance at a job; a random bit later, so
-    that those who waited do not go for it in step.
-
-    `trust`: how many times longer they are given, because they have always come.
-    """
-    return monotonic() + TURN * min(turn, MOST_TURNS) * trust * random.uniform(1.0, 1.2)
+    that those who waited do not go for it in step."""
+    return monotonic() + TURN * min(turn, MOST_TURNS) * random.uniform(1.0, 1.2)
 
 
 def _number(job_id: object) -> int:
