@@ -48,7 +48,6 @@ class Intake:
         self._woken = anyio.Event()
         self._unloaded = anyio.Event()
         self._turn_at = math.inf  # when to look for what was left to others
-        self._left_last = False
 
     @property
     def awaits_turn(self) -> bool:
@@ -56,14 +55,8 @@ class Intake:
         return math.isfinite(self._turn_at)
 
     def leisure(self, loaded: bool) -> float:
-        """Return how many seconds the next event may wait.
-
-        Whoever has just left a job to another keeps out of the way of that one's claim: with many
-        processes on a machine their next reads would cost as much as the claim, all at once.
-        """
-        if loaded:
-            return LOADED_LEISURE
-        return self._partition.courtesy() if self._left_last else 0.0
+        """Return how many seconds the next event may wait."""
+        return LOADED_LEISURE if loaded else 0.0
 
     async def until_unloaded(self) -> None:
         """Return when an event is of use again: at the next :meth:`unloaded`."""
@@ -77,9 +70,7 @@ class Intake:
     def turn(self, job: Mapping[str, Any]) -> int:
         """Return how many others come first for a job that has just become ready."""
         self._partition.job_came()
-        turn = self._partition.turn(job)
-        self._left_last = turn > 0
-        return turn
+        return self._partition.turn(job)
 
     def wait_for_turn(self, turn: int) -> None:
         """Look for what was left to others when so many of them have had their chance."""

@@ -60,9 +60,6 @@ is what a job waits longer whose first consumer is full, or has died without a w
 MOST_TURNS = 5
 """Turns waited for at the most: a fleet that was killed stays on the list for a while, and not one
 of it will come."""
-COURTESY, LONGEST_COURTESY = 0.0015, 0.006
-"""Seconds, per consumer and at the most, for which a consumer leaves the server alone after an
-event whose job is another's."""
 PATIENCE = 1.0
 """Seconds that a command about the list may take: no start and no drain hangs on it."""
 
@@ -121,10 +118,6 @@ class Partition:
     def count(self) -> int:
         """Return how many share the queue that has most of them, all of ours as one; 1 is alone."""
         return max((count - len(own) + 1 for own, count in self._places.values()), default=1)
-
-    def courtesy(self) -> float:
-        """Return how many seconds to leave the server to the consumer whose turn it is."""
-        return min(LONGEST_COURTESY, COURTESY * self.count())
 
     def turn(self, job: Mapping[str, Any]) -> int:
         """Return how many others come first for this job: 0 if it is ours to take."""
