@@ -396,10 +396,6 @@ class Dispatcher:
     def looks_often(self) -> bool:
         return self._backlog.outruns_events(self.loaded)
 
-    @property
-    def leisure(self) -> float:
-        return self._intake.leisure(self.loaded)
-
     async def until_unloaded(self) -> None:
         await self._intake.until_unloaded()
 

@@ -128,11 +128,6 @@ class Claimer:
         """Return the queues whose jobs would be claimed at once, with a slot free."""
         return self._backlog.open_queues()
 
-    @property
-    def leisure(self) -> float:
-        """How many seconds the next event may wait."""
-        return self._intake.leisure(self.loaded)
-
     async def until_unloaded(self) -> None:
         """Return when an event would be of use again; with no backlog known, not at all."""
         await self._intake.until_unloaded()

@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from .backlog import Backlog
     from .partition import Partition
 
-LOADED_LEISURE = 0.08
-"""Seconds events may wait while a backlog is known: by then it is noticed that a queue was paused,
-or that there is something more urgent. A pause is to hold within a tenth of a second. (These reads
-cost a worker whose slots are full 1.5 % of a core and the server 0.8 %; four a second half as much;
-6.0.5.)"""
-
 AFTER_FAILURE = Backoff(initial=0.2, maximum=5, factor=2, jitter=0.5)
 """The pause after claims, or reads of what waits, that failed in a row."""
 
@@ -53,10 +47,6 @@ class Intake:
     def awaits_turn(self) -> bool:
         """Whether a job was left to others and is to be looked for later."""
         return math.isfinite(self._turn_at)
-
-    def leisure(self, loaded: bool) -> float:
-        """Return how many seconds the next event may wait."""
-        return LOADED_LEISURE if loaded else 0.0
 
     async def until_unloaded(self) -> None:
         """Return when an event is of use again: at the next :meth:`unloaded`."""

@@ -87,11 +87,6 @@ class WorkerListener:
         """Whether the claimer looks at the documents as soon as an event would come."""
         return self._claimer.looks_often
 
-    @property
-    def leisure(self) -> float:
-        """How many seconds the next event may wait for the claimer."""
-        return self._claimer.leisure
-
     async def until_unloaded(self) -> None:
         """Return when the claimer has use for an event again."""
         await self._claimer.until_unloaded()

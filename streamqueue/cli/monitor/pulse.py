@@ -178,7 +178,6 @@ class PulseTaker:
     # what the stream's listener is told, and asked
 
     loaded = looks_often = False
-    leisure = 0.0
 
     async def until_unloaded(self) -> None:
         pass
