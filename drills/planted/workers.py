@@ -47,6 +47,13 @@ FAULTS: tuple[PlantedFault, ...] = (
         ),
     ),
     PlantedFault(
+        "what was left to others, left to them again when its turn has come",
+        3,
+        "worker/test_worker_partition.py"
+        "::test_jobs_whose_turn_is_a_consumers_that_never_comes_are_taken_by_others[300]",
+        Edit("worker.intake:Intake.wait", "            self._backlog.turn_came()\n", ""),
+    ),
+    PlantedFault(
         "everybody going for every job at once",
         10,
         "worker/test_worker_partition.py::test_idle_workers_leave_jobs_to_the_one_whose_turn_it_is",

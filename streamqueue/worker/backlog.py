@@ -7,8 +7,8 @@ A chunk has ids and their order, and nothing else of the jobs: what runs is what
 
 Alone, a process takes them in order. Once it has lost claims to others it keeps to those whose turn
 is its own (``partition``), but for more urgent ones, for
-which everybody goes. When nothing in a chunk is its own, it waits for its turn at the others' and
-then takes them as well, for as long as it loses few.
+which everybody goes. When nothing in a chunk is its own, it waits for its turn at the others', and
+takes them as well when it reads the next.
 """
 
 from __future__ import annotations
@@ -70,7 +70,6 @@ class Backlog:
         deep: whether more was waiting than the last chunk held.
         left: whether the last chunk left jobs to those whose turn they are.
         lanes_left: whether all that was found in a lane was left to others.
-        stealing: take the others' jobs too.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class Backlog:
         self._looking = False
         self.deep = False
         self.left = self.lanes_left = False
-        self.stealing = False
+        self._others_too = False  # in the next read
 
     def __len__(self) -> int:
         return len(self._chunk)
@@ -157,7 +156,10 @@ class Backlog:
     def contend(self) -> None:
         """Keep to our own jobs for a while: others claim from the same head."""
         self._contended_until = monotonic() + CONTENDED_SECONDS
-        self.stealing = False
+
+    def turn_came(self) -> None:
+        """Have the next read find the others' jobs too, which have had their chance at them."""
+        self._others_too = True
 
     def claimed(self, wanted: int, won: int) -> bool:
         """Note how a claim went; return whether so much was lost that the chunk is not worth it."""
@@ -185,19 +187,21 @@ class Backlog:
         if await self._asked(wanted):
             return
         self.left = False
+        others_too, self._others_too = self._others_too, False
         if self.lanes:
             self.lanes.look()  # while the head is read so often no stream may tell of them
             queues = [queue for queue in queues if self.lanes.get(queue) is None]
         if queues:
-            await self._read_chunk(queues, wanted)
+            await self._read_chunk(queues, wanted, others_too)
         if self.lanes:
-            await self._read_lanes()
+            await self._read_lanes(others_too)
         self._note_read()
 
     async def read_lanes(self, wanted: int) -> None:
         """Read the lanes of which more should be known."""
         if self.lanes.to_read() and not await self._asked(wanted):
-            await self._read_lanes()
+            others_too, self._others_too = self._others_too, False
+            await self._read_lanes(others_too)
 
     async def _asked(self, wanted: int) -> bool:
         """Take what somebody hands out; return whether there is somebody."""
@@ -213,7 +217,7 @@ class Backlog:
         self._note_read()
         return True
 
-    async def _read_chunk(self, queues: Sequence[str], wanted: int) -> None:
+    async def _read_chunk(self, queues: Sequence[str], wanted: int, others_too: bool) -> None:
         sharers = self._sharers()
         if sharers > 1:
             limit = min(MAX_SHARED_CHUNK, max(CHUNK, sharers * wanted))
@@ -221,15 +225,15 @@ class Backlog:
             limit = MAX_CHUNK
         else:
             limit = min(MAX_CHUNK, max(CHUNK, CHUNK_PER_SLOT * wanted))
-        read, self.deep, self.left = await self._read_head(queues, limit)
+        read, self.deep, self.left = await self._read_head(queues, limit, others_too)
         self._chunk.extend(read)
 
-    async def _read_lanes(self) -> None:
+    async def _read_lanes(self, others_too: bool) -> None:
         for queue, lane in self.lanes.to_read():
             # Cleared before the read: what is announced while it is under way counts as new.
             lane.unread = False
             limit = self._sharers() * lane.size
-            read, deep, left = await self._read_head([queue], limit)
+            read, deep, left = await self._read_head([queue], limit, others_too)
             lane.was_read(read, more=deep or lane.unread or (left and bool(read)))
             if left and not read:
                 self.lanes_left = True
@@ -241,7 +245,9 @@ class Backlog:
         """Return how many claim from the same head, as far as that matters now."""
         return self.partition.count() if self._contended() else 1
 
-    async def _read_head(self, queues: Sequence[str], limit: int) -> tuple[list[Job], bool, bool]:
+    async def _read_head(
+        self, queues: Sequence[str], limit: int, others_too: bool
+    ) -> tuple[list[Job], bool, bool]:
         """Return the first jobs of these queues that are for us, whether there may be more behind
         them, and whether there were some that are left to others."""
         elsewhere = self._dispatched()
@@ -252,11 +258,13 @@ class Backlog:
         if elsewhere:
             read = [job for job in found if job["_id"] not in elsewhere]
         left = False
-        if self._sharers() > 1:
+        if self._sharers() > 1 and not others_too:
             read, left = self._ours(read)
         elif self._contended():
-            # With others that are not on the list, order would mean to lose every race.
+            # With others that are not on the list, or whose turn has come too, the order of each
+            # priority would mean to lose every race.
             random.shuffle(read)
+            read.sort(key=priority_of, reverse=True)
         return read, len(found) == limit, left
 
     def _note_read(self) -> None:
@@ -267,9 +275,6 @@ class Backlog:
         least urgent of them, whosever turn that is: its consumer may be busy. And whether there are
         others."""
         own, others = self.partition.divide(jobs)
-        if self.stealing:
-            random.shuffle(others)
-            return sorted(own + others, key=priority_of, reverse=True), False
         if not own or not others:
             return own, bool(others)
         lowest = priority_of(own[-1])

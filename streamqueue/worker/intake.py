@@ -32,7 +32,7 @@ class Intake:
     """The wake-ups, turns and pauses of a consumer or a dispatcher.
 
     Args:
-        backlog: told to take others' jobs too, once it is our turn at those.
+        backlog: is told when it is our turn at what was left to others.
     """
 
     def __init__(self, store: AsyncStore, partition: Partition, backlog: Backlog) -> None:
@@ -88,6 +88,6 @@ class Intake:
             await self.until_woken()
         if self._turn_at <= monotonic():
             self._turn_at = math.inf
-            self._backlog.stealing = True
+            self._backlog.turn_came()
             return "stream"
         return "scan" if refused_too and not self._refused.wait() else None
