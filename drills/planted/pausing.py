@@ -14,12 +14,12 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_pause.py"
         "::test_a_dispatcher_asks_nobody_to_fetch_while_all_of_its_queues_are_paused",
         Edit(
-            "processes.dispatcher:Dispatcher._have_one_fetch",
+            "processes.waiting_jobs:WaitingJobs._have_one_fetch",
             " if self._settings.open_queues() else None",
             "",
         ),
         Edit(
-            "processes.dispatcher:Dispatcher.loaded",
+            "processes.waiting_jobs:WaitingJobs.loaded",
             " and bool(self._settings.open_queues())",
             "",
         ),
@@ -87,7 +87,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{WORKER}"
         "::test_idle_members_of_a_dispatcher_leave_a_paused_queue_alone_and_wake_when_it_goes_on",
         Edit(
-            "processes.dispatcher:Dispatcher._ready",
+            "processes.waiting_jobs:WaitingJobs.ready",
             'if job["queue"] in self._settings.paused:',
             "if False:",
         ),

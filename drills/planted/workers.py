@@ -337,7 +337,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         4,
         f"{MEMBERS}::test_jobs_that_another_program_inserted_without_a_priority_are_run",
         Edit(
-            "processes.dispatcher:Dispatcher._answer",
+            "processes.waiting_jobs:WaitingJobs._read",
             "await self._store.adopt(self._settings.open_queues()) or self._adopt",
             "False",
         ),
@@ -348,8 +348,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{MEMBERS}::test_waiting_jobs_that_a_worker_takes_with_it_are_run_by_others[True]",
         Edit(
             "processes.dispatcher:Dispatcher.left",
-            "        if member.unacknowledged:\n            self._look_for_more()\n        elif",
-            "        if",
+            "        if member.unacknowledged:\n            self._waiting.look_for_more()\n        else:\n",
+            "        if True:\n",
         ),
     ),
     PlantedFault(
@@ -363,9 +363,9 @@ FAULTS: tuple[PlantedFault, ...] = (
         4,
         f"{MEMBERS}::test_jobs_that_were_read_before_a_claim_was_lost_are_read_again",
         Edit(
-            "processes.dispatcher:Dispatcher.said",
-            "                self._look_for_more()  # what was read is forgotten\n",
-            "                pass\n",
+            "processes.waiting_jobs:WaitingJobs.lost",
+            "            self.look_for_more()  # what was read is forgotten\n",
+            "            pass\n",
         ),
     ),
     PlantedFault(

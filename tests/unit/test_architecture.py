@@ -170,6 +170,7 @@ ORDER = [
     "processes.frames",
     "processes.members",
     "processes.subscriber",
+    "processes.waiting_jobs",
     "processes.dispatcher",
     "processes.child",
     "processes.process",

@@ -16,9 +16,9 @@ from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, Backoff
-from streamqueue.processes import dispatcher as dispatchers
 from streamqueue.processes import members as processes_members
 from streamqueue.processes import subscriber as subscribers
+from streamqueue.processes import waiting_jobs
 from streamqueue.worker import partition
 from streamqueue.worker.slots import Slots
 from tests.waiting import wait_until_async
@@ -343,7 +343,7 @@ async def test_waiting_jobs_that_a_member_gave_up_are_sent_again(
     members: Members, queue: AsyncMongoQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It asks anew without a word about those it was sent: it may have dropped them."""
-    monkeypatch.setattr(dispatchers, "READ_EVERY", 60)
+    monkeypatch.setattr(waiting_jobs, "READ_EVERY", 60)
     await queue.put_many([{"n": n} for n in range(10)])
     await members.open()
     puppet = members.puppet(free=10)
@@ -358,7 +358,7 @@ async def test_waiting_jobs_that_a_member_gave_up_are_sent_again(
 async def test_jobs_that_were_read_before_a_claim_was_lost_are_read_again(
     members: Members, queue: AsyncMongoQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatchers, "READ_EVERY", 60)
+    monkeypatch.setattr(waiting_jobs, "READ_EVERY", 60)
     await queue.put_many([{"n": n} for n in range(20)])
     await members.open()
     puppet = members.puppet(free=10)
