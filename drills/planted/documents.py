@@ -172,7 +172,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_privacy.py"
         "::test_no_payload_and_no_exception_text_is_logged_or_measured_or_printed",
         Edit(
-            "worker.execution.executor:Execution._log_failure",
+            "worker.execution.outcomes:Outcomes._log_failure",
             '        name or "said by its handler",\n',
             "        error,\n",
         ),

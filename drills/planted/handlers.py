@@ -217,7 +217,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_privacy.py"
         "::test_no_payload_and_no_exception_text_is_logged_or_measured_or_printed",
         Edit(
-            "worker.execution.executor:Execution._log_failure",
+            "worker.execution.outcomes:Outcomes._log_failure",
             "exc_info=error if self._log_tracebacks else None",
             "exc_info=error",
         ),

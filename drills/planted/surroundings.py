@@ -192,7 +192,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_privacy.py"
         "::test_no_payload_and_no_exception_text_is_logged_or_measured_or_printed",
         Edit(
-            "worker.execution.executor:Execution._end_of",
+            "worker.execution.outcomes:Outcomes.of",
             "type_name(error)",
             "repr(error)",
         ),

@@ -643,9 +643,9 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_shutdown.py"
         "::test_a_handler_longer_than_the_drain_time_is_released_without_blame",
         Edit(
-            "worker.execution.executor:Execution._write",
-            "elif end is INTERRUPTED:\n            await completer.end(attempt, end)\n",
-            "elif end is INTERRUPTED:\n            pass\n",
+            "worker.execution.outcomes:_write",
+            "elif end is INTERRUPTED:\n        await completer.end(attempt, end)\n",
+            "elif end is INTERRUPTED:\n        pass\n",
         ),
     ),
     PlantedFault(

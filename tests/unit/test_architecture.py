@@ -154,6 +154,7 @@ ORDER = [
     "worker.execution.processes",
     "worker.execution.blocked",
     "worker.execution.unbegun",
+    "worker.execution.outcomes",
     "worker.execution.executor",
     "worker.intake",
     "worker.delivery",

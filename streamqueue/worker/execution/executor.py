@@ -1,4 +1,4 @@
-"""Running attempts: the handlers, and what their end means for the job.
+"""Running attempts: each from its claim to the end of its handler, and of its slot.
 
 Each attempt has a task, a copy of the context and a cancel scope of its own, and its task runs the
 handler and nothing else. Whatever a handler does to them (a cancel scope that it leaves open, a
@@ -16,20 +16,18 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio import CancelScope, get_cancelled_exc_class
 from anyio.lowlevel import current_token
-from pymongo.errors import PyMongoError
 
-from ... import plain
 from ...clock import monotonic
-from ...errors import LeaseLost, PayloadError, type_name
-from ...metrics.series import AttemptOutcome
+from ...errors import PayloadError
 from ...protocol.trace import trace_id
 from ...queue.job import Job
-from ...queue.outcome import End, asked_outcome, end_of
+from ...queue.outcome import End
 from ...running import Running, running
 from ...tracebacks import describe, forget
 from .begun import not_begun
 from .blocked import TICK, BlockedLoop
-from .processes import FailedInChild, run_in_child, warm_up
+from .outcomes import CANCELLED, INTERRUPTED, TOO_LATE, Outcomes
+from .processes import run_in_child, warm_up
 from .tasks import Task, begin
 from .threads import FromThread, Threads
 from .time_limits import TimeLimits
@@ -47,18 +45,8 @@ if TYPE_CHECKING:
     from ..slots import Slots
     from .attempt import Attempt
 
-logger = plain.logger("streamqueue.execution")
-
-FAILURES = (AttemptOutcome.RETRIED, AttemptOutcome.DEAD)
 GRACE = 5.0
 """Seconds the handlers of a run that was cancelled have to end."""
-
-CANCELLED = End("cancelled", asked=True)
-"""Somebody has asked for that: whatever the handler did, the job has ended."""
-TOO_LATE = End("released")
-"""The handler was not called any more: the job ends as expired."""
-INTERRUPTED = End("released")
-"""The handler was stopped from outside: the job is given back without blame."""
 
 
 class Execution:
@@ -90,7 +78,7 @@ class Execution:
         self._slots = slots
         self._threads = Threads()
         self._limits = TimeLimits(slots.concurrency, health)
-        self._log_tracebacks = log_tracebacks
+        self._outcomes = Outcomes(leases, log_tracebacks)
         self._unbegun = Unbegun(store, leases, slots, self._begin)
         self._under_way: dict[Task[None], Attempt] = {}
         self._abrupt = False
@@ -264,56 +252,11 @@ class Execution:
         if limited:
             error = self._limits.over(attempt, error)
         try:
-            return None if error is None else self._end_of(attempt, error)
+            return None if error is None else self._outcomes.of(attempt, error)
         finally:
             if error is not None:
                 forget(error)
             del error  # or its traceback would hold this frame, and that the job
-
-    def _end_of(self, attempt: Attempt, error: BaseException) -> End:
-        """Make text and numbers of what a handler raised, so that nothing holds on to it."""
-        if isinstance(error, FailedInChild):
-            end, name = error.end, error.name
-        else:
-            end, name = end_of(error, asked_outcome), type_name(error)
-        try:
-            self._log_end(attempt, end, name, error)
-        except Exception:  # the program's own filters and handlers of logs may raise
-            return end
-        return end
-
-    def _log_end(self, attempt: Attempt, end: End, name: str, error: BaseException) -> None:
-        if end.mistake is not None:
-            logger.error(
-                "Job %s: its handler asked for an end that is not possible: %s",
-                attempt.record.id,
-                end.mistake,
-                extra={
-                    "event": "attempt_failed",
-                    **attempt.facts(),
-                    "reason": "its handler asked for an end that is not possible",
-                    "error": end.mistake,
-                },
-            )
-        elif not (end.asked or attempt.lost or attempt.asked):
-            self._log_failure(attempt, name, error)
-
-    def _log_failure(
-        self, attempt: Attempt, name: str | None, error: BaseException | None = None
-    ) -> None:
-        """Log that an attempt failed; without a name its handler said so, and returned."""
-        # The class only: messages tend to quote the payload. The traceback is stored on the job.
-        record = attempt.record
-        logger.warning(
-            "Attempt %d of %d of job %s in queue %s failed: %s",
-            record.attempts,
-            record.max_attempts,
-            record.id,
-            record.queue,
-            name or "said by its handler",
-            exc_info=error if self._log_tracebacks else None,
-            extra={"event": "attempt_failed", **attempt.facts(), "error": name},
-        )
 
     # out of it again
 
@@ -356,55 +299,6 @@ class Execution:
                     # handler: it is on its way, and its outcome is the attempt's.
                     await attempt.settled.wait()
                     attempt.settled = None
-                await self._finish(attempt, end)
+                await self._outcomes.write(attempt, end, self.completer)
             finally:
                 self.ended(attempt)
-
-    async def _finish(self, attempt: Attempt, end: End | None) -> None:
-        """Write what the end of the handler means, unless the handler has done so itself."""
-        if attempt.outcome is not None or attempt.lost:
-            if end is None and attempt.outcome in FAILURES:
-                self._log_failure(attempt, None)
-            return
-        try:
-            await self._write(attempt, end)
-        except LeaseLost:
-            self._leases.lose(attempt)
-        except PyMongoError as problem:
-            attempt.unknown = problem  # its lease will return it, as is said when it is noted lost
-        except Exception as problem:
-            # Its end cannot be said, whatever is wrong with it; that it has failed can be.
-            logger.error(
-                "The end of job %s could not be written: %s",
-                attempt.record.id,
-                type_name(problem),
-                extra={"event": "claim_left", **attempt.facts(), "error": type_name(problem)},
-            )
-            await self._write_shortest(attempt, type_name(problem))
-
-    async def _write_shortest(self, attempt: Attempt, message: str) -> None:
-        try:
-            await self.completer.end(attempt, End("failed", message))
-        except LeaseLost:
-            self._leases.lose(attempt)
-        except PyMongoError as problem:
-            attempt.unknown = problem
-
-    async def _write(self, attempt: Attempt, end: End | None) -> None:
-        completer = self.completer
-        if attempt.asked:  # maybe only by now
-            end = CANCELLED
-        if end is None:
-            await completer.complete(attempt, attempt.returned)
-        elif end is TOO_LATE:
-            await completer.expire(attempt)
-        elif end is INTERRUPTED:
-            await completer.end(attempt, end)
-            logger.info(
-                "Gave job %s of queue %s back: its handler was stopped",
-                attempt.record.id,
-                attempt.record.queue,
-                extra={"event": "claim_given_back", **attempt.facts()},
-            )
-        else:
-            await completer.end(attempt, end)
