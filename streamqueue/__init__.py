@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .queue.blocking import MongoQueue
     from .queue.info import JobInfo, PastError
     from .queue.job import AsyncJob, Job
+    from .queue.topic import AsyncTopic, Topic
     from .uri import connection_uri
     from .worker import Worker
 
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncJob",
     "AsyncMongoQueue",
+    "AsyncTopic",
     "Backoff",
     "Cancel",
     "ConfigurationError",
@@ -61,6 +63,7 @@ __all__ = [
     "Retry",
     "Snooze",
     "StreamQueueError",
+    "Topic",
     "Worker",
     "__version__",
     "connection_uri",
@@ -69,6 +72,7 @@ __all__ = [
 _HOMES = {
     "AsyncJob": "queue.job",
     "AsyncMongoQueue": "queue.asynchronous",
+    "AsyncTopic": "queue.topic",
     "Backoff": "backoff",
     "HealthApp": "health.app",
     "Job": "queue.job",
@@ -77,6 +81,7 @@ _HOMES = {
     "NewJob": "protocol.put",
     "PastError": "queue.info",
     "PutIds": "protocol.put",
+    "Topic": "queue.topic",
     "Worker": "worker",
     "connection_uri": "uri",
 }

@@ -31,10 +31,19 @@ def queue_name(value: object) -> str:
     Names are checked because they stand in filters and metric labels: a dict or a pattern in that
     place would match other queues' jobs.
     """
+    return _name(value, "queue")
+
+
+def topic_name(value: object) -> str:
+    """Return the name of a topic if it is a valid one, as of a queue; or raise likewise."""
+    return _name(value, "topic")
+
+
+def _name(value: object, what: str) -> str:
     if not is_name(value):
         raise ConfigurationError(
-            f"a queue name is 1 to 64 letters, digits, '_', '.' or '-', beginning with a letter or "
-            f"digit, not {shown(value)}"
+            f"a {what} name is 1 to 64 letters, digits, '_', '.' or '-', beginning with a letter "
+            f"or digit, not {shown(value)}"
         )
     return str(value)
 

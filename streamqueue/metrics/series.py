@@ -63,6 +63,7 @@ __all__ = [
 
 MAX_QUEUES = 200
 MAX_TASKS = 200
+MAX_TOPICS = 100
 MAX_ERRORS = 20
 
 
@@ -94,6 +95,7 @@ class Metrics:
 
     build_info: Info
     jobs_put: Counter
+    topics_published: Counter
     jobs_buried: Counter
     operation_duration: Histogram
     operation_errors: Counter
@@ -134,6 +136,7 @@ class Metrics:
         self._queues = Names(MAX_QUEUES)
         self._others_queues = Names(MAX_QUEUES)  # their jobs are reaped here, whoever put them
         self._tasks = Names(MAX_TASKS)
+        self._topics = Names(MAX_TOPICS)
         self._errors = Names(MAX_ERRORS)
         self._producers: dict[str, ProducerMetrics] = {}
         self._consumers: dict[tuple[str, str], ConsumerMetrics] = {}
@@ -150,6 +153,12 @@ class Metrics:
             "streamqueue_jobs_put_total",
             "Jobs put, by result: inserted, duplicate (a live job has the key) or error.",
             ("queue", "result"),
+            registry=registry,
+        )
+        self.topics_published = Counter(
+            "streamqueue_topic_published_total",
+            "Messages published to a topic: delivered, or unread, because nobody subscribes.",
+            ("topic", "result"),
             registry=registry,
         )
         self._of_consumers = ConsumerSeries(registry, latency_buckets, duration_buckets)
@@ -200,6 +209,15 @@ class Metrics:
                 {result: self.jobs_put.labels(queue, result) for result in get_args(PutResult)}
             )
         return bundle
+
+    def published(self, topic: str, *, unread: bool) -> None:
+        """Count a message that was published: to somebody, or to nobody.
+
+        Past 100 distinct topics in a process, every further one is counted as ``other``.
+        """
+        topic = self._topics.label(topic)
+        children = [self.topics_published.labels(topic, how) for how in ("delivered", "unread")]
+        children[unread].inc()
 
     def consumer(self, queue: str, task: str) -> ConsumerMetrics:
         """Return what a consumer of this queue counts on.

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import streamqueue
-from streamqueue import AsyncJob, AsyncMongoQueue, Job, MongoQueue
+from streamqueue import AsyncJob, AsyncMongoQueue, AsyncTopic, Job, MongoQueue, Topic
 from streamqueue.queue.answers.answers import AsyncAnswers, BlockingAnswers
 from streamqueue.queue.steering.pausing import AsyncPausing, BlockingPausing
 from streamqueue.queue.steering.steering import AsyncSteering, BlockingSteering
@@ -16,6 +16,7 @@ from streamqueue.queue.steering.steering import AsyncSteering, BlockingSteering
 TWO_SHELLS: list[tuple[type, type]] = [
     (MongoQueue, AsyncMongoQueue),
     (Job, AsyncJob),
+    (Topic, AsyncTopic),
     (BlockingSteering, AsyncSteering),
     (BlockingPausing, AsyncPausing),
     (BlockingAnswers, AsyncAnswers),
@@ -107,6 +108,14 @@ def test_a_request_takes_what_a_put_takes_but_a_session() -> None:
     assert {*request} ^ {*put} == {"session", "timeout"}
 
 
+def test_a_publish_takes_what_a_put_takes() -> None:
+    publish, put = (inspect.signature(call).parameters for call in (Topic.publish, MongoQueue.put))
+
+    assert list(publish.values()) == [
+        parameter.replace(annotation=publish[name].annotation) for name, parameter in put.items()
+    ]
+
+
 def test_the_methods_compared_are_all_there_are() -> None:
     compared = {parameter.id for parameter in METHODS}
 
@@ -126,7 +135,15 @@ def test_every_public_name_says_what_it_is(name: str) -> None:
     ("owner", "name"),
     [
         pytest.param(owner, name, id=f"{owner.__name__}.{name}")
-        for owner in (MongoQueue, AsyncMongoQueue, Job, AsyncJob, streamqueue.Worker)
+        for owner in (
+            MongoQueue,
+            AsyncMongoQueue,
+            Job,
+            AsyncJob,
+            Topic,
+            AsyncTopic,
+            streamqueue.Worker,
+        )
         for name in sorted(everything(owner))
     ],
 )
