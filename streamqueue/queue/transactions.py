@@ -12,7 +12,7 @@ from pymongo.write_concern import WriteConcern
 
 from ..backoff import Backoff
 from ..clock import monotonic
-from ..store.collection import WRITE_TIMEOUT_MS, has_own_limit
+from ..store.collection import WRITE_TIMEOUT_MS, another_limit, has_own_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 30.0
 """Seconds after whose end nothing is sent again: as long as the driver looks for a server."""
+ABORT_SECONDS = 2.0
+"""How long an abort may take. What is not aborted then the server does away with in a minute."""
 BACKOFF = Backoff(initial=0.02, maximum=1.0)
 
 
@@ -69,7 +71,10 @@ class Transactions:
                     return result
                 except BaseException as error:
                     if session.in_transaction:
-                        yield session.abort_transaction()
+                        # Left open it would be in everybody's way for a minute: of who publishes
+                        # the same again, and of who drops the collection.
+                        with another_limit(ABORT_SECONDS):
+                            yield session.abort_transaction()
                     if not _may_begin_anew(error) or _is_over(error, ends_at):
                         raise
                 yield self._pause(BACKOFF.delay(attempt))

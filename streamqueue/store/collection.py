@@ -5,6 +5,8 @@ Works with the two kinds of pymongo collections alike: nothing here sends anythi
 
 from __future__ import annotations
 
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymongo import ReadPreference, _csot
@@ -19,7 +21,7 @@ from ..errors import ConfigurationError, ReplicaSetRequired
 from ..protocol.document import BARE_CODEC, CODEC
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 DEFAULT_COLLECTION = "jobs"
 WRITE_TIMEOUT_MS = 10_000
@@ -87,6 +89,25 @@ def has_own_limit() -> bool:
     such thing: it is everybody's, and pymongo applies it to each operation anew.)
     """
     return _csot.TIMEOUT.get() is not None
+
+
+@contextmanager
+def another_limit(seconds: float) -> Iterator[None]:
+    """Within this, what is sent may take so long, though the caller's own time is over.
+
+    A ``pymongo.timeout()`` inside of another one can only shorten it.
+    """
+    limit = [
+        (_csot.TIMEOUT, seconds),
+        (_csot.DEADLINE, time.monotonic() + seconds),  # pymongo's clock
+        (_csot.RTT, 0.0),
+    ]
+    tokens = [(variable, variable.set(value)) for variable, value in limit]
+    try:
+        yield
+    finally:
+        for variable, token in tokens:
+            variable.reset(token)
 
 
 def consumers_of(jobs: AsyncCollection[Any]) -> AsyncCollection[Any]:

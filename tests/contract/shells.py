@@ -16,7 +16,7 @@ from anyio.to_thread import run_sync
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import AsyncMongoQueue, Job, MongoQueue
+from streamqueue import AsyncMongoQueue, AsyncTopic, Job, MongoQueue, Topic
 
 
 class InThreads:
@@ -71,6 +71,14 @@ class BlockingShell:
         self._queues.append(MongoQueue(self._jobs, *args, **settings))
         return InThreads(self._queues[-1], self._threads)
 
+    def topic(self, *args: Any, **settings: Any) -> Any:
+        """Make a topic on the test's collection."""
+        return InThreads(Topic(self._jobs, *args, **settings), self._threads)
+
+    def session(self) -> Any:
+        """A session without a transaction."""
+        return self._client.start_session()
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
         """A session with a transaction: committed at the end, aborted by an exception."""
@@ -98,6 +106,14 @@ class AsyncShell:
         """Make a queue on the test's collection."""
         self._queues.append(AsyncMongoQueue(self._jobs, *args, **settings))
         return self._queues[-1]
+
+    def topic(self, *args: Any, **settings: Any) -> Any:
+        """Make a topic on the test's collection."""
+        return AsyncTopic(self._jobs, *args, **settings)
+
+    def session(self) -> Any:
+        """A session without a transaction."""
+        return self._client.start_session()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
