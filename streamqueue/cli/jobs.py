@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from pymongo.errors import OperationFailure
@@ -34,11 +34,7 @@ MOST_PAUSED = 10_000
 """Paused queues that are named, with jobs or without."""
 
 
-@command(
-    click.Argument(["payload"], nargs=-1),
-    *WHERE,
-    QUEUE,
-    JSON,
+PUT = (
     option("--priority", "higher runs first; default 0", type=integer),
     option("--delay", "until it is ready; default 0", type=number, metavar="SECONDS"),
     option("--key", "at most one live job has it"),
@@ -50,6 +46,16 @@ MOST_PAUSED = 10_000
         metavar="TIME",
     ),
     option("--keep", "how long it stays when done", type=number, metavar="SECONDS"),
+)
+"""How jobs are put; :func:`put_settings` hands it on, but for the key."""
+
+
+@command(
+    click.Argument(["payload"], nargs=-1),
+    *WHERE,
+    QUEUE,
+    JSON,
+    *PUT,
     example='streamqueue put \'{"to": "ada@example.org"}\' --queue emails --delay 60',
 )
 def put(options: Options) -> None:
@@ -57,13 +63,7 @@ def put(options: Options) -> None:
 
     Each PAYLOAD is a JSON object; with none, or with '-', one is read per line from standard input.
     """
-    settings = {
-        "priority": options.priority,
-        "delay": options.delay,
-        "max_attempts": options.max_attempts,
-        "expires": options.expires,
-        "keep": options.keep,
-    }
+    settings = put_settings(options)
     payloads = read_payloads(list(options.payload))
     if options.key is not None and len(payloads) != 1:
         raise ConfigurationError("--key goes with one job: no two live jobs have the same")
@@ -79,6 +79,17 @@ def put(options: Options) -> None:
         print(file=sys.stderr)
     texts = [str(job_id) for job_id in ids]
     show(options, texts, texts if len(texts) <= PUT_BATCH else [f"put {len(texts):,} jobs"])
+
+
+def put_settings(options: Options) -> dict[str, Any]:
+    """Return what of :data:`PUT` was given, as for ``put_many``."""
+    return {
+        "priority": options.priority,
+        "delay": options.delay,
+        "max_attempts": options.max_attempts,
+        "expires": options.expires,
+        "keep": options.keep,
+    }
 
 
 @command(

@@ -45,6 +45,7 @@ HOMES = {
     "dead": "dead",
     "requeue": "steering",
     "reschedule": "steering",
+    "topic": "topics",
     "completion": "completion",
 }
 """The commands, and the module of each; with its name there, where that is another one."""

@@ -14,7 +14,14 @@ from .. import options
 from ..durations import point_in_time, seconds
 from ..errors import ConfigurationError, DuplicateJob
 from ..protocol import operations
-from ..protocol.topics import MAX_PUBLISHED_BYTES, MAX_SUBSCRIBERS, copy_id, subscribers_in
+from ..protocol.topics import (
+    MAX_PUBLISHED_BYTES,
+    MAX_SUBSCRIBERS,
+    Subscriber,
+    copy_id,
+    subscribers_in,
+    topic_name,
+)
 from ..store.collection import settings_of
 from .producer import Producer
 from .transactions import Transactions
@@ -210,6 +217,20 @@ class Publisher:
                 f"subscribers; the limit is {MAX_PUBLISHED_BYTES:,} for all, and nothing was "
                 "published: store what is large elsewhere, and publish where it is"
             )
+
+
+def all_topics(store: Store | AsyncStore, limit: int) -> Flow[dict[str, list[Subscriber]]]:
+    """Return the topics of a collection with their subscribers, but no more than so many."""
+    jobs: Any = store.jobs
+    find = operations.all_topics(limit)
+    yield store.prepare()
+    found = yield (
+        settings_of(jobs)
+        .find(find.filter, find.projection, sort=find.sort, limit=find.limit)
+        .to_list()
+    )
+    topics = {topic_name(document): subscribers_in(document) for document in found}
+    return {name: subscribers for name, subscribers in topics.items() if name is not None}
 
 
 def _until(expires: float | timedelta | datetime | None) -> float | datetime | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymongo import ReadPreference, _csot
@@ -97,7 +98,7 @@ def another_limit(seconds: float) -> Iterator[None]:
 
     A ``pymongo.timeout()`` inside of another one can only shorten it.
     """
-    limit = [
+    limit: list[tuple[ContextVar[Any], float]] = [
         (_csot.TIMEOUT, seconds),
         (_csot.DEADLINE, time.monotonic() + seconds),  # pymongo's clock
         (_csot.RTT, 0.0),

@@ -162,7 +162,7 @@ async def test_a_subscription_ends_when_its_time_is_over(
     await topic.subscribe("mails", expires=timedelta(hours=1))
     await topic.subscribe("billing", expires=datetime(2020, 1, 1, tzinfo=UTC))
 
-    async def over() -> bool:
+    async def over() -> Any:
         return await topic.subscribers() == ["mails"]
 
     await wait_until_async(over, "it is over")

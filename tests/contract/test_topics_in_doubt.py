@@ -26,7 +26,7 @@ from tests.contract.shells import Shell
 from tests.contract.waiters import SOON
 from tests.worker.faults import CONNECTION_CUT, REPLICATION_TIMED_OUT, failing
 
-TRANSIENT = {"errorCode": 112, "errorLabels": ["TransientTransactionError"]}
+TRANSIENT: dict[str, Any] = {"errorCode": 112, "errorLabels": ["TransientTransactionError"]}
 """As when another transaction has changed what this one is to change."""
 UNKNOWN = "UnknownTransactionCommitResult"
 
@@ -86,7 +86,7 @@ async def test_a_commit_is_asked_for_again_until_it_is_certain(
 async def test_a_commit_that_comes_too_late_is_a_publish_begun_anew(
     topic: Any, jobs: Collection[Any], client: MongoClient[Any]
 ) -> None:
-    gone = {"errorCode": 251, "errorLabels": ["TransientTransactionError"]}
+    gone: dict[str, Any] = {"errorCode": 251, "errorLabels": ["TransientTransactionError"]}
     with failing(client, "commitTransaction", app=None, times=2, **gone):
         await topic.publish({"n": 1})
 
@@ -166,7 +166,7 @@ async def test_a_limit_of_the_caller_ends_it_and_nothing_is_left_in_the_way_of_a
 async def test_a_publish_that_is_cancelled_is_done_or_was_not_begun(
     shell: Shell, topic: Any, jobs: Collection[Any], client: MongoClient[Any]
 ) -> None:
-    held_up = {"blockConnection": True, "blockTimeMS": 300}
+    held_up: dict[str, Any] = {"blockConnection": True, "blockTimeMS": 300}
     with failing(client, "commitTransaction", app=None, times=1, **held_up) as struck:
         async with create_task_group() as tasks:
             tasks.start_soon(topic.publish, {"n": 1})

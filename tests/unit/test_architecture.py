@@ -204,6 +204,7 @@ ORDER = [
     "cli.monitor.monitor",
     "cli.dead",
     "cli.steering",
+    "cli.topics",
     "cli.main",
     "__main__",
 ]

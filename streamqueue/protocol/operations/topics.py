@@ -41,10 +41,10 @@ def subscribers_of(topic: str) -> Find:
     return Find(_the(topic), {"subscribers": _LIVE}, None, 1)
 
 
-def all_topics(after: str, limit: int) -> Find:
-    """The topics with their subscribers, by their names, so many of those that come after one."""
-    first, last = topic_id(after), f"{PREFIX[:-1]};"  # what follows the colon
-    return Find({"_id": {"$gt": first, "$lt": last}}, {"subscribers": _LIVE}, [("_id", 1)], limit)
+def all_topics(limit: int) -> Find:
+    """The topics with their subscribers, by their names, but no more than so many."""
+    of_topics = {"$gte": PREFIX, "$lt": f"{PREFIX[:-1]};"}  # what follows the colon
+    return Find({"_id": of_topics}, {"subscribers": _LIVE}, [("_id", 1)], limit)
 
 
 def _the(topic: str) -> Document:
