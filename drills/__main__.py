@@ -19,6 +19,7 @@ from drills.report import Screen, footnotes, table
 MODULES = (
     "kills",
     "answers",
+    "topics",
     "poison",
     "hells",
     "foreigners",

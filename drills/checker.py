@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from drills.account import ENDS, Account, Attempt, Call, Finding, Job, payload_digest
+from drills.copies import published_in_part
 from drills.ends import ENDED, completed_after_cancelled, hung, started_while_paused, told_wrong
 from drills.versions import current, versions
 
@@ -308,6 +309,7 @@ LAWS: tuple[Law, ...] = (
     hung,
     completed_after_cancelled,
     started_while_paused,
+    published_in_part,
     effect_lost,
     effect_doubled,
     effect_unexpected,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymongo import ReadPreference, _csot
@@ -23,6 +22,7 @@ from ..protocol.document import BARE_CODEC, CODEC
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextvars import ContextVar
 
 DEFAULT_COLLECTION = "jobs"
 WRITE_TIMEOUT_MS = 10_000

@@ -24,7 +24,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 from pymongo.synchronous.database import Database
 from pymongo.uri_parser import parse_uri
 
-from streamqueue import AsyncMongoQueue, ConfigurationError, DuplicateJob, MongoQueue
+from streamqueue import AsyncMongoQueue, ConfigurationError, DuplicateJob, MongoQueue, Topic
 from streamqueue.exporter.exporter import Exporter
 from streamqueue.store.asynchronous import AsyncStore
 from tests.contract.looks import awaited_streams
@@ -40,6 +40,11 @@ UNAUTHORIZED = 13
 
 PRODUCER = {(JOBS, "insert"): "to insert", (JOBS, "listIndexes"): "listIndexes"}
 """What breaks without each action; here and below."""
+PUBLISHER = {
+    (JOBS, "insert"): "publish",
+    (JOBS, "listIndexes"): "publish with a key",
+    (SETTINGS, "find"): "publish",
+}
 SETUP = {
     (JOBS, "createIndex"): "to createIndexes",
     (JOBS, "collMod"): "to collMod",
@@ -72,13 +77,23 @@ EXPORTER = {
 OPLOG_WINDOW = {(OPLOG, "find"): "the oplog window"}
 SHIPPED = [
     f"streamqueue{kind}"
-    for kind in ("Producer", "Consumer", "Operator", "Setup", "Exporter", "OplogWindow")
+    for kind in (
+        "Producer",
+        "Publisher",
+        "Consumer",
+        "Operator",
+        "Setup",
+        "Exporter",
+        "OplogWindow",
+    )
 ]
 USERS = [
-    f"streamqueue-{kind}" for kind in ("producer", "consumer", "operator", "setup", "exporter")
+    f"streamqueue-{kind}"
+    for kind in ("producer", "publisher", "consumer", "operator", "setup", "exporter")
 ]
 BY_ROLE = {
     "producer": PRODUCER,
+    "publisher": PUBLISHER,
     "setup": SETUP,
     "consumer": CONSUMER,
     "operator": OPERATOR,
@@ -128,8 +143,8 @@ def test_the_script_creates_the_roles_and_brings_them_up_to_date(
     first, second, asked = create(), create(), create(OPLOG_WINDOW="yes")
 
     reply = server.client.admin.command("rolesInfo", "streamqueueConsumer", showPrivileges=True)
-    assert (first, second) == (["created"] * 5, ["updated"] * 5)
-    assert asked == ["updated"] * 5 + ["created"]
+    assert (first, second) == (["created"] * 6, ["updated"] * 6)
+    assert asked == ["updated"] * 6 + ["created"]
     assert {
         (privilege["resource"]["db"], privilege["resource"]["collection"])
         for privilege in reply["roles"][0]["privileges"]
@@ -365,6 +380,71 @@ def test_with_find_a_producer_may_repeat_a_put(server: SecuredServer, database: 
         job_id = queue.put({"n": 1})
 
         assert queue.put({"n": 1}, job_id=job_id) == job_id
+
+
+# publisher
+
+
+@pytest.fixture
+def subscribed(server: SecuredServer, database: str) -> Topic:
+    """The topic ``orders`` as an administrator sees it; a queue subscribes."""
+    topic = Topic(server.client[database].jobs, "orders")
+    topic.subscribe("mails")
+    return topic
+
+
+def test_a_publisher_publishes_in_every_way(
+    server: SecuredServer, database: str, look: Database[Any], subscribed: Topic, run: Run
+) -> None:
+    run("init", "--features", uri=server.user(database, role("setup", database)))
+    uri = server.user(database, role("publisher", database))
+
+    with MongoClient[dict[str, Any]](uri) as client:
+        topic = Topic(client[database].jobs, "orders")
+        topic.publish({"n": 1}, key="k", keep=60)
+        with client.start_session() as session, session.start_transaction():
+            topic.publish({"n": 2}, session=session)
+        MongoQueue(client[database].jobs, name="mails").put({"n": 3})
+        with pytest.raises(OperationFailure, match="not authorized"):
+            topic.subscribe("billing")
+    result = run("topic", "publish", subscribed.name, "{}", uri=uri)
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert look.jobs.count_documents({"queue": "mails"}) == 4
+
+
+@pytest.mark.parametrize("missing", PUBLISHER, ids=" ".join)
+def test_a_publisher_without_an_action_puts_nothing(
+    server: SecuredServer,
+    database: str,
+    look: Database[Any],
+    subscribed: Topic,
+    run: Run,
+    missing: tuple[str, str],
+) -> None:
+    run("init", "--features", uri=server.user(database, role("setup", database)))
+    uri = server.user(database, without(role("publisher", database), *missing))
+    key = ["--key", "k"] if missing[1] == "listIndexes" else []
+
+    result = run("topic", "publish", subscribed.name, '{"card": "4111-1111"}', *key, uri=uri)
+
+    assert result.returncode != 0
+    assert missing[1] in result.stderr
+    assert says_one_sentence(result.stderr)
+    assert "4111" not in result.stderr
+    assert look.jobs.count_documents({}) == 0
+
+
+def test_an_operator_says_who_subscribes(
+    server: SecuredServer, database: str, subscribed: Topic, run: Run
+) -> None:
+    uri = server.user(database, role("operator", database))
+
+    for command in ("subscribe orders billing", "unsubscribe orders mails", "list"):
+        result = run("topic", *command.split(), uri=uri)
+        assert (result.returncode, result.stderr) == (0, ""), command
+
+    assert subscribed.subscribers() == ["billing"]
 
 
 # consumer

@@ -13,11 +13,13 @@ from drills.held import held_at_random
 from drills.long_outages import a_days_outage
 from drills.servers import failovers
 from drills.streams import oplog
+from drills.topics import topics
 from drills.wires import cuts, wedged_streams
 
 SLOW = (
     answers_cuts,
     answers_step_downs,
+    topics,
     wedged_streams,
     oplog,
     dispatcher_cuts,
