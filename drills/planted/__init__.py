@@ -14,6 +14,7 @@ from drills.planted import (
     steering,
     streams,
     surroundings,
+    topics,
     watching,
     workers,
     writes,
@@ -35,4 +36,5 @@ FAULTS: tuple[PlantedFault, ...] = (
     *keeping.FAULTS,
     *pausing.FAULTS,
     *looking.FAULTS,
+    *topics.FAULTS,
 )

@@ -24,6 +24,7 @@ from streamqueue.protocol.schema import FEATURE_INDEXES
 from streamqueue.queue import transactions
 from tests.contract.shells import Shell
 from tests.contract.waiters import SOON
+from tests.waiting import wait_until_async
 from tests.worker.faults import CONNECTION_CUT, REPLICATION_TIMED_OUT, failing
 
 TRANSIENT: dict[str, Any] = {"errorCode": 112, "errorLabels": ["TransientTransactionError"]}
@@ -156,6 +157,12 @@ async def test_a_limit_of_the_caller_ends_it_and_nothing_is_left_in_the_way_of_a
         pytest.raises(PyMongoError) as caught,
     ):
         await publish()
+
+    async def none_is_open() -> bool:
+        transactions = client.admin.command("serverStatus")["transactions"]
+        return transactions["currentOpen"] == 0
+
+    await wait_until_async(none_is_open, "no transaction is open")
     with fail_after(SOON):
         await topic.publish({"n": 1}, job_id=message)
 
