@@ -283,7 +283,19 @@ def recovery() -> list[Json]:
             "0 at once, while a worker serves the queue.",
             {"{{queue}}": OVERDUE},
             "short",
-            w=12,
+            w=8,
+        ),
+        timeseries(
+            "Messages of topics",
+            "Published per second. An unread one went to nobody, because no queue subscribes to "
+            "its topic. Who subscribes: `streamqueue topic list`.",
+            {
+                "{{topic}} {{result}}": rate(
+                    "streamqueue_topic_published_total{@job}", by="topic, result"
+                )
+            },
+            "ops",
+            w=8,
         ),
         timeseries(
             "Not seen by the other panels",
@@ -294,7 +306,7 @@ def recovery() -> list[Json]:
                 "queues left out": "max(streamqueue_queues_left_out{@job})",
             },
             "short",
-            w=12,
+            w=8,
         ),
     ]
 

@@ -158,7 +158,7 @@ async def test_a_limit_of_the_caller_ends_it_and_nothing_is_left_in_the_way_of_a
     ):
         await publish()
 
-    async def none_is_open() -> bool:
+    async def none_is_open() -> Any:
         transactions = client.admin.command("serverStatus")["transactions"]
         return transactions["currentOpen"] == 0
 

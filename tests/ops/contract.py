@@ -14,7 +14,7 @@ from streamqueue.metrics.series import Metrics, Operation
 Series = dict[str, dict[str, set[str]]]
 """The values of each label of each series; an empty set where they are not from a closed list."""
 
-OPEN = {"queue", "task", "error", "version", "pymongo", "python", "le"}
+OPEN = {"queue", "task", "topic", "error", "version", "pymongo", "python", "le"}
 FROM_PROMETHEUS: dict[str, set[str]] = {"job": set(), "instance": set()}
 PROMETHEUS_OWN: Series = {"ALERTS": {"alertname": set(), "alertstate": {"firing", "pending"}}}
 
@@ -24,6 +24,7 @@ def exposed() -> Series:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     metrics.producer("emails")
+    metrics.published("orders", unread=False)
     metrics.consumer("emails", "send")
     metrics.stream.connected.set(0)
     metrics.worker.event_loop_lag.observe(0)
