@@ -164,7 +164,11 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a key that several live jobs may have",
         1,
         "contract/test_queue_put.py::test_a_second_live_job_with_the_key_is_refused",
-        Edit("protocol.schema", "unique=True", "unique=False"),
+        Edit(
+            "protocol.schema",
+            'name="streamqueue_held_key",\n    unique=True',
+            'name="streamqueue_held_key",\n    unique=False',
+        ),
     ),
     PlantedFault(
         "an exception's text in the log",

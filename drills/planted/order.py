@@ -58,7 +58,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         18,
         "contract/test_queue_keys.py"
         "::test_the_index_of_the_keys_is_made_for_the_first_job_that_has_one",
-        Edit("store.indexes:Indexes.all", "if each in self.features", "if True"),
+        Edit("store.indexes:Indexes.all", "if feature in self.features", "if True"),
     ),
     PlantedFault(
         "the places of an earlier version's jobs forgotten",

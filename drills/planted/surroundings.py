@@ -132,8 +132,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_own_rules.py"
         "::test_a_clash_in_a_users_index_of_the_same_fields_is_no_duplicate_job",
         Edit(
-            "protocol.operations.replies:is_duplicate_job",
-            '(named is None or named[1] == key_index) and value.get("key", "") is not None',
+            "protocol.operations.replies:_by_index",
+            '(named is None or named[1] == name) and value.get(field, "") is not None',
             "True",
         ),
     ),

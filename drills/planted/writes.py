@@ -209,8 +209,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_a_dropped_collection_does_not_make_a_key_free_for_two[blocking]",
         Edit(
             "store.flows.setting_up:require_key_index",
-            "    there = yield from _key_index_there(store, queue)\n    if not there and build:\n",
-            "    there = not store.indexes.wanted\n    if not there and build:\n",
+            "    there = yield from _key_index_there(store, queue)\n    if store.indexes.earlier",
+            "    there = not store.indexes.wanted\n    if store.indexes.earlier",
         ),
     ),
     PlantedFault(
@@ -248,7 +248,7 @@ FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
         "an index that cannot be made that stops the work",
         18,
-        "contract/test_queue_keys.py::test_two_live_jobs_with_a_key_stop_the_index_and_not_the_work",
+        "contract/test_queue_keys.py::test_two_jobs_that_hold_a_key_stop_the_index_and_not_the_work",
         Edit("protocol.operations.indexes", '    DUPLICATE_KEY: "DuplicateKey",\n', ""),
     ),
     PlantedFault(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from pymongo import UpdateOne, WriteConcern
@@ -13,7 +13,14 @@ from ..errors import StreamQueueError
 from ..plain import printable
 from ..protocol import operations
 from ..protocol.document import BARE_CODEC
-from ..protocol.schema import FEATURE_INDEXES, INDEXES, SUPERSEDED_INDEXES, VALIDATOR
+from ..protocol.schema import (
+    EARLIER_KEY_INDEX,
+    FEATURE_INDEXES,
+    INDEXES,
+    SUPERSEDED_INDEXES,
+    VALIDATOR,
+)
+from ..store.blocking import Store
 from ..store.collection import WRITE_TIMEOUT_MS, check_hello
 from ..store.indexes import check_kind, conflict
 from .command import Options, command, setting
@@ -57,11 +64,15 @@ def init(options: Options) -> None:
         check_hello(database.client.admin.command("hello"))
         check_kind(f"{database.name}.{options.collection}", _description(options, database), None)
         wanted: list[Mapping[str, Any]] = [index.document for index in INDEXES]
+        superseded = _superseded(options, database)
+        if EARLIER_KEY_INDEX in superseded:
+            options.features = True  # keys are in use
+            if not _keys_held(options, database):
+                superseded.remove(EARLIER_KEY_INDEX)
         if options.features:
-            wanted += FEATURE_INDEXES.values()
+            wanted += chain.from_iterable(FEATURE_INDEXES.values())
         new = _create_indexes(options, database, wanted)
         print(printable(f"{database.name}.{options.collection}: {len(wanted)} indexes, {new} new"))
-        superseded = _superseded(options, database)
         if superseded:
             _give_places(options, database)
         for name in superseded:
@@ -143,6 +154,19 @@ def _dropped(options: Options, database: Database[Any], name: str) -> bool:
     return True
 
 
+def _keys_held(options: Options, database: Database[Any]) -> bool:
+    """Have the jobs of an earlier version hold their keys; return whether this user may."""
+    count = Store(database[options.collection]).hold_earlier_keys()
+    if count is None:
+        print(
+            f"{EARLIER_KEY_INDEX}, of an earlier version, keeps the keys of jobs that this user may "
+            "not change: it stays"
+        )
+    elif count:
+        print(f"{count} jobs of an earlier version hold their keys")
+    return count is not None
+
+
 def _give_places(options: Options, database: Database[Any]) -> None:
     """Give the jobs of an earlier version their places in the order of this one, where the user may
     write jobs. (Else consumers give them places, behind what waits.)"""
@@ -172,6 +196,8 @@ def _indexes_there(options: Options, database: Database[Any]) -> list[dict[str, 
     try:
         listed = database.command(operations.list_indexes(options.collection, WRITE_TIMEOUT_MS))
     except OperationFailure as error:
+        if error.code in operations.NOT_THERE:  # there is no collection yet
+            return []
         if error.code not in operations.NOT_ALLOWED:
             raise
         return None

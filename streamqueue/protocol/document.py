@@ -4,7 +4,10 @@ Fields are only ever added, so old and new versions run side by side; a field th
 default, so any program may insert ``{queue, state: "ready", payload}`` and nothing else::
 
     _id, v, queue, state, priority, seq, run_at, created_at, attempts, max_attempts, payload
-    key, traceparent                                 while it was put with one
+    task, key, traceparent                           while it was put with one
+    held_key                                         the key, exactly while the job holds it
+    key_until                                        "start" if the claim is to let go of the key
+    unique_until                                     until when the key is held at the least
     locked_by, locked_at, locked_until, lease        while running (lease: the claim's token)
     allowed                                          while running: the attempts its claim goes by
     kept                                             while running: the keep its claim goes by

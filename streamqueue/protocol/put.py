@@ -111,6 +111,7 @@ class Put:
             max_attempts=self.max_attempts,
             run_at=self.due(now),
             key=self.key,
+            held_key=self.key,
             job_id=self.id,
             traceparent=self.traceparent,
             expires_at=self.expires_at(now),

@@ -56,16 +56,36 @@ INDEXES = [
 ]
 """Those that every collection of jobs has."""
 
-SUPERSEDED_INDEXES = ("streamqueue_scheduled", "streamqueue_dead", "streamqueue_ready")
+EARLIER_KEY_INDEX = "streamqueue_key"
+"""What kept keys unique before they could be let go of while their job lives. Where it still stands
+it refuses a second live job with a key, whatever else it was put with."""
+SUPERSEDED_INDEXES = (
+    *("streamqueue_scheduled", "streamqueue_dead", "streamqueue_ready"),
+    EARLIER_KEY_INDEX,
+)
 """What earlier versions made in the place of some of these, and no version from now on uses."""
+BY_BYTES = {"locale": "simple"}
+"""The collation of keys: those that differ in a byte differ, whatever the collection's is."""
+# Partial on text, which sorts after the empty one: of what others have stored as a key, a null or a
+# number, there may be any number.
 KEY_INDEX: Mapping[str, Any] = IndexModel(
-    [("queue", ASCENDING), ("key", ASCENDING)],
-    name="streamqueue_key",
+    [("queue", ASCENDING), ("task", ASCENDING), ("held_key", ASCENDING)],
+    name="streamqueue_held_key",
     unique=True,
-    partialFilterExpression={"key": {"$exists": True}, "state": {"$gte": "ready"}},
+    partialFilterExpression={"held_key": {"$gte": ""}},
+    collation=BY_BYTES,
 ).document
-"""The one that keeps keys unique. It is made for the first put that has one: each index costs every
-write of every job, whether it holds the job or not."""
+"""The one that keeps keys unique: a job is in it exactly while it holds its key. It is made for the
+first put that has one: each index costs every write of every job, whether it holds the job or
+not."""
+RUNNING_KEY_INDEX: Mapping[str, Any] = IndexModel(
+    [("queue", ASCENDING), ("task", ASCENDING), ("key", ASCENDING), ("state", ASCENDING)],
+    name="streamqueue_running_key",
+    unique=True,
+    partialFilterExpression={"state": "running", "key": {"$gte": ""}},
+    collation=BY_BYTES,
+).document
+"""The one by which no two jobs of a key run at once, also where the first has let go of it."""
 REMOVED_INDEX: Mapping[str, Any] = IndexModel(
     [("removed_at", ASCENDING)],
     name="streamqueue_removed",
@@ -80,7 +100,11 @@ EXPIRES_INDEX: Mapping[str, Any] = IndexModel(
 ).document
 """The one by which jobs that wait are found to be too late, made for the first put that has such a
 time."""
-FEATURE_INDEXES = {"key": KEY_INDEX, "keep": REMOVED_INDEX, "expires": EXPIRES_INDEX}
+FEATURE_INDEXES = {
+    "key": (KEY_INDEX, RUNNING_KEY_INDEX),
+    "keep": (REMOVED_INDEX,),
+    "expires": (EXPIRES_INDEX,),
+}
 """Those that only a feature needs, by the feature."""
 
 FIRST_DATE = DatetimeMS(-62_135_596_800_000)
@@ -89,7 +113,7 @@ LAST_DATE = DatetimeMS(253_402_300_799_999)
 
 _DATES = (
     *("run_at", "created_at", "locked_at", "locked_until"),
-    *("finished_at", "removed_at", "expires_at", "cancel_requested_at"),
+    *("finished_at", "removed_at", "expires_at", "cancel_requested_at", "unique_until"),
 )
 
 _FIELDS: dict[str, Any] = {
@@ -114,7 +138,10 @@ _IS_A_JOB: dict[str, Any] = {
             },
             "attempts": {"bsonType": ["int", "long"], "minimum": 0},
             "max_attempts": {"bsonType": ["int", "long"], "minimum": 1},
+            "task": {"bsonType": "string"},
             "key": {"bsonType": "string"},
+            "held_key": {"bsonType": "string"},
+            "key_until": {"enum": ["start"]},
             "seq": {"bsonType": "timestamp"},
             **{field: {"bsonType": "date"} for field in _DATES},
         },

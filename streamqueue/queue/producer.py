@@ -180,15 +180,15 @@ class Producer:
 def holders_of(
     store: Store | AsyncStore, queue: str, keys: Sequence[str]
 ) -> Flow[dict[str, ObjectId]]:
-    """Return the ids of the live jobs with these keys, as far as this user may know them."""
+    """Return the ids of what holds these keys, as far as this user may know them."""
     found: list[dict[str, Any]] = []
     try:
         for start in range(0, len(keys), MAX_BATCH):
             some = keys[start : start + MAX_BATCH]
-            found += yield store.look_up(operations.live_with_key(queue, *some))
+            found += yield store.look_up(operations.holders(queue, *some))
     except PyMongoError:
         pass  # that they are taken is known, and matters more
-    return {job["key"]: job["_id"] for job in found}
+    return {job["held_key"]: job["_id"] for job in found}
 
 
 def _in_transaction(session: Any) -> bool:

@@ -29,7 +29,7 @@ from ..protocol import foreign, operations
 from ..protocol.document import BARE_CODEC, CODEC
 from .answered import answered_within
 from .collection import UNAUTHORIZED, jobs_collection, settings_of
-from .flows import changes, claims, head, setting_up, settings, steps, timers
+from .flows import changes, claims, head, setting_up, settings, steps, timers, unique
 from .state import StoreState
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class AsyncStore(StoreState):
     require_key_index = _driven(setting_up.require_key_index)
     require_index = _driven(setting_up.require_index)
     look_up = _driven(setting_up.look_up)
+    hold_earlier_keys = _driven(unique.hold_earlier_keys)
     candidates = _driven(head.candidates)
     adopt = _driven(head.adopt)
     take = _driven(claims.take)

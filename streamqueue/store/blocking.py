@@ -17,7 +17,7 @@ from ..options import MAX_BATCH
 from ..protocol import foreign, operations
 from ..protocol.document import CODEC
 from .collection import jobs_collection, settings_of
-from .flows import changes, claims, head, setting_up, settings, steps, timers
+from .flows import changes, claims, head, setting_up, settings, steps, timers, unique
 from .state import StoreState
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Store(StoreState):
     require_key_index = _driven(setting_up.require_key_index)
     require_index = _driven(setting_up.require_index)
     look_up = _driven(setting_up.look_up)
+    hold_earlier_keys = _driven(unique.hold_earlier_keys)
     candidates = _driven(head.candidates)
     adopt = _driven(head.adopt)
     take = _driven(claims.take)

@@ -18,7 +18,13 @@ from ..clock import monotonic
 from ..errors import ConfigurationError
 from ..failures import failure_facts, failure_name
 from ..protocol import operations
-from ..protocol.schema import FEATURE_INDEXES, INDEXES, KEY_INDEX
+from ..protocol.schema import (
+    EARLIER_KEY_INDEX,
+    FEATURE_INDEXES,
+    INDEXES,
+    KEY_INDEX,
+    RUNNING_KEY_INDEX,
+)
 from .collection import UNAUTHORIZED
 
 if TYPE_CHECKING:
@@ -46,6 +52,7 @@ class Indexes:
         outage: why the last time had no answer; None if it had one.
         in_the_way: why the index of the keys could not be made, the last time; None if it could.
         key_name: what that index is called here; somebody may have made it under another name.
+        earlier_keys: whether jobs of an earlier version may be there that do not hold their keys.
         features: what somebody here has used whose index is wanted as well.
         standing: those of them whose index was seen to be there.
     """
@@ -55,6 +62,7 @@ class Indexes:
         self.outage: PyMongoError | None = None
         self.in_the_way: str | None = None
         self.key_name: str = KEY_INDEX["name"]
+        self.earlier_keys = True
         self.features: set[str] = set()
         self.standing: set[str] = set()
         self._tried = -math.inf
@@ -73,8 +81,11 @@ class Indexes:
     @property
     def all(self) -> list[Mapping[str, Any]]:
         """Those that are to be there."""
-        of_features = [FEATURE_INDEXES[each] for each in FEATURE_INDEXES if each in self.features]
-        return [index.document for index in INDEXES] + of_features
+        wanted: list[Mapping[str, Any]] = [index.document for index in INDEXES]
+        for feature, indexes in FEATURE_INDEXES.items():
+            if feature in self.features:
+                wanted += indexes
+        return wanted
 
     @property
     def keyed(self) -> bool:
@@ -86,6 +97,12 @@ class Indexes:
         if feature not in self.features:
             self.features.add(feature)
             self._wanted = True
+
+    def keys_kept(self, there: Sequence[Mapping[str, Any]]) -> None:
+        """Note what is known of keys by the indexes that are there."""
+        names = [str(one["name"]) for one in there if operations.keeps_keys_unique(one)]
+        self.key_name = names[0] if names else self.key_name
+        self.earlier_keys &= any(one.get("name") == EARLIER_KEY_INDEX for one in there)
 
     def recheck(self) -> None:
         """Ask for them again: the collection may be new."""
@@ -176,10 +193,10 @@ class Indexes:
         name = index["name"]
         # The class alone: the text of a duplicate quotes the key, which is the user's.
         reason = operations.INDEX_ERRORS[error.code or 0]
-        if name == KEY_INDEX["name"]:
+        if index in FEATURE_INDEXES["key"]:
             self._tried = monotonic()
             self.in_the_way = (
-                "two live jobs have one key already"
+                "two jobs have one key already"
                 if error.code == operations.DUPLICATE_KEY
                 else f"another index is in its way ({reason})"
             )
@@ -189,7 +206,7 @@ class Indexes:
                 "The index %s cannot be made (%s)%s%s",
                 name,
                 reason,
-                ", so keys cannot be used" if name == KEY_INDEX["name"] else "",
+                ", so keys cannot be used" if index in FEATURE_INDEXES["key"] else "",
                 _way_out(index, error, there),
                 extra={"event": "index_blocked", "code": error.code, "reason": reason},
             )
@@ -199,11 +216,12 @@ class Indexes:
 
         `build` is whether it could be made now, `seen` whether it was seen to be missing.
         """
-        state = "is missing" if seen else "this user may not see (listIndexes)"
+        state = "one of which is missing" if seen else "which this user may not see (listIndexes)"
         why = self.in_the_way if build else "nothing is created inside a transaction"
         more = "" if seen else ", and give this one listIndexes"
         return ConfigurationError(
-            f"put(key=...) needs the unique index {KEY_INDEX['name']}, which {state}"
+            f"put(key=...) needs the unique indexes {KEY_INDEX['name']} and "
+            f"{RUNNING_KEY_INDEX['name']}, {state}"
             f"{'' if why is None else f', and {why}'}: run `streamqueue init` with --features, as "
             f"a user with the right createIndex{more}"
         )
@@ -212,7 +230,7 @@ class Indexes:
 def missing(feature: str, use: str) -> ConfigurationError:
     """Return what is told to who uses a feature whose index is not there and cannot be made."""
     return ConfigurationError(
-        f"{use} needs the index {FEATURE_INDEXES[feature]['name']}, which is missing: run "
+        f"{use} needs the index {FEATURE_INDEXES[feature][0]['name']}, which is missing: run "
         "`streamqueue init` with --features, as a user with the right createIndex"
     )
 

@@ -109,10 +109,10 @@ def test_init_makes_the_index_of_the_keys_for_who_asks_for_it(
     run: Run, jobs: Collection[Any]
 ) -> None:
     run("init")
-    assert "streamqueue_key" not in jobs.index_information()
+    assert "streamqueue_held_key" not in jobs.index_information()
 
-    assert "7 indexes, 3 new" in run("init", "--features").stdout
-    assert jobs.index_information()["streamqueue_key"]["unique"]
+    assert "8 indexes, 4 new" in run("init", "--features").stdout
+    assert jobs.index_information()["streamqueue_held_key"]["unique"]
 
 
 def test_init_drops_indexes_that_are_of_no_use_any_more(run: Run, jobs: Collection[Any]) -> None:
@@ -125,6 +125,26 @@ def test_init_drops_indexes_that_are_of_no_use_any_more(run: Run, jobs: Collecti
     assert "streamqueue_scheduled" in jobs.index_information()
     assert "streamqueue_scheduled, of an earlier version, dropped" in run("init").stdout
     assert "streamqueue_scheduled" not in jobs.index_information()
+
+
+def test_init_has_the_jobs_of_an_earlier_version_hold_their_keys(
+    run: Run, jobs: Collection[Any]
+) -> None:
+    jobs.create_index(
+        [("queue", 1), ("key", 1)],
+        name="streamqueue_key",
+        unique=True,
+        partialFilterExpression={"key": {"$exists": True}, "state": {"$gte": "ready"}},
+    )
+    jobs.insert_one({**JOB, "key": "k"})
+    jobs.insert_one({**JOB, "key": "gone", "state": "dead"})
+
+    said = run("init").stdout
+
+    assert "1 jobs of an earlier version hold their keys" in said
+    assert "streamqueue_key, of an earlier version, dropped" in said
+    assert jobs.distinct("held_key") == ["k"]
+    assert "streamqueue_held_key" in jobs.index_information()
 
 
 def test_init_keeps_the_order_of_what_an_earlier_version_put(
@@ -907,10 +927,10 @@ def test_init_accepts_an_index_of_another_name_and_replaces_none_that_differs(
     run: Run, jobs: Collection[Any]
 ) -> None:
     jobs.create_index(
-        [("queue", 1), ("key", 1)],
+        [("queue", 1), ("task", 1), ("held_key", 1)],
         name="own",
         unique=True,
-        partialFilterExpression={"key": {"$exists": True}, "state": {"$gte": "ready"}},
+        partialFilterExpression={"held_key": {"$gte": ""}},
     )
     jobs.create_index([("queue", 1)], name="streamqueue_order")
 
@@ -919,10 +939,10 @@ def test_init_accepts_an_index_of_another_name_and_replaces_none_that_differs(
     assert result.returncode == 1
     assert says_one_sentence(result)
     assert "streamqueue_order differs from it; drop that" in result.stderr
-    assert "streamqueue_key" not in result.stderr
-    assert len(jobs.index_information()) == 8
+    assert "streamqueue_held_key" not in result.stderr
+    assert len(jobs.index_information()) == 9
     jobs.drop_index("streamqueue_order")
-    assert "7 indexes, 1 new" in run("init", "--features").stdout
+    assert "8 indexes, 1 new" in run("init", "--features").stdout
 
 
 def test_init_refuses_a_collection_that_is_not_for_jobs(run: Run, jobs: Collection[Any]) -> None:

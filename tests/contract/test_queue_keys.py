@@ -15,7 +15,7 @@ from pymongo.errors import DuplicateKeyError
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncMongoQueue, ConfigurationError, DuplicateJob, NewJob
-from streamqueue.protocol.schema import KEY_INDEX
+from streamqueue.protocol.schema import EARLIER_KEY_INDEX, KEY_INDEX
 from tests.contract.shells import Shell
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing
@@ -62,7 +62,7 @@ async def test_a_dropped_collection_does_not_make_a_key_free_for_two(
     refused = [await taken(queue.put({}, key="k")) for _ in range(3)]
 
     assert refused == [False, True, True]
-    assert len(index_names(jobs)) == 5
+    assert len(index_names(jobs)) == 6
 
 
 async def test_a_dropped_collection_does_not_make_the_keys_of_many_free(
@@ -210,7 +210,7 @@ async def test_who_may_find_and_not_list_indexes_is_told_of_the_one_that_is_not_
 
     with (
         server_fails(client, "createIndexes", "listIndexes"),
-        pytest.raises(ConfigurationError, match="is missing"),
+        pytest.raises(ConfigurationError, match="one of which is missing"),
     ):
         await queue.put({}, key="k")
 
@@ -240,8 +240,8 @@ async def test_who_may_neither_look_nor_create_is_told_so(
     "other",
     [
         {"unique": False},
-        {"key": {"queue": 1, "key": 1, "state": 1}},
-        {"partialFilterExpression": {"key": {"$exists": True}, "state": "ready"}},
+        {"key": {"queue": 1, "task": 1, "held_key": 1, "state": 1}},
+        {"partialFilterExpression": {"held_key": {"$gte": ""}, "state": "ready"}},
     ],
     ids=["not unique", "other keys", "other jobs"],
 )
@@ -254,23 +254,54 @@ async def test_an_index_that_only_has_its_name_is_not_taken_for_it_and_stops_not
     with pytest.raises(ConfigurationError, match="another index is in its way"):
         await queue.put({}, key="k")
 
-    assert len(index_names(jobs)) == 5  # the others were made
+    assert len(index_names(jobs)) == 6  # the others were made
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "keys cannot be used" in caplog.text
 
 
-async def test_two_live_jobs_with_a_key_stop_the_index_and_not_the_work(
+async def test_two_jobs_that_hold_a_key_stop_the_index_and_not_the_work(
     queue: Any, jobs: Collection[Any]
 ) -> None:
-    jobs.insert_many([{**JOB, "key": "secret"}, {**JOB, "key": "secret"}])
+    jobs.insert_many([{**JOB, "held_key": "secret"}, {**JOB, "held_key": "secret"}])
 
     await queue.put({"n": 1})
-    with pytest.raises(ConfigurationError, match="two live jobs have one key") as caught:
+    with pytest.raises(ConfigurationError, match="two jobs have one key") as caught:
         await queue.put({}, key="k")
 
     assert "secret" not in str(caught.value)
     assert index_names(jobs) & {KEY} == set()
-    assert len(index_names(jobs)) == 4
+    assert len(index_names(jobs)) == 5
+
+
+def put_earlier(jobs: Collection[Any], key: object) -> Any:
+    """A job as an earlier version put it, with the index that such a version made."""
+    jobs.create_index(
+        [("queue", 1), ("key", 1)],
+        name=EARLIER_KEY_INDEX,
+        unique=True,
+        partialFilterExpression={"key": {"$exists": True}, "state": {"$gte": "ready"}},
+    )
+    return jobs.insert_one({**JOB, "key": key}).inserted_id
+
+
+async def test_a_job_of_an_earlier_version_holds_its_key(queue: Any, jobs: Collection[Any]) -> None:
+    earlier = put_earlier(jobs, "k")
+
+    with pytest.raises(DuplicateJob) as refused:
+        await queue.put({}, key="k")
+
+    assert refused.value.job_id == earlier
+
+
+async def test_a_job_of_an_earlier_version_that_has_let_go_of_its_key_stays_without(
+    queue: Any, jobs: Collection[Any]
+) -> None:
+    earlier = put_earlier(jobs, "k")
+    jobs.update_one({"_id": earlier}, {"$set": {"key_until": "start", "state": "running"}})
+
+    await queue.put({}, key="other")
+
+    assert "held_key" not in (jobs.find_one({"_id": earlier}) or {})
 
 
 async def test_in_a_transaction_no_index_is_made(shell: Shell, jobs: Collection[Any]) -> None:
@@ -307,7 +338,7 @@ async def test_told_that_the_collection_may_be_new_a_queue_looks_again(
     queue._store.recheck_indexes()
     await queue.put({"n": 1})
 
-    assert len(index_names(jobs)) == 5
+    assert len(index_names(jobs)) == 6
 
 
 async def test_the_index_of_the_keys_is_made_for_the_first_job_that_has_one(

@@ -75,7 +75,7 @@ FINDS: dict[str, Callable[[], Find]] = {
     "next expiry": lambda: operations.next_expiry([QUEUE]),
     "next expiry anywhere": lambda: operations.next_expiry(None),
     "expired": lambda: operations.expired([QUEUE], 5),
-    "live with key": lambda: operations.live_with_key(QUEUE, "k"),
+    "holders": lambda: operations.holders(QUEUE, "k"),
 }
 COMMANDS: dict[str, Callable[[], object]] = {
     **UPDATES,
@@ -247,7 +247,7 @@ def test_a_progress_count_is_never_evaluated(count: Any) -> None:
         lambda name: operations.requeue(name, ID).filter,
         lambda name: operations.dead_by_now(operations.Deaths(name)).filter,
         lambda name: operations.of_queue(name),
-        lambda name: operations.live_with_key(name, "k").filter,
+        lambda name: operations.holders(name, "k").filter,
     ],
 )
 def test_a_queue_name_is_only_ever_compared(make: Callable[[Any], dict[str, Any]]) -> None:
@@ -261,7 +261,7 @@ def test_several_queues_are_compared_one_by_one() -> None:
 
 
 def test_a_key_is_only_ever_compared() -> None:
-    assert operations.live_with_key(QUEUE, "$k").filter["key"] == {"$eq": "$k"}
+    assert operations.holders(QUEUE, "$k").filter["held_key"] == {"$eq": "$k"}
 
 
 def test_a_job_id_is_only_ever_compared() -> None:
@@ -565,10 +565,10 @@ def test_with_any_other_error_among_them_it_is_no_matter_of_clashes(other: Any) 
 
 THE_KEY_INDEX = {
     "v": 2,
-    "key": {"queue": 1, "key": 1},
-    "name": "streamqueue_key",
+    "key": {"queue": 1, "task": 1, "held_key": 1},
+    "name": "streamqueue_held_key",
     "unique": True,
-    "partialFilterExpression": {"key": {"$exists": True}, "state": {"$gte": "ready"}},
+    "partialFilterExpression": {"held_key": {"$gte": ""}},
 }
 
 
@@ -581,9 +581,9 @@ def test_the_index_of_the_keys_is_known_by_what_it_is() -> None:
     "other",
     [
         {"unique": False},
-        {"key": {"key": 1, "queue": 1}},
-        {"key": {"queue": 1, "key": 1, "state": 1}},
-        {"partialFilterExpression": {"key": {"$exists": True}, "state": "ready"}},
+        {"key": {"queue": 1, "held_key": 1}},
+        {"key": {"queue": 1, "task": 1, "held_key": 1, "state": 1}},
+        {"partialFilterExpression": {"held_key": {"$gte": ""}, "state": "ready"}},
         {"partialFilterExpression": None},
     ],
 )

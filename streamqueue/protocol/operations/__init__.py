@@ -43,4 +43,5 @@ from .replies import *  # noqa: F403
 from .settings import *  # noqa: F403
 from .timers import *  # noqa: F403
 from .topics import *  # noqa: F403
+from .unique import *  # noqa: F403
 from .waiting import *  # noqa: F403

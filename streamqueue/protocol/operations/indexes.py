@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..schema import KEY_INDEX
-from .queues import live_with_key
 from .replies import DUPLICATE_KEY
+from .unique import holders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,7 +97,7 @@ def explain_key(collection: str, queue: str) -> Document:
     who may find jobs and not list indexes. An error (2) when there is no such index."""
     find = {
         "find": collection,
-        "filter": live_with_key(queue, "").filter,
+        "filter": holders(queue, "").filter,
         "hint": KEY_INDEX["name"],
         "limit": 1,
     }

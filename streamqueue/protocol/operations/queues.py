@@ -40,12 +40,6 @@ def find_jobs(queue: str, ids: Sequence[ObjectId]) -> Find:
     return Find({"_id": one_of(ids), "queue": {"$eq": queue}}, {"_id": 1}, None, len(ids))
 
 
-def live_with_key(queue: str, *keys: str) -> Find:
-    """The live jobs that have these keys, one for each at most."""
-    wanted = {"queue": {"$eq": queue}, "key": one_of(keys), "state": {"$gte": "ready"}}
-    return Find(wanted, {"key": 1}, None, len(keys))
-
-
 def queue_of(ids: Sequence[Any]) -> Find:
     """The queues of the jobs that have one of these ids."""
     return Find({"_id": one_of(ids)}, {"queue": 1}, None, len(ids))

@@ -16,7 +16,7 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
-from ..schema import KEY_INDEX
+from ..schema import EARLIER_KEY_INDEX, KEY_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,16 +93,22 @@ def is_repeated_put(error: Exception | None) -> bool:
 
 
 def is_duplicate_job(error: Exception | None, key_index: str = KEY_INDEX["name"]) -> bool:
-    """Whether it says that a live job has the key.
+    """Whether it says that the key is taken.
 
     The index is told by its name, which the server has in its text alone: a user's own may be of
     the same fields. One that is not quite ours may also refuse jobs without a key.
     """
-    if not isinstance(error, DuplicateKeyError) or _clash(error) != ["queue", "key"]:
-        return False
-    named = _INDEX_NAME.search(str((error.details or {}).get("errmsg", "")))
-    value = (error.details or {}).get("keyValue", {})
-    return (named is None or named[1] == key_index) and value.get("key", "") is not None
+    fields = _clash(error)
+    if fields == list(KEY_INDEX["key"]):
+        return _by_index(error, key_index, "held_key")
+    return fields == ["queue", "key"] and _by_index(error, EARLIER_KEY_INDEX, "key")
+
+
+def _by_index(error: Exception | None, name: str, field: str) -> bool:
+    details = error.details if isinstance(error, DuplicateKeyError) else None
+    named = _INDEX_NAME.search(str((details or {}).get("errmsg", "")))
+    value = (details or {}).get("keyValue", {})
+    return (named is None or named[1] == name) and value.get(field, "") is not None
 
 
 _INDEX_NAME = re.compile(r" index: (.*?) dup key: ")

@@ -20,6 +20,7 @@ from ...protocol.schema import FEATURE_INDEXES
 from ..collection import HELLO_SECONDS, UNAUTHORIZED, WRITE_TIMEOUT_MS, check_hello
 from ..indexes import BUILD_SECONDS, check_kind, missing
 from .steps import Command, Hello, InTurn, Read
+from .unique import hold_earlier_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,6 +101,10 @@ def require_key_index(store: StoreState, queue: str, *, build: bool) -> Flow[Non
     store.indexes.features.add("key")
     outage: PyMongoError | None = None
     there = yield from _key_index_there(store, queue)
+    if store.indexes.earlier_keys and build:
+        # Before the index is made: until then nobody else can have one of these keys.
+        yield from hold_earlier_keys(store)
+        store.indexes.earlier_keys = False
     if not there and build:
         outage = yield InTurn(_build_unless_tried(store, "key", builds), wait=True)
         there = yield from _key_index_there(store, queue)
@@ -139,7 +144,10 @@ def require_index(store: StoreState, feature: str, use: str, *, build: bool = Tr
 
 
 def _serves(there: Sequence[Mapping[str, Any]] | None, feature: str) -> bool:
-    return any(operations.serves_as(one, FEATURE_INDEXES[feature]) for one in there or ())
+    return all(
+        any(operations.serves_as(one, wanted) for one in there or ())
+        for wanted in FEATURE_INDEXES[feature]
+    )
 
 
 def _build_wanted(store: StoreState) -> Flow[None]:
@@ -214,9 +222,8 @@ def _key_index_there(store: StoreState, queue: str) -> Flow[bool | None]:
     """
     there = yield from _indexes_there(store)
     if there is not None:
-        names = [str(one["name"]) for one in there if operations.keeps_keys_unique(one)]
-        store.indexes.key_name = names[0] if names else store.indexes.key_name
-        return bool(names)
+        store.indexes.keys_kept(there)
+        return _serves(there, "key")
     reply = yield from _look(operations.explain_key(store.jobs.name, queue))
     return None if reply is None else operations.plan_keeps_keys_unique(reply)
 
