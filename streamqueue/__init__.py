@@ -24,7 +24,8 @@ if TYPE_CHECKING:
         StreamQueueError,
     )
     from .health.app import HealthApp
-    from .protocol.put import NewJob, PutIds
+    from .protocol.put import NewJob
+    from .protocol.puts import PutIds
     from .queue.asynchronous import AsyncMongoQueue
     from .queue.blocking import MongoQueue
     from .queue.info import JobInfo, PastError
@@ -80,7 +81,7 @@ _HOMES = {
     "MongoQueue": "queue.blocking",
     "NewJob": "protocol.put",
     "PastError": "queue.info",
-    "PutIds": "protocol.put",
+    "PutIds": "protocol.puts",
     "Topic": "queue.topic",
     "Worker": "worker",
     "connection_uri": "uri",

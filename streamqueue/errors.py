@@ -6,7 +6,7 @@
     ├── ConfigurationError (ValueError)     a setting or argument outside its range
     │   └── ReplicaSetRequired              the server has no change streams
     ├── PayloadError (ValueError)           payload or result: not BSON, too deep, too large
-    ├── DuplicateJob                        a live job has this key   .key .job_id .ids .existing
+    ├── DuplicateJob                        the key is taken   .key .job_id .ids .existing
     ├── JobNotFound (LookupError)           no such job in that state      .job_id
     ├── JobFailed                           a job that was waited for is dead   .info .job_id
     ├── JobCancelled                        somebody has cancelled it      .job_id
@@ -75,18 +75,20 @@ class PayloadError(StreamQueueError, ValueError):
 
 
 class DuplicateJob(StreamQueueError):
-    """A job with this key is already scheduled, ready or running. Of many, the rest has been put.
+    """The key of a job is taken. Of many jobs, the rest has been put.
+
+    By one that is scheduled, ready, waiting or running, or by one that has ended and was put with
+    ``unique_for``.
 
     Raised within a transaction, it says that the server has ended that: nothing of it is stored.
 
     Attributes:
         key: the key that was asked for; of many, the first that was taken.
-        job_id: the live job that has it, or None when it ended in between or the user may only
-            write.
+        job_id: the job that has it, or None when it ended in between or the user may only write.
         ids: of ``put_many``, what it would have returned: the ids in order, and where a key was
-            taken, that of the live job that has it, or None.
+            taken, that of the job that has it, or None.
         existing: of ``put_many``, the positions of those that were not put, because a job with
-            their id, or a live one with their key, was there.
+            their id, or one that has their key, was there.
     """
 
     def __init__(
@@ -98,11 +100,9 @@ class DuplicateJob(StreamQueueError):
         existing: Sequence[int] = (),
         ended_transaction: bool = False,
     ) -> None:
-        which = "" if job_id is None else f" (job {job_id})"
+        which = "" if job_id is None else f" by job {job_id}"
         end = "; that ended the transaction, and nothing of it is stored"
-        super().__init__(
-            f"a live job already has the key {key!r}{which}{end if ended_transaction else ''}"
-        )
+        super().__init__(f"the key {key!r} is taken{which}{end if ended_transaction else ''}")
         self.key = key
         self.job_id = job_id
         self.ids = list(ids)

@@ -22,6 +22,7 @@ MOST_ATTEMPTS = 1_000_000
 MAX_BATCH = 10_000
 """Jobs in one claim: ids of this many fit a command with room to spare."""
 MAX_NOTE_BYTES = 1024
+MAX_KEY_BYTES = 256
 DEFAULT_BACKOFF = Backoff()
 
 
@@ -80,8 +81,19 @@ def consumer_name(value: object) -> str:
 
 
 def key_name(value: object) -> str:
-    """Return the key if it is a string of 1 to 512 characters, or raise ConfigurationError."""
-    return _text(value, "key", 512)
+    """Return the key if it is a string of 1 to 256 bytes of UTF-8, or raise ConfigurationError.
+
+    No other type stands for its text: two that differ would be one key.
+    """
+    try:
+        size = len(value.encode()) if isinstance(value, str) else 0
+    except UnicodeEncodeError:
+        raise ConfigurationError("key must be valid Unicode, to be stored as UTF-8") from None
+    if not 1 <= size <= MAX_KEY_BYTES:
+        raise ConfigurationError(
+            f"key must be a string of 1 to {MAX_KEY_BYTES} bytes of UTF-8, not {shown(value)}"
+        )
+    return str.__str__(value)  # an enum's own would be its name
 
 
 def group_name(value: object) -> str:

@@ -159,8 +159,8 @@ def _keys_held(options: Options, database: Database[Any]) -> bool:
     count = Store(database[options.collection]).hold_earlier_keys()
     if count is None:
         print(
-            f"{EARLIER_KEY_INDEX}, of an earlier version, keeps the keys of jobs that this user may "
-            "not change: it stays"
+            f"{EARLIER_KEY_INDEX}, of an earlier version, stays: it keeps keys unique of jobs that "
+            "this user may not change"
         )
     elif count:
         print(f"{count} jobs of an earlier version hold their keys")

@@ -44,7 +44,8 @@ class Names:
         return name
 
 
-PutResult = Literal["inserted", "duplicate", "error"]
+Counted = dict["PutResult", int]
+PutResult = Literal["inserted", "duplicate", "replaced", "error"]
 ClaimTrigger = Literal["stream", "scan", "sweep"]
 ClaimResult = Literal["won", "lost", "empty"]
 ReapResult = Literal["requeued", "dead", "cancelled"]
@@ -88,25 +89,28 @@ class ProducerMetrics:
             self.put["error"].inc()
 
     @contextmanager
-    def many(self, count: int) -> Iterator[None]:
-        """Count the jobs put within by one insert."""
-        inserted = duplicates = 0
+    def each(self, count: int) -> Iterator[Counted]:
+        """Count the jobs put within, as they are noted; of what is not, an error if one ends it."""
+        counted: Counted = dict.fromkeys(self.put, 0)
         try:
-            yield
-            inserted = count
-        except DuplicateJob as error:
-            duplicates = len(error.existing)
-            inserted = count - duplicates
+            yield counted
+        except DuplicateJob:
+            counted["duplicate"] += count - sum(counted.values())
             raise
         except BulkWriteError as error:
             details = error.details or {}
             if not details.get("writeConcernErrors"):  # else the outcome of all is unknown
-                inserted = details.get("nInserted", 0)
+                counted["inserted"] += details.get("nInserted", 0)
+            raise
+        except PyMongoError:
+            raise
+        except BaseException:
+            count = sum(counted.values())
             raise
         finally:
-            self.put["inserted"].inc(inserted)
-            self.put["duplicate"].inc(duplicates)
-            self.put["error"].inc(count - inserted - duplicates)
+            counted["error"] += count - sum(counted.values())
+            for result, number in counted.items():
+                self.put[result].inc(number)
 
 
 @dataclass(frozen=True, slots=True)

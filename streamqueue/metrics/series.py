@@ -151,7 +151,8 @@ class Metrics:
         self.build_info.info(_versions())
         self.jobs_put = Counter(
             "streamqueue_jobs_put_total",
-            "Jobs put, by result: inserted, duplicate (a live job has the key) or error.",
+            "Jobs put, by result: inserted, replaced (the one that waited with the key), duplicate "
+            "(the key was taken) or error.",
             ("queue", "result"),
             registry=registry,
         )

@@ -16,7 +16,8 @@ from ..backoff import Backoff
 from ..durations import seconds
 from ..options import MAX_BATCH, QueueOptions, whole_number
 from ..protocol import operations
-from ..protocol.put import PutIds, check_put, check_puts
+from ..protocol.put import check_put
+from ..protocol.puts import PutIds, check_puts
 from ..store.asynchronous import AsyncStore
 from ..store.collection import has_own_limit
 from ..store.group_commit import GroupCommit
@@ -36,7 +37,7 @@ from .steering.pausing import AsyncPausing
 from .steering.steering import AsyncSteering, Steering
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from bson import ObjectId
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
     from ..protocol.document import JobRecord
     from ..protocol.put import NewJob, Put
+    from ..protocol.unique import KeyUntil, OnConflict
 
 
 class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
@@ -132,6 +134,10 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
         key: str | None = None,
+        on_conflict: OnConflict = "raise",
+        key_until: KeyUntil | None = None,
+        unique_for: float | timedelta | None = None,
+        max_delay: float | timedelta | None = None,
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -146,8 +152,20 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
             priority: higher runs first; default 0.
             delay: seconds (or a timedelta) until the job is ready; by default none.
             run_at: the moment the job is ready (aware datetime); one that has passed means now.
-            key: a text that at most one live job of the queue has as its key. Costs a round trip
-                more, for a look at the index that keeps keys unique.
+            key: a text of 1 to 256 bytes that one job of the queue and task at most holds. Costs a
+                round trip more, for a look at the index that keeps keys unique.
+            on_conflict: what to do when another job holds the key. ``"raise"``, the default, is
+                DuplicateJob; ``"skip"`` returns the id of that job; ``"replace"`` gives it this
+                payload and these settings, as if it was put now (its delay starts again); and
+                ``"earlier"`` gives it the earlier time and the higher priority. A job that has
+                begun is not changed: while one such holds the key, the last two raise DuplicateJob.
+            key_until: until when the job holds its key: ``"end"``, or ``"start"``, that is until
+                it is claimed; then a put during the run is a new job, which waits until the running
+                one has ended. Default: ``"end"`` for raise and skip, ``"start"`` for the others.
+            unique_for: seconds (or a timedelta) from the put for which the key stays taken at the
+                least, whatever becomes of the job.
+            max_delay: seconds (or a timedelta) from the first put after which the job is due,
+                however often ``on_conflict="replace"`` starts its delay again.
             max_attempts: how often the job may be claimed before it is dead; without it, whoever
                 claims the job decides: its handler, else the worker, or the queue object.
             expires: seconds (or a timedelta) from the put, or the moment (aware datetime), after
@@ -171,7 +189,7 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
             PayloadError: the payload cannot be stored as it is. Nothing was sent.
             ConfigurationError: an argument out of its range, or a key without the index that keeps
                 keys unique. Nothing was put.
-            DuplicateJob: a live job has the key.
+            DuplicateJob: the key is taken.
             PyMongoError: the server; after a timeout or a lost connection the job may be there.
         """
         put = check_put(
@@ -180,13 +198,16 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
             delay=delay,
             run_at=run_at,
             key=key,
+            on_conflict=on_conflict,
+            key_until=key_until,
+            unique_for=unique_for,
+            max_delay=max_delay,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,
             job_id=job_id,
         )
-        await self._put(put, session)
-        return put.id
+        return await self._put(put, session)
 
     async def put_many(
         self,
@@ -195,6 +216,11 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
         priority: int | None = None,
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
+        keys: Sequence[str | None] | None = None,
+        on_conflict: OnConflict = "raise",
+        key_until: KeyUntil | None = None,
+        unique_for: float | timedelta | None = None,
+        max_delay: float | timedelta | None = None,
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -210,16 +236,25 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
                 a `job_id` each can be put again after such an error: the jobs that are there are
                 left as they are, their positions are in ``existing`` of the returned list, and the
                 rest is put.
+            keys: a key for each payload, None for one that is to have none; what else is said of
+                keys holds for all. Of two with one key the first is the job, and the second meets
+                it, as in puts one after the other. Positions that met a job are in ``existing``,
+                with its id in the list.
 
         Raises:
-            DuplicateJob: live jobs have the keys of some; the rest has been put, see the error's
-                ``ids`` and ``existing``.
+            DuplicateJob: the keys of some are taken; the rest has been put, see the error's ``ids``
+                and ``existing``.
         """
         puts = check_puts(
             payloads,
             priority=priority,
             delay=delay,
             run_at=run_at,
+            keys=keys,
+            on_conflict=on_conflict,
+            key_until=key_until,
+            unique_for=unique_for,
+            max_delay=max_delay,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,
@@ -227,8 +262,7 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
         if puts is None:
             return PutIds([])
         documents = await run_async(self._producer.prepare_many(puts, session))
-        with self._producer.counting.many(len(puts.ids)):
-            return await run_async(self._producer.put_many(puts, documents, session), shield())
+        return await run_async(self._producer.put_many(puts, documents, session), shield())
 
     async def next(self, wait: float | timedelta | None = None) -> AsyncJob | None:
         """Take the most urgent ready job, or return None when there is none.
@@ -308,15 +342,15 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
 
     # internals
 
-    async def _put(self, put: Put, session: Any) -> None:
+    async def _put(self, put: Put, session: Any) -> ObjectId:
         document = await run_async(self._producer.prepare(put, session))
-        with self._producer.counting:
-            if session is None and not put.may_exist and not has_own_limit():
+        if session is None and not put.may_exist and not has_own_limit():
+            with self._producer.counting:
                 await self._puts.submit(document)
-            else:
-                # A write of its own: one that meets another job may have to wait in the server for
-                # somebody's transaction, and no limit is for the puts of others.
-                await run_async(self._producer.put(put, document, session), shield())
+            return put.id
+        # A write of its own: one that meets another job may have to wait in the server for
+        # somebody's transaction, and no limit is for the puts of others.
+        return await run_async(self._producer.put(put, document, session), shield())
 
     async def _wait(self, limit: int, patience: float, closings: int) -> list[AsyncJob]:
         return await run_async(self._consumer.wait(self._claim, limit, patience, closings))

@@ -14,7 +14,8 @@ from ..backoff import Backoff
 from ..durations import seconds
 from ..options import MAX_BATCH, QueueOptions, whole_number
 from ..protocol import operations
-from ..protocol.put import PutIds, check_put, check_puts
+from ..protocol.put import check_put
+from ..protocol.puts import PutIds, check_puts
 from ..store.blocking import Store
 from ..stream.doorbell import Doorbell
 from ..stream.ends import EndStream
@@ -31,7 +32,7 @@ from .steering.pausing import BlockingPausing
 from .steering.steering import BlockingSteering, Steering
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from bson import ObjectId
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pymongo.synchronous.collection import Collection
 
     from ..protocol.put import NewJob, Put
+    from ..protocol.unique import KeyUntil, OnConflict
 
 
 class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
@@ -121,6 +123,10 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
         key: str | None = None,
+        on_conflict: OnConflict = "raise",
+        key_until: KeyUntil | None = None,
+        unique_for: float | timedelta | None = None,
+        max_delay: float | timedelta | None = None,
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -135,8 +141,20 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
             priority: higher runs first; default 0.
             delay: seconds (or a timedelta) until the job is ready; by default none.
             run_at: the moment the job is ready (aware datetime); one that has passed means now.
-            key: a text that at most one live job of the queue has as its key. Costs a round trip
-                more, for a look at the index that keeps keys unique.
+            key: a text of 1 to 256 bytes that one job of the queue and task at most holds. Costs a
+                round trip more, for a look at the index that keeps keys unique.
+            on_conflict: what to do when another job holds the key. ``"raise"``, the default, is
+                DuplicateJob; ``"skip"`` returns the id of that job; ``"replace"`` gives it this
+                payload and these settings, as if it was put now (its delay starts again); and
+                ``"earlier"`` gives it the earlier time and the higher priority. A job that has
+                begun is not changed: while one such holds the key, the last two raise DuplicateJob.
+            key_until: until when the job holds its key: ``"end"``, or ``"start"``, that is until
+                it is claimed; then a put during the run is a new job, which waits until the running
+                one has ended. Default: ``"end"`` for raise and skip, ``"start"`` for the others.
+            unique_for: seconds (or a timedelta) from the put for which the key stays taken at the
+                least, whatever becomes of the job.
+            max_delay: seconds (or a timedelta) from the first put after which the job is due,
+                however often ``on_conflict="replace"`` starts its delay again.
             max_attempts: how often the job may be claimed before it is dead; without it, whoever
                 claims the job decides: its handler, else the worker, or the queue object.
             expires: seconds (or a timedelta) from the put, or the moment (aware datetime), after
@@ -160,7 +178,7 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
             PayloadError: the payload cannot be stored as it is. Nothing was sent.
             ConfigurationError: an argument out of its range, or a key without the index that keeps
                 keys unique. Nothing was put.
-            DuplicateJob: a live job has the key.
+            DuplicateJob: the key is taken.
             PyMongoError: the server; after a timeout or a lost connection the job may be there.
         """
         put = check_put(
@@ -169,13 +187,16 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
             delay=delay,
             run_at=run_at,
             key=key,
+            on_conflict=on_conflict,
+            key_until=key_until,
+            unique_for=unique_for,
+            max_delay=max_delay,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,
             job_id=job_id,
         )
-        self._put(put, session)
-        return put.id
+        return self._put(put, session)
 
     def put_many(
         self,
@@ -184,6 +205,11 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
         priority: int | None = None,
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
+        keys: Sequence[str | None] | None = None,
+        on_conflict: OnConflict = "raise",
+        key_until: KeyUntil | None = None,
+        unique_for: float | timedelta | None = None,
+        max_delay: float | timedelta | None = None,
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -199,16 +225,25 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
                 a `job_id` each can be put again after such an error: the jobs that are there are
                 left as they are, their positions are in ``existing`` of the returned list, and the
                 rest is put.
+            keys: a key for each payload, None for one that is to have none; what else is said of
+                keys holds for all. Of two with one key the first is the job, and the second meets
+                it, as in puts one after the other. Positions that met a job are in ``existing``,
+                with its id in the list.
 
         Raises:
-            DuplicateJob: live jobs have the keys of some; the rest has been put, see the error's
-                ``ids`` and ``existing``.
+            DuplicateJob: the keys of some are taken; the rest has been put, see the error's ``ids``
+                and ``existing``.
         """
         puts = check_puts(
             payloads,
             priority=priority,
             delay=delay,
             run_at=run_at,
+            keys=keys,
+            on_conflict=on_conflict,
+            key_until=key_until,
+            unique_for=unique_for,
+            max_delay=max_delay,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,
@@ -216,8 +251,7 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
         if puts is None:
             return PutIds([])
         documents = run(self._producer.prepare_many(puts, session))
-        with self._producer.counting.many(len(puts.ids)):
-            return run(self._producer.put_many(puts, documents, session))
+        return run(self._producer.put_many(puts, documents, session))
 
     def next(self, wait: float | timedelta | None = None) -> Job | None:
         """Take the most urgent ready job, or return None when there is none.
@@ -297,10 +331,9 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
 
     # internals
 
-    def _put(self, put: Put, session: Any) -> None:
+    def _put(self, put: Put, session: Any) -> ObjectId:
         document = run(self._producer.prepare(put, session))
-        with self._producer.counting:
-            run(self._producer.put(put, document, session))
+        return run(self._producer.put(put, document, session))
 
     def _wait(self, limit: int, patience: float, closings: int) -> list[Job]:
         return run(self._consumer.wait(self._claim, limit, patience, closings))

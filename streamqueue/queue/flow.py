@@ -20,6 +20,11 @@ Flow = Generator[Any, Any, Result]
 NO_SCOPE = nullcontext()
 
 
+def in_transaction(session: Any) -> bool:
+    """Return whether what is sent with this session is part of a transaction."""
+    return session is not None and session.in_transaction
+
+
 def run(flow: Flow[Result]) -> Result:
     """Run a flow over blocking calls, and return its result."""
     try:

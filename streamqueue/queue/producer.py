@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from ..errors import DuplicateJob
 from ..options import MAX_BATCH
 from ..protocol import operations
-from ..protocol.put import PutIds
+from ..protocol.puts import PutIds
+from .flow import in_transaction
+from .unique import UniquePuts, tell_of_wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from ..metrics.series import Metrics, ProducerMetrics
-    from ..protocol.put import Put, Puts
+    from ..protocol.put import Put
+    from ..protocol.puts import Puts
     from ..store.asynchronous import AsyncStore
     from ..store.blocking import Store
     from .flow import Flow
@@ -39,6 +42,7 @@ class Producer:
         self._store = store
         self._name = name
         self._registry = registry
+        self._unique = UniquePuts(store, name)
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -49,23 +53,47 @@ class Producer:
 
     @cached_property
     def counting(self) -> ProducerMetrics:
-        """The context that counts the put within."""
+        """What counts puts; as a context, the one within."""
         return self.metrics.producer(self._name)
 
     def prepare(self, put: Put, session: Any) -> Flow[RawBSONDocument]:
         """Check the server, and for a key its index; return the document to insert."""
-        build = not _in_transaction(session)
+        build = not in_transaction(session)
         yield self._store.prepare(build=build)
         if put.key is not None:
             yield self._store.require_key_index(self._name, build=build)
         yield from self._require(put.features, "put", build)
         return put.document(self._name, self._store.clock.now())
 
-    def put(self, put: Put, document: RawBSONDocument, session: Any) -> Flow[None]:
-        """Insert a job, or raise why it is not there for certain."""
+    def put(self, put: Put, document: RawBSONDocument, session: Any) -> Flow[ObjectId]:
+        """Put a job, or raise why it is not there for certain; return the id of the one that is."""
+        if put.upserts:
+            with self.counting.each(1) as counted, self.metrics.timed("put"):
+                placed = yield from self._unique.put(put, session)
+                counted[placed.result] += 1
+            return placed.id or put.id
+        if put.key is not None and in_transaction(session):
+            # A duplicate would end the transaction: what may let go of the key does so before.
+            yield from self._unique.free([put.key], session)
+        with self.counting:
+            try:
+                yield from self._insert_one(put, document, session)
+            except PyMongoError as error:
+                if put.key is not None:
+                    tell_of_wait(error, put.key)
+                raise
+        return put.id
+
+    def _insert_one(self, put: Put, document: RawBSONDocument, session: Any) -> Flow[None]:
         (error,) = yield from self.insert([document], session, may_exist=put.may_exist)
+        ended = in_transaction(session)
+        if self._store.is_duplicate_job(error):
+            key = str(put.key)
+            holders = yield from self._unique.free([] if ended else [key])
+            if not ended and key not in holders:
+                (error,) = yield from self.insert([document], may_exist=True)
         if error is not None:
-            yield from self._accept(put, error, in_transaction=_in_transaction(session))
+            yield from self._accept(put, error, ended=ended)
 
     def insert(
         self,
@@ -82,12 +110,12 @@ class Producer:
         """
         jobs = self._store.jobs
         with self.metrics.timed("put"):
-            in_transaction = _in_transaction(session)
-            if len(documents) == 1 and (in_transaction or not may_exist):
+            in_one = in_transaction(session)
+            if len(documents) == 1 and (in_one or not may_exist):
                 try:
                     yield jobs.insert_one(documents[0], session=session)
                 except DuplicateKeyError as error:
-                    if in_transaction:  # the server has ended it, and nothing can be proven in it
+                    if in_one:  # the server has ended it, and nothing can be proven in it
                         return [error]
                 else:
                     return [None]
@@ -97,13 +125,14 @@ class Producer:
                 return operations.errors_of_each(error, len(documents))
             return [None] * len(documents)
 
-    def _accept(self, put: Put, error: Exception, *, in_transaction: bool) -> Flow[None]:
+    def _accept(self, put: Put, error: Exception, *, ended: bool) -> Flow[None]:
         """Return if the error says that the job is there already, and safe; else raise."""
         if self._store.is_duplicate_job(error):
             key = str(put.key)
-            holders = yield from holders_of(self._store, self._name, [key])
-            raise DuplicateJob(key, holders.get(key), ended_transaction=in_transaction) from error
-        if in_transaction or not operations.is_repeated_put(error):
+            holders = yield from self._unique.holders([key])
+            holder = holders.get(key, {}).get("_id")
+            raise DuplicateJob(key, holder, ended_transaction=ended) from error
+        if ended or not operations.is_repeated_put(error):
             raise error
         found = yield self._store.look_up(operations.find_jobs(self._name, [put.id]))
         if not found:
@@ -111,9 +140,9 @@ class Producer:
 
     def prepare_many(self, puts: Puts, session: Any) -> Flow[list[RawBSONDocument]]:
         """Check the server, and for keys their index; return the documents to insert."""
-        build = not _in_transaction(session)
+        build = not in_transaction(session)
         yield self._store.prepare(build=build)
-        if puts.keys:
+        if puts.keyed:
             yield self._store.require_key_index(self._name, build=build)
         yield from self._require(puts.features, "put_many", build)
         return puts.documents(self._name, self._store.clock.now())
@@ -127,69 +156,117 @@ class Producer:
     def put_many(
         self, puts: Puts, documents: Sequence[Mapping[str, Any]], session: Any
     ) -> Flow[PutIds]:
-        """Insert jobs, in order; return their ids, or raise DuplicateJob for keys that are taken
-        once the rest has been put."""
-        there = operations.Clashes([], [])
-        if puts.may_exist:
-            there = yield from self._insert_new(puts.ids, documents, session)
-        else:
-            with self.metrics.timed("put"):
-                yield self._store.jobs.insert_many(documents, session=session)
-        if there.keys:
-            taken = [puts.keys[at] for at in there.keys]
-            holders = yield from holders_of(self._store, self._name, taken)
-            raise puts.duplicates(
-                there.ids, there.keys, holders, ended_transaction=_in_transaction(session)
+        """Put jobs, in order; return their ids, or raise DuplicateJob for keys that are taken once
+        the rest has been put."""
+        ids: list[ObjectId | None] = list(puts.ids)
+        existing: list[int] = []
+        refused: list[int] = []
+        with self.counting.each(len(ids)) as counted:
+            for upserts, positions in puts.runs():
+                if upserts:
+                    with self.metrics.timed("put"):
+                        some = {position: puts.own[position] for position in positions}
+                        placed = yield from self._unique.put_many(some, session)
+                    for position in sorted(placed):
+                        one = placed[position]
+                        ids[position] = one.id
+                        counted[one.result] += 1
+                        existing += [position] if one.result != "inserted" else []
+                        refused += [position] if one.refused else []
+                elif puts.may_exist:
+                    there = yield from self._insert_new(puts, positions, documents, session)
+                    existing += [*there.ids, *there.holders]
+                    refused += there.holders
+                    for position, holder in there.holders.items():
+                        ids[position] = holder
+                    counted["inserted"] += len(positions) - len(there.holders)
+                    counted["duplicate"] += len(there.holders)
+                    if there.holders and in_transaction(session):
+                        break  # it has ended
+                else:
+                    with self.metrics.timed("put"):
+                        yield self._store.jobs.insert_many(documents, session=session)
+                    counted["inserted"] += len(documents)
+        if refused:
+            first = min(refused)
+            raise DuplicateJob(
+                puts.key(first),
+                ids[first],
+                ids=ids,
+                existing=sorted(existing),
+                ended_transaction=in_transaction(session) and not puts.own[first].upserts,
             )
-        return PutIds(puts.ids, there.ids)
+        return PutIds([job_id for job_id in ids if job_id is not None], sorted(existing))
 
     def _insert_new(
-        self, ids: Sequence[ObjectId], documents: Sequence[Mapping[str, Any]], session: Any
-    ) -> Flow[operations.Clashes]:
+        self,
+        puts: Puts,
+        positions: Sequence[int],
+        documents: Sequence[Mapping[str, Any]],
+        session: Any,
+    ) -> Flow[_There]:
         """Insert jobs some of which may be there already, and return which were, or raise.
 
         Not too many at a time: a reply has an error for each that was, and no room for 100,000.
         """
-        all_there = operations.Clashes([], [])
-        for start in range(0, len(ids), MAX_BATCH):
-            part = slice(start, start + MAX_BATCH)
-            in_transaction = _in_transaction(session)
-            try:
-                with self.metrics.timed("put"):
-                    yield self._store.jobs.insert_many(
-                        documents[part], ordered=False, session=session
-                    )
-            except BulkWriteError as error:
-                errors = operations.errors_of_each(error, len(ids[part]))
-                there = self._store.clashes(errors)
-                if there is None or (there.ids and in_transaction):
-                    raise
-                repeated = [ids[start + at] for at in there.ids]
-                if repeated:
-                    command = operations.find_jobs(self._name, repeated)
-                    found = yield self._store.look_up(command)
-                    if len(found) < len(repeated):
-                        raise  # one is another queue's, or has ended just now
-                all_there.ids.extend(start + at for at in there.ids)
-                all_there.keys.extend(start + at for at in there.keys)
-                if in_transaction:
-                    break  # it has ended
-        return all_there
+        there = _There([], {})
+        keyed = {at: puts.key(at) for at in positions if at in puts.own and puts.own[at].key}
+        if keyed and in_transaction(session):
+            # As for one: what may let go of a key does so before.
+            yield from self._unique.free(list(keyed.values()), session)
+        for start in range(0, len(positions), MAX_BATCH):
+            part = positions[start : start + MAX_BATCH]
+            taken = yield from self._insert_part(puts, part, documents, there, session)
+            keys = [keyed[at] for at in taken]
+            if not keys:
+                continue
+            if in_transaction(session):
+                there.holders.update(dict.fromkeys(taken))
+                break  # it has ended
+            held = yield from self._unique.free(keys)
+            free = [at for at in taken if keyed[at] not in held]
+            if free:
+                again = yield from self._insert_part(puts, free, documents, there, session)
+                held |= yield from self._unique.free([keyed[at] for at in again])
+                taken = [at for at in taken if at in again or at not in free]
+            there.holders.update({at: held.get(keyed[at]) for at in taken})
+        if there.holders and in_transaction(session):
+            holders = yield from self._unique.holders([keyed[at] for at in there.holders])
+            for at in there.holders:
+                there.holders[at] = holders.get(keyed[at], {}).get("_id")
+        return there
+
+    def _insert_part(
+        self,
+        puts: Puts,
+        positions: Sequence[int],
+        documents: Sequence[Mapping[str, Any]],
+        there: _There,
+        session: Any,
+    ) -> Flow[list[int]]:
+        """Insert some of them in one command; note which were there, and return those whose key was
+        taken."""
+        try:
+            with self.metrics.timed("put"):
+                some = [documents[at] for at in positions]
+                yield self._store.jobs.insert_many(some, ordered=False, session=session)
+        except BulkWriteError as error:
+            clashes = self._store.clashes(operations.errors_of_each(error, len(positions)))
+            if clashes is None or (clashes.ids and in_transaction(session)):
+                raise
+            repeated = [puts.ids[positions[at]] for at in clashes.ids]
+            if repeated:
+                command = operations.find_jobs(self._name, repeated)
+                found = yield self._store.look_up(command)
+                if len(found) < len(repeated):
+                    raise  # one is another queue's, or has ended just now
+            there.ids.extend(positions[at] for at in clashes.ids)
+            return [positions[at] for at in clashes.keys]
+        return []
 
 
-def holders_of(
-    store: Store | AsyncStore, queue: str, keys: Sequence[str]
-) -> Flow[dict[str, ObjectId]]:
-    """Return the ids of what holds these keys, as far as this user may know them."""
-    found: list[dict[str, Any]] = []
-    try:
-        for start in range(0, len(keys), MAX_BATCH):
-            some = keys[start : start + MAX_BATCH]
-            found += yield store.look_up(operations.holders(queue, *some))
-    except PyMongoError:
-        pass  # that they are taken is known, and matters more
-    return {job["held_key"]: job["_id"] for job in found}
+class _There(NamedTuple):
+    """What was there already of many jobs, by position: by id, or the holders of their keys."""
 
-
-def _in_transaction(session: Any) -> bool:
-    return session is not None and session.in_transaction
+    ids: list[int]
+    holders: dict[int, ObjectId | None]

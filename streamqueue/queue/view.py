@@ -137,7 +137,7 @@ class JobView:
 
     @property
     def key(self) -> str | None:
-        """The key of the job, or None; no other live job of the queue has it."""
+        """The key of the job, or None; while it holds it, no other job does so."""
         return self._record.key
 
     @property

@@ -67,6 +67,7 @@ async def test_a_new_job_has_the_documented_fields(queue: Any, jobs: Collection[
         "max_attempts": 7,
         "payload": {"foobar": 1},
         "key": "k",
+        "held_key": "k",
     }
     assert times["run_at"] == times["created_at"]
 

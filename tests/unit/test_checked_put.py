@@ -11,7 +11,8 @@ from bson import ObjectId
 
 from streamqueue import ConfigurationError, NewJob, PayloadError
 from streamqueue.protocol.document import CODEC
-from streamqueue.protocol.put import check_put, check_puts
+from streamqueue.protocol.put import check_put
+from streamqueue.protocol.puts import check_puts
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

@@ -98,10 +98,14 @@ def is_duplicate_job(error: Exception | None, key_index: str = KEY_INDEX["name"]
     The index is told by its name, which the server has in its text alone: a user's own may be of
     the same fields. One that is not quite ours may also refuse jobs without a key.
     """
-    fields = _clash(error)
-    if fields == list(KEY_INDEX["key"]):
+    if _clash(error) == list(KEY_INDEX["key"]):
         return _by_index(error, key_index, "held_key")
-    return fields == ["queue", "key"] and _by_index(error, EARLIER_KEY_INDEX, "key")
+    return is_earlier_key(error)
+
+
+def is_earlier_key(error: Exception | None) -> bool:
+    """Whether the index by which an earlier version kept keys unique says so."""
+    return _clash(error) == ["queue", "key"] and _by_index(error, EARLIER_KEY_INDEX, "key")
 
 
 def _by_index(error: Exception | None, name: str, field: str) -> bool:

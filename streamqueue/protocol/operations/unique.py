@@ -1,11 +1,20 @@
-"""Keys: who holds them, and those of jobs that an earlier version put."""
+"""Keys: a put that finds its own taken, who holds them, and those that an earlier version left."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bson.raw_bson import RawBSONDocument
+
+from ...durations import milliseconds
+from ..document import VERSION
 from .commands import Document, Find, Update
-from .expressions import one_of, one_of_ids
+from .expressions import is_date, later, near, one_of, one_of_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..put import Put
 
 EARLIER_AT_ONCE = 1000
 """Jobs of an earlier version that one command brings up to date."""
@@ -21,7 +30,131 @@ def holding(queue: str, keys: Document, task: str | None = None) -> Document:
 
 def holders(queue: str, *keys: str) -> Find:
     """Who holds these keys, one for each at most."""
-    return Find(holding(queue, one_of(keys)), {"held_key": 1}, None, len(keys))
+    shown = {"held_key": 1, "state": 1, "outdated": OUTDATED}
+    return Find(holding(queue, one_of(keys)), shown, None, len(keys))
+
+
+UNBEGUN_STATES = ("scheduled", "ready", "waiting")
+"""States of a job that a put may still change: nobody has begun it."""
+_LIVES: Document = {"$in": ["$state", [*UNBEGUN_STATES, "running"]]}
+OUTDATED: Document = {
+    "$not": [
+        {
+            "$or": [
+                _LIVES,
+                {"$and": [is_date("unique_until"), {"$gt": ["$unique_until", "$$NOW"]}]},
+            ]
+        }
+    ]
+}
+"""An expression of what holds a key: it has ended, and its key is free. (Whoever ended it was of an
+earlier version, or the key was to be held until now.)"""
+
+
+def free(queue: str, keys: Sequence[str]) -> Update:
+    """Take these keys from what has ended, unless they are to be held for longer."""
+    wanted = {**holding(queue, one_of(keys)), "$expr": OUTDATED}
+    return Update(wanted, [{"$unset": "held_key"}])
+
+
+PLACED = {"state": 1, "held_key": 1}
+"""What a put asks to be told of the job that is there once it was sent."""
+_NEW: Document = {"$eq": [{"$type": "$_id"}, "missing"]}
+"""An expression of an upsert: there was nothing, and this is the document to be inserted."""
+_OF_EARLIER_PUTS = ("errors", "last_error", "progress", "note", "steps")
+
+
+def put_unique(queue: str, put: Put) -> Update:
+    """Put a job unless one holds its key, which is replaced or brought forward if it was to be.
+
+    One upsert, for then nothing can come between the look and the insert. What has begun is left as
+    it is. A holder that has ended, and whose key is free, lets go of it by the same command, and
+    the put is sent again.
+    """
+    waits: Document = {"$in": ["$state", list(UNBEGUN_STATES)]}
+    how = put.unique.on_conflict
+    changed: Document = {"$or": [_NEW, waits]} if how == "replace" else _NEW
+    moment = _moment(put)
+    is_later: Document = {"$gt": [moment, "$$NOW"]}
+    in_time: Document = {"$cond": [is_later, "scheduled", "ready"]}
+    values: Document = {
+        "payload": {"$literal": RawBSONDocument(put.payload)},
+        "priority": put.priority,
+        "attempts": 0,
+        "state": {"$cond": [{"$eq": ["$state", "waiting"]}, "waiting", in_time]},
+        "run_at": {"$cond": [is_later, moment, "$$NOW"]},
+        "seq": {"$cond": [_takes_place(is_later), "$$CLUSTER_TIME", "$seq"]},
+        "max_attempts": _or_none(put.max_attempts),
+        "keep": _or_none(put.keep),
+        "expires_at": _expires_at(put),
+        "key_until": "start" if put.unique.until_start else "$$REMOVE",
+        "traceparent": _or_none(put.traceparent),
+        **dict.fromkeys(_OF_EARLIER_PUTS, "$$REMOVE"),
+    }
+    if put.unique.held_for is not None:
+        values["unique_until"] = later(put.unique.held_for)
+    fields = {name: {"$cond": [changed, value, f"${name}"]} for name, value in values.items()}
+    if how == "earlier":
+        fields |= _brought_forward(put, moment, waits, fields)
+    first: Document = {
+        "_id": put.id,
+        "v": VERSION,
+        "created_at": "$$NOW",
+        "key": {"$literal": put.unique.key},
+        "task": "$$REMOVE",  # a null, of the filter
+    }
+    fields |= {name: {"$cond": [_NEW, value, f"${name}"]} for name, value in first.items()}
+    outdated: Document = {"$and": [{"$not": [_NEW]}, OUTDATED]}
+    fields["held_key"] = {"$cond": [outdated, "$$REMOVE", "$held_key"]}
+    if put.awaited:
+        fields["awaited"] = {"$cond": [{"$or": [_NEW, _LIVES]}, True, "$awaited"]}
+    return Update(holding(queue, {"$eq": put.unique.key}), [{"$set": fields}])
+
+
+def _moment(put: Put) -> Any:
+    """An expression: when the job is to be ready."""
+    moment: Any = "$$NOW"
+    if put.delay:
+        moment = later(put.delay)
+    elif put.run_at is not None:
+        moment = {"$literal": put.run_at}
+    if put.unique.max_delay is None:
+        return moment
+    since = {"$cond": [is_date("created_at"), near("$created_at"), "$$NOW"]}
+    return {"$min": [moment, {"$add": [since, milliseconds(put.unique.max_delay)]}]}
+
+
+def _takes_place(is_later: Document) -> Document:
+    """An expression: the job takes its place behind those that are ready. One that is ready keeps
+    the one it has, however often it is replaced."""
+    becomes_ready: Document = {
+        "$and": [{"$eq": ["$state", "scheduled"]}, {"$not": [is_later]}],
+    }
+    return {"$or": [_NEW, becomes_ready]}
+
+
+def _expires_at(put: Put) -> Any:
+    if put.expires is None:
+        return "$$REMOVE"
+    return later(put.expires) if isinstance(put.expires, float) else {"$literal": put.expires}
+
+
+def _or_none(value: object) -> Any:
+    return "$$REMOVE" if value is None else value
+
+
+def _brought_forward(put: Put, moment: Any, waits: Document, first: Document) -> Document:
+    """Fields by which what waits has the earlier of two times, and the higher of two priorities."""
+    earlier = {"$min": [{"$cond": [is_date("run_at"), "$run_at", moment]}, moment]}
+    is_due: Document = {"$and": [{"$eq": ["$state", "scheduled"]}, {"$lte": [earlier, "$$NOW"]}]}
+    priority = {"$cond": [{"$isNumber": "$priority"}, "$priority", put.priority]}
+    values: Document = {
+        "priority": {"$max": [priority, put.priority]},
+        "run_at": {"$cond": [is_due, "$$NOW", earlier]},
+        "state": {"$cond": [is_due, "ready", "$state"]},
+        "seq": {"$cond": [is_due, "$$CLUSTER_TIME", "$seq"]},
+    }
+    return {name: {"$cond": [waits, value, first[name]]} for name, value in values.items()}
 
 
 def keys_to_hold(limit: int) -> Find:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bson import ObjectId
 
     from ...protocol.put import Put
+    from ...protocol.unique import KeyUntil, OnConflict
     from ..info import JobInfo
     from ..looking import Looking
     from .waiting import Waiting
@@ -26,8 +27,9 @@ class BlockingAnswers:
     _looking: Looking
     _waiting: Waiting
 
-    def _put(self, put: Put, session: Any) -> None:
-        """Insert a job that was checked, or raise why it is not there for certain."""
+    def _put(self, put: Put, session: Any) -> ObjectId:
+        """Put a job that was checked, or raise why it is not there for certain; return its id, or
+        that of the job which has its key."""
         raise NotImplementedError
 
     def get(self, job_id: Any) -> JobInfo:
@@ -154,6 +156,10 @@ class BlockingAnswers:
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
         key: str | None = None,
+        on_conflict: OnConflict = "raise",
+        key_until: KeyUntil | None = None,
+        unique_for: float | timedelta | None = None,
+        max_delay: float | timedelta | None = None,
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -175,6 +181,10 @@ class BlockingAnswers:
             delay=delay,
             run_at=run_at,
             key=key,
+            on_conflict=on_conflict,
+            key_until=key_until,
+            unique_for=unique_for,
+            max_delay=max_delay,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,
@@ -190,8 +200,9 @@ class AsyncAnswers:
     _looking: Looking
     _waiting: Waiting
 
-    async def _put(self, put: Put, session: Any) -> None:
-        """Insert a job that was checked, or raise why it is not there for certain."""
+    async def _put(self, put: Put, session: Any) -> ObjectId:
+        """Put a job that was checked, or raise why it is not there for certain; return its id, or
+        that of the job which has its key."""
         raise NotImplementedError
 
     async def get(self, job_id: Any) -> JobInfo:
@@ -318,6 +329,10 @@ class AsyncAnswers:
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
         key: str | None = None,
+        on_conflict: OnConflict = "raise",
+        key_until: KeyUntil | None = None,
+        unique_for: float | timedelta | None = None,
+        max_delay: float | timedelta | None = None,
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -339,6 +354,10 @@ class AsyncAnswers:
             delay=delay,
             run_at=run_at,
             key=key,
+            on_conflict=on_conflict,
+            key_until=key_until,
+            unique_for=unique_for,
+            max_delay=max_delay,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,

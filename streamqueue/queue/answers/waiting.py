@@ -108,7 +108,9 @@ class Waiting:
         yield from self._set_up("request()")
         wait = self._begin([put.id])
         try:
-            yield insert()
+            job_id = yield insert()
+            if job_id != put.id:  # of the one that was there, and has the key
+                return value_of((yield from self.wait(job_id, timeout)))
             deadline = _deadline(timeout)
             if put.may_exist:  # and may have ended long ago
                 info = yield from self._look_first(wait, deadline, closings)

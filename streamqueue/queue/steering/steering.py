@@ -16,7 +16,7 @@ from ...protocol import operations
 from ...protocol.document import ids_meant
 from ...store.lines import log_stays_dead
 from ..flow import run, run_async, shield
-from ..producer import holders_of
+from ..unique import UniquePuts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,8 +128,8 @@ class Steering:
             found = yield self._store.look_up(operations.key_of(job_id))
             [dead] = found or [{}]
             key = str(dead.get("key"))
-            holders = yield from holders_of(self._store, self._name, [key])
-            raise DuplicateJob(key, holders.get(key)) from problem
+            holders = yield from UniquePuts(self._store, self._name).holders([key])
+            raise DuplicateJob(key, holders.get(key, {}).get("_id")) from problem
 
     def requeue_some(self, died: Sequence[dict[str, Any]], spread: Spread | None) -> Flow[int]:
         """Make the jobs of these deaths ready again, at once or each at its time; return how many

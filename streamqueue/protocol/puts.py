@@ -1,0 +1,264 @@
+"""Many puts, checked before anything is sent, with the same settings or with their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from bson import ObjectId
+
+from .. import options
+from ..durations import shown
+from ..errors import ConfigurationError
+from .document import encode_fields, join_document
+from .payload import encode_payload, split_priority
+from .put import NewJob, check_put
+from .unique import check_rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime, timedelta
+
+    from bson.raw_bson import RawBSONDocument
+
+    from .put import Put
+    from .unique import UniqueRule
+
+
+class PutIds(list[ObjectId]):
+    """The ids of many jobs, in the order of their payloads.
+
+    Attributes:
+        existing: the positions of those that were there already, by their ``job_id`` or by their
+            key; the id is then that of the job that is there.
+    """
+
+    __slots__ = ("existing",)
+
+    def __init__(self, ids: Iterable[ObjectId], existing: Iterable[int] = ()) -> None:
+        super().__init__(ids)
+        self.existing = list(existing)
+
+
+class Run(NamedTuple):
+    """Some of many jobs that are sent together.
+
+    Attributes:
+        upserts: whether they are put by upserts.
+        positions: of the jobs.
+    """
+
+    upserts: bool
+    positions: Sequence[int]
+
+
+@dataclass(slots=True)
+class Puts:
+    """Many jobs to be put, valid, with the same settings but for the priority, or with their own.
+
+    Attributes:
+        shared: the one whose settings are those of all that have none of their own.
+        own: those that have, by their position.
+        named: some of their ids were given.
+    """
+
+    shared: Put
+    ids: list[ObjectId]
+    payloads: list[bytes]
+    priorities: list[int]
+    own: dict[int, Put]
+    named: bool
+
+    @property
+    def features(self) -> set[str]:
+        """What they use that needs an index of its own, but for keys."""
+        return self.shared.features.union(*(put.features for put in self.own.values()))
+
+    @property
+    def keyed(self) -> bool:
+        """Whether one of them has a key."""
+        return any(put.key is not None for put in self.own.values())
+
+    def key(self, position: int) -> str:
+        """Return the key of one that has one."""
+        return str(self.own[position].key)
+
+    def runs(self) -> list[Run]:
+        """Return their positions in parts, to be sent one after the other: those that are inserted,
+        and those that are put by upserts. A key that both have is for the one that comes first."""
+        upserted = {position: put for position, put in self.own.items() if put.upserts}
+        if not upserted:
+            return [Run(False, range(len(self.ids)))]
+        upserted_keys = {put.key for put in upserted.values()}
+        both = any(
+            put.key in upserted_keys
+            for position, put in self.own.items()
+            if put.key is not None and position not in upserted
+        )
+        positions: Sequence[int] = range(len(self.ids))
+        if not both:
+            positions = sorted(positions, key=upserted.__contains__)
+        return [
+            Run(upserts, list(part)) for upserts, part in groupby(positions, upserted.__contains__)
+        ]
+
+    @property
+    def may_exist(self) -> bool:
+        """Whether a job with the id or the key of one of them may be there already."""
+        return self.named or self.keyed
+
+    def documents(self, queue: str, now: datetime) -> list[RawBSONDocument]:
+        """Return what is inserted; `now` is the server's time."""
+        shared = self.shared
+        settings = {
+            "max_attempts": shared.max_attempts,
+            "traceparent": shared.traceparent,
+            "expires_at": shared.expires_at(now),
+            "keep": shared.keep,
+        }
+        due = shared.due(now)
+        fields = {
+            priority: encode_fields(queue, now, priority, due, **settings)
+            for priority in set(self.priorities)
+        }
+        documents = [
+            join_document(job_id, fields[priority], payload)
+            for job_id, priority, payload in zip(
+                self.ids, self.priorities, self.payloads, strict=True
+            )
+        ]
+        for position, put in self.own.items():
+            documents[position] = put.document(queue, now)
+        return documents
+
+
+def check_puts(
+    payloads: Iterable[object],
+    *,
+    priority: int | None,
+    delay: float | timedelta | None,
+    run_at: datetime | None,
+    max_attempts: int | None,
+    keys: Sequence[str | None] | None = None,
+    on_conflict: str | None = None,
+    key_until: str | None = None,
+    unique_for: float | timedelta | None = None,
+    max_delay: float | timedelta | None = None,
+    expires: float | timedelta | datetime | None = None,
+    keep: float | timedelta | None = None,
+) -> Puts | None:
+    """Return all the puts, None for none, or raise for the first bad one: then nothing is put."""
+    if isinstance(payloads, (str, bytes, dict, NewJob)):
+        raise ConfigurationError("put_many takes a list of payloads; for one payload use put")
+    # The settings are the same for all and are checked once: in a thousand puts their checks would
+    # cost as much as the encoding.
+    shared = check_put(
+        {},
+        priority=priority,
+        delay=delay,
+        run_at=run_at,
+        max_attempts=max_attempts,
+        expires=expires,
+        keep=keep,
+    )
+    rule = check_rule(on_conflict, key_until, unique_for, max_delay)
+    key_of = _Keys(keys)
+    encoded: list[bytes] = []
+    priorities: list[int] = []
+    own: dict[int, Put] = {}
+    for payload in payloads:
+        key = key_of.next()
+        if key is not None and not isinstance(payload, NewJob):
+            payload = NewJob(payload)  # type: ignore[arg-type]  # checked like any other
+        if isinstance(payload, NewJob):
+            put = own[len(encoded)] = _check_new_job(payload, shared, priority, key, rule)
+            encoded.append(put.payload)
+            priorities.append(shared.priority)
+            continue
+        number = priority
+        if number is None:
+            payload, number = split_priority(payload)
+            number = 0 if number is None else options.priority(number)
+        encoded.append(encode_payload(payload))
+        priorities.append(number)
+    key_of.check_end()
+    if not any(put.key for put in own.values()):
+        rule.need_key()
+    if not encoded:
+        return None
+    ids = _ids_after(shared.id, len(encoded))
+    named = False
+    for position, put in own.items():
+        if put.named:
+            ids[position], named = put.id, True
+        else:
+            put.id = ids[position]  # the jobs of one call run in its order
+    if named and len(set(ids)) < len(ids):
+        raise ConfigurationError("two of these jobs have the same job_id")
+    return Puts(shared, ids, encoded, priorities, own, named)
+
+
+class _Keys:
+    """The keys of many jobs, one after the other."""
+
+    def __init__(self, keys: Sequence[str | None] | None) -> None:
+        if isinstance(keys, (str, bytes)) or not (keys is None or isinstance(keys, Sequence)):
+            raise ConfigurationError(
+                f"keys is a list with a key, or None, for each payload, not {shown(keys)}"
+            )
+        self._keys = keys
+        self._at = 0
+
+    def next(self) -> str | None:
+        """Return the key of the next job; of one that has none, None."""
+        at, self._at = self._at, self._at + 1
+        return self._keys[at] if self._keys is not None and at < len(self._keys) else None
+
+    def check_end(self) -> None:
+        """Raise unless there was a key for each job."""
+        if self._keys is not None and len(self._keys) != self._at:
+            raise ConfigurationError(
+                f"keys has {len(self._keys)} and there are {self._at} payloads: give one for each, "
+                "None for a job that needs none"
+            )
+
+
+def _check_new_job(
+    job: NewJob, shared: Put, priority: int | None, key: str | None, rule: UniqueRule
+) -> Put:
+    own_time = job.delay is not None or job.run_at is not None
+    return check_put(
+        job.payload,
+        priority=priority if job.priority is None else job.priority,
+        delay=job.delay if own_time else shared.delay,
+        run_at=job.run_at if own_time else shared.run_at,
+        key=key if job.key is None else job.key,
+        on_conflict=job.on_conflict,
+        key_until=job.key_until,
+        unique_for=job.unique_for,
+        max_delay=job.max_delay,
+        rule=rule,
+        max_attempts=shared.max_attempts if job.max_attempts is None else job.max_attempts,
+        expires=shared.expires if job.expires is None else job.expires,
+        keep=shared.keep if job.keep is None else job.keep,
+        job_id=job.job_id,
+    )
+
+
+def _ids_after(first: ObjectId, count: int) -> list[ObjectId]:
+    """Return `count` new ids that sort as they stand.
+
+    Each is what ``ObjectId()`` makes, the second, a random value and a counter, but made together,
+    which costs a third: this second, 40 random bits of their own, and a counter from 0 on. (It has
+    24 bits; what does not fit in goes on with other random bits.)
+    """
+    ids: list[ObjectId] = []
+    second = first.binary[:4]
+    while len(ids) < count:
+        same = second + os.urandom(5)
+        numbers = range(min(count - len(ids), 2**24))
+        ids += [ObjectId(same + number.to_bytes(3, "big")) for number in numbers]
+    return ids

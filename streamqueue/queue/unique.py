@@ -1,0 +1,247 @@
+"""UniquePuts: puts whose key may be taken; the flows of both shells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pymongo import ReturnDocument, UpdateOne
+from pymongo.errors import (
+    BulkWriteError,
+    DuplicateKeyError,
+    ExecutionTimeout,
+    NetworkTimeout,
+    OperationFailure,
+    PyMongoError,
+)
+
+from ..errors import ConfigurationError, DuplicateJob
+from ..options import MAX_BATCH
+from ..protocol import operations
+from ..protocol.schema import BY_BYTES, EARLIER_KEY_INDEX
+from .flow import in_transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bson import ObjectId
+
+    from ..metrics.bundles import PutResult
+    from ..protocol.put import Put
+    from ..store.asynchronous import AsyncStore
+    from ..store.blocking import Store
+    from .flow import Flow
+
+
+class Placed(NamedTuple):
+    """What became of a put.
+
+    Attributes:
+        id: of the job that has the key now; None where that is not known.
+        result: ``inserted``, ``replaced``, or ``duplicate`` if that job was there and is as it was.
+        refused: the put asked for something else, and cannot have it.
+    """
+
+    id: ObjectId | None
+    result: PutResult
+    refused: bool = False
+
+
+class UniquePuts:
+    """Puts jobs whose key may be taken: by one that waits, by one that has begun, or by what has
+    ended and is to let go of it.
+
+    Nothing here looks first and writes then: what is decided is decided by the unique index, or
+    within one upsert.
+    """
+
+    def __init__(self, store: Store | AsyncStore, name: str) -> None:
+        self._store = store
+        self._name = name
+
+    # keys that are taken
+
+    def holders(self, keys: Sequence[str]) -> Flow[dict[str, dict[str, Any]]]:
+        """Return what holds these keys, as far as this user may know it."""
+        found: list[dict[str, Any]] = []
+        try:
+            for start in range(0, len(keys), MAX_BATCH):
+                some = keys[start : start + MAX_BATCH]
+                found += yield self._store.look_up(operations.holders(self._name, *some))
+        except PyMongoError:
+            pass  # that they are taken is known, and matters more
+        return {job["held_key"]: job for job in found}
+
+    def free(self, keys: Sequence[str], session: Any = None) -> Flow[dict[str, Any]]:
+        """Take these keys from what has ended and holds them for no longer; return the ids of those
+        that are taken still, by key.
+
+        The look is outside of a transaction that is open: of a user who may not look or write, as a
+        producer, the server would end it.
+        """
+        holders = yield from self.holders(keys)
+        outdated = [key for key, holder in holders.items() if holder.get("outdated")]
+        if outdated:
+            command = operations.free(self._name, outdated)
+            try:
+                yield self._store.jobs.update_many(*command, session=session, collation=BY_BYTES)
+            except OperationFailure as error:
+                if in_transaction(session) or error.code not in operations.NOT_ALLOWED:
+                    raise
+                outdated = []
+        return {key: job["_id"] for key, job in holders.items() if key not in outdated}
+
+    # one put
+
+    def put(self, put: Put, session: Any) -> Flow[Placed]:
+        """Put a job by an upsert, or change the one that has its key as the put says.
+
+        Raises:
+            DuplicateJob: a job that has begun, or has ended and holds the key for longer, has it,
+                and the put was to change it.
+        """
+        update = operations.put_unique(self._name, put)
+        while True:
+            try:
+                found = yield self._store.jobs.find_one_and_update(
+                    *update,
+                    projection=operations.PLACED,
+                    upsert=True,
+                    return_document=ReturnDocument.AFTER,
+                    session=session,
+                    collation=BY_BYTES,
+                )
+            except DuplicateKeyError as error:
+                yield from self._meet(put, error, session)
+                if operations.is_repeated_put(error):
+                    return Placed(put.id, "duplicate")
+            except PyMongoError as error:
+                tell_of_wait(error, put.key)
+                raise
+            else:
+                placed = _read(put, found)
+                if placed is not None:
+                    break
+        if placed.refused:
+            raise DuplicateJob(str(put.key), placed.id)
+        return placed
+
+    def _meet(self, put: Put, error: DuplicateKeyError, session: Any) -> Flow[None]:
+        """Return if the put can be sent again, or is there already; else raise."""
+        check_earlier_index(error)
+        if in_transaction(session):
+            raise error
+        if operations.is_repeated_put(error):
+            found = yield self._store.look_up(operations.find_jobs(self._name, [put.id]))
+            if not found:
+                raise error  # it is another queue's, or has ended just now
+        elif not self._store.is_duplicate_job(error):
+            raise error
+        # Two upserts have met: now there is something to find.
+
+    # many puts
+
+    def put_many(self, puts: Mapping[int, Put], session: Any) -> Flow[dict[int, Placed]]:
+        """Do the same with many, by position; what is refused is for the caller to raise."""
+        placed: dict[int, Placed] = {}
+        left = list(puts)
+        while left:
+            again: list[int] = []
+            for start in range(0, len(left), MAX_BATCH):
+                some = {position: puts[position] for position in left[start : start + MAX_BATCH]}
+                done = yield from self._send(some, session)
+                placed |= done
+                again += [position for position in some if position not in done]
+            left = again
+        return placed
+
+    def _send(self, puts: Mapping[int, Put], session: Any) -> Flow[dict[int, Placed]]:
+        """Send upserts in one command; return what became of those of which that is known."""
+        positions = list(puts)
+        upserts = [
+            UpdateOne(*operations.put_unique(self._name, put), upsert=True, collation=BY_BYTES)
+            for put in puts.values()
+        ]
+        placed: dict[int, Placed] = {}
+        look: list[int] = []
+        try:
+            reply = yield self._store.jobs.bulk_write(upserts, ordered=False, session=session)
+            new = set(reply.upserted_ids or ())
+            errors: Sequence[Exception | None] = [None] * len(positions)
+        except BulkWriteError as error:
+            errors = operations.errors_of_each(error, len(positions))
+            new = {each["index"] for each in (error.details or {}).get("upserted", ())}
+            for at, problem in enumerate(errors):
+                check_earlier_index(problem)
+                if problem is None or self._store.is_duplicate_job(problem):
+                    continue
+                if in_transaction(session) or not operations.is_repeated_put(problem):
+                    raise
+                put = puts[positions[at]]
+                found = yield self._store.look_up(operations.find_jobs(self._name, [put.id]))
+                if not found:
+                    raise
+                placed[positions[at]] = Placed(put.id, "duplicate")
+            if in_transaction(session):
+                raise
+        except PyMongoError as error:
+            tell_of_wait(error, next(iter(puts.values())).key)
+            raise
+        for at, position in enumerate(positions):
+            if at in new:
+                placed[position] = Placed(puts[position].id, "inserted")
+            elif errors[at] is None:
+                look.append(position)
+        there = yield from self._there([str(puts[position].key) for position in look], session)
+        for position in look:
+            found = there.get(str(puts[position].key))
+            # One that is not there has let go of its key since, and is none that this put is of.
+            known = None if found is None else _read(puts[position], found, inserted="duplicate")
+            if known is not None:
+                placed[position] = known
+        return placed
+
+    def _there(self, keys: Sequence[str], session: Any) -> Flow[dict[str, dict[str, Any]]]:
+        if not keys:
+            return {}
+        command = operations.holders(self._name, *dict.fromkeys(keys))
+        if in_transaction(session):
+            found = yield self._store.jobs.find(*command[:2], session=session).to_list()
+        else:
+            # By majority: what the upserts met is safe by now, what came after it may not be.
+            found = yield self._store.find(command, committed=True)
+        return {job["held_key"]: job for job in found}
+
+
+def _read(put: Put, found: Mapping[str, Any], inserted: PutResult = "inserted") -> Placed | None:
+    """Read what an upsert left; None if what had the key has let go of it, and the put is to be
+    sent again."""
+    if found["_id"] == put.id:
+        return Placed(put.id, inserted)
+    if "held_key" not in found:
+        return None
+    how = put.unique.on_conflict
+    unbegun = found.get("state") in operations.UNBEGUN_STATES
+    result: PutResult = "replaced" if how == "replace" and unbegun else "duplicate"
+    return Placed(found["_id"], result, refused=how != "skip" and not unbegun)
+
+
+def check_earlier_index(error: Exception | None) -> None:
+    """Raise ConfigurationError if the index of an earlier version is in the way of a put."""
+    if operations.is_earlier_key(error):
+        raise ConfigurationError(
+            f"the index {EARLIER_KEY_INDEX} of an earlier version lets no job have the key of one "
+            "that runs: run `streamqueue init`, which drops it"
+        ) from error
+
+
+def tell_of_wait(error: PyMongoError, key: str | None) -> None:
+    """Raise the same error in words that say for what a put with a key may have waited, if its time
+    was up."""
+    text = (
+        f"the time was up before the put with the key {key!r} was through: a put waits for as long "
+        f"as another one of its key is part of a transaction that is open ({error})"
+    )
+    if isinstance(error, ExecutionTimeout):
+        raise ExecutionTimeout(text, error.code, error.details) from error
+    if isinstance(error, NetworkTimeout):
+        raise NetworkTimeout(text, error.errors) from error
