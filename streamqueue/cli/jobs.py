@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from pymongo.errors import OperationFailure
@@ -13,6 +13,7 @@ from ..errors import ConfigurationError, JobNotFound, StreamQueueError
 from ..options import QueueOptions
 from ..protocol.document import ids_of_text
 from ..protocol.operations import LISTED, stats_of
+from ..protocol.unique import KeyUntil, OnConflict, check_rule
 from ..queue.flow import run
 from ..queue.looking import Looking
 from ..store.blocking import Store
@@ -37,7 +38,7 @@ MOST_PAUSED = 10_000
 PUT = (
     option("--priority", "higher runs first; default 0", type=integer),
     option("--delay", "until it is ready; default 0", type=number, metavar="SECONDS"),
-    option("--key", "at most one live job has it"),
+    option("--key", "one job of the queue at most holds it"),
     option("--max-attempts", "default: as its handler says", type=integer),
     option(
         "--expires",
@@ -56,6 +57,28 @@ PUT = (
     QUEUE,
     JSON,
     *PUT,
+    option(
+        "--on-conflict",
+        "when another job holds the key; default raise",
+        type=click.Choice(get_args(OnConflict)),
+    ),
+    option(
+        "--key-until",
+        "when the job lets go of its key; default end, or start with replace and earlier",
+        type=click.Choice(get_args(KeyUntil)),
+    ),
+    option(
+        "--unique-for",
+        "how long the key stays taken at the least, whatever becomes of the job",
+        type=number,
+        metavar="SECONDS",
+    ),
+    option(
+        "--max-delay",
+        "with --on-conflict replace: how long after the first put it is due at the latest",
+        type=number,
+        metavar="SECONDS",
+    ),
     example='streamqueue put \'{"to": "ada@example.org"}\' --queue emails --delay 60',
 )
 def put(options: Options) -> None:
@@ -66,11 +89,21 @@ def put(options: Options) -> None:
     settings = put_settings(options)
     payloads = read_payloads(list(options.payload))
     if options.key is not None and len(payloads) != 1:
-        raise ConfigurationError("--key goes with one job: no two live jobs have the same")
+        raise ConfigurationError("--key goes with one job: no two hold the same")
+    of_key = {
+        "key": options.key,
+        "on_conflict": options.on_conflict or "raise",
+        "key_until": options.key_until,
+        "unique_for": options.unique_for,
+        "max_delay": options.max_delay,
+    }
+    if options.key is None:
+        rule = (options.on_conflict, options.key_until, options.unique_for, options.max_delay)
+        check_rule(*rule).need_key()  # of many jobs, too
     ids: list[ObjectId] = []
     with open_queue(options) as queue:
         if len(payloads) == 1:
-            ids.append(queue.put(payloads[0], key=options.key, **settings))
+            ids.append(queue.put(payloads[0], **of_key, **settings))
         for start in range(0, len(payloads) if len(payloads) > 1 else 0, PUT_BATCH):
             ids += queue.put_many(payloads[start : start + PUT_BATCH], **settings)
             if sys.stderr.isatty() and len(payloads) > PUT_BATCH:

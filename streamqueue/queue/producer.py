@@ -262,6 +262,9 @@ class Producer:
                     raise  # one is another queue's, or has ended just now
             there.ids.extend(positions[at] for at in clashes.ids)
             return [positions[at] for at in clashes.keys]
+        except PyMongoError as error:
+            tell_of_wait(error, next((puts.key(at) for at in positions if at in puts.own), None))
+            raise
         return []
 
 

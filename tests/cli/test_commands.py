@@ -240,6 +240,29 @@ def test_put_prints_the_id_of_the_job(run: Run, jobs: Collection[Any]) -> None:
     assert (stored["payload"], stored["priority"]) == ({"to": "ada"}, 3)
 
 
+def test_put_replaces_the_job_that_waits_with_the_key(run: Run, jobs: Collection[Any]) -> None:
+    key = ("--key", "k", "--on-conflict", "replace", "--key-until", "end", "--unique-for", "60")
+    first = run("put", '{"n": 1}', *key)
+
+    second = run("put", '{"n": 2}', *key, "--delay", "60", "--max-delay", "5")
+
+    (stored,) = jobs.find()
+    assert first.stdout == second.stdout
+    assert (stored["payload"], stored["state"]) == ({"n": 2}, "scheduled")
+    assert stored["run_at"] - stored["created_at"] == timedelta(seconds=5)
+    assert "unique_until" in stored
+    assert "key_until" not in stored
+
+
+def test_put_says_that_a_key_is_taken(run: Run) -> None:
+    job_id = run("put", "{}", "--key", "k").stdout.strip()
+
+    refused = run("put", "{}", "--key", "k")
+
+    assert says_one_sentence(refused)
+    assert f"the key 'k' is taken by job {job_id}" in refused.stderr
+
+
 def test_put_reads_one_job_per_line_from_standard_input(run: Run, jobs: Collection[Any]) -> None:
     result = run("put", input='{"n": 1}\n\n{"n": 2}\n')
 
@@ -256,6 +279,8 @@ def test_put_reads_one_job_per_line_from_standard_input(run: Run, jobs: Collecti
         (["put", "{}", "--delay", "-1"], "delay"),
         (["put", "{}", "--delay", "nan"], "delay"),
         (["put", "{}", "{}", "--key", "k"], "--key"),
+        (["put", "{}", "{}", "--on-conflict", "skip"], "give key= too"),
+        (["put", "{}", "--key", "k", "--max-delay", "5"], "max_delay bounds"),
         (["worker", "no_such_module:worker"], "no module"),
         (["worker", "nonsense"], "MODULE:WORKER"),
         (["dead", "requeue", "nonsense"], "no dead job nonsense"),

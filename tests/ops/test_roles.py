@@ -382,6 +382,35 @@ def test_with_find_a_producer_may_repeat_a_put(server: SecuredServer, database: 
         assert queue.put({"n": 1}, job_id=job_id) == job_id
 
 
+@pytest.mark.parametrize("on_conflict", ["skip", "replace", "earlier"])
+def test_with_find_and_update_a_producer_finds_or_changes_what_has_its_key(
+    server: SecuredServer, database: str, run: Run, on_conflict: Any
+) -> None:
+    run("init", "--features", uri=server.user(database, role("setup", database)))
+    shipped = role("producer", database)
+    shipped["privileges"][0]["actions"] += ["find", "update"]
+
+    with MongoClient[dict[str, Any]](server.user(database, shipped)) as client:
+        queue = MongoQueue(client[database].jobs)
+        job_id = queue.put({"n": 1}, key="k", on_conflict=on_conflict)
+        again = queue.put({"n": 1}, key="k", on_conflict=on_conflict)
+        many = queue.put_many([{}], keys=["k"], on_conflict=on_conflict)
+
+    assert [again, *many] == [job_id, job_id]
+
+
+def test_a_producer_that_may_only_insert_is_refused_what_would_change_a_job(
+    server: SecuredServer, database: str, run: Run
+) -> None:
+    run("init", "--features", uri=server.user(database, role("setup", database)))
+    uri = server.user(database, role("producer", database))
+
+    refused = run("put", "{}", "--key", "k", "--on-conflict", "skip", uri=uri)
+
+    assert refused.returncode == 1
+    assert says_one_sentence(refused.stderr)
+
+
 # publisher
 
 
