@@ -119,6 +119,17 @@ _DATES = (
 _FIELDS: dict[str, Any] = {
     "$map": {"input": {"$objectToArray": "$$ROOT"}, "in": "$$this.k"},
 }
+# BSON permits a field twice, and mongod 6.0.5 itself ends (an invariant of its own fails) when an
+# update changes one of the two.
+_NO_FIELD_TWICE: dict[str, Any] = {"$eq": [{"$size": _FIELDS}, {"$size": {"$setUnion": [_FIELDS]}}]}
+# A schema has no bounds for dates.
+_OUT_OF_BOUNDS = [
+    {field: {operator: bound}}
+    for field in _DATES
+    for operator, bound in (("$lt", FIRST_DATE), ("$gt", LAST_DATE))
+]
+# Not ``$``, which is also before a line feed at the end.
+_NAME = {"bsonType": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\z"}
 _IS_A_JOB: dict[str, Any] = {
     "$jsonSchema": {
         "bsonType": "object",
@@ -127,8 +138,7 @@ _IS_A_JOB: dict[str, Any] = {
             # What programs use. Those that are left out can be equal to others without being the
             # same (a double, a decimal), or are documents, and nobody has them by accident.
             "_id": {"bsonType": ["objectId", "string", "int", "long", "binData"]},
-            # Not ``$``, which is also before a line feed at the end.
-            "queue": {"bsonType": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\z"},
+            "queue": _NAME,
             "state": {"enum": [str(state) for state in State]},
             "payload": {"bsonType": "object"},
             "priority": {
@@ -146,20 +156,30 @@ _IS_A_JOB: dict[str, Any] = {
             **{field: {"bsonType": "date"} for field in _DATES},
         },
     },
-    # A schema has no bounds for dates.
-    "$nor": [
-        {field: {operator: bound}}
-        for field in _DATES
-        for operator, bound in (("$lt", FIRST_DATE), ("$gt", LAST_DATE))
-    ],
-    # No field twice. BSON permits it, and mongod 6.0.5 itself ends (an invariant of its own fails)
-    # when an update changes one of the two.
-    "$expr": {"$eq": [{"$size": _FIELDS}, {"$size": {"$setUnion": [_FIELDS]}}]},
+    "$nor": _OUT_OF_BOUNDS,
+    "$expr": _NO_FIELD_TWICE,
 }
+_HOLDS_A_KEY: dict[str, Any] = {
+    "$jsonSchema": {
+        "bsonType": "object",
+        "required": ["queue", "held_key", "unique_until"],
+        "properties": {
+            "queue": _NAME,
+            "task": {"bsonType": "string"},
+            "key": {"bsonType": "string"},
+            "held_key": {"bsonType": "string"},
+            **{field: {"bsonType": "date"} for field in _DATES},
+        },
+        "not": {"anyOf": [{"required": ["state"]}, {"required": ["payload"]}]},
+    },
+    "$nor": _OUT_OF_BOUNDS,
+    "$expr": _NO_FIELD_TWICE,
+}
+"""What is left of a job that was removed and whose key is held for longer."""
 _IS_THE_BELL: dict[str, Any] = {
     "_id": BELL,
     "rung_at": {"$type": "date"},
     "$expr": {"$eq": [{"$size": _FIELDS}, 2]},
 }
-VALIDATOR: dict[str, Any] = {"$or": [_IS_A_JOB, _IS_THE_BELL]}
+VALIDATOR: dict[str, Any] = {"$or": [_IS_A_JOB, _HOLDS_A_KEY, _IS_THE_BELL]}
 """What ``init --validator`` has the server ask of each document that is inserted or changed."""

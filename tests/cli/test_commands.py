@@ -196,12 +196,28 @@ def test_the_validator_refuses_what_is_not_a_job(run: Run, jobs: Collection[Any]
     assert jobs.count_documents({}) == 0
 
 
+def test_the_validator_lets_a_key_be_held_that_no_job_has_any_more(
+    run: Run, jobs: Collection[Any]
+) -> None:
+    run("init", "--validator")
+    until = datetime(2030, 1, 1, tzinfo=UTC)
+    holder = {"queue": "default", "key": "k", "held_key": "k", "unique_until": until}
+
+    jobs.insert_one(dict(holder))
+
+    for wrong in ({"state": "gone"}, {"payload": {}}, {"unique_until": 5}, {"held_key": None}):
+        with pytest.raises(WriteError):
+            jobs.insert_one({**holder, "held_key": "l", **wrong})
+
+
 def test_the_validator_lets_every_job_live_its_life(run: Run, jobs: Collection[Any]) -> None:
     run("init", "--validator")
     for job_id in ("text", 7, Int64(2**40), Binary.from_uuid(uuid4()), ObjectId()):
         jobs.insert_one({**JOB, "_id": job_id})
     jobs.insert_one({**JOB, "run_at": DatetimeMS(-62_135_596_800_000)})
     with MongoQueue(jobs, backoff=Backoff(0)) as queue:
+        for how in ("skip", "replace", "earlier"):
+            queue.put({}, key="of them", on_conflict=how, unique_for=9, delay=3600)
         queue.put({}, key="k", priority=9, run_at=datetime(9999, 12, 31, tzinfo=UTC))
         queue.put({}, delay=0.001, max_attempts=1)
 
@@ -215,7 +231,7 @@ def test_the_validator_lets_every_job_live_its_life(run: Run, jobs: Collection[A
         queue.requeue()
         queue.repair()
 
-        assert jobs.count_documents({"queue": "default"}) == 8
+        assert jobs.count_documents({"queue": "default"}) == 9
 
 
 def test_what_was_no_job_before_the_validator_can_still_be_given_back(
