@@ -142,6 +142,6 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a validator that refuses the bell",
         18,
         f"{CONTRACT}::test_the_validator_lets_the_bell_ring[blocking]",
-        Edit("protocol.schema", '{"$or": [_IS_A_JOB, _IS_THE_BELL]}', "_IS_A_JOB"),
+        Edit("protocol.schema", "_HOLDS_A_KEY, _IS_THE_BELL]}", "_HOLDS_A_KEY]}"),
     ),
 )

@@ -258,9 +258,9 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_metrics.py"
         "::test_of_many_puts_those_before_the_refused_one_are_counted_as_inserted",
         Edit(
-            "metrics.bundles:ProducerMetrics.many",
-            'inserted = details.get("nInserted", 0)',
-            "inserted = count",
+            "metrics.bundles:ProducerMetrics.each",
+            'counted["inserted"] += details.get("nInserted", 0)',
+            'counted["inserted"] += count',
         ),
     ),
     # what a process says of itself

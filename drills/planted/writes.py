@@ -115,7 +115,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_a_put_repeated_in_a_transaction_raises_because_that_has_ended",
         Edit(
             "queue.producer:Producer._accept",
-            "if in_transaction or not operations.is_repeated_put(error):",
+            "if ended or not operations.is_repeated_put(error):",
             "if not operations.is_repeated_put(error):",
         ),
     ),
@@ -125,9 +125,9 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_put_many.py"
         "::test_many_jobs_of_which_some_were_stored_before_it_broke_are_there_once",
         Edit(
-            "queue.producer:Producer._insert_new",
-            "documents[part], ordered=False,",
-            "documents[part], ordered=True,",
+            "queue.producer:Producer._insert_part",
+            "some, ordered=False,",
+            "some, ordered=True,",
         ),
     ),
     PlantedFault(
@@ -136,7 +136,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_put_many.py"
         "::test_an_id_of_another_queues_job_is_not_taken_for_a_repetition_of_many",
         Edit(
-            "queue.producer:Producer._insert_new",
+            "queue.producer:Producer._insert_part",
             "if len(found) < len(repeated):",
             "if not repeated:",
         ),

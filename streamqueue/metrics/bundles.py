@@ -101,6 +101,7 @@ class ProducerMetrics:
             details = error.details or {}
             if not details.get("writeConcernErrors"):  # else the outcome of all is unknown
                 counted["inserted"] += details.get("nInserted", 0)
+                counted["inserted"] += details.get("nUpserted", 0)
             raise
         except PyMongoError:
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from bson import ObjectId
@@ -11,6 +11,7 @@ from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import DuplicateJob, PayloadError
+from streamqueue.metrics.bundles import PutResult
 from tests.contract.shells import Shell
 
 
@@ -32,6 +33,15 @@ def puts(registry: CollectorRegistry, queue: str = "default") -> dict[str, float
         )
         or 0.0
         for result in ("inserted", "duplicate", "error")
+    }
+
+
+def counted(registry: CollectorRegistry) -> dict[str, float | None]:
+    """The same, with those that only a put with a key can have."""
+    labels = [{"queue": "default", "result": result} for result in get_args(PutResult)]
+    return {
+        each["result"]: registry.get_sample_value("streamqueue_jobs_put_total", each)
+        for each in labels
     }
 
 
@@ -76,6 +86,25 @@ async def test_a_put_with_the_key_of_a_live_job_is_counted_as_a_duplicate(
         await queue.put({}, key="k")
 
     assert puts(registry) == {"inserted": 1, "duplicate": 1, "error": 0}
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+@pytest.mark.parametrize(
+    ("on_conflict", "result"),
+    [("skip", "duplicate"), ("replace", "replaced"), ("earlier", "duplicate")],
+)
+async def test_a_put_that_finds_its_key_taken_is_counted_by_what_becomes_of_it(
+    queue: Any, registry: CollectorRegistry, on_conflict: str, result: str, many: bool
+) -> None:
+    for _ in range(2):
+        if many:
+            await queue.put_many([{}], keys=["k"], on_conflict=on_conflict)
+        else:
+            await queue.put({}, key="k", on_conflict=on_conflict)
+
+    expected = dict.fromkeys(("inserted", "duplicate", "replaced", "error"), 0)
+    assert counted(registry) == {**expected, "inserted": 1, result: 1}
+    assert operations(registry) == 2
 
 
 async def test_a_repeated_put_is_counted_as_inserted_as_its_caller_is_told(

@@ -371,7 +371,7 @@ async def test_a_key_that_was_taken_for_a_second_is_free_in_the_next(
     change(jobs, job_id, state="dead")
     until = document(jobs, job_id)["unique_until"]
 
-    async def is_free() -> bool:
+    async def is_free() -> Any:
         try:
             await queue.put({}, key="k")
         except DuplicateJob:

@@ -66,9 +66,9 @@ async def test_one_that_has_begun_is_refused_once_the_rest_is_put(
 async def test_of_two_with_one_key_the_first_is_the_job(queue: Any, on_conflict: str) -> None:
     try:
         ids = await queue.put_many(payloads(1, 2, 3), keys=["k", "k", "l"], on_conflict=on_conflict)
-        first, second, third, existing = *ids, ids.existing
+        (first, second, third), existing = ids, ids.existing
     except DuplicateJob as error:
-        first, second, third, existing = *error.ids, error.existing
+        (first, second, third), existing = error.ids, error.existing
 
     assert existing == [1]
     assert first == second != third
@@ -96,9 +96,9 @@ async def test_each_may_say_for_itself_what_becomes_of_it(queue: Any) -> None:
 
 @pytest.mark.parametrize("first", ["raise", "skip"])
 async def test_the_first_of_a_batch_has_the_key_whatever_each_is_to_do(
-    queue: Any, first: str
+    queue: Any, first: Any
 ) -> None:
-    other = {"raise": "skip", "skip": "raise"}[first]
+    other: Any = {"raise": "skip", "skip": "raise"}[first]
     batch = [NewJob({"n": n}, key="k", on_conflict=how) for n, how in enumerate([first, other])]
 
     try:
@@ -112,7 +112,7 @@ async def test_the_first_of_a_batch_has_the_key_whatever_each_is_to_do(
 
 
 @pytest.mark.parametrize("on_conflict", ALL)
-async def test_what_was_put_can_be_put_again_by_its_id(queue: Any, on_conflict: str) -> None:
+async def test_what_was_put_can_be_put_again_by_its_id(queue: Any, on_conflict: Any) -> None:
     ids = await queue.put_many(payloads(1, 2), keys=["k", "l"])
     batch = [
         NewJob({"n": n}, job_id=job_id, key=key, on_conflict=on_conflict)

@@ -87,7 +87,7 @@ async def test_of_many_puts_that_meet_there_is_one_a_key(
 def test_a_thousand_puts_of_eight_processes_are_one_job(jobs: Collection[Any], uri: str) -> None:
     arguments = [sys.executable, "-c", PROGRAM, uri, jobs.database.name, str(PUTS // PROCESSES)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    programs = [subprocess.Popen(arguments, **pipes) for _ in range(PROCESSES)]
+    programs: list[Any] = [subprocess.Popen(arguments, **pipes) for _ in range(PROCESSES)]
     try:
         for program in programs:
             assert program.stdout.readline() == "ready\n"

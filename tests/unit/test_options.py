@@ -139,12 +139,12 @@ def test_what_is_no_consumer_name_is_refused(value: object) -> None:
         consumer_name(value)
 
 
-@pytest.mark.parametrize("value", ["k", "order:5", "$x", "a.b", "k" * 512, "ü\0"])
+@pytest.mark.parametrize("value", ["k", "order:5", "$x", "a.b", "k" * 256, "ü\0" * 85])
 def test_a_job_may_have_any_key(value: str) -> None:
     assert key_name(value) == value
 
 
-@pytest.mark.parametrize("value", ["", "k" * 513, 5, b"k", {"$gt": ""}, None])
+@pytest.mark.parametrize("value", ["", "k" * 257, "ü" * 129, 5, b"k", {"$gt": ""}, None])
 def test_what_is_no_key_is_refused(value: object) -> None:
     with pytest.raises(ConfigurationError, match="key must be a string"):
         key_name(value)

@@ -91,6 +91,45 @@ async def test_a_job_scheduled_later_but_due_earlier_moves_the_timer(
     assert starts.seen == ["sooner"]
 
 
+@pytest.mark.parametrize("on_conflict", ["replace", "earlier"])
+async def test_a_job_that_is_put_again_for_an_earlier_time_moves_the_timer(
+    start: WorkerStarter, queue: AsyncMongoQueue, on_conflict: Any
+) -> None:
+    starts = Starts()
+    await start(starts, sweep_interval=None)
+    await queue.put({"n": 1}, key="k", delay=3600)
+    await anyio.wait_all_tasks_blocked()
+
+    await queue.put({"n": 2}, key="k", on_conflict=on_conflict, delay=0.2)
+    await starts.until_seen(1)
+
+    assert starts.seen == [2 if on_conflict == "replace" else 1]
+
+
+@pytest.mark.parametrize("on_conflict", ["replace", "earlier"])
+async def test_a_job_that_becomes_ready_by_a_put_wakes_the_worker(
+    start: WorkerStarter, queue: AsyncMongoQueue, on_conflict: Any
+) -> None:
+    starts = Starts()
+    await start(starts, sweep_interval=None)
+    await queue.put({"n": 1}, key="k", delay=3600)
+
+    await queue.put({"n": 2}, key="k", on_conflict=on_conflict)
+
+    await starts.until_seen(1)
+
+
+async def test_a_job_that_is_replaced_by_one_that_expires_sooner_ends_by_then(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    await start(Starts(), sweep_interval=None)
+    await queue.put({"n": 1}, key="k", delay=3600, keep=60)
+
+    await queue.put({"n": 2}, key="k", on_conflict="replace", delay=3600, expires=0.3, keep=60)
+
+    await wait_until_async(lambda: jobs.find_one({"state": "cancelled"}), "it has expired")
+
+
 async def test_jobs_scheduled_before_the_worker_started_are_run_when_due(
     start: WorkerStarter, queue: AsyncMongoQueue
 ) -> None:
