@@ -39,24 +39,6 @@ PUT = (
     option("--priority", "higher runs first; default 0", type=integer),
     option("--delay", "until it is ready; default 0", type=number, metavar="SECONDS"),
     option("--key", "one job of the queue at most holds it"),
-    option("--max-attempts", "default: as its handler says", type=integer),
-    option(
-        "--expires",
-        "after which it is not begun any more: seconds, or such as 2026-03-01T14:30:00Z",
-        type=time_limit,
-        metavar="TIME",
-    ),
-    option("--keep", "how long it stays when done", type=number, metavar="SECONDS"),
-)
-"""How jobs are put; :func:`put_settings` hands it on, but for the key."""
-
-
-@command(
-    click.Argument(["payload"], nargs=-1),
-    *WHERE,
-    QUEUE,
-    JSON,
-    *PUT,
     option(
         "--on-conflict",
         "when another job holds the key; default raise",
@@ -79,6 +61,24 @@ PUT = (
         type=number,
         metavar="SECONDS",
     ),
+    option("--max-attempts", "default: as its handler says", type=integer),
+    option(
+        "--expires",
+        "after which it is not begun any more: seconds, or such as 2026-03-01T14:30:00Z",
+        type=time_limit,
+        metavar="TIME",
+    ),
+    option("--keep", "how long it stays when done", type=number, metavar="SECONDS"),
+)
+"""How jobs are put; :func:`put_settings` hands it on, but for the key."""
+
+
+@command(
+    click.Argument(["payload"], nargs=-1),
+    *WHERE,
+    QUEUE,
+    JSON,
+    *PUT,
     example='streamqueue put \'{"to": "ada@example.org"}\' --queue emails --delay 60',
 )
 def put(options: Options) -> None:
@@ -90,16 +90,7 @@ def put(options: Options) -> None:
     payloads = read_payloads(list(options.payload))
     if options.key is not None and len(payloads) != 1:
         raise ConfigurationError("--key goes with one job: no two hold the same")
-    of_key = {
-        "key": options.key,
-        "on_conflict": options.on_conflict or "raise",
-        "key_until": options.key_until,
-        "unique_for": options.unique_for,
-        "max_delay": options.max_delay,
-    }
-    if options.key is None:
-        rule = (options.on_conflict, options.key_until, options.unique_for, options.max_delay)
-        check_rule(*rule).need_key()  # of many jobs, too
+    of_key = key_settings(options)
     ids: list[ObjectId] = []
     with open_queue(options) as queue:
         if len(payloads) == 1:
@@ -112,6 +103,15 @@ def put(options: Options) -> None:
         print(file=sys.stderr)
     texts = [str(job_id) for job_id in ids]
     show(options, texts, texts if len(texts) <= PUT_BATCH else [f"put {len(texts):,} jobs"])
+
+
+def key_settings(options: Options) -> dict[str, Any]:
+    """Return what of it was said of a key, as for ``put``, or raise if there is none."""
+    said = (options.on_conflict, options.key_until, options.unique_for, options.max_delay)
+    if options.key is None:
+        check_rule(*said).need_key()
+    names = ("on_conflict", "key_until", "unique_for", "max_delay")
+    return {"key": options.key, **dict(zip(names, (said[0] or "raise", *said[1:]), strict=True))}
 
 
 def put_settings(options: Options) -> dict[str, Any]:

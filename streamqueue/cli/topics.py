@@ -13,7 +13,7 @@ from ..store.blocking import Store
 from .command import Group, Options, command, option
 from .connection import open_database
 from .given import read_payloads
-from .jobs import PUT, put_settings
+from .jobs import PUT, key_settings, put_settings
 from .options import JSON, WHERE, time_limit
 from .tables import columns, show
 
@@ -111,8 +111,10 @@ def publish(options: Options) -> None:
     """
     payloads = read_payloads(list(options.payload))
     if options.key is not None and len(payloads) != 1:
-        raise ConfigurationError("--key goes with one message: no two live jobs have the same")
-    settings = {"key": options.key, **put_settings(options)}
+        raise ConfigurationError(
+            "--key goes with one message: no two hold the same"
+        )
+    settings = {**key_settings(options), **put_settings(options)}
     for payload in payloads:  # all are checked before the first is published
         check_put(payload, run_at=None, **settings)
     with open_database(options) as database:

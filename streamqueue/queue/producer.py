@@ -12,7 +12,7 @@ from ..options import MAX_BATCH
 from ..protocol import operations
 from ..protocol.puts import PutIds
 from .flow import in_transaction
-from .unique import UniquePuts, tell_of_wait
+from .unique import Placed, UniquePuts, tell_of_wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -67,22 +67,26 @@ class Producer:
 
     def put(self, put: Put, document: RawBSONDocument, session: Any) -> Flow[ObjectId]:
         """Put a job, or raise why it is not there for certain; return the id of the one that is."""
+        with self.counting.each(1) as counted:
+            placed = yield from self.place(put, document, session)
+            counted[placed.result] += 1
+        return placed.id or put.id
+
+    def place(self, put: Put, document: RawBSONDocument, session: Any) -> Flow[Placed]:
+        """Do the same, and return what became of the put, for who counts it."""
         if put.upserts:
-            with self.counting.each(1) as counted, self.metrics.timed("put"):
-                placed = yield from self._unique.put(put, session)
-                counted[placed.result] += 1
-            return placed.id or put.id
+            with self.metrics.timed("put"):
+                return (yield from self._unique.put(put, session))
         if put.key is not None and in_transaction(session):
             # A duplicate would end the transaction: what may let go of the key does so before.
             yield from self._unique.free([put.key], session)
-        with self.counting:
-            try:
-                yield from self._insert_one(put, document, session)
-            except PyMongoError as error:
-                if put.key is not None:
-                    tell_of_wait(error, put.key)
-                raise
-        return put.id
+        try:
+            yield from self._insert_one(put, document, session)
+        except PyMongoError as error:
+            if put.key is not None:
+                tell_of_wait(error, put.key)
+            raise
+        return Placed(put.id, "inserted")
 
     def _insert_one(self, put: Put, document: RawBSONDocument, session: Any) -> Flow[None]:
         (error,) = yield from self.insert([document], session, may_exist=put.may_exist)

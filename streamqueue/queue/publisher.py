@@ -46,11 +46,11 @@ class Copies(NamedTuple):
 
     Attributes:
         jobs: the queues of the subscribers, in their order, each with the id of its job.
-        new: those queues whose job was not there before.
+        new: what became of the put into each of those queues whose job was not known to be there.
     """
 
     jobs: dict[str, ObjectId]
-    new: list[str]
+    new: dict[str, PutResult]
 
 
 class Publisher:
@@ -123,14 +123,14 @@ class Publisher:
             settings = self._settings.with_options(read_concern=ReadConcern("local"))
             queues = yield from self._subscribers(settings)
             try:
-                yield from self._insert(put, queues, session)
+                copies = yield from self._insert(put, queues, session)
             except PyMongoError:
                 self._count("error", queues)
                 raise
-            copies = Copies({queue: copy_id(put.id, queue) for queue in queues}, queues)
         else:
             copies = yield from self._publish(put, session)
-        self._count("inserted", copies.new)
+        for queue, result in copies.new.items():
+            self._count(result, [queue])
         self._checks.metrics.published(self._name, unread=not copies.jobs)
         return list(copies.jobs.values())
 
@@ -149,8 +149,8 @@ class Publisher:
             new = [queue for queue in queues if jobs[queue] not in there]
             tried.clear()
             tried.update((jobs[queue], queue) for queue in new)
-            yield from self._insert(put, new, session)
-            return Copies(jobs, new)
+            copies = yield from self._insert(put, new, session)
+            return Copies({**jobs, **copies.jobs}, copies.new)
 
         while True:
             try:
@@ -172,25 +172,30 @@ class Publisher:
         found = yield self._store.look_up(operations.queue_of(list(tried)))
         return {job["_id"] for job in found if job.get("queue") == tried.get(job["_id"])}
 
-    def _insert(self, put: Put, queues: list[str], session: Any) -> Flow[None]:
+    def _insert(self, put: Put, queues: list[str], session: Any) -> Flow[Copies]:
         """Put the job of each of these queues, in an open transaction."""
         self._check_size(put, len(queues))
+        jobs = {queue: copy_id(put.id, queue) for queue in queues}
+        results: dict[str, PutResult] = dict.fromkeys(queues, "inserted")
         if not queues:
-            return
+            return Copies(jobs, results)
         now = self._store.clock.now()
-        copies = {queue: replace(put, id=copy_id(put.id, queue)) for queue in queues}
+        copies = {queue: replace(put, id=job_id) for queue, job_id in jobs.items()}
         if put.key is None:
             documents = [copy.document(queue, now) for queue, copy in copies.items()]
             with self._checks.metrics.timed("put"):
                 yield from self._insert_all(documents, session)
-            return
+            return Copies(jobs, results)
         for queue, copy in copies.items():  # what a key means is said there
             producer = Producer(self._store, queue, self._registry)
             try:
-                yield from producer.put(copy, copy.document(queue, now), session)
+                placed = yield from producer.place(copy, copy.document(queue, now), session)
             except DuplicateJob:
                 self._count("duplicate", [queue])
                 raise
+            jobs[queue] = placed.id or copy.id
+            results[queue] = placed.result
+        return Copies(jobs, results)
 
     def _insert_all(self, documents: list[RawBSONDocument], session: Any) -> Flow[None]:
         try:

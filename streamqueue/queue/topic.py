@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pymongo.synchronous.client_session import ClientSession
     from pymongo.synchronous.collection import Collection
 
+    from ..protocol.unique import KeyUntil, OnConflict
+
 
 class Topic:
     """A name whose messages go to every queue that subscribes to it.
@@ -116,6 +118,10 @@ class Topic:
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
         key: str | None = None,
+        on_conflict: OnConflict = "raise",
+        key_until: KeyUntil | None = None,
+        unique_for: float | timedelta | None = None,
+        max_delay: float | timedelta | None = None,
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -129,7 +135,8 @@ class Topic:
         list is empty; that is counted (``streamqueue_topic_published_total``, ``unread``).
 
         The arguments are those of ``put``, and hold for each of the jobs. A `key` is one of each
-        queue: with a live job that has it in one of them, nothing is put into any.
+        queue: where a job of one of them holds it, nothing is put into any, unless `on_conflict`
+        says otherwise; then the id is that of the job that is there.
 
         Args:
             session: publish in this session's transaction, which ends with DuplicateJob or an error
@@ -147,7 +154,7 @@ class Topic:
             PayloadError: the payload cannot be stored as it is. Nothing was sent.
             ConfigurationError: an argument out of its range; a key, `expires` or `keep` whose index
                 is not there; or too much: all copies together may have 128 MiB. Nothing was put.
-            DuplicateJob: a live job of a subscriber has the key. Nothing was put.
+            DuplicateJob: a job of a subscriber holds the key. Nothing was put.
             PyMongoError: the server; after a timeout or a lost connection all of the jobs may be
                 there, or none.
         """
@@ -157,6 +164,10 @@ class Topic:
             delay=delay,
             run_at=run_at,
             key=key,
+            on_conflict=on_conflict,
+            key_until=key_until,
+            unique_for=unique_for,
+            max_delay=max_delay,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,
@@ -253,6 +264,10 @@ class AsyncTopic:
         delay: float | timedelta | None = None,
         run_at: datetime | None = None,
         key: str | None = None,
+        on_conflict: OnConflict = "raise",
+        key_until: KeyUntil | None = None,
+        unique_for: float | timedelta | None = None,
+        max_delay: float | timedelta | None = None,
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -266,7 +281,8 @@ class AsyncTopic:
         list is empty; that is counted (``streamqueue_topic_published_total``, ``unread``).
 
         The arguments are those of ``put``, and hold for each of the jobs. A `key` is one of each
-        queue: with a live job that has it in one of them, nothing is put into any.
+        queue: where a job of one of them holds it, nothing is put into any, unless `on_conflict`
+        says otherwise; then the id is that of the job that is there.
 
         Args:
             session: publish in this session's transaction, which ends with DuplicateJob or an error
@@ -284,7 +300,7 @@ class AsyncTopic:
             PayloadError: the payload cannot be stored as it is. Nothing was sent.
             ConfigurationError: an argument out of its range; a key, `expires` or `keep` whose index
                 is not there; or too much: all copies together may have 128 MiB. Nothing was put.
-            DuplicateJob: a live job of a subscriber has the key. Nothing was put.
+            DuplicateJob: a job of a subscriber holds the key. Nothing was put.
             PyMongoError: the server; after a timeout or a lost connection all of the jobs may be
                 there, or none.
         """
@@ -294,6 +310,10 @@ class AsyncTopic:
             delay=delay,
             run_at=run_at,
             key=key,
+            on_conflict=on_conflict,
+            key_until=key_until,
+            unique_for=unique_for,
+            max_delay=max_delay,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,

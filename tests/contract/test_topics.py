@@ -477,3 +477,17 @@ async def test_many_subscribers_work_side_by_side_and_none_loses_an_unread_messa
         while some := await queue.claim(50, wait=None if len(read) == 20 else WAIT):
             read += [job.data["n"] for job in some]
         assert sorted(read) == list(range(20))
+
+
+@pytest.mark.parametrize("on_conflict", ["skip", "replace", "earlier"])
+async def test_a_message_whose_key_one_queue_holds_is_that_job_there(
+    shell: Shell, topic: Any, jobs: Collection[Any], on_conflict: str
+) -> None:
+    await topic.subscribe("billing")
+    await topic.subscribe("mails")
+    taken = await shell.queue(name="mails").put({"n": 1}, key="k")
+
+    billing, mails = await topic.publish({"n": 2}, key="k", on_conflict=on_conflict)
+
+    assert mails == taken
+    assert {job["_id"] for job in jobs.find({"key": "k"})} == {billing, mails}

@@ -284,7 +284,7 @@ async def test_a_key_that_is_taken_ends_the_transaction_and_says_so(
 async def test_an_index_is_made_before_the_transaction_or_not_at_all(
     feature: str, given: dict[str, Any], shell: Shell, topic: Any, jobs: Collection[Any]
 ) -> None:
-    index = FEATURE_INDEXES[feature]["name"]
+    index = FEATURE_INDEXES[feature][0]["name"]
     if index in jobs.index_information():
         jobs.drop_index(index)
 
