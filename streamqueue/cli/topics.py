@@ -111,9 +111,7 @@ def publish(options: Options) -> None:
     """
     payloads = read_payloads(list(options.payload))
     if options.key is not None and len(payloads) != 1:
-        raise ConfigurationError(
-            "--key goes with one message: no two hold the same"
-        )
+        raise ConfigurationError("--key goes with one message: no two hold the same")
     settings = {**key_settings(options), **put_settings(options)}
     for payload in payloads:  # all are checked before the first is published
         check_put(payload, run_at=None, **settings)

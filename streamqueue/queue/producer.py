@@ -67,6 +67,10 @@ class Producer:
 
     def put(self, put: Put, document: RawBSONDocument, session: Any) -> Flow[ObjectId]:
         """Put a job, or raise why it is not there for certain; return the id of the one that is."""
+        if put.key is None:
+            with self.counting:
+                yield from self._insert_one(put, document, session)
+            return put.id
         with self.counting.each(1) as counted:
             placed = yield from self.place(put, document, session)
             counted[placed.result] += 1
