@@ -48,6 +48,7 @@ Counted = dict["PutResult", int]
 PutResult = Literal["inserted", "duplicate", "replaced", "error"]
 ClaimTrigger = Literal["stream", "scan", "sweep"]
 ClaimResult = Literal["won", "lost", "empty"]
+TickResult = Literal["fired", "skipped", "dropped", "error"]
 ReapResult = Literal["requeued", "dead", "cancelled"]
 StreamOperation = Literal["insert", "update", "replace"]
 StreamRestart = Literal[

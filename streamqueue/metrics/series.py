@@ -40,6 +40,7 @@ from .bundles import (
     PutResult,
     ReapResult,
     StreamMetrics,
+    TickResult,
     WorkerMetrics,
 )
 
@@ -97,6 +98,7 @@ class Metrics:
     jobs_put: Counter
     topics_published: Counter
     jobs_buried: Counter
+    schedule_ticks: Counter
     operation_duration: Histogram
     operation_errors: Counter
     operation: Mapping[Operation, Histogram]
@@ -167,6 +169,13 @@ class Metrics:
             "streamqueue_jobs_buried_total",
             "Jobs made dead before a handler saw them, by what is wrong with their documents.",
             ("reason",),
+            registry=registry,
+        )
+        self.schedule_ticks = Counter(
+            "streamqueue_schedule_ticks_total",
+            "Ticks of schedules, by the queue of their jobs: fired, skipped (the key was taken, or "
+            "catch_up left it out), dropped (too late, with catch_up none) or error.",
+            ("queue", "result"),
             registry=registry,
         )
         self.operation_duration = Histogram(
@@ -240,10 +249,22 @@ class Metrics:
         Those have a limit of their own: past 200 distinct names every further one is counted as
         ``other``. What is no valid name is counted as ``(invalid)``.
         """
+        self._of_consumers.reaped.labels(self._label(queue), result).inc(count)
+
+    def ticks(self, queue: str, result: TickResult, count: int) -> None:
+        """Count ticks of schedules, whose jobs may go to queues that this process has no part in.
+
+        The first of a queue makes the other results of it too, at 0.
+        """
+        queue = self._label(queue)
+        for each in get_args(TickResult):
+            self.schedule_ticks.labels(queue, each).inc(count if each == result else 0)
+
+    def _label(self, queue: str) -> str:
         queue = label_of(queue)
         if queue != INVALID and queue not in self._queues:
             queue = self._others_queues.label(queue)
-        self._of_consumers.reaped.labels(queue, result).inc(count)
+        return queue
 
     def buried(self, reason: BuryReason, count: int) -> None:
         """Count jobs that were made dead because of what is in their documents."""

@@ -14,6 +14,7 @@ default, so any program may insert ``{queue, state: "ready", payload}`` and noth
     keep                                             seconds, while it was put with one
     expires_at                                       while it was put with one
     awaited                                          true while somebody waits for its end
+    schedule, tick                                   while a schedule has put it
     cancel_requested_at                              since it was to be cancelled while it ran
     last_error, errors                               once there was one
     progress, note                                   of the present attempt, or the last one
@@ -213,7 +214,7 @@ def encode_fields(
         "state": "scheduled" if later else "ready",
         "priority": priority,
         "seq": UNNUMBERED,
-        "run_at": run_at if later else now,
+        "run_at": run_at if later else settings.get("tick") or now,
         "created_at": now,
         "attempts": 0,
     }

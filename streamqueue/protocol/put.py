@@ -57,6 +57,7 @@ class Put:
 
     Attributes:
         named: its id was given, so that it may be there already.
+        schedule: the name of the schedule that puts it, and `tick` the moment it is for.
     """
 
     id: ObjectId
@@ -71,6 +72,8 @@ class Put:
     expires: float | datetime | None = None
     keep: float | None = None
     awaited: bool = False
+    schedule: str | None = None
+    tick: datetime | None = None
 
     @property
     def features(self) -> set[str]:
@@ -126,6 +129,8 @@ class Put:
             expires_at=self.expires_at(now),
             keep=self.keep,
             awaited=self.awaited or None,
+            schedule=self.schedule,
+            tick=self.tick,
             **unique,
         )
 

@@ -59,15 +59,19 @@ class PresentSettings:
         self.paused: frozenset[str] = frozenset()
 
     def connect(
-        self, source: Hears, changed: Callable[[frozenset[str], frozenset[str]], Awaitable[None]]
+        self,
+        source: Hears,
+        changed: Callable[[frozenset[str], frozenset[str]], Awaitable[None]],
+        schedules: Callable[[list[dict[str, Any]]], None] | None = None,
     ) -> None:
         """Say what brings the bell, and who is told; before :meth:`run`.
 
         Args:
             changed: called after every reading, with the queues that are paused since then and
                 those that are so no more.
+            schedules: the same, with the schedules of the collection, which are read only then.
         """
-        self._source, self._changed = source, changed
+        self._source, self._changed, self._schedules = source, changed, schedules
 
     @property
     def sure(self) -> bool:
@@ -109,7 +113,7 @@ class PresentSettings:
             self._under_way, self._wanted = True, anyio.Event()
             asked = self._known.asking()
             try:
-                settings = await self._store.settings_of(self._queues)
+                settings = await self._store.settings_of(self._queues, self._schedules)
             except READ_ERRORS as error:
                 self._reading.failed(error, "The settings of the queues could not be read: %s")
                 failures += 1

@@ -100,6 +100,7 @@ class Partition:
         self._listed: dict[str, list[str]] = {}
         self._names: dict[str, list[str]] = {}
         self._places: dict[str, Places] = {}
+        self._everybody: list[str] = []
 
     def dispatched(self, yes: bool) -> None:
         """Note whether somebody else minds whose turn it is: then all that comes is ours."""
@@ -129,6 +130,14 @@ class Partition:
         """Return the name of the one whose turn it is before all others, if any is known."""
         names = self._names.get(job["queue"])
         return names[_number(job["_id"]) % len(names)] if names else None
+
+    def rank(self, name: str) -> int | None:
+        """Return how many others of the collection come before this consumer for what has this
+        name; None while they are not known."""
+        if self._consumer is None or self._consumer not in self._everybody:
+            return None
+        own = _weight(self._consumer, name)
+        return sum(_weight(other, name) < own for other in self._everybody)
 
     def divide(self, jobs: Iterable[Job]) -> tuple[list[Job], list[Job]]:
         """Return the jobs that are ours to take, and the others, each in their order."""
@@ -241,18 +250,19 @@ class Partition:
     async def _read(self) -> None:
         self._read_at = monotonic()
         names: dict[str, list[str]] = {queue: [] for queue in self._queues}
-        forgotten = []
+        forgotten, everybody = [], []
         async with self._consumers.find(*operations.registered()[:2]) as cursor:
             for found in await cursor.to_list():
                 silent = found.get("silent")
                 if not isinstance(silent, int) or silent > FORGOTTEN_AFTER * 1000:
                     forgotten.append(found["_id"])
                 elif silent < operations.SILENT_AFTER * 1000:
+                    everybody.append(str(found["_id"]))
                     queues = found.get("queues")
                     for queue in queues if isinstance(queues, list) else ():
                         if type(queue) is str and queue in names:
                             names[queue].append(str(found["_id"]))
-        self._listed = names
+        self._listed, self._everybody = names, everybody
         self._rank()
         if forgotten:
             await self._consumers.delete_many(operations.deregister(*forgotten))
@@ -273,6 +283,11 @@ def turn_over(turn: int) -> float:
     """Return the moment when so many others have had their chance at a job; a random bit later, so
     that those who waited do not go for it in step."""
     return monotonic() + TURN * min(turn, MOST_TURNS) * random.uniform(1.0, 1.2)
+
+
+def _weight(consumer: str, name: str) -> tuple[int, str]:
+    """Return what orders the consumers for this name: for each name in another way."""
+    return zlib.crc32(f"{consumer}\0{name}".encode("utf-8", "backslashreplace")), consumer
 
 
 def _number(job_id: object) -> int:

@@ -38,6 +38,7 @@ from .listener import WorkerListener
 from .partition import Partition
 from .reaper import Reaper
 from .scheduler import Expiries, Sweep, Timers
+from .schedules.schedules import Schedules
 from .slots import Share, Slots
 from .source import SourceSettings
 
@@ -144,7 +145,15 @@ class Run:
             self._partition,
             metrics,
         )
-        present.connect(self._source, self._settings_read)
+        self._schedules = Schedules(
+            store,
+            consumer,
+            settings.declared_schedules(),
+            self._partition,
+            metrics,
+            changed=present.rang,
+        )
+        present.connect(self._source, self._settings_read, self._schedules.read)
         listener.connect(self._claimer, self._timers, self._reaper, self._leases, self._expiries)
         self._sweep: Sweep | None = None
         if options.sweep_interval is not None:
@@ -254,6 +263,7 @@ class Run:
                 parts.start_soon(part, self._timers.run)
                 parts.start_soon(part, self._expiries.run)
                 parts.start_soon(part, self._reaper.run)
+                parts.start_soon(part, self._schedules.run)
                 if self._sweep is not None:
                     parts.start_soon(part, self._sweep.run)
                 if self._exporter is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
+from .schedules.declared import schedules_of
 from .source import OwnStream
 
 if TYPE_CHECKING:
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 
     from ..health.server import MetricsAddress
     from ..options import WorkerOptions
+    from ..protocol.schedules import Schedule
     from ..store.asynchronous import AsyncStore
     from .handler import Handler
+    from .schedules.declared import Declared
     from .source import Source, SourceSettings
 
 
@@ -35,11 +38,18 @@ class Settings:
     registry: CollectorRegistry | None
     exports: bool
     handlers: dict[str, Handler] = field(default_factory=dict)
+    schedules: list[Declared] = field(default_factory=list)
     make_source: Callable[[SourceSettings], Source] = OwnStream
 
     def check_handlers(self) -> None:
-        """Raise ConfigurationError when no handler is registered, or one cannot run."""
+        """Raise ConfigurationError when no handler is registered, or one cannot run, or a schedule
+        stands above none."""
         if not self.handlers:
             raise ConfigurationError("this worker has no handler: register one per queue first")
         for handler in self.handlers.values():
             handler.check()
+        self.declared_schedules()
+
+    def declared_schedules(self) -> list[Schedule]:
+        """Return the schedules that stand above its handlers, or raise ConfigurationError."""
+        return schedules_of(self.schedules, self.handlers)

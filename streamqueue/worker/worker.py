@@ -29,6 +29,7 @@ from ..store.asynchronous import AsyncStore
 from .execution.processes import check_not_in_child
 from .handler import Handler, where_to_run
 from .run import NOT_TOLD, Run
+from .schedules.declaring import Scheduling
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ SAME_STOP = 0.5
 send theirs to every process of a service, and a supervisor passes it on."""
 
 
-class Worker:
+class Worker(Scheduling):
     """Runs the handlers of one or more queues until told to stop.
 
     Args:

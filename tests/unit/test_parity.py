@@ -10,6 +10,7 @@ import pytest
 import streamqueue
 from streamqueue import AsyncJob, AsyncMongoQueue, AsyncTopic, Job, MongoQueue, Topic
 from streamqueue.queue.answers.answers import AsyncAnswers, BlockingAnswers
+from streamqueue.queue.schedules.schedules import AsyncSchedules, Schedules
 from streamqueue.queue.steering.pausing import AsyncPausing, BlockingPausing
 from streamqueue.queue.steering.steering import AsyncSteering, BlockingSteering
 
@@ -20,6 +21,7 @@ TWO_SHELLS: list[tuple[type, type]] = [
     (BlockingSteering, AsyncSteering),
     (BlockingPausing, AsyncPausing),
     (BlockingAnswers, AsyncAnswers),
+    (Schedules, AsyncSchedules),
 ]
 PAIRS = [pytest.param(*pair, id=pair[0].__name__) for pair in TWO_SHELLS]
 NOT_AWAITED = {"__init__"}
@@ -136,13 +138,8 @@ def test_every_public_name_says_what_it_is(name: str) -> None:
     [
         pytest.param(owner, name, id=f"{owner.__name__}.{name}")
         for owner in (
-            MongoQueue,
-            AsyncMongoQueue,
-            Job,
-            AsyncJob,
-            Topic,
-            AsyncTopic,
-            streamqueue.Worker,
+            *(MongoQueue, AsyncMongoQueue, Job, AsyncJob, Topic, AsyncTopic),
+            *(Schedules, AsyncSchedules, streamqueue.Worker),
         )
         for name in sorted(everything(owner))
     ],

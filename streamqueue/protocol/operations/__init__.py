@@ -40,6 +40,7 @@ from .indexes import *  # noqa: F403
 from .looks import *  # noqa: F403
 from .queues import *  # noqa: F403
 from .replies import *  # noqa: F403
+from .schedules import *  # noqa: F403
 from .settings import *  # noqa: F403
 from .timers import *  # noqa: F403
 from .topics import *  # noqa: F403

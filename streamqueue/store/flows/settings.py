@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
@@ -15,20 +15,31 @@ from ..lines import log_settings_refused
 from .steps import ReadSettings, Upsert
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ..state import StoreState
     from .steps import Flow
 
 
-def settings_of(store: StoreState, queues: Sequence[str]) -> Flow[dict[str, QueueSettings] | None]:
+def settings_of(
+    store: StoreState,
+    queues: Sequence[str],
+    schedules: Callable[[list[dict[str, Any]]], None] | None = None,
+) -> Flow[dict[str, QueueSettings] | None]:
     """Return the settings of those of the queues that have any; None if the user may not know.
+
+    Args:
+        schedules: is given those of the collection, read in the same round trip.
 
     Such a user is told so, once, and goes on: to stop would be the end of all work wherever
     consumers were upgraded before their roles.
     """
     try:
-        found = yield ReadSettings(operations.settings_of(queues))
+        found = yield ReadSettings(
+            operations.settings_of(queues)
+            if schedules is None
+            else operations.settings_and_schedules(queues)
+        )
     except OperationFailure as error:
         if error.code != UNAUTHORIZED:
             raise
@@ -36,6 +47,8 @@ def settings_of(store: StoreState, queues: Sequence[str]) -> Flow[dict[str, Queu
             store.settings_refused = True
             log_settings_refused(f"{store.jobs.name}.settings")
         return None
+    if schedules is not None:
+        schedules([document for document in found if operations.is_schedule(document)])
     return {document["_id"]: QueueSettings.from_document(document) for document in found}
 
 
@@ -60,14 +73,29 @@ def paused_queues(_store: StoreState, limit: int) -> Flow[set[str] | None]:
     return {document["_id"] for document in found}
 
 
+def read_settings(_store: StoreState, command: operations.Find) -> Flow[list[dict[str, Any]]]:
+    """Return what is stored among the settings, by majority."""
+    found: list[dict[str, Any]] = yield ReadSettings(command)
+    return found
+
+
 def change_settings(store: StoreState, command: operations.Update) -> Flow[None]:
     """Change the settings of a queue, and ring the bell.
 
     Raises:
-        ConfigurationError: the settings are changed, and nobody can be told, because the collection
-            refuses the bell, as under a validator of an earlier version.
+        ConfigurationError: as :func:`ring`.
     """
     yield Upsert(command, settings=True)
+    yield from ring(store)
+
+
+def ring(store: StoreState) -> Flow[None]:
+    """Ring the bell: settings were changed.
+
+    Raises:
+        ConfigurationError: nobody can be told, because the collection refuses the bell, as under a
+            validator of an earlier version.
+    """
     try:
         try:
             yield Upsert(operations.ring(), settings=False)

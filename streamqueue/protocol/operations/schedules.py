@@ -1,0 +1,156 @@
+"""Schedules: declared, read, taken and changed, all in the collection of settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..schedules import KIND, PREFIX, Source
+from .commands import Document, Find, Update
+from .expressions import is_date, milliseconds_since, one_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from ..schedules import CatchUp, Schedule, Step, StoredSchedule
+
+MOST_SCHEDULES = 10_000
+"""Schedules that are read of a collection."""
+
+_ALL: Document = {"_id": {"$gte": PREFIX, "$lt": PREFIX[:-1] + chr(ord(PREFIX[-1]) + 1)}}
+
+
+_TIMES = ("queue", "rule", "spread", "digest", "source", "declared_by", "last_tick", "paused")
+"""What says when a schedule fires, and who. Payloads may be megabytes."""
+
+
+def schedules() -> Find:
+    """All schedules of a collection, in the order of their names."""
+    return Find(_ALL, None, [("_id", 1)], MOST_SCHEDULES)
+
+
+def settings_and_schedules(queues: Sequence[str]) -> Find:
+    """What is stored of these queues, and when which schedule fires."""
+    wanted = {"$or": [{"_id": one_of(queues)}, _ALL]}
+    return Find(wanted, dict.fromkeys(_TIMES, 1), limit=MOST_SCHEDULES + len(queues))
+
+
+def is_schedule(document: Mapping[str, Any]) -> bool:
+    """Whether a document of the settings is a schedule."""
+    name = document.get("_id")
+    return isinstance(name, str) and name.startswith(PREFIX)
+
+
+def schedules_late() -> Find:
+    """How many milliseconds ago each schedule that is not paused should have fired."""
+    late = milliseconds_since("next_tick", no_date=0)
+    return Find(
+        {**_ALL, "paused": {"$ne": True}},
+        {"queue": 1, "spread": 1, "late": late},
+        limit=MOST_SCHEDULES,
+    )
+
+
+def schedules_named(names: Sequence[str]) -> Find:
+    """All that is stored of these."""
+    return Find({"_id": one_of([PREFIX + name for name in names])})
+
+
+def declare(schedule: Schedule, source: Source, by: str, next_tick: datetime | None) -> Update:
+    """Store what was said of a schedule. An upsert, which a duplicate key fails when there is one
+    of that name from another source.
+
+    A new rule fires from now on; another text of the same rule goes on where it was, and so does a
+    pause in both cases.
+    """
+    same = {
+        "$and": [{"$eq": ["$rule", {"$literal": schedule.rule.document()}]}, is_date("last_tick")]
+    }
+    of_rule = {"last_tick": "$$NOW", "next_tick": {"$literal": next_tick}, "behind": "$$REMOVE"}
+    other: Source = "stored" if source == "code" else "code"
+    return Update(
+        {"_id": {"$eq": PREFIX + schedule.name}, "source": {"$ne": other}},
+        [
+            {"$set": {name: {"$cond": [same, f"${name}", new]} for name, new in of_rule.items()}},
+            {
+                "$set": {
+                    "kind": KIND,
+                    "name": {"$literal": schedule.name},
+                    **{name: {"$literal": value} for name, value in schedule.said().items()},
+                    "digest": {"$literal": schedule.digest},
+                    "source": source,
+                    "declared_by": {"$literal": by},
+                    "declared_at": "$$NOW",
+                }
+            },
+        ],
+    )
+
+
+def take(
+    schedule: StoredSchedule, step: Step, next_tick: datetime | None, job_id: Any = None
+) -> Update:
+    """Move the last tick of a schedule forward, which only one can, and none before it is due, or
+    for a schedule that is paused or says something else by now.
+
+    Args:
+        job_id: of the job that is put with it.
+    """
+    due = step.tick + schedule.delay
+    change: Document = {
+        "last_tick": step.tick,
+        "next_tick": {"$literal": next_tick},
+        "behind": {"$literal": step.behind._asdict()} if step.behind else "$$REMOVE",
+    }
+    if job_id is not None:
+        change["last_job"] = {"$literal": job_id}
+    return Update(
+        {
+            "_id": {"$eq": PREFIX + schedule.name},
+            "digest": {"$eq": schedule.digest},
+            "paused": {"$ne": True},
+            "last_tick": {"$lt": step.tick},
+            "$expr": {"$gte": ["$$NOW", due]},
+        },
+        [{"$set": change}],
+    )
+
+
+def note_last_job(name: str, job_id: Any) -> Update:
+    """Say that the last tick's job is another one, or none was put for it."""
+    return Update({"_id": {"$eq": PREFIX + name}}, [{"$set": {"last_job": {"$literal": job_id}}}])
+
+
+def pause_schedule(name: str) -> Update:
+    """Pause a schedule; one that is paused stays so since then."""
+    since = {"$cond": [{"$eq": ["$paused", True]}, "$paused_at", "$$NOW"]}
+    return Update({"_id": {"$eq": PREFIX + name}}, [{"$set": {"paused": True, "paused_at": since}}])
+
+
+def resume_schedule(name: str, catch_up: CatchUp | None) -> Update:
+    """Let a schedule go on; one that is not paused stays as it is.
+
+    Args:
+        catch_up: which ticks of the pause are put; None: all of them are over.
+    """
+    change: Document = {"last_tick": "$$NOW", "behind": "$$REMOVE", "next_tick": "$$REMOVE"}
+    if catch_up is not None:
+        left = {"$ifNull": ["$catch_up_limit", 1]}
+        change = {"behind": {"until": "$$NOW", "left": left, "catch_up": catch_up}}
+    paused = {"$eq": ["$paused", True]}
+    return Update(
+        {"_id": {"$eq": PREFIX + name}},
+        [
+            {
+                "$set": {
+                    field: {"$cond": [paused, new, f"${field}"]} for field, new in change.items()
+                }
+            },
+            {"$unset": ["paused", "paused_at"]},
+        ],
+    )
+
+
+def schedule_at(name: str) -> Document:
+    """The filter for a schedule."""
+    return {"_id": {"$eq": PREFIX + name}}

@@ -1,0 +1,1 @@
+"""Schedules in a worker: declared in its code, and fired when they are due."""

@@ -1,0 +1,210 @@
+"""Taking ticks: a schedule's last tick is moved forward and its job put, in one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pymongo
+from anyio import CancelScope
+from pymongo.errors import PyMongoError
+from pymongo.write_concern import WriteConcern
+
+from ... import plain
+from ...errors import ConfigurationError, DuplicateJob, PayloadError
+from ...failures import failure_name
+from ...protocol import operations
+from ...protocol.schedules import MOST_AT_ONCE, StoredSchedule
+from ...queue.flow import run_async
+from ...queue.producer import Producer
+from ...store.collection import settings_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from bson import ObjectId
+    from pymongo.asynchronous.client_session import AsyncClientSession
+
+    from ...metrics.bundles import TickResult
+    from ...metrics.series import Metrics
+    from ...protocol.put import Put
+    from ...protocol.schedules import Step
+    from ...store.asynchronous import AsyncStore
+
+logger = plain.logger("streamqueue.schedules")
+
+PATIENCE = 5.0
+"""Seconds that one tick may take. So long others wait for a place, if all places are taken."""
+
+
+class TakenAlready(Exception):
+    """Somebody else has taken the tick, it is not due, or something else is stored by now."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """What has become of a step."""
+
+    result: TickResult
+    before: datetime | None
+
+
+class Firing:
+    """Takes the ticks of schedules; knows nothing of when they are due."""
+
+    def __init__(self, store: AsyncStore, metrics: Metrics) -> None:
+        self._store = store
+        self._settings = settings_of(store.jobs)
+        self._metrics = metrics
+        self._doubtful: dict[str, tuple[ObjectId, Step]] = {}
+
+    async def look(self, names: Sequence[str]) -> dict[str, StoredSchedule]:
+        """Return all that is stored of these schedules, by their names."""
+        found = await self._store.read_settings(operations.schedules_named(names))
+        read = filter(None, map(StoredSchedule.from_document, found))
+        schedules = {schedule.name: schedule for schedule in read}
+        for name, schedule in schedules.items():
+            self._settle(name, schedule)
+        return schedules
+
+    def _settle(self, name: str, schedule: StoredSchedule) -> None:
+        """Count a tick whose transaction has come through, though nobody said so."""
+        job_id, step = self._doubtful.pop(name, (None, None))
+        if step is not None and schedule.last_job == job_id and schedule.last_tick == step.tick:
+            self._metrics.ticks(schedule.queue, "fired", 1)
+
+    async def take(self, schedule: StoredSchedule, step: Step) -> None:
+        """Take a tick, and put its job unless it is to be left out.
+
+        Raises:
+            TakenAlready: look again.
+            PyMongoError: the outcome is unknown: look again.
+        """
+        if not step.fires:
+            await self._pass_over(schedule, step)
+            return
+        try:
+            put = schedule.schedule().new_put(step.tick)
+        except (ConfigurationError, PayloadError) as error:
+            await self._pass_over(schedule, step, "error", str(error))
+            return
+        try:
+            taken = await self._put(schedule, step, put)
+        except DuplicateJob:
+            await self._pass_over(schedule, step, "skipped")
+        except PyMongoError as error:
+            if not operations.is_refusal(error):
+                self._doubtful[schedule.name] = put.id, step
+                raise
+            reason = f"the server refuses its job: {failure_name(error)}"
+            await self._pass_over(schedule, step, "error", reason)
+        else:
+            self._count(schedule, step, taken)
+
+    async def _put(self, schedule: StoredSchedule, step: Step, put: Put) -> Taken:
+        producer = Producer(self._store, schedule.queue, self._metrics.registry)
+        document = await run_async(producer.prepare(put, None))  # before: it may make an index
+
+        async def act(session: AsyncClientSession) -> Taken:
+            before = await self._move(schedule, step, put.id, session)
+            put_as: ObjectId | None = await run_async(producer.put(put, document, session))
+            there = put_as or put.id
+            if there == put.id:
+                return Taken("fired", before.get("last_tick"))
+            skips = getattr(put, "on_conflict", None) == "skip"
+            last_job = before.get("last_job") if skips else there
+            command = operations.note_last_job(schedule.name, last_job)
+            await self._settings.update_one(*command, session=session)
+            return Taken("skipped" if skips else "fired", before.get("last_tick"))
+
+        client, majority = self._store.jobs.database.client, WriteConcern("majority")
+        with CancelScope(shield=True), pymongo.timeout(PATIENCE), producer.counting:
+            async with client.start_session() as session:
+                await session.start_transaction(write_concern=majority)
+                taken = await act(session)  # an error ends the session, and the transaction with it
+                await session.commit_transaction()
+        return taken
+
+    async def _move(
+        self,
+        schedule: StoredSchedule,
+        step: Step,
+        job_id: ObjectId | None,
+        session: AsyncClientSession | None = None,
+    ) -> dict[str, Any]:
+        """Move the last tick; return what was stored before."""
+        following = schedule.rule.next(step.tick) if schedule.rule else None
+        before: dict[str, Any] | None = await self._settings.find_one_and_update(
+            *operations.take(schedule, step, following, job_id),
+            projection={"last_tick": 1, "last_job": 1},
+            session=session,
+        )
+        if before is None:
+            raise TakenAlready
+        return before
+
+    async def _pass_over(
+        self,
+        schedule: StoredSchedule,
+        step: Step,
+        result: TickResult | None = None,
+        reason: str = "",
+    ) -> None:
+        """Move the last tick and put nothing."""
+        with CancelScope(shield=True), pymongo.timeout(PATIENCE):
+            before = await self._move(schedule, step, None)
+        taken = Taken(result or _left_out(schedule), before.get("last_tick"))
+        self._count(schedule, step, taken, reason)
+
+    def _count(self, schedule: StoredSchedule, step: Step, taken: Taken, reason: str = "") -> None:
+        """Count and log what became of a tick, and of those before it that were passed over."""
+        missed = 0
+        if schedule.rule is not None and taken.before is not None:
+            missed = schedule.rule.count(taken.before, step.tick, MOST_AT_ONCE) - 1
+        if not step.fires:
+            missed += 1
+        else:
+            self._metrics.ticks(schedule.queue, taken.result, 1)
+        if missed > 0:
+            result = _left_out(schedule)
+            self._metrics.ticks(schedule.queue, result, missed)
+            logger.warning(
+                "Schedule %s was late: %d ticks up to %s were left out (catch_up is %s)",
+                schedule.name,
+                missed,
+                step.tick.isoformat(),
+                schedule.catch_up,
+                extra={"event": "ticks_left_out", **_about(schedule, step), "count": missed},
+            )
+        if step.fires and taken.result == "fired":
+            logger.debug(
+                "Schedule %s fired for %s",
+                schedule.name,
+                step.tick.isoformat(),
+                extra={"event": "tick_fired", **_about(schedule, step)},
+            )
+        elif step.fires:
+            logger.log(
+                _LEVELS[taken.result],
+                "Schedule %s put no job for %s: %s",
+                schedule.name,
+                step.tick.isoformat(),
+                reason or "a job has its key",
+                extra={"event": f"tick_{taken.result}", **_about(schedule, step)},
+            )
+
+
+_LEVELS = {"skipped": 20, "dropped": 30, "error": 40}
+
+
+def _left_out(schedule: StoredSchedule) -> TickResult:
+    return "dropped" if schedule.catch_up == "none" else "skipped"
+
+
+def _about(schedule: StoredSchedule, step: Step) -> dict[str, Any]:
+    return {
+        "schedule": schedule.name,
+        "queue": schedule.queue,
+        "tick": step.tick.isoformat(),
+    }
