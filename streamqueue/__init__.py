@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         PayloadError,
         ReplicaSetRequired,
         Retry,
+        ScheduleNotFound,
         Snooze,
         StreamQueueError,
     )
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from .queue.blocking import MongoQueue
     from .queue.info import JobInfo, PastError
     from .queue.job import AsyncJob, Job
+    from .queue.schedules.info import ScheduleInfo
+    from .queue.schedules.schedules import AsyncSchedules, Schedules
     from .queue.topic import AsyncTopic, Topic
     from .uri import connection_uri
     from .worker import Worker
@@ -39,6 +42,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncJob",
     "AsyncMongoQueue",
+    "AsyncSchedules",
     "AsyncTopic",
     "Backoff",
     "Cancel",
@@ -62,6 +66,9 @@ __all__ = [
     "PutIds",
     "ReplicaSetRequired",
     "Retry",
+    "ScheduleInfo",
+    "ScheduleNotFound",
+    "Schedules",
     "Snooze",
     "StreamQueueError",
     "Topic",
@@ -73,6 +80,7 @@ __all__ = [
 _HOMES = {
     "AsyncJob": "queue.job",
     "AsyncMongoQueue": "queue.asynchronous",
+    "AsyncSchedules": "queue.schedules.schedules",
     "AsyncTopic": "queue.topic",
     "Backoff": "backoff",
     "HealthApp": "health.app",
@@ -82,6 +90,8 @@ _HOMES = {
     "NewJob": "protocol.put",
     "PastError": "queue.info",
     "PutIds": "protocol.puts",
+    "ScheduleInfo": "queue.schedules.info",
+    "Schedules": "queue.schedules.schedules",
     "Topic": "queue.topic",
     "Worker": "worker",
     "connection_uri": "uri",

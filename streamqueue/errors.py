@@ -8,6 +8,7 @@
     ├── PayloadError (ValueError)           payload or result: not BSON, too deep, too large
     ├── DuplicateJob                        the key is taken   .key .job_id .ids .existing
     ├── JobNotFound (LookupError)           no such job in that state      .job_id
+    ├── ScheduleNotFound (LookupError)      no schedule of that name       .name
     ├── JobFailed                           a job that was waited for is dead   .info .job_id
     ├── JobCancelled                        somebody has cancelled it      .job_id
     ├── LeaseLost                           the job is no longer ours      .job_id
@@ -116,6 +117,18 @@ class JobNotFound(StreamQueueError, LookupError):
         which = f"{wanted} job" if wanted else "job"
         super().__init__(f"no {which} {job_id} in this queue{hint and ': '}{hint}")
         self.job_id = job_id
+
+
+class ScheduleNotFound(StreamQueueError, LookupError):
+    """No schedule of the collection has this name.
+
+    Attributes:
+        name: the name.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no schedule {name!r}")
+        self.name = name
 
 
 class JobFailed(StreamQueueError):

@@ -1,0 +1,1 @@
+"""Schedules as programs and people see and change them."""

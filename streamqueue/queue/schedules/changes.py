@@ -1,0 +1,114 @@
+"""Changes of schedules; the flows of both shells."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import DuplicateKeyError
+
+from ...errors import ConfigurationError, ScheduleNotFound
+from ...protocol import operations
+from ...protocol.schedules import StoredSchedule, schedule_name
+from ...store.collection import consumers_of, settings_of
+from ..producer import Producer
+from .info import ScheduleInfo
+
+if TYPE_CHECKING:
+    from bson import ObjectId
+    from prometheus_client import CollectorRegistry
+
+    from ...protocol.schedules import CatchUp, Schedule
+    from ...store.asynchronous import AsyncStore
+    from ...store.blocking import Store
+    from ..flow import Flow
+
+
+class Changes:
+    """Reads and changes the schedules of a collection.
+
+    Args:
+        registry: where the puts of :meth:`run_now` are counted.
+    """
+
+    def __init__(self, store: Store | AsyncStore, registry: CollectorRegistry | None) -> None:
+        self._store = store
+        self._registry = registry
+        jobs: Any = store.jobs
+        self._settings: Any = settings_of(jobs)
+        self._consumers: Any = consumers_of(jobs)
+
+    def add(self, schedule: Schedule) -> Flow[None]:
+        """Store a schedule, in the place of another one of its name."""
+        yield self._store.prepare()
+        following = schedule.rule.next(self._store.clock.now())
+        by = f"{socket.gethostname()}:{os.getpid()}"
+        command = operations.declare(schedule, "stored", by, following)
+        try:
+            yield self._settings.update_one(*command, upsert=True)
+        except DuplicateKeyError:
+            if (yield from self._look(schedule.name)).source == "code":
+                raise ConfigurationError(
+                    f"schedule {schedule.name!r} is declared in the code of workers: change it "
+                    "there, or add one of another name"
+                ) from None
+            yield self._settings.update_one(*command, upsert=True)  # another one was the first
+        yield self._store.ring()
+
+    def all(self) -> Flow[list[ScheduleInfo]]:
+        """Return all schedules, by their names."""
+        yield self._store.prepare()
+        documents = yield self._store.read_settings(operations.schedules())
+        now = self._store.clock.now()
+        read = filter(None, map(StoredSchedule.from_document, documents))
+        return [ScheduleInfo.from_stored(stored, now) for stored in read]
+
+    def remove(self, name: str) -> Flow[None]:
+        """Take a schedule away, unless a worker that lives declares it."""
+        schedule = yield from self._look(schedule_name(name))
+        if schedule.source == "code" and (yield from self._lives(schedule.declared_by)):
+            raise ConfigurationError(
+                f"schedule {name!r} is declared in the code of {schedule.declared_by}, which runs: "
+                "it would come back with its next start. Take it out of the code first, or pause it"
+            )
+        yield self._settings.delete_one(operations.schedule_at(name))
+        yield self._store.ring()
+
+    def _lives(self, consumer: str | None) -> Flow[bool]:
+        found = yield self._consumers.find_one(
+            {"_id": {"$eq": consumer}}, operations.registered().projection
+        )
+        silent = None if found is None else found.get("silent")
+        return isinstance(silent, (int, float)) and silent < operations.SILENT_AFTER * 1000
+
+    def pause(self, name: str) -> Flow[None]:
+        """Let a schedule fire no more."""
+        yield from self._change(name, operations.pause_schedule(schedule_name(name)))
+
+    def resume(self, name: str, catch_up: CatchUp | None) -> Flow[None]:
+        """Let a paused schedule fire again."""
+        yield from self._change(name, operations.resume_schedule(schedule_name(name), catch_up))
+
+    def _change(self, name: str, command: operations.Update) -> Flow[None]:
+        yield self._store.prepare()
+        if not (yield self._settings.update_one(*command)).matched_count:
+            raise ScheduleNotFound(name)
+        yield self._store.ring()
+
+    def run_now(self, name: str) -> Flow[ObjectId]:
+        """Put a job of a schedule, and return its id."""
+        schedule = yield from self._look(schedule_name(name))
+        put = schedule.schedule().new_put(self._store.clock.now())
+        producer = Producer(self._store, schedule.queue, self._registry)
+        document = yield from producer.prepare(put, None)
+        with producer.counting:
+            there: ObjectId | None = yield from producer.put(put, document, None)  # type: ignore[func-returns-value]
+        return there or put.id
+
+    def _look(self, name: str) -> Flow[StoredSchedule]:
+        yield self._store.prepare()
+        found = yield self._store.read_settings(operations.schedules_named([name]))
+        for schedule in filter(None, map(StoredSchedule.from_document, found)):
+            return schedule
+        raise ScheduleNotFound(name)
