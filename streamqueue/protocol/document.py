@@ -268,6 +268,7 @@ class JobRecord:
     look_at: float = -math.inf
     expires_at: datetime | None = None
     progress: Progress | None = None
+    tick: datetime | None = None
 
     @property
     def stays(self) -> bool:
@@ -309,6 +310,7 @@ class JobRecord:
             awaited=get("awaited") is True,
             asked=get("cancel_requested_at") is not None,
             expires_at=_date(get("expires_at")),
+            tick=_date(get("tick")),
         )
 
 

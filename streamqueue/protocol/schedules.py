@@ -52,8 +52,7 @@ Source = Literal["code", "stored"]
 LATE = timedelta(seconds=60)
 """So late a tick is put with every `catch_up`; only later ones count as missed."""
 DEFAULT_LIMIT = 1000
-MOST_AT_ONCE = 100_000
-"""Bound of `catch_up_limit`, and of how many skipped ticks are counted."""
+HIGHEST_LIMIT = 100_000
 
 PUT_SETTINGS = sorted(
     {*inspect.signature(check_put).parameters} - {"payload", "delay", "run_at", "job_id", "awaited"}
@@ -146,7 +145,7 @@ def check_schedule(
         rule=rule,
         spread=seconds(spread, "spread"),
         catch_up=catch_up,  # type: ignore[arg-type]
-        catch_up_limit=options.whole_number(catch_up_limit, "catch_up_limit", 1, MOST_AT_ONCE),
+        catch_up_limit=options.whole_number(catch_up_limit, "catch_up_limit", 1, HIGHEST_LIMIT),
         payload={} if payload is None else payload,
         put=given,
     )

@@ -43,6 +43,8 @@ that cronsim looks at from here."""
 LOOKS_BACK = [timedelta(hours=1), timedelta(days=1), timedelta(days=40), timedelta(days=400)]
 """How far back the last tick is looked for, step by step: so few are stepped through that nobody
 waits, whether a rule fires each minute or once a year."""
+MOST_COUNTED = 2000
+"""Ticks that are stepped through to be counted: 20 us each."""
 NOT_INSTALLED = (
     "a schedule with a line of cron needs cronsim, which is not installed: "
     "pip install 'streamqueue[cron]' (every= needs nothing)"
@@ -121,14 +123,16 @@ class Rule:
                 return found
         return self._last_from(after, until)
 
-    def count(self, after: datetime, until: datetime, most: int) -> int:
-        """Return how many ticks are later than one moment and not later than another; no more than
-        so many are counted."""
+    def count(self, after: datetime, until: datetime, most: int = MOST_COUNTED) -> int:
+        """Return how many ticks are later than one moment and not later than another.
+
+        Of a line of cron no more than `most` are counted: they have to be stepped through.
+        """
         if self.every is not None:
             first = self._first_of_grid(after)
             if first > until:
                 return 0
-            return min(most, int((until - first) / timedelta(seconds=self.every)) + 1)
+            return (until - first) // timedelta(seconds=self.every) + 1
         counted = 0
         for tick in self.ticks(after):
             if tick > until or counted == most:

@@ -121,6 +121,12 @@ class JobView:
         return self._record.locked_at
 
     @property
+    def run_at(self) -> datetime | None:
+        """When the job was due, by the server's clock (aware, UTC): the tick, in every attempt, of
+        one that a schedule has put; else when it was last ready, so of a retry its own time."""
+        return self._record.tick or self._record.run_at
+
+    @property
     def cancelled(self) -> bool:
         """Whether somebody has asked to cancel the job; then its next call raises JobCancelled.
 

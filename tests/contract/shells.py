@@ -16,7 +16,15 @@ from anyio.to_thread import run_sync
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import AsyncMongoQueue, AsyncTopic, Job, MongoQueue, Topic
+from streamqueue import (
+    AsyncMongoQueue,
+    AsyncSchedules,
+    AsyncTopic,
+    Job,
+    MongoQueue,
+    Schedules,
+    Topic,
+)
 
 
 class InThreads:
@@ -79,6 +87,10 @@ class BlockingShell:
         """A session without a transaction."""
         return self._client.start_session()
 
+    def schedules(self) -> Any:
+        """The schedules of the test's collection."""
+        return InThreads(Schedules(self._jobs), self._threads)
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
         """A session with a transaction: committed at the end, aborted by an exception."""
@@ -114,6 +126,10 @@ class AsyncShell:
     def session(self) -> Any:
         """A session without a transaction."""
         return self._client.start_session()
+
+    def schedules(self) -> Any:
+        """The schedules of the test's collection."""
+        return AsyncSchedules(self._jobs)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:

@@ -137,6 +137,7 @@ def hold_blocking(job: Job, session: ClientSession) -> None:
     assert_type(job.max_attempts, int)
     assert_type(job.locked_by, str | None)
     assert_type(job.locked_at, datetime | None)
+    assert_type(job.run_at, datetime | None)
     assert_type(job.last_error, str | None)
     assert_type(job.key, str | None)
     with job as data:

@@ -18,12 +18,14 @@ PROGRAM = Path(__file__).with_name("programs") / "worker.py"
 
 
 class WorkerProcess:
-    """A process that runs ``programs/worker.py``."""
+    """A process that runs ``programs/worker.py``, or another program of that folder."""
 
-    def __init__(self, uri: str, database: str, collection: str, **settings: Any) -> None:
+    def __init__(
+        self, uri: str, database: str, collection: str, *, program: Path = PROGRAM, **settings: Any
+    ) -> None:
         arguments = {"uri": uri, "database": database, "collection": collection, **settings}
         self._process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), json.dumps({"handler": "waits", **arguments})],
+            [sys.executable, str(program), json.dumps({"handler": "waits", **arguments})],
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )

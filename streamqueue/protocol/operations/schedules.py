@@ -52,8 +52,9 @@ def schedules_late() -> Find:
 
 
 def schedules_named(names: Sequence[str]) -> Find:
-    """All that is stored of these."""
-    return Find({"_id": one_of([PREFIX + name for name in names])})
+    """All that is stored of these, as ``found``, with the server's time as ``now``."""
+    wanted = {"_id": one_of([PREFIX + name for name in names])}
+    return Find(wanted, {"found": "$$ROOT", "now": "$$NOW"})
 
 
 def declare(schedule: Schedule, source: Source, by: str, next_tick: datetime | None) -> Update:

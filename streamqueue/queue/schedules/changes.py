@@ -109,6 +109,8 @@ class Changes:
     def _look(self, name: str) -> Flow[StoredSchedule]:
         yield self._store.prepare()
         found = yield self._store.read_settings(operations.schedules_named([name]))
-        for schedule in filter(None, map(StoredSchedule.from_document, found)):
-            return schedule
+        for row in found:
+            schedule = StoredSchedule.from_document(row["found"])
+            if schedule is not None:
+                return schedule
         raise ScheduleNotFound(name)

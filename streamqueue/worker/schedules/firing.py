@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import anyio
 import pymongo
 from anyio import CancelScope
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from ... import plain
+from ...backoff import Backoff
+from ...clock import monotonic
 from ...errors import ConfigurationError, DuplicateJob, PayloadError
 from ...failures import failure_name
 from ...protocol import operations
-from ...protocol.schedules import MOST_AT_ONCE, StoredSchedule
+from ...protocol.schedules import StoredSchedule
 from ...queue.flow import run_async
 from ...queue.producer import Producer
 from ...store.collection import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from bson import ObjectId
     from pymongo.asynchronous.client_session import AsyncClientSession
@@ -37,9 +41,30 @@ logger = plain.logger("streamqueue.schedules")
 PATIENCE = 5.0
 """Seconds that one tick may take. So long others wait for a place, if all places are taken."""
 
+COMMITS = 10
+COMMIT_AGAIN = Backoff(initial=0.02, maximum=1, jitter=0.5)
+
 
 class TakenAlready(Exception):
     """Somebody else has taken the tick, it is not due, or something else is stored by now."""
+
+
+class Seen(NamedTuple):
+    """A schedule as it was read.
+
+    Attributes:
+        schedule: what was stored.
+        then: the server's time when it was read.
+        at: the :func:`monotonic` time when that was known here.
+    """
+
+    schedule: StoredSchedule
+    then: datetime
+    at: float
+
+    def now(self) -> datetime:
+        """Return the server's time, or a moment before it: so nothing looks due too early."""
+        return self.then + timedelta(seconds=monotonic() - self.at)
 
 
 @dataclass(slots=True)
@@ -59,14 +84,16 @@ class Firing:
         self._metrics = metrics
         self._doubtful: dict[str, tuple[ObjectId, Step]] = {}
 
-    async def look(self, names: Sequence[str]) -> dict[str, StoredSchedule]:
+    async def look(self, names: Sequence[str]) -> dict[str, Seen]:
         """Return all that is stored of these schedules, by their names."""
-        found = await self._store.read_settings(operations.schedules_named(names))
-        read = filter(None, map(StoredSchedule.from_document, found))
-        schedules = {schedule.name: schedule for schedule in read}
-        for name, schedule in schedules.items():
-            self._settle(name, schedule)
-        return schedules
+        rows = await self._store.read_settings(operations.schedules_named(names))
+        seen = {}
+        for row in rows:
+            schedule = StoredSchedule.from_document(row["found"])
+            if schedule is not None:
+                self._settle(schedule.name, schedule)
+                seen[schedule.name] = Seen(schedule, row["now"], monotonic())
+        return seen
 
     def _settle(self, name: str, schedule: StoredSchedule) -> None:
         """Count a tick whose transaction has come through, though nobody said so."""
@@ -94,6 +121,8 @@ class Firing:
         except DuplicateJob:
             await self._pass_over(schedule, step, "skipped")
         except PyMongoError as error:
+            if _is_conflict(error):
+                raise TakenAlready from error
             if not operations.is_refusal(error):
                 self._doubtful[schedule.name] = put.id, step
                 raise
@@ -123,7 +152,7 @@ class Firing:
             async with client.start_session() as session:
                 await session.start_transaction(write_concern=majority)
                 taken = await act(session)  # an error ends the session, and the transaction with it
-                await session.commit_transaction()
+                await _commit(session)
         return taken
 
     async def _move(
@@ -161,7 +190,7 @@ class Firing:
         """Count and log what became of a tick, and of those before it that were passed over."""
         missed = 0
         if schedule.rule is not None and taken.before is not None:
-            missed = schedule.rule.count(taken.before, step.tick, MOST_AT_ONCE) - 1
+            missed = schedule.rule.count(taken.before, step.tick) - 1
         if not step.fires:
             missed += 1
         else:
@@ -196,6 +225,26 @@ class Firing:
 
 
 _LEVELS = {"skipped": 20, "dropped": 30, "error": 40}
+
+
+async def _commit(session: AsyncClientSession) -> None:
+    """Commit; again while it is not known whether that was done: a transaction that is left open
+    keeps everybody from the schedule until the server ends it, a minute later."""
+    for tries in count(1):
+        try:
+            await session.commit_transaction()
+        except PyMongoError as error:
+            if tries == COMMITS or not error.has_error_label("UnknownTransactionCommitResult"):
+                raise
+            await anyio.sleep(COMMIT_AGAIN.delay(tries))
+        else:
+            return
+
+
+def _is_conflict(error: PyMongoError) -> bool:
+    """Whether the server has ended a transaction for another one, before it was committed."""
+    transient = error.has_error_label("TransientTransactionError")
+    return transient and isinstance(error, OperationFailure)
 
 
 def _left_out(schedule: StoredSchedule) -> TickResult:

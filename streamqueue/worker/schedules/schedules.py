@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ...protocol.schedules import Schedule
     from ...store.asynchronous import AsyncStore
     from ..partition import Partition
+    from .firing import Seen
 
 logger = plain.logger("streamqueue.schedules")
 
@@ -52,6 +53,7 @@ that, and more under load. So late is a tick whose first consumer has died witho
 MOST_TURNS = 5
 EARLY = timedelta(milliseconds=2)
 """After a tick, because the server's time is known to a millisecond or so, and it decides."""
+NO_TIME = timedelta(0)
 AGAIN = Backoff(initial=0.05, maximum=5, jitter=0.5)
 """The pause after a tick that could not be taken."""
 MANY = 50
@@ -137,7 +139,8 @@ class Schedules:
     async def _declare_once(self) -> None:
         await self._store.prepare()
         names = list(self._declared)
-        before = {name: found.digest for name, found in (await self._firing.look(names)).items()}
+        seen = await self._firing.look(names)
+        before = {name: found.schedule.digest for name, found in seen.items()}
         now = self._store.clock.now()
         changes = []
         for schedule in self._declared.values():
@@ -200,14 +203,20 @@ class Schedules:
             self._due.pop(name)
         self._known = known
 
-    def _arm(self, schedule: StoredSchedule) -> None:
-        """Be there when the schedule is due, if it is ours to fire."""
+    def _arm(self, schedule: StoredSchedule, ahead: timedelta = NO_TIME) -> None:
+        """Be there when the schedule is due, if it is ours to fire.
+
+        Args:
+            ahead: how much later it is by our estimate of the server's time than by its own word.
+        """
         due = schedule.due() if self._is_ours(schedule) else None
         if due is None:
             self._due.pop(schedule.name, None)
             return
         try:
-            self._arm_at(schedule.name, due + EARLY + self._turns(schedule.name) * TURN)
+            self._arm_at(
+                schedule.name, due + max(ahead, NO_TIME) + EARLY + self._turns(schedule.name) * TURN
+            )
         except OverflowError:  # the year 9999
             self._due.pop(schedule.name, None)
 
@@ -282,12 +291,13 @@ class Schedules:
                 else:
                     self._busy.discard(name)  # it was removed
 
-    async def _fire(self, schedule: StoredSchedule) -> None:
+    async def _fire(self, seen: Seen) -> None:
         """Take what there is to take of a schedule, and be there for the next."""
+        schedule = seen.schedule
         name = schedule.name
         try:
             async with self._limiter:
-                schedule, done = await self._take(schedule)
+                schedule, done = await self._take(seen)
         except TakenAlready:
             self._again(name)
         except Exception as error:  # whatever is stored of one, the others go on
@@ -304,18 +314,19 @@ class Schedules:
                 self._read_meanwhile.discard(name)
                 self._arm_at(name, now)
             elif done:
-                self._arm(schedule)
+                self._arm(schedule, now - seen.now())
             else:  # after the others
                 self._arm_at(name, now + self._turns(name) * TURN)
 
-    async def _take(self, schedule: StoredSchedule) -> tuple[StoredSchedule, bool]:
+    async def _take(self, seen: Seen) -> tuple[StoredSchedule, bool]:
         """Take ticks that are due; return what is stored then, and whether none is left."""
+        schedule = seen.schedule
         name = schedule.name
         known = self._known.get(name)
         self._known[name] = schedule
         if not self._is_ours(schedule):
             return schedule, True
-        step = next_step(schedule, self._store.clock.now())
+        step = next_step(schedule, seen.now())
         moved = known is not None and known.last_tick != schedule.last_tick
         if step is not None and moved and self._turns(name):
             return schedule, False  # somebody is at it
@@ -324,7 +335,7 @@ class Schedules:
                 return schedule, True
             await self._firing.take(schedule, step)
             schedule = self._known[name] = schedule.after(step)
-            step = next_step(schedule, self._store.clock.now())
+            step = next_step(schedule, seen.now())
         return schedule, False
 
     def _again(self, name: str) -> None:
