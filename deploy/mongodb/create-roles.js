@@ -1,11 +1,11 @@
-// Creates the six roles of roles/*.json that everybody needs, or brings them up to date.
+// Creates the seven roles of roles/*.json that everybody needs, or brings them up to date.
 //
 //   JOBS_DATABASE=shop mongosh "$ADMIN_URI" deploy/mongodb/create-roles.js
 //
 // They are made in the database admin: only there may a role reach into another one.
 // JOBS_COLLECTION is for jobs that are not in the collection "jobs".
 //
-// OPLOG_WINDOW=yes makes a seventh, streamqueueOplogWindow. Whoever has it reads every write of the
+// OPLOG_WINDOW=yes makes an eighth, streamqueueOplogWindow. Whoever has it reads every write of the
 // cluster, password verifiers included: README.md says what it is for, and what to do instead.
 
 const fs = require("fs");
@@ -19,7 +19,7 @@ if (!database) {
 }
 
 const admin = db.getSiblingDB("admin");
-const names = ["producer", "publisher", "consumer", "operator", "setup", "exporter"];
+const names = ["producer", "publisher", "consumer", "operator", "scheduler", "setup", "exporter"];
 if (process.env.OPLOG_WINDOW === "yes") {
   names.push("oplog-window");
 }

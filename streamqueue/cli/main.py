@@ -45,6 +45,7 @@ HOMES = {
     "dead": "dead",
     "requeue": "steering",
     "reschedule": "steering",
+    "schedule": "schedules",
     "topic": "topics",
     "completion": "completion",
 }

@@ -20,6 +20,7 @@ from ..clock import monotonic
 from ..names import INVALID, is_name, label_of
 from ..protocol import operations
 from ..protocol.document import BARE_CODEC, State
+from ..protocol.stored import seconds_in
 from ..store.collection import UNAUTHORIZED, consumers_of, oplog_of, settings_of
 from . import queries
 from .discovery import MOST_FOREIGN, Walk
@@ -67,6 +68,9 @@ class QueueCensus:
         overdue: scheduled jobs that nobody has made ready, 10 seconds after their time or more, or
             without a time.
         paused: nobody claims its jobs, because somebody has said so.
+        schedules_late: seconds since the longest overdue of the schedules that put its jobs should
+            have fired; 0 when none is overdue.
+        has_schedules: whether there are such, which are not paused.
     """
 
     name: str
@@ -81,6 +85,8 @@ class QueueCensus:
     slots: int = 0
     overdue: int = 0
     paused: bool = False
+    schedules_late: float = 0.0
+    has_schedules: bool = False
 
     def jobs(self) -> dict[str, int]:
         """Return how many jobs there are in each state."""
@@ -192,6 +198,7 @@ class Surveyor:
             await self._count_consumers(census)
             served = set(census.queues)
             await self._note_paused(census)
+            await self._note_schedules(census)
             known = set(census.queues) | self._roll.shown
             for place, walk in enumerate(self._walks):
                 left = until - monotonic()
@@ -214,7 +221,10 @@ class Surveyor:
         alive = {
             name
             for name in chosen
-            if name in served or queues[name].paused or any(queues[name].jobs().values())
+            if name in served
+            or queues[name].paused
+            or queues[name].has_schedules
+            or any(queues[name].jobs().values())
         }
         self._roll.counted(alive, set(chosen) - alive)
         census.left_out = self._roll.left_out
@@ -308,6 +318,16 @@ class Surveyor:
         for row in rows or ():
             if is_name(row["_id"]):
                 census.queue(row["_id"]).paused = True
+
+    async def _note_schedules(self, census: Census) -> None:
+        command = operations.schedules_late()
+        for row in await self._find_if_allowed(self._settings, command) or ():
+            spread = seconds_in(row.get("spread"), 0.0) or 0.0
+            if is_name(row.get("queue")):
+                queue = census.queue(row["queue"])
+                queue.has_schedules = True
+                late = (seconds_in(row.get("late", 0) / 1000, 0.0) or 0.0) - spread
+                queue.schedules_late = max(queue.schedules_late, late)
 
     async def _measure_oplog(self) -> float | None:
         times = []

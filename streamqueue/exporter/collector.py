@@ -132,6 +132,12 @@ def _families(census: Census) -> Iterable[Metric]:
         "1 while a queue is paused, so that nobody claims its jobs, else 0.",
         labels=("queue",),
     )
+    late = GaugeMetricFamily(
+        "streamqueue_schedules_late_seconds",
+        "Seconds since the longest overdue of the schedules of a queue should have fired, without "
+        "its spread; 0 when none is overdue.",
+        labels=("queue",),
+    )
     consumers = GaugeMetricFamily(
         "streamqueue_queue_consumers", "Live workers of a queue.", labels=("queue",)
     )
@@ -150,6 +156,8 @@ def _families(census: Census) -> Iterable[Metric]:
         overdue.add_metric((queue.name,), queue.overdue)
         expired.add_metric((queue.name,), queue.expired_leases)
         paused.add_metric((queue.name,), queue.paused)
+        if queue.has_schedules:
+            late.add_metric((queue.name,), queue.schedules_late)
         consumers.add_metric((queue.name,), queue.consumers)
         slots.add_metric((queue.name,), queue.slots)
     yield from (jobs, oldest, running, overdue, expired)
@@ -165,6 +173,7 @@ def _families(census: Census) -> Iterable[Metric]:
     )
     if census.knows_paused:
         yield paused
+        yield late
     if census.consumers is not None:
         yield from (consumers, slots)
     if census.oplog_window is not None:

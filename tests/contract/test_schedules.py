@@ -150,14 +150,14 @@ async def test_a_new_rule_begins_now_and_another_text_of_the_same_goes_on(
 
 async def test_every_change_rings_the_bell(schedules: Any, jobs: Collection[Any]) -> None:
     rung = []
-    for change in (
-        lambda: schedules.add("s", every=60),
-        lambda: schedules.pause("s"),
-        lambda: schedules.resume("s"),
-        lambda: schedules.remove("s"),
+    for call, settings in (
+        ("add", {"every": 60}),
+        ("pause", {}),
+        ("resume", {}),
+        ("remove", {}),
     ):
         jobs.delete_one({"_id": BELL})
-        await change()
+        await getattr(schedules, call)("s", **settings)
         rung.append(rings(jobs) is not None)
 
     assert rung == [True] * 4

@@ -24,8 +24,20 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 from pymongo.synchronous.database import Database
 from pymongo.uri_parser import parse_uri
 
-from streamqueue import AsyncMongoQueue, ConfigurationError, DuplicateJob, MongoQueue, Topic
+from streamqueue import (
+    AsyncJob,
+    AsyncMongoQueue,
+    ConfigurationError,
+    DuplicateJob,
+    MongoQueue,
+    Schedules,
+    Topic,
+    Worker,
+)
 from streamqueue.exporter.exporter import Exporter
+from streamqueue.protocol.operations import declare
+from streamqueue.protocol.schedules import check_schedule
+from streamqueue.protocol.ticks import check_rule
 from streamqueue.store.asynchronous import AsyncStore
 from tests.contract.looks import awaited_streams
 from tests.ops.deploy_files import resources
@@ -68,7 +80,10 @@ OPERATOR = {
     (SETTINGS, "insert"): "pause",
     (SETTINGS, "update"): "pause",
     (SETTINGS, "find"): "is_paused",
+    (SETTINGS, "remove"): "remove",
+    (CONSUMERS, "find"): "remove",
 }
+SCHEDULER = {(SETTINGS, "insert"): "declare", (SETTINGS, "update"): "fire"}
 EXPORTER = {
     (JOBS, "find"): "the counts",
     (CONSUMERS, "find"): "the consumers",
@@ -82,6 +97,7 @@ SHIPPED = [
         "Publisher",
         "Consumer",
         "Operator",
+        "Scheduler",
         "Setup",
         "Exporter",
         "OplogWindow",
@@ -89,7 +105,9 @@ SHIPPED = [
 ]
 USERS = [
     f"streamqueue-{kind}"
-    for kind in ("producer", "publisher", "consumer", "operator", "setup", "exporter")
+    for kind in (
+        *("producer", "publisher", "consumer", "operator", "scheduler", "setup", "exporter"),
+    )
 ]
 BY_ROLE = {
     "producer": PRODUCER,
@@ -97,6 +115,7 @@ BY_ROLE = {
     "setup": SETUP,
     "consumer": CONSUMER,
     "operator": OPERATOR,
+    "scheduler": SCHEDULER,
     "exporter": EXPORTER,
     "oplog-window": OPLOG_WINDOW,
 }
@@ -143,8 +162,8 @@ def test_the_script_creates_the_roles_and_brings_them_up_to_date(
     first, second, asked = create(), create(), create(OPLOG_WINDOW="yes")
 
     reply = server.client.admin.command("rolesInfo", "streamqueueConsumer", showPrivileges=True)
-    assert (first, second) == (["created"] * 6, ["updated"] * 6)
-    assert asked == ["updated"] * 6 + ["created"]
+    assert (first, second) == (["created"] * 7, ["updated"] * 7)
+    assert asked == ["updated"] * 7 + ["created"]
     assert {
         (privilege["resource"]["db"], privilege["resource"]["collection"])
         for privilege in reply["roles"][0]["privileges"]
@@ -649,12 +668,81 @@ def test_an_operator_without_a_right_is_refused(
     server: SecuredServer, database: str, missing: tuple[str, str]
 ) -> None:
     uri = server.user(database, without(role("operator", database), *missing))
+    store_declared(server.client[database])
 
     with (
         MongoClient[dict[str, Any]](uri) as client,
         pytest.raises(OperationFailure, match="not authorized"),
     ):
-        getattr(MongoQueue(client[database].jobs), OPERATOR[missing])()
+        operate(client[database], OPERATOR[missing])
+
+
+def operate(database: Database[Any], call: str) -> None:
+    """Pause the default queue, or the like, or remove a schedule."""
+    if call == "remove":
+        Schedules(database.jobs).remove("nightly")
+    else:
+        getattr(MongoQueue(database.jobs), call)()
+
+
+def store_declared(database: Database[Any]) -> None:
+    """Store a schedule as a worker does that is gone by now."""
+    schedule = check_schedule("nightly", "default", check_rule(None, 3600), put={})
+    database[SETTINGS].update_one(*declare(schedule, "code", "host:1:a", None), upsert=True)
+
+
+def test_an_operator_adds_changes_runs_and_removes_schedules(
+    server: SecuredServer, database: str, look: Database[Any]
+) -> None:
+    store_declared(look)
+    with MongoClient[dict[str, Any]](server.user(database, role("operator", database))) as client:
+        schedules = Schedules(client[database].jobs)
+        schedules.add("s", every=60)
+        schedules.pause("s")
+        schedules.resume("s")
+        schedules.run_now("s")
+        listed = [info.name for info in schedules.list()]
+        schedules.remove("s")
+        schedules.remove("nightly")
+
+        assert listed == ["nightly", "s"]
+        assert schedules.list() == []
+
+
+# scheduler
+
+
+@pytest.mark.parametrize("missing", [None, *SCHEDULER], ids=str)
+async def test_a_worker_fires_schedules_with_its_role_and_says_so_without(
+    server: SecuredServer,
+    database: str,
+    look: Database[Any],
+    caplog: pytest.LogCaptureFixture,
+    missing: tuple[str, str] | None,
+) -> None:
+    scheduler = role("scheduler", database)
+    if missing is not None:
+        scheduler = without(scheduler, *missing)
+    roles = (role("consumer", database), role("producer", database), scheduler)
+    ran = anyio.Event()
+    async with AsyncMongoClient[dict[str, Any]](server.user(database, *roles)) as client:
+        worker = Worker(client[database].jobs, registry=CollectorRegistry())
+
+        @worker.schedule(every=1)
+        @worker.handler("default")
+        async def handler(job: AsyncJob) -> None:
+            ran.set()
+
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(partial(worker.run, handle_signals=False))
+            if missing is None:
+                with anyio.fail_after(10):
+                    await ran.wait()
+            else:
+                await wait_until_async(lambda: "No schedule is fired" in caplog.text, "it says so")
+            worker.stop()
+
+    assert ran.is_set() == (missing is None)
 
 
 # exporter

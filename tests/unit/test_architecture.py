@@ -219,6 +219,7 @@ ORDER = [
     "cli.monitor.monitor",
     "cli.dead",
     "cli.steering",
+    "cli.schedules",
     "cli.topics",
     "cli.main",
     "__main__",

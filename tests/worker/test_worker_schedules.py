@@ -207,7 +207,7 @@ async def test_what_is_no_rule_is_refused_where_it_is_declared(
         ({"every": 1, "name": "a b"}, "name of a schedule"),
     ):
         with pytest.raises(ConfigurationError, match=reason):
-            worker.schedule(**settings)  # type: ignore[arg-type]
+            worker.schedule(**settings)
 
 
 # late, frozen, early
@@ -287,7 +287,7 @@ async def test_after_an_outage_of_an_hour(
 async def test_a_new_schedule_catches_up_nothing_and_restarts_keep_its_grid(
     start: WorkerStarter, ticks: Ticks, jobs: Collection[Any]
 ) -> None:
-    first = None
+    first: Any = None
     for _ in range(20):
         worker = start.prepare(ticks, drain_timeout=0)
         worker.worker.schedule(every=0.5)(ticks)

@@ -356,7 +356,7 @@ class Schedules:
             self._told.add(("", "refused"))
             logger.error(
                 "No schedule is fired from here: this user has no right to put jobs and to change "
-                "%s (give it the role streamqueueScheduler)",
+                "%s (give it the roles streamqueueProducer and streamqueueScheduler)",
                 self._settings.name,
                 extra={"event": "schedules_refused", "consumer": self._consumer},
             )

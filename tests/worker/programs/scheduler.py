@@ -37,7 +37,7 @@ async def take_late(*arguments: Any) -> None:
 
 
 async def main(uri: str, database: str, collection: str) -> None:
-    Firing.take = take_late  # type: ignore[method-assign]
+    Firing.take = take_late  # type: ignore[method-assign, assignment]
     async with AsyncMongoClient(uri) as client:
         worker = Worker(client[database][collection], registry=CollectorRegistry(), timeout=5)
 
