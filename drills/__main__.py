@@ -18,6 +18,7 @@ from drills.report import Screen, footnotes, table
 
 MODULES = (
     "kills",
+    "ticks",
     "answers",
     "topics",
     "poison",

@@ -12,6 +12,7 @@ from drills.planted import (
     order,
     pausing,
     refused,
+    schedules,
     steering,
     streams,
     surroundings,
@@ -39,4 +40,5 @@ FAULTS: tuple[PlantedFault, ...] = (
     *pausing.FAULTS,
     *looking.FAULTS,
     *topics.FAULTS,
+    *schedules.FAULTS,
 )
