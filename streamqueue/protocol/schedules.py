@@ -55,7 +55,8 @@ DEFAULT_LIMIT = 1000
 HIGHEST_LIMIT = 100_000
 
 PUT_SETTINGS = sorted(
-    {*inspect.signature(check_put).parameters} - {"payload", "delay", "run_at", "job_id", "awaited"}
+    {*inspect.signature(check_put).parameters}
+    - {"payload", "delay", "run_at", "job_id", "awaited", "rule", "max_delay"}
 )
 _NOT_TAKEN = {
     "delay": "a tick has its time; to start later, use offset= or spread=",
@@ -170,7 +171,7 @@ def _stored(value: Any) -> Any:
 def _checked(
     payload: Mapping[str, Any], given: Mapping[str, Any], name: str, tick: datetime | None
 ) -> Put:
-    settings: dict[str, Any] = dict.fromkeys(("priority", "delay", "run_at", "key", "max_attempts"))
+    settings: dict[str, Any] = dict.fromkeys(("priority", "delay", "run_at", "max_attempts"))
     put = check_put(payload, **{**settings, **given})
     put.schedule, put.tick = name, tick
     return put

@@ -384,8 +384,9 @@ async def test_a_schedule_that_is_declared_no_more_fires_no_more_and_a_stored_on
 # keys
 
 
+@pytest.mark.parametrize("on_conflict", ["raise", "skip"])
 async def test_with_a_key_that_is_taken_a_tick_is_skipped_and_counted(
-    start: WorkerStarter, jobs: Collection[Any]
+    start: WorkerStarter, jobs: Collection[Any], on_conflict: str
 ) -> None:
     running, most = 0, 0
     gate = anyio.Event()
@@ -398,7 +399,7 @@ async def test_with_a_key_that_is_taken_a_tick_is_skipped_and_counted(
         running -= 1
 
     worker = start.prepare(handler)
-    worker.worker.schedule(every=0.25, key="report")(handler)
+    worker.worker.schedule(every=0.25, key="report", on_conflict=on_conflict)(handler)
     await start.begin(worker)
 
     await wait_until_async(lambda: results(worker).get("skipped", 0) >= 2, "ticks were skipped")
@@ -409,6 +410,21 @@ async def test_with_a_key_that_is_taken_a_tick_is_skipped_and_counted(
 
     assert most == 1
     assert there == {"_id": last_job}
+
+
+async def test_with_replace_the_job_that_waits_becomes_that_of_the_newest_tick(
+    start: WorkerStarter, ticks: Ticks, schedules: AsyncSchedules, jobs: Collection[Any]
+) -> None:
+    worker = await start(ticks)
+    await schedules.add("s", every=0.25, queue="unserved", key="k", on_conflict="replace")
+
+    await wait_until_async(lambda: results(worker).get("fired", 0) >= 3, "it was replaced")
+    await schedules.pause("s")
+
+    [job] = jobs.find({"schedule": "s"})
+    assert (job["tick"], job["run_at"]) == (stored(jobs, "s")["last_tick"],) * 2
+    assert stored(jobs, "s")["last_job"] == job["_id"]
+    assert results(worker).get("skipped") is None
 
 
 # trouble

@@ -91,6 +91,8 @@ def put_unique(queue: str, put: Put) -> Update:
         "traceparent": _or_none(put.traceparent),
         **dict.fromkeys(_OF_EARLIER_PUTS, "$$REMOVE"),
     }
+    if put.tick is not None:
+        values |= {"schedule": {"$literal": put.schedule}, "tick": put.tick, "run_at": put.tick}
     if put.unique.held_for is not None:
         values["unique_until"] = later(put.unique.held_for)
     fields = {name: {"$cond": [changed, value, f"${name}"]} for name, value in values.items()}

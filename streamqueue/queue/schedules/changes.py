@@ -102,9 +102,8 @@ class Changes:
         put = schedule.schedule().new_put(self._store.clock.now())
         producer = Producer(self._store, schedule.queue, self._registry)
         document = yield from producer.prepare(put, None)
-        with producer.counting:
-            there: ObjectId | None = yield from producer.put(put, document, None)  # type: ignore[func-returns-value]
-        return there or put.id
+        there: ObjectId = yield from producer.put(put, document, None)
+        return there
 
     def _look(self, name: str) -> Flow[StoredSchedule]:
         yield self._store.prepare()

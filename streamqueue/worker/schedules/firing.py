@@ -137,18 +137,17 @@ class Firing:
 
         async def act(session: AsyncClientSession) -> Taken:
             before = await self._move(schedule, step, put.id, session)
-            put_as: ObjectId | None = await run_async(producer.put(put, document, session))
-            there = put_as or put.id
+            there = await run_async(producer.put(put, document, session))
             if there == put.id:
                 return Taken("fired", before.get("last_tick"))
-            skips = getattr(put, "on_conflict", None) == "skip"
+            skips = put.unique.on_conflict == "skip"
             last_job = before.get("last_job") if skips else there
             command = operations.note_last_job(schedule.name, last_job)
             await self._settings.update_one(*command, session=session)
             return Taken("skipped" if skips else "fired", before.get("last_tick"))
 
         client, majority = self._store.jobs.database.client, WriteConcern("majority")
-        with CancelScope(shield=True), pymongo.timeout(PATIENCE), producer.counting:
+        with CancelScope(shield=True), pymongo.timeout(PATIENCE):
             async with client.start_session() as session:
                 await session.start_transaction(write_concern=majority)
                 taken = await act(session)  # an error ends the session, and the transaction with it
