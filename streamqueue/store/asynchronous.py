@@ -182,11 +182,8 @@ class AsyncStore(StoreState):
         codec: CodecOptions[Any] | None = None,
         committed: bool = False,
     ) -> list[dict[str, Any]]:
-        """Send a read and return all of its answer, decoded with `codec` if one is given.
-
-        Asked for in one batch (by itself the first has 101 documents): that is one round trip, and
-        leaves no cursor behind on the server when the reader is cancelled between two.
-        """
+        """Send a read and return all of its answer, decoded with `codec` if one is given; in one
+        batch, so that no cursor is left behind when the reader is cancelled between two."""
         jobs = self._safe if committed else self._raw if command.bare else self.jobs
         with self.limit():
             async with (jobs if codec is None else jobs.with_options(codec_options=codec)).find(

@@ -275,6 +275,8 @@ TALKS_TO_MONGODB = {
         "worker.completer",
         "worker.ends",
         "worker.leases",
+        "worker.schedules.firing",
+        "worker.schedules.schedules",
     ),
     *(
         "exporter.discovery",

@@ -92,6 +92,7 @@ class Schedules:
         self._known: dict[str, StoredSchedule] = {}
         self._busy: set[str] = set()
         self._read_meanwhile: set[str] = set()
+        self._waited: set[str] = set()
         self._failures: dict[str, int] = {}
         self._told: set[tuple[str, str]] = set()
         self._refused = False
@@ -201,6 +202,7 @@ class Schedules:
                 await checkpoint()
         for name in self._due.keys() - known.keys():
             self._due.pop(name)
+            self._waited.discard(name)
         self._known = known
 
     def _arm(self, schedule: StoredSchedule, ahead: timedelta = NO_TIME) -> None:
@@ -214,9 +216,7 @@ class Schedules:
             self._due.pop(schedule.name, None)
             return
         try:
-            self._arm_at(
-                schedule.name, due + max(ahead, NO_TIME) + EARLY + self._turns(schedule.name) * TURN
-            )
+            self._arm_at(schedule.name, due + max(ahead, NO_TIME) + EARLY)
         except OverflowError:  # the year 9999
             self._due.pop(schedule.name, None)
 
@@ -266,11 +266,19 @@ class Schedules:
         due = []
         while self._heap and self._heap[0][0] <= now:
             moment, name = heapq.heappop(self._heap)
-            if self._due.get(name) == moment:
-                del self._due[name]
-                if not self._refused:
-                    due.append(name)
-                    self._busy.add(name)
+            if self._due.get(name) != moment:
+                continue  # it was armed anew since
+            del self._due[name]
+            # Not before: who there is may have changed since it was armed.
+            turns = self._turns(name)
+            if turns and name not in self._waited:
+                self._waited.add(name)
+                self._arm_at(name, moment + turns * TURN)
+                continue
+            self._waited.discard(name)
+            if not self._refused:
+                due.append(name)
+                self._busy.add(name)
         return due
 
     # firing
@@ -299,6 +307,7 @@ class Schedules:
             async with self._limiter:
                 schedule, done = await self._take(seen)
         except TakenAlready:
+            self._partition.look()  # perhaps there is somebody who comes before us
             self._again(name)
         except Exception as error:  # whatever is stored of one, the others go on
             self._metrics.ticks(schedule.queue, "error", 1)
@@ -316,7 +325,7 @@ class Schedules:
             elif done:
                 self._arm(schedule, now - seen.now())
             else:  # after the others
-                self._arm_at(name, now + self._turns(name) * TURN)
+                self._arm_at(name, now)
 
     async def _take(self, seen: Seen) -> tuple[StoredSchedule, bool]:
         """Take ticks that are due; return what is stored then, and whether none is left."""
