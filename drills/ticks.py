@@ -1,4 +1,4 @@
-"""A schedule whose workers are frozen and killed: each tick is one job all the same."""
+"""A schedule whose workers and servers are broken: each tick is one job all the same."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from drills.account import Account, Finding
 from drills.checker import completed_twice, overlapping, stale_write, stuck
 from drills.drill import Stage, drill, pause
 from drills.programs.consumer import QUEUE
+from drills.servers import CLIENT, step_primary_down, three_members
 from streamqueue import Schedules
 
 PERIOD = timedelta(seconds=1)
@@ -57,15 +58,7 @@ def ticks(stage: Stage) -> None:
     """a tick a second, by four workers of which one is frozen and one killed, on and on"""
     for child in stage.keep_crowd(CROWD):
         stage.wait_for(lambda child=child: stage.is_ready(child), "a worker")
-    schedules = Schedules(stage.client[stage.database].jobs)
-    schedules.add(
-        SCHEDULE,
-        every=PERIOD,
-        queue=QUEUE,
-        payload={"does": "complete", "seconds": 0.01},
-        catch_up="all",
-        keep=KEPT,
-    )
+    schedules = _scheduled(stage)
     each = stage.wanted("ticks") / max(stage.wanted("frozen"), stage.wanted("killed"))
     rounds = 0
     while stage.short_of("ticks"):
@@ -84,12 +77,47 @@ def ticks(stage: Stage) -> None:
         pause(0.1)
         stage.hits["ticks"] = stage.jobs.count_documents({"schedule": SCHEDULE})
     schedules.pause(SCHEDULE)
+    _note_delays(stage)
+
+
+def _scheduled(stage: Stage) -> Schedules:
+    schedules = Schedules(stage.client[stage.database].jobs)
+    schedules.add(
+        SCHEDULE,
+        every=PERIOD,
+        queue=QUEUE,
+        payload={"does": "complete", "seconds": 0.01},
+        catch_up="all",
+        keep=KEPT,
+    )
+    return schedules
+
+
+def _note_delays(stage: Stage) -> None:
     delays = [
-        (job["started_at"] - job["tick"]).total_seconds()
-        for job in stage.jobs.find({"schedule": SCHEDULE, "started_at": {"$exists": True}})
+        (job["finished_at"] - job["tick"]).total_seconds()
+        for job in stage.jobs.find({"schedule": SCHEDULE, "finished_at": {"$exists": True}})
     ]
     if delays:
-        stage.note(f"{len(delays)} ticks, the latest began {max(delays):.1f} s late")
+        stage.note(f"{len(delays)} ticks, the latest was done {max(delays):.1f} s after its time")
 
 
-DRILLS = [ticks]
+@drill("ticks-step-downs", laws=LAWS, ticks=(10, 60, 600), step_downs=(1, 5, 50))
+def ticks_step_downs(stage: Stage) -> None:
+    """a tick a second, while the primary of three steps down again and again"""
+    servers = three_members(stage)
+    for child in [stage.consumer(client=CLIENT) for _ in range(CROWD)]:
+        stage.wait_for(lambda child=child: stage.is_ready(child), "a worker")
+    schedules = _scheduled(stage)
+    while stage.short_of("step downs") or stage.short_of("ticks"):
+        pause(stage.random.uniform(1, 4))
+        if stage.short_of("step downs"):
+            step_primary_down(stage, servers)
+        stage.hits["ticks"] = stage.wait_for(
+            lambda: stage.jobs.count_documents({"schedule": SCHEDULE}), "ticks"
+        )
+    schedules.pause(SCHEDULE)
+    _note_delays(stage)
+
+
+DRILLS = [ticks, ticks_step_downs]

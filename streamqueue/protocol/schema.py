@@ -113,7 +113,7 @@ LAST_DATE = DatetimeMS(253_402_300_799_999)
 
 _DATES = (
     *("run_at", "created_at", "locked_at", "locked_until"),
-    *("finished_at", "removed_at", "expires_at", "cancel_requested_at", "unique_until"),
+    *("finished_at", "removed_at", "expires_at", "cancel_requested_at", "tick", "unique_until"),
 )
 
 _FIELDS: dict[str, Any] = {
@@ -149,6 +149,7 @@ _IS_A_JOB: dict[str, Any] = {
             "attempts": {"bsonType": ["int", "long"], "minimum": 0},
             "max_attempts": {"bsonType": ["int", "long"], "minimum": 1},
             "task": {"bsonType": "string"},
+            "schedule": {"bsonType": "string"},
             "key": {"bsonType": "string"},
             "held_key": {"bsonType": "string"},
             "key_until": {"enum": ["start"]},

@@ -363,6 +363,34 @@ async def test_a_paused_queue_is_shown_though_it_has_neither_jobs_nor_consumers(
     assert counted.foreign == 0
 
 
+async def test_the_latest_schedule_of_a_queue_says_how_late_its_schedules_are(
+    surveyor: Surveyor, jobs: Collection[Any]
+) -> None:
+    settings = jobs.database[f"{jobs.name}.settings"]
+    now = datetime.now(UTC)
+    late: list[dict[str, Any]] = [
+        {"queue": "emails", "next_tick": now - timedelta(seconds=100)},
+        {"queue": "emails", "next_tick": now - timedelta(seconds=300), "spread": 120.0},
+        {"queue": "reports", "next_tick": now + timedelta(hours=1)},
+        {"queue": "paused", "next_tick": now - timedelta(hours=1), "paused": True},
+        *({"queue": "odd", "next_tick": value} for value in (None, "x", 5, {"a": 1})),
+        *({"queue": value, "next_tick": now} for value in (None, 5, "no name")),
+        {"queue": "odd", "spread": "x", "next_tick": now},
+    ]
+    settings.insert_many(
+        {"_id": f"schedule:s{number}", **fields} for number, fields in enumerate(late)
+    )
+
+    queues = (await surveyor.take()).queues
+
+    shown = {name: queue.schedules_late for name, queue in queues.items()}
+    assert shown == {
+        "emails": pytest.approx(180, abs=10),
+        "reports": 0,
+        "odd": pytest.approx(0, abs=10),
+    }
+
+
 @pytest.mark.parametrize("name", [5, "", "no name", "x" * 65, {"a": 1}], ids=repr)
 async def test_settings_of_what_is_no_queue_do_not_stop_the_census(
     surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue, name: Any

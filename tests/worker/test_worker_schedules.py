@@ -437,6 +437,7 @@ async def test_with_replace_the_job_that_waits_becomes_that_of_the_newest_tick(
     [
         ("commitTransaction", CONNECTION_CUT),
         ("commitTransaction", {"errorCode": 91}),
+        ("commitTransaction", {"errorCode": 189, "closeConnection": False}),
         ("insert", {"errorCode": 112, "errorLabels": ["TransientTransactionError"]}),
         ("findAndModify", {"errorCode": 251, "errorLabels": ["TransientTransactionError"]}),
         ("find", CONNECTION_CUT),

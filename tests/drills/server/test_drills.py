@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from drills import answers, cancellations, clocks, dispatching, hells, kills, poison, wakeups
+from drills import answers, cancellations, clocks, dispatching, hells, kills, poison, ticks, wakeups
 from drills.drill import Arena, Drill, Scale, perform
 
 DRILLS = [
@@ -17,6 +17,7 @@ DRILLS = [
     *clocks.DRILLS,
     *cancellations.DRILLS,
     *wakeups.DRILLS,
+    pytest.param(ticks.ticks, marks=pytest.mark.slow),
     dispatching.dispatcher_kills,
     pytest.param(dispatching.dispatched_lone_jobs, marks=pytest.mark.slow),
 ]
