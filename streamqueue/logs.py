@@ -64,6 +64,13 @@ EVENTS = {
     "job_stays_dead": "a dead job was not requeued, because a live one has its key",
     "queue_paused": "it claims no job of the queue, and has given back what it had not begun",
     "queue_resumed": "it claims its jobs again",
+    "tick_fired": "a schedule has put the job of a tick (at DEBUG)",
+    "tick_skipped": "a schedule has put none for a tick, because a job has its key",
+    "tick_failed": "the same, because of what is stored of it, or because the server refuses it",
+    "ticks_left_out": "ticks came too late, and catch_up leaves them out",
+    "schedule_not_fired": "a schedule cannot be read here, or another version declares another rule",
+    "schedule_not_declared": "one in code has the name of a stored one, which goes on",
+    "schedules_refused": "no right to fire schedules: they are left to other workers",
     # its surroundings
     "stream_opened": "the change stream is open for the first time",
     "stream_broken": "the change stream broke or ended: the first time in a row",
@@ -114,6 +121,8 @@ EVENTS = {
 FIELDS = {
     "event": "one of EVENTS",
     "queue": "the queue it is about",
+    "schedule": "the schedule it is about",
+    "tick": "the moment that a schedule's job is for",
     "queues": "all of them, where it is about several",
     "job_id": "as text",
     "attempt": "which one, from 1",

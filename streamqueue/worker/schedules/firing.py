@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
@@ -195,35 +196,54 @@ class Firing:
         else:
             self._metrics.ticks(schedule.queue, taken.result, 1)
         if missed > 0:
-            result = _left_out(schedule)
-            self._metrics.ticks(schedule.queue, result, missed)
+            self._metrics.ticks(schedule.queue, _left_out(schedule), missed)
             logger.warning(
                 "Schedule %s was late: %d ticks up to %s were left out (catch_up is %s)",
                 schedule.name,
                 missed,
                 step.tick.isoformat(),
                 schedule.catch_up,
-                extra={"event": "ticks_left_out", **_about(schedule, step), "count": missed},
+                extra={
+                    "event": "ticks_left_out",
+                    "schedule": schedule.name,
+                    "queue": schedule.queue,
+                    "tick": step.tick.isoformat(),
+                    "count": missed,
+                },
             )
-        if step.fires and taken.result == "fired":
-            logger.debug(
-                "Schedule %s fired for %s",
-                schedule.name,
-                step.tick.isoformat(),
-                extra={"event": "tick_fired", **_about(schedule, step)},
-            )
-        elif step.fires:
-            logger.log(
-                _LEVELS[taken.result],
-                "Schedule %s put no job for %s: %s",
-                schedule.name,
-                step.tick.isoformat(),
-                reason or "a job has its key",
-                extra={"event": f"tick_{taken.result}", **_about(schedule, step)},
-            )
+        if step.fires:
+            _log_fired(schedule, step, taken, reason or "a job has its key")
 
 
-_LEVELS = {"skipped": 20, "dropped": 30, "error": 40}
+def _log_fired(schedule: StoredSchedule, step: Step, taken: Taken, reason: str) -> None:
+    tick = step.tick.isoformat()
+    if taken.result == "fired":
+        logger.debug(
+            "Schedule %s fired for %s",
+            schedule.name,
+            tick,
+            extra={
+                "event": "tick_fired",
+                "schedule": schedule.name,
+                "queue": schedule.queue,
+                "tick": tick,
+            },
+        )
+        return
+    skipped = taken.result == "skipped"
+    logger.log(
+        logging.INFO if skipped else logging.ERROR,
+        "Schedule %s put no job for %s: %s",
+        schedule.name,
+        tick,
+        reason,
+        extra={
+            "event": "tick_skipped" if skipped else "tick_failed",
+            "schedule": schedule.name,
+            "queue": schedule.queue,
+            "tick": tick,
+        },
+    )
 
 
 async def _commit(session: AsyncClientSession) -> None:
@@ -248,11 +268,3 @@ def _is_conflict(error: PyMongoError) -> bool:
 
 def _left_out(schedule: StoredSchedule) -> TickResult:
     return "dropped" if schedule.catch_up == "none" else "skipped"
-
-
-def _about(schedule: StoredSchedule, step: Step) -> dict[str, Any]:
-    return {
-        "schedule": schedule.name,
-        "queue": schedule.queue,
-        "tick": step.tick.isoformat(),
-    }
