@@ -5,6 +5,7 @@ from __future__ import annotations
 from drills.planted import (
     documents,
     handlers,
+    held_keys,
     keeping,
     keys,
     limits,
@@ -36,6 +37,7 @@ FAULTS: tuple[PlantedFault, ...] = (
     *order.FAULTS,
     *steering.FAULTS,
     *keeping.FAULTS,
+    *held_keys.FAULTS,
     *keys.FAULTS,
     *pausing.FAULTS,
     *looking.FAULTS,

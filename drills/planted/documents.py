@@ -229,7 +229,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         2,
         "unit/test_operations.py::test_what_time_does_to_a_job_is_checked_again_in_the_update",
         Edit(
-            "protocol.operations.timers:reap",
+            "protocol.operations.timers:lost",
             '{"_id": one_of_ids(ids), "state": "running", **past("locked_until")}',
             '{"_id": one_of_ids(ids), "state": "running"}',
         ),

@@ -602,7 +602,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         1,
         "cli/test_dead_commands.py::test_a_job_that_died_again_since_it_was_read_is_left",
         Edit(
-            "protocol.operations.deaths:purge",
+            "protocol.operations.deaths:_still_dead",
             'return {**deaths.filter(), "_id": one_of_ids([one["_id"] for one in died])}',
             'return {"_id": one_of([one["_id"] for one in died])}',
         ),

@@ -23,9 +23,9 @@ FAULTS = (
         1,
         f"{WORKER_KEEP}::test_jobs_that_are_awaited_only_while_they_run_stay_with_their_results",
         Edit(
-            "protocol.operations.attempts:unawaited",
-            'return {**wanted, "awaited": {"$ne": True}}',
-            "return wanted",
+            "protocol.operations.keys.holding:removable",
+            '"awaited": {"$ne": True}, ',
+            "",
         ),
     ),
     PlantedFault(

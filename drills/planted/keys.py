@@ -6,7 +6,7 @@ from drills.planted.fault import Edit, PlantedFault
 
 UNIQUE = "contract/test_queue_unique.py"
 MANY = "contract/test_queue_unique_many.py"
-PUT = "protocol.operations.unique:put_unique"
+PUT = "protocol.operations.keys.unique:put_unique"
 
 FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
@@ -14,7 +14,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         17,
         f"{UNIQUE}::test_what_has_begun_and_holds_the_key_is_not_changed",
         Edit(
-            "protocol.operations.unique",
+            "protocol.operations.keys.unique",
             'UNBEGUN_STATES = ("scheduled", "ready", "waiting")',
             'UNBEGUN_STATES = ("scheduled", "ready", "waiting", "running")',
         ),
@@ -23,14 +23,16 @@ FAULTS: tuple[PlantedFault, ...] = (
         "steps of the old payload kept for the new one",
         17,
         f"{UNIQUE}::test_replace_clears_what_earlier_attempts_left_and_nothing_else",
-        Edit("protocol.operations.unique", '"progress", "note", "steps")', '"progress", "note")'),
+        Edit(
+            "protocol.operations.keys.unique", '"progress", "note", "steps")', '"progress", "note")'
+        ),
     ),
     PlantedFault(
         "a debounced job put off for ever",
         17,
         f"{UNIQUE}::test_however_often_it_is_replaced_a_job_is_due_once_its_longest_delay_is_over",
         Edit(
-            "protocol.operations.unique:_moment",
+            "protocol.operations.keys.unique:_moment",
             "if put.unique.max_delay is None:",
             "if True:",
         ),
@@ -45,7 +47,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a key taken from what is to hold it for longer",
         17,
         f"{UNIQUE}::test_a_key_that_is_held_for_a_time_is_taken_until_then",
-        Edit("protocol.operations.unique", '{"$gt": ["$unique_until", "$$NOW"]}', "False"),
+        Edit("protocol.operations.keys.unique", '{"$gt": ["$unique_until", "$$NOW"]}', "False"),
     ),
     PlantedFault(
         "a key of a batch that is not for the first",

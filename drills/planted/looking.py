@@ -67,9 +67,9 @@ FAULTS: tuple[PlantedFault, ...] = (
         1,
         ANSWERS,
         Edit(
-            "protocol.operations.attempts:unawaited",
-            'return {**wanted, "awaited": {"$ne": True}}',
-            "return wanted",
+            "protocol.operations.keys.holding:removable",
+            '"awaited": {"$ne": True}, ',
+            "",
         ),
     ),
     PlantedFault(

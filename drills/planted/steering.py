@@ -68,8 +68,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{STEERING}::test_only_what_waits_can_be_rescheduled",
         Edit(
             "protocol.operations.waiting",
-            'WAITING_STATES = ("ready", "scheduled")',
-            'WAITING_STATES = ("ready", "scheduled", "running")',
+            'WAITING_STATES = ("ready", "scheduled", "waiting")',
+            'WAITING_STATES = ("ready", "scheduled", "waiting", "running")',
         ),
     ),
     PlantedFault(
@@ -155,6 +155,6 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a job that has expired taken for one that somebody else was faster at",
         17,
         f"{EXPIRY}::test_the_others_are_handed_out_in_their_order",
-        Edit("queue.consumer:Consumer.claim", "if self._some_expired:", "if False:"),
+        Edit("queue.consumer:Consumer.claim", "if self._some_expired or", "if"),
     ),
 )

@@ -45,8 +45,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_a_job_that_waits_again_shows_nothing_of_the_attempt_before",
         Edit(
             "protocol.operations.transitions:failed",
-            "        **over(dead),\n        **answered(dead),\n    }",
-            "        **UNLOCK,\n        **answered(dead),\n    }",
+            "        **over(dead),\n        **answered(dead),\n        ",
+            "        **UNLOCK,\n        **answered(dead),\n        ",
         ),
     ),
     PlantedFault(
@@ -227,7 +227,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a worker that starts without the right to remove its jobs",
         14,
         "ops/test_roles.py::test_a_worker_that_may_not_do_its_work_does_not_start[remove]",
-        Edit("worker.worker:Worker._run", "            await store.check_rights()\n", ""),
+        Edit("worker.worker:Worker._run", "            await check_rights(store)\n", ""),
     ),
     PlantedFault(
         "a change stream that forgets the client's TLS settings",

@@ -207,7 +207,11 @@ def purge(options: Options) -> int:
 def _purge_some(
     store: Store, deaths: Deaths, died: list[dict[str, Any]], progress: _Progress
 ) -> None:
-    progress.changed += store.jobs.delete_many(operations.purge(deaths, died)).deleted_count
+    purged = store.jobs.delete_many(operations.purge(deaths, died)).deleted_count
+    if purged < len(died):
+        left = operations.purge_to_holders(deaths, died)
+        purged += store.jobs.update_many(*left).modified_count
+    progress.changed += purged
 
 
 # many of them

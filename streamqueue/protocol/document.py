@@ -245,7 +245,9 @@ class JobRecord:
 
     Damaged fields read as absent ones; ``damage`` says what makes the job impossible to run, and
     ``progress`` is what its holder has said of that. It is ``asked`` for when somebody wants it to
-    be cancelled; whoever holds it has no use in a look for that before ``look_at``.
+    be cancelled; whoever holds it has no use in a look for that before ``look_at``. It ``lets_go``
+    of its key when it is claimed, so that another one may wait for its end, or ``holds_on`` to that
+    until a time, whatever becomes of it.
     """
 
     id: ObjectId
@@ -267,6 +269,9 @@ class JobRecord:
     asked: bool = False
     look_at: float = -math.inf
     expires_at: datetime | None = None
+    task: str | None = None
+    lets_go: bool = False
+    holds_on: bool = False
     progress: Progress | None = None
     tick: datetime | None = None
 
@@ -311,6 +316,9 @@ class JobRecord:
             asked=get("cancel_requested_at") is not None,
             expires_at=_date(get("expires_at")),
             tick=_date(get("tick")),
+            task=_text(get("task")),
+            lets_go=get("key_until") == "start" and type(get("key")) is str,
+            holds_on=get("unique_until") is not None,
         )
 
 

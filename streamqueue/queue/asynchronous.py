@@ -15,7 +15,6 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from ..backoff import Backoff
 from ..durations import seconds
 from ..options import MAX_BATCH, QueueOptions, whole_number
-from ..protocol import operations
 from ..protocol.put import check_put
 from ..protocol.puts import PutIds, check_puts
 from ..store.asynchronous import AsyncStore
@@ -322,9 +321,7 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
 
     async def drop_max_attempts(self) -> int:
         """Remove the jobs whose attempts are used up (the dead); return how many."""
-        await self._store.prepare()
-        dead = operations.of_queue(self._name, "dead")
-        return (await self._jobs.delete_many(dead)).deleted_count
+        return await run_async(self._canceller.drop_dead())
 
     async def close(self) -> None:
         """End the waits and iterations under way, and close the change stream, if one was opened.

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 from ..backoff import Backoff
 from ..durations import seconds
 from ..options import MAX_BATCH, QueueOptions, whole_number
-from ..protocol import operations
 from ..protocol.put import check_put
 from ..protocol.puts import PutIds, check_puts
 from ..store.blocking import Store
@@ -310,8 +309,7 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
 
     def drop_max_attempts(self) -> int:
         """Remove the jobs whose attempts are used up (the dead); return how many."""
-        self._store.prepare()
-        return self._jobs.delete_many(operations.of_queue(self._name, "dead")).deleted_count
+        return run(self._canceller.drop_dead())
 
     def close(self) -> None:
         """End the waits and iterations under way, and close the change stream, if one was opened.

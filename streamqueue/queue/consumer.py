@@ -73,6 +73,10 @@ class Consumer:
         self._passing = LoggedOutage(logger, "promote", "Passing time")
         self._looked = False  # a look for jobs has succeeded before
         self._elsewhere_at = -math.inf
+        self._some_parked = False  # by the last claim
+        self._some_wait = False  # for others, by which they could not be claimed
+        self._held_back_at = -math.inf  # when to look for jobs that wait for others
+        store.parked = self._look_for_held_back_soon
         self._waiting = LoggedOutage(logger, "wait", "Looking for jobs")
 
     def claim(self, limit: int) -> Flow[list[JobRecord]]:
@@ -110,8 +114,8 @@ class Consumer:
                     continue
             if records:
                 return records
-            if self._some_expired:
-                continue  # nobody was faster, and what comes next may be in time
+            if self._some_expired or self._some_parked:
+                continue  # nobody was faster, and what comes next may be in time, and free
             late = late + 1 if self._store.late else 0
             if contended == MOST_CONTENDED and self._store.unclaimable.full:
                 return []  # what can be seen are stuck ones, more than can be left out
@@ -120,6 +124,7 @@ class Consumer:
 
     def _take(self, found: Sequence[dict[str, Any]]) -> Flow[list[JobRecord]]:
         options, records = self._options, []
+        self._some_parked = False
         documents = yield self._store.take(
             found, options.consumer_id, options.timeout, self._limit_of, self._keep_of
         )
@@ -133,7 +138,7 @@ class Consumer:
                 late.append((record.id, record.token))
             else:
                 records.append(record)
-            if record.stays:
+            if record.stays or record.holds_on:
                 self._store.indexes.want("keep")
         self._some_expired = bool(late)
         if late:
@@ -144,7 +149,13 @@ class Consumer:
         """End claimed jobs that are not begun in time, and all that wait and are too late as well;
         if that fails, their leases will return them."""
         try:
-            log_expired({self._queues[0]: (yield self._store.expire_held(late))})
+            log_expired(
+                {
+                    self._queues[0]: (
+                        yield self._store.expire_held(late, kept=self._options.keep is not None)
+                    )
+                }
+            )
             yield from self._expire()
         except PyMongoError as error:
             self._passing.failed(error, "Jobs that have expired are left for later: %s")
@@ -168,6 +179,8 @@ class Consumer:
         try:
             yield self._store.jobs.update_one(*command)
             self._store.buried("payload", 1)
+            if record.lets_go:
+                self._look_for_held_back_soon()
         except PyMongoError as error:
             logger.warning(
                 "Job %s could not be buried: %s",
@@ -222,6 +235,7 @@ class Consumer:
                             if self._settings.known_as_paused:  # what is stuck is not tried again
                                 due_in = max(due_in, PROMOTE_EVERY)
                             due_at = monotonic() + min(due_in, LONGEST_SLEEP)
+                            due_at = min(due_at, self._held_back_at)
                         expired = yield from self._expired_elsewhere()
                     if expired:
                         yield from self._reap(None)
@@ -269,7 +283,22 @@ class Consumer:
         promoted = yield self._store.promote(self._queues)
         reaped = yield from self._reap(self._queues)
         expired = (yield from self._expire()) if self._store.expiring else 0
-        return bool(reaped or promoted or expired)
+        let_through = yield from self._look_for_held_back()
+        return bool(reaped or promoted or expired or let_through)
+
+    def _look_for_held_back(self) -> Flow[int]:
+        """Let jobs be claimed that wait for others which have ended; look whenever there is nothing
+        else while some wait, and once in the time of a lease when none is known of."""
+        if monotonic() < self._held_back_at and not self._some_wait:
+            return 0
+        self._held_back_at = monotonic() + self._options.timeout
+        self._some_wait = False
+        look = yield self._store.look_for_held_back(self._queues)
+        self._some_wait = self._some_wait or look.waiting > 0
+        return int(look.let_through)
+
+    def _look_for_held_back_soon(self) -> None:
+        self._some_wait = self._some_parked = True
 
     def _pass_time_meanwhile(self) -> Flow[None]:
         """Pass time while there is always something to claim: after a claim, so that it stands in

@@ -49,20 +49,40 @@ class Ends:
         _over(record)
         wanted = operations.held(record.id, record.token)
         if not record.stays:
-            unawaited = operations.unawaited(wanted)
-            removed = yield self._store.jobs.delete_one(unawaited, session=session)
-            if removed.deleted_count:
+            if (yield from self._remove(record, session)):
+                yield from self._let_through(record, session)
                 return
             if not (yield self._store.jobs.find_one(wanted, {"_id": 1}, session=session)):
                 raise LeaseLost(record.id)
         try:
             yield from self._done(record, encode_result(result), session)
+            yield from self._let_through(record, session)
         except PayloadError as problem:
             # Beside the transaction, which ends with the error: to do the work again would come to
             # the same.
             buried = operations.discard(record.id, record.token, str(problem))
             yield from self._end(record, buried)
             raise
+
+    def _remove(self, record: JobRecord, session: Any) -> Flow[int]:
+        """Remove a job that nobody keeps or awaits, or leave what holds its key."""
+        jobs = self._store.jobs
+        if record.holds_on:
+            command = operations.done_but_for_its_key(record.id, record.token)
+            return int((yield jobs.update_one(*command, session=session)).matched_count)
+        wanted = operations.removable(operations.held(record.id, record.token))
+        return int((yield jobs.delete_one(wanted, session=session)).deleted_count)
+
+    def _let_through(self, record: JobRecord, session: Any = None) -> Flow[None]:
+        """Let the job be claimed that waits for this one, which has ended; in the transaction by
+        which it does. (If it waits again it has its key, so that there is none.)"""
+        if not record.lets_go:
+            return
+        key = operations.JobKey(record.queue, record.task, record.key or "")
+        if session is None:
+            yield self._store.let_through([key])
+        else:
+            yield self._store.jobs.update_one(*operations.let_through(key), session=session)
 
     def _done(self, record: JobRecord, result: Any, session: Any) -> Flow[None]:
         command = operations.done(record.id, record.token, result)
@@ -152,13 +172,24 @@ class Ends:
         self._store.check_place()
         _over(record)
         command = operations.with_progress(command, record.unstored)
+        if record.holds_on and not record.stays:
+            command = operations.leaving_its_holder(command)
         try:
             result = yield self._store.jobs.update_one(*command)
         except OperationFailure as error:
+            if self._store.is_duplicate_job(error):
+                yield from self._superseded(record)
+                return
             if not operations.is_refusal(error):
                 raise
             result = yield from self._end_shortened(record, command, error)
         if not result.matched_count:
+            raise LeaseLost(record.id)
+        yield from self._let_through(record)
+
+    def _superseded(self, record: JobRecord) -> Flow[None]:
+        """End a job that cannot wait again, since another one has its key."""
+        if not (yield self._store.supersede(operations.held(record.id, record.token))):
             raise LeaseLost(record.id)
 
     def _end_shortened(

@@ -69,7 +69,8 @@ class JobInfo:
         locked_until: when its lease ends, unless that is renewed.
         last_error: the message or traceback of the last attempt that failed.
         errors: the last few of them (:class:`PastError`), the latest last.
-        waits_for: what a ``waiting`` job waits for, and whom.
+        waits_for: what a ``waiting`` job waits for, and whom: ``{"key": <id of a job>}`` for the
+            running job of its key, by which it could not be claimed.
     """
 
     id: Any
@@ -127,7 +128,7 @@ class JobInfo:
             locked_until=date_of(get("locked_until")),
             last_error=text_in(get("last_error")),
             errors=tuple(_errors(errors)) if isinstance(errors, list) else (),
-            waits_for=None,
+            waits_for=_waits_for(get("waits_for")) if state == "waiting" else None,
             _place=order and tuple(get(name) for name, _ in order.keys),
         )
 
@@ -146,6 +147,10 @@ class JobInfo:
         most = "" if self.max_attempts is None else f" of {self.max_attempts}"
         attempt = f"attempt {self.attempts}{most}"
         return f"<JobInfo {self.id} of queue {self.queue!r}: {self.state}, {attempt}>"
+
+
+def _waits_for(stored: object) -> Mapping[str, Any] | None:
+    return stored if isinstance(stored, dict) and stored else None
 
 
 def _errors(entries: list[Any]) -> list[PastError]:

@@ -7,17 +7,16 @@ write has usually been applied.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import partial, wraps
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import anyio
 import pymongo
 from anyio import CancelScope, Lock
 from anyio.lowlevel import current_token
-from bson import ObjectId, Timestamp
+from bson import Timestamp
 from pymongo import ReturnDocument
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from .. import driver
@@ -28,8 +27,8 @@ from ..options import MAX_BATCH
 from ..protocol import foreign, operations
 from ..protocol.document import BARE_CODEC, CODEC
 from .answered import answered_within
-from .collection import UNAUTHORIZED, jobs_collection, settings_of
-from .flows import changes, claims, head, setting_up, settings, steps, timers, unique
+from .collection import jobs_collection, settings_of
+from .flows import changes, claims, head, held_back, setting_up, settings, steps, timers, unique
 from .state import StoreState
 
 if TYPE_CHECKING:
@@ -101,6 +100,9 @@ class AsyncStore(StoreState):
     read_settings = _driven(settings.read_settings)
     change_settings = _driven(settings.change_settings)
     ring = _driven(settings.ring)
+    let_through = _driven(held_back.let_through)
+    look_for_held_back = _driven(held_back.look_for_held_back)
+    supersede = _driven(held_back.supersede)
     promote = _driven(timers.promote)
     reap = _driven(timers.reap)
     seconds_to_next = _driven(timers.seconds_to_next)
@@ -109,7 +111,7 @@ class AsyncStore(StoreState):
     seconds_to_too_late = _driven(timers.seconds_to_too_late)
     expire = _driven(timers.expire)
     expire_held = _driven(timers.expire_held)
-    remove_cancelled = _driven(timers.remove_cancelled)
+    remove_cancelled = _driven(changes.remove_cancelled)
 
     async def _drive(self, flow: Flow[Result]) -> Result:
         try:
@@ -137,30 +139,6 @@ class AsyncStore(StoreState):
     def limit(self) -> AbstractContextManager[object]:
         """Return a context in which no command waits for ever."""
         return nullcontext() if self._patience is None else pymongo.timeout(self._patience)
-
-    async def check_rights(self) -> None:
-        """Try what a worker does to its jobs, on one that does not exist.
-
-        A worker without these rights would start, and fail with the jobs: one that may not remove
-        them would run each until its attempts are used up.
-
-        Raises:
-            OperationFailure: the user has no right to it. Other troubles show, and pass, later.
-        """
-        no_job = operations.held(ObjectId(), operations.new_token())
-        for attempt in (
-            partial(self.jobs.find_one, no_job, {"_id": 1}),
-            partial(self.jobs.update_one, no_job, [{"$set": {"state": "ready"}}]),
-            partial(self.jobs.delete_one, no_job),
-        ):
-            try:
-                with CancelScope(shield=True), self.limit():
-                    await attempt()
-            except OperationFailure as error:
-                if error.code == UNAUTHORIZED:
-                    raise
-            except PyMongoError:
-                pass
 
     async def pieces(self, command: operations.Find) -> AsyncGenerator[list[dict[str, Any]]]:
         """Yield the answer to a read in pieces of a thousand, each of which may be changed then."""

@@ -17,7 +17,7 @@ from ..options import MAX_BATCH
 from ..protocol import foreign, operations
 from ..protocol.document import CODEC
 from .collection import jobs_collection, settings_of
-from .flows import changes, claims, head, setting_up, settings, steps, timers, unique
+from .flows import changes, claims, head, held_back, setting_up, settings, steps, timers, unique
 from .state import StoreState
 
 if TYPE_CHECKING:
@@ -72,6 +72,9 @@ class Store(StoreState):
     read_settings = _driven(settings.read_settings)
     change_settings = _driven(settings.change_settings)
     ring = _driven(settings.ring)
+    let_through = _driven(held_back.let_through)
+    look_for_held_back = _driven(held_back.look_for_held_back)
+    supersede = _driven(held_back.supersede)
     promote = _driven(timers.promote)
     reap = _driven(timers.reap)
     seconds_to_next = _driven(timers.seconds_to_next)
@@ -80,7 +83,7 @@ class Store(StoreState):
     seconds_to_too_late = _driven(timers.seconds_to_too_late)
     expire = _driven(timers.expire)
     expire_held = _driven(timers.expire_held)
-    remove_cancelled = _driven(timers.remove_cancelled)
+    remove_cancelled = _driven(changes.remove_cancelled)
 
     def _drive(self, flow: Flow[Result]) -> Result:
         try:

@@ -103,6 +103,31 @@ def log_quarantined(job_id: Any, reason: str) -> None:
     )
 
 
+def log_left_waiting(error: Exception) -> None:
+    """Log that a job may wait a while longer than the one that it waits for."""
+    logger.warning(
+        "A job that waits for its key could not be let through, and is looked for later: %s",
+        failure_name(error),
+        extra={"event": "left_waiting", **failure_facts(error)},
+    )
+
+
+def log_superseded(job: Mapping[str, Any]) -> None:
+    """Log that a job was ended instead of waiting again."""
+    name = id_text(job["_id"])
+    logger.info(
+        "Job %s of queue %s is cancelled: a newer job has its key",
+        name,
+        job.get("queue"),
+        extra={
+            "event": "job_cancelled",
+            "queue": job.get("queue"),
+            "job_id": name,
+            "reason": "a newer job has its key",
+        },
+    )
+
+
 def log_claims_left(count: int, error: Exception) -> None:
     """Log that claims which were given up are still to be undone."""
     logger.warning(

@@ -36,6 +36,8 @@ class StoreState:
         claim_size: how many jobs a claim may be for.
         write_limit: how long the server may work on a write for many.
         buried: told of jobs that are buried unseen, by the reason, and how many.
+        keyed: a job was claimed here that lets go of its key then, so that others may wait for it.
+        parked: told when a job waits for another one, or may.
         late: whether the last claim took longer than its lease, and its jobs were given back.
         settings_refused: the user may not read the settings of queues, and was told so.
         any_id: ids may be of any kind; for a shell, which looks nothing up by them.
@@ -59,6 +61,8 @@ class StoreState:
         self.write_limit = WriteLimit()
         self.buried: Callable[[foreign.BuryReason, int], None] = lambda _reason, _count: None
         self.late = False
+        self.keyed = False
+        self.parked: Callable[[], None] = lambda: None
         self.settings_refused = False
         self.any_id = False
 

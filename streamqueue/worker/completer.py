@@ -28,7 +28,7 @@ from ..queue.ends import cannot_store
 from ..queue.lines import log_refused
 from ..queue.outcome import End
 from ..store.write_limit import WriteLimit
-from .ends import AGAIN, NONE_LEFT, Ends, Left, time_left
+from .ends import AGAIN, NONE_LEFT, Ends, Left, done, is_storable, time_left
 from .execution.attempt import LEAST_TIME
 from .nearest import Nearest
 
@@ -72,10 +72,12 @@ class Completer(Ends):
         self._wake = anyio.Event()
         self._limit = WriteLimit.of_lease(options.timeout)
         self._pause = Nearest()
+        self._apart: TaskGroup | None = None
 
     async def run(self) -> None:
         """Write completes for ever."""
-        async with anyio.create_task_group() as apart:
+        async with anyio.create_task_group() as self._apart:
+            apart = self._apart
             try:
                 tries = 1
                 while True:
@@ -159,15 +161,23 @@ class Completer(Ends):
         wanted = operations.held(attempt.record.id, attempt.record.token)
         jobs = self._store.jobs
         if not attempt.kept:
-            removed = await jobs.delete_one(operations.unawaited(wanted), session=session)
-            if removed.deleted_count:
+            if await self._remove(attempt, session):
                 return True
             if not await jobs.find_one(wanted, {"_id": 1}, session=session):
                 return False
             self._keep([attempt])
         attempt.value = Result(result)
-        done = await jobs.update_one(*_done(attempt), session=session)
-        return bool(done.matched_count)
+        return bool((await jobs.update_one(*done(attempt), session=session)).matched_count)
+
+    async def _remove(self, attempt: Attempt, session: AsyncClientSession | None) -> int:
+        """Remove a job that nobody keeps or awaits, or leave what holds its key; return whether
+        that is done."""
+        record, jobs = attempt.record, self._store.jobs
+        if record.holds_on:
+            command = operations.done_but_for_its_key(record.id, record.token)
+            return (await jobs.update_one(*command, session=session)).matched_count
+        wanted = operations.removable(operations.held(record.id, record.token))
+        return (await jobs.delete_one(wanted, session=session)).deleted_count
 
     async def _renew_beside(self, attempt: Attempt, reason: PyMongoError) -> None:
         wanted = operations.held(attempt.record.id, attempt.record.token)
@@ -194,11 +204,12 @@ class Completer(Ends):
         # one, where the answer is exact, and no answer is waited for longer than the lease.
         certain_until = monotonic() + self._certain_margin()
         removed: list[Attempt] = []
+        holders: list[Attempt] = []
         kept: list[Attempt] = []
         for attempt in group:
             if attempt.lost:
                 self._settle(attempt, lost=True)
-            elif attempt.kept and not _is_storable(attempt):
+            elif attempt.kept and not is_storable(attempt):
                 apart.start_soon(self._bury_finished, attempt)
             elif (
                 attempt.apart is not None
@@ -207,9 +218,10 @@ class Completer(Ends):
             ):
                 apart.start_soon(self._complete_apart, attempt)
             else:
-                (kept if attempt.kept else removed).append(attempt)
+                some = kept if attempt.kept else holders if attempt.record.holds_on else removed
+                some.append(attempt)
         written = True
-        for some in (removed, self._not_too_large(kept)):
+        for some in (removed, holders, self._not_too_large(kept)):
             if some and not await self._complete_shared(apart, some, pause):
                 written = False
         return written
@@ -276,10 +288,14 @@ class Completer(Ends):
 
     async def _end_together(self, group: Sequence[Attempt], limit: float) -> int:
         if group[0].kept:
-            return await self._store.update_each_within(list(map(_done, group)), limit)
+            return await self._store.update_each_within(list(map(done, group)), limit)
+        if group[0].record.holds_on:
+            held = [(attempt.record.id, attempt.record.token) for attempt in group]
+            updates = [operations.done_but_for_its_key(*each) for each in held]
+            return await self._store.update_each_within(updates, limit)
         ids = [attempt.record.id for attempt in group]
         tokens = {attempt.record.token for attempt in group}
-        wanted = operations.unawaited(operations.held_any(ids, tokens))
+        wanted = operations.removable(operations.held_any(ids, tokens))
         return await self._store.delete_within(wanted, limit)
 
     async def _complete_apart(self, attempt: Attempt) -> None:
@@ -315,7 +331,7 @@ class Completer(Ends):
                     self._writing.succeeded()
                     if left.awaited:
                         self._keep(left.awaited)
-                        if not _is_storable(attempt):
+                        if not is_storable(attempt):
                             await self._bury_finished(attempt)
                             return
                         continue
@@ -338,10 +354,8 @@ class Completer(Ends):
     async def _end_exactly(self, attempt: Attempt) -> int:
         """The same by a write that the driver tries again, which has one answer however often."""
         if attempt.kept:
-            return (await self._store.jobs.update_one(*_done(attempt))).matched_count
-        wanted = operations.held(attempt.record.id, attempt.record.token)
-        removed = await self._store.jobs.delete_one(operations.unawaited(wanted))
-        return removed.deleted_count
+            return (await self._store.jobs.update_one(*done(attempt))).matched_count
+        return await self._remove(attempt, None)
 
     async def _bury_finished(self, attempt: Attempt) -> None:
         """End a job as dead that was completed with what cannot be stored."""
@@ -376,23 +390,10 @@ class Completer(Ends):
         attempt.ending = False
         if not lost and attempt.outcome is None:
             attempt.outcome = AttemptOutcome.COMPLETED
+        if not lost and attempt.record.lets_go and self._apart is not None:
+            self._apart.start_soon(self._let_through, [attempt])
         attempt.value = NO_RESULT
         if attempt.settled is not None:
             attempt.settled.set()
         else:
             self._ended(attempt)
-
-
-def _done(attempt: Attempt) -> operations.Update:
-    record = attempt.record
-    command = operations.done(record.id, record.token, attempt.value.encoded())
-    return operations.with_progress(command, record.unstored)
-
-
-def _is_storable(attempt: Attempt) -> bool:
-    """Return whether the result of a job that stays can be stored; note why not."""
-    try:
-        attempt.value.encoded()
-    except PayloadError as problem:
-        attempt.unstorable = problem
-    return attempt.unstorable is None

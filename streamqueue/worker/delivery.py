@@ -16,6 +16,7 @@ from ..protocol import operations
 from ..protocol.document import JobRecord, id_key
 from ..queue.lines import facts
 from ..store.given_up import GivenUp
+from .ends import key_of
 from .execution.attempt import Attempt
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ class Delivery:
                 if record.expires_at is not None:
                     self._expires(record.expires_at)  # it may wait for another attempt by then
                 attempt = Attempt(record, registered, self._ender, sent=sent, timeout=self._timeout)
-                if attempt.kept:
+                self._store.keyed = self._store.keyed or record.lets_go
+                if attempt.kept or record.holds_on:
                     self._store.indexes.want("keep")  # its producer may not have seen to it
             except Exception as error:  # whatever is in it, it ends nothing but itself
                 text = f"it cannot be handed over: {type_name(error)}"
@@ -151,6 +153,8 @@ class Delivery:
             with CancelScope(shield=True), self._store.limit():
                 command = operations.discard(record.id, record.token, reason)
                 await self._store.jobs.update_one(*command)
+                if record.lets_go:
+                    await self._store.let_through([key_of(record)])
         except PyMongoError as error:
             logger.warning(
                 "Job %s could not be buried: %s",

@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 from .. import plain
 from ..backoff import Backoff
 from ..clock import monotonic
-from ..errors import JobCancelled, LeaseLost
+from ..errors import JobCancelled, LeaseLost, PayloadError
 from ..metrics.series import AttemptOutcome
 from ..outage import LoggedOutage
 from ..protocol import operations
@@ -27,10 +27,11 @@ from ..store.write_limit import LONGEST_WRITE
 from .execution.attempt import LEAST_TIME
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ..metrics.series import Metrics, Operation
     from ..options import WorkerOptions
+    from ..protocol.document import JobRecord
     from ..queue.outcome import End
     from ..store.asynchronous import AsyncStore
     from .execution.attempt import Attempt
@@ -149,9 +150,12 @@ class Ends:
         self._check(attempt)
         attempt.ending = True
         command = operations.with_progress(command, attempt.record.unstored)
+        if attempt.record.holds_on and not attempt.record.stays:
+            command = operations.leaving_its_holder(command)
         tries = 0
         unknown: PyMongoError | None = None
         refused: PyMongoError | None = None
+        superseded = False  # another job has its key, so this one cannot wait again
         smaller = iter(operations.smaller(command))
         try:
             while True:
@@ -160,6 +164,11 @@ class Ends:
                     with self._metrics.timed(operation), CancelScope(shield=True), limit:
                         result = await self._store.jobs.update_one(*command)
                 except PyMongoError as error:
+                    if self._store.is_duplicate_job(error) and not superseded:
+                        superseded = True
+                        command = operations.superseded(command.filter)
+                        smaller = iter(operations.smaller(command))
+                        continue
                     if operations.is_refusal(error):
                         refused = refused or error
                         shorter = next(smaller, None)
@@ -191,10 +200,23 @@ class Ends:
                         raise unknown or LeaseLost(attempt.record.id)
                     if refused is not None:
                         log_shortened(attempt.record, refused)
-                    attempt.outcome = outcome
-                    return
+                    attempt.outcome = AttemptOutcome.CANCELLED if superseded else outcome
+                    break
         finally:
             attempt.ending = False
+        if superseded:
+            log_cancelled(attempt.record, "a newer job has its key")
+            if not attempt.record.stays:
+                await self._store.remove_cancelled([attempt.record.id])
+        await self._let_through([attempt])
+
+    async def _let_through(self, ended: Iterable[Attempt]) -> None:
+        """Let those be claimed that wait for these jobs, which have ended. (One that waits again
+        has its key, so that there is none.)"""
+        keys = [key_of(attempt.record) for attempt in ended if attempt.record.lets_go]
+        if keys:
+            with CancelScope(shield=True):
+                await self._store.let_through(keys)
 
     async def _note_if_committed(self, attempt: Attempt) -> None:
         """Note that a job is gone because the transaction was committed that completed it."""
@@ -241,6 +263,27 @@ class Left(NamedTuple):
 
 
 NONE_LEFT = Left(set(), [])
+
+
+def key_of(record: JobRecord) -> operations.JobKey:
+    """Return the key of a job that has one."""
+    return operations.JobKey(record.queue, record.task, record.key or "")
+
+
+def done(attempt: Attempt) -> operations.Update:
+    """Return what completes a job that stays."""
+    record = attempt.record
+    command = operations.done(record.id, record.token, attempt.value.encoded())
+    return operations.with_progress(command, record.unstored)
+
+
+def is_storable(attempt: Attempt) -> bool:
+    """Return whether the result of a job that stays can be stored; note why not."""
+    try:
+        attempt.value.encoded()
+    except PayloadError as problem:
+        attempt.unstorable = problem
+    return attempt.unstorable is None
 
 
 def _log_death(attempt: Attempt, reason: str) -> None:

@@ -140,6 +140,8 @@ class Leases:
             if operations.is_spoiled(error) and len(left) > 1:
                 parts = operations.parts(left)
                 return sum([await self._give_back(part) for part in parts])
+            if self._store.is_duplicate_job(error) and await self._superseded(left[0]):
+                return 0
             logger.warning(
                 "Leases are left to run out: %s",
                 failure_name(error),
@@ -147,6 +149,14 @@ class Leases:
             )
             return 0
         return len(left)
+
+    async def _superseded(self, attempt: Attempt) -> bool:
+        """Cancel a job that cannot wait again, since another one has its key."""
+        wanted = operations.held(attempt.record.id, attempt.record.token)
+        try:
+            return await self._store.supersede(wanted)
+        except PyMongoError:
+            return False
 
     def lose(self, attempt: Attempt) -> None:
         """Note that the job may be somebody else's: cancel its handler, void its final write."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .leases import Leases
     from .partition import Partition
     from .reaper import Reaper
-    from .scheduler import Expiries, Timers
+    from .scheduler import Expiries, HeldBack, Timers
 
 
 class WorkerListener:
@@ -34,6 +34,7 @@ class WorkerListener:
     _reaper: Reaper
     _leases: Leases
     _expiries: Expiries
+    _held_back: HeldBack
 
     def __init__(
         self,
@@ -57,10 +58,11 @@ class WorkerListener:
         reaper: Reaper,
         leases: Leases,
         expiries: Expiries,
+        held_back: HeldBack,
     ) -> None:
         """Pass on to these what is said from now on."""
         self._claimer, self._timers, self._reaper = claimer, timers, reaper
-        self._leases, self._expiries = leases, expiries
+        self._leases, self._expiries, self._held_back = leases, expiries, held_back
 
     def opened(self) -> None:
         """Look at the documents: whatever the look misses becomes an event."""
@@ -73,6 +75,7 @@ class WorkerListener:
         self._reaper.look()
         self._leases.look()
         self._expiries.opened()
+        self._held_back.opened()
 
     def broken(self, reason: Reason) -> None:
         """Do nothing: it is noted already where people look."""
@@ -138,6 +141,7 @@ class WorkerListener:
             self._timers.look()
             self._reaper.look()
             self._expiries.opened()
+            self._held_back.look()
 
     def buried(self, reason: BuryReason, count: int) -> None:
         """Count jobs that the dispatcher has buried."""

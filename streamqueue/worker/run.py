@@ -37,7 +37,7 @@ from .leases import Leases
 from .listener import WorkerListener
 from .partition import Partition
 from .reaper import Reaper
-from .scheduler import Expiries, Sweep, Timers
+from .scheduler import Expiries, HeldBack, Looks, Sweep, Timers
 from .schedules.schedules import Schedules
 from .slots import Share, Slots
 from .source import SourceSettings
@@ -138,6 +138,7 @@ class Run:
             metrics,
         )
         self._timers = Timers(store, queues, metrics)
+        self._held_back = HeldBack(store, queues, options.timeout, metrics)
         self._reaper = Reaper(
             store,
             limit_of(self._handlers, options.max_attempts),
@@ -154,7 +155,14 @@ class Run:
             changed=present.rang,
         )
         present.connect(self._source, self._settings_read, self._schedules.read)
-        listener.connect(self._claimer, self._timers, self._reaper, self._leases, self._expiries)
+        listener.connect(
+            self._claimer,
+            self._timers,
+            self._reaper,
+            self._leases,
+            self._expiries,
+            self._held_back,
+        )
         self._sweep: Sweep | None = None
         if options.sweep_interval is not None:
             self._sweep = Sweep(
@@ -162,7 +170,7 @@ class Run:
                 self._handlers,
                 present,
                 self._claimer,
-                self._timers,
+                Looks(self._timers, self._held_back),
                 options,
                 metrics,
                 self._source,
@@ -262,6 +270,7 @@ class Run:
                 parts.start_soon(part, self._store.keep_untaking)
                 parts.start_soon(part, self._timers.run)
                 parts.start_soon(part, self._expiries.run)
+                parts.start_soon(part, self._held_back.run)
                 parts.start_soon(part, self._reaper.run)
                 parts.start_soon(part, self._schedules.run)
                 if self._sweep is not None:

@@ -181,9 +181,74 @@ class Expiries:
         return left if left > SPREAD else await self._end()
 
 
+class HeldBack:
+    """Lets the jobs of these queues through that wait for others which have ended.
+
+    Whoever ends those does so, unless it is killed in between. So this looks whenever the stream
+    was opened, and once in the time of a lease while it knows of some that wait.
+
+    Args:
+        timeout: the lease, in seconds.
+    """
+
+    def __init__(
+        self, store: AsyncStore, queues: Sequence[str], timeout: float, metrics: Metrics
+    ) -> None:
+        self._store = store
+        self._queues = list(queues)
+        self._timeout = timeout
+        self._metrics = metrics
+        self._unsure = True
+        self._some_wait = False
+        self._alarm = Alarm()
+        store.parked = self.note
+
+    def note(self) -> None:
+        """Look when the lease has ended of whoever a job waits for."""
+        self._some_wait = True
+        self._alarm.ring_at(monotonic() + self._timeout)
+
+    def look(self) -> None:
+        """Look at the documents now, if jobs may wait for others: whoever ended those may have died
+        before it let them through."""
+        if self._store.keyed:
+            self.opened()
+
+    def opened(self) -> None:
+        """Look whether some wait: nobody may be left who knew of them."""
+        self._unsure = True
+        self._alarm.ring_at(monotonic())
+
+    async def run(self) -> None:
+        """Look for ever."""
+        what = "Looking for jobs that wait for others"
+        await self._alarm.keep(self.run_once, "promote", what, SPREAD)
+
+    async def run_once(self) -> float:
+        """Let through who waits for nobody any more; return the seconds until the next look."""
+        if not (self._unsure or self._some_wait):
+            return math.inf
+        with self._metrics.timed("promote"):
+            look = await self._store.look_for_held_back(self._queues)
+        self._unsure, self._some_wait = False, look.waiting > 0
+        return self._timeout if self._some_wait else math.inf
+
+
 class Look(Protocol):
     def look(self) -> None:
         """Look at the documents now."""
+
+
+class Looks:
+    """Several that look together."""
+
+    def __init__(self, *looks: Look) -> None:
+        self._looks = looks
+
+    def look(self) -> None:
+        """Look at the documents now."""
+        for each in self._looks:
+            each.look()
 
 
 class Sweep:

@@ -26,6 +26,7 @@ from ..options import WorkerOptions
 from ..signals import CUT_SHORT, END, HURRY, STOP
 from ..store import first_answer
 from ..store.asynchronous import AsyncStore
+from ..store.rights import check_rights
 from .execution.processes import check_not_in_child
 from .handler import Handler, where_to_run
 from .run import NOT_TOLD, Run
@@ -323,7 +324,7 @@ class Worker(Scheduling):
             address, store = self._settings.metrics_address, self._settings.store
             address.check()
             await first_answer.prepare(store)
-            await store.check_rights()
+            await check_rights(store)
             metrics = Metrics.of(self._settings.registry)
             self.server = address.serve(metrics.registry, self.health)
             if self.server is not None:

@@ -7,6 +7,7 @@ when the machine says so, by moving its end into the past.
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,13 +26,22 @@ from hypothesis.stateful import (
 )
 from pymongo import MongoClient
 
-from streamqueue import Job, JobCancelled, JobNotFound, LeaseLost, MongoQueue, PayloadError
-from streamqueue.protocol.schema import EXPIRES_INDEX
+from streamqueue import (
+    DuplicateJob,
+    Job,
+    JobCancelled,
+    JobNotFound,
+    LeaseLost,
+    MongoQueue,
+    PayloadError,
+)
+from streamqueue.protocol.schema import EXPIRES_INDEX, KEY_INDEX, RUNNING_KEY_INDEX
 from streamqueue.protocol.settings import BELL
 from streamqueue.queue.flow import run
 from streamqueue.store import known_settings
 
 MAX_ATTEMPTS = 2
+WAITING = ("ready", "waiting")
 
 
 @dataclass
@@ -48,6 +58,10 @@ class Expected:
     result: object = None
     asked: bool = False  # while it runs: somebody has asked to cancel it
     known: bool = False  # its holder has learned of that
+    key: str | None = None
+    holds: bool = False  # its key
+    until_start: bool = False
+    holds_on: bool = False  # to its key, until a time that is said to be over
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -59,11 +73,13 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.database = f"test_model_{secrets.token_hex(6)}"
         jobs = self.servers[0][self.database].jobs
-        jobs.database.command("createIndexes", jobs.name, indexes=[EXPIRES_INDEX])
+        indexes = [EXPIRES_INDEX, KEY_INDEX, RUNNING_KEY_INDEX]
+        jobs.database.command("createIndexes", jobs.name, indexes=indexes)
         self.documents = [jobs]
         self.consumers = [MongoQueue(jobs, f"c{n}", max_attempts=MAX_ATTEMPTS) for n in range(2)]
         self.expected: dict[ObjectId, Expected] = {}
         self.places = 0
+        self.bare: dict[ObjectId, str] = {}  # what only holds a key, and which
         self.paused = False
 
     def teardown(self) -> None:
@@ -79,27 +95,136 @@ class QueueMachine(RuleBasedStateMachine):
     def end(self, job_id: ObjectId, state: str) -> None:
         """A job is done or cancelled: it stays if it is kept."""
         job = self.expected[job_id]
+        ran = job.state == "running"
         job.state, job.holder, job.asked, job.known = state, None, False, False
+        job.holds = job.holds and job.holds_on
         if not job.keep:
             del self.expected[job_id]
+            if job.holds:
+                self.bare[job_id] = str(job.key)
+        if ran:
+            self.let_through(job)
+
+    def let_through(self, ended: Expected) -> None:
+        """Whoever waits for the job that ran until now can be claimed."""
+        for job in self.expected.values():
+            if ended.key is not None and job.key == ended.key and job.state == "waiting":
+                job.state = "ready"
+
+    def holder_of(self, key: str | None) -> ObjectId | None:
+        """Who holds a key."""
+        for job_id, job in self.expected.items():
+            if key is not None and job.key == key and job.holds:
+                return job_id
+        return next((job_id for job_id, held in self.bare.items() if held == key), None)
+
+    def runs(self, key: str | None) -> bool:
+        """Whether a job of the key runs."""
+        with_key = [job for job in self.expected.values() if key is not None and job.key == key]
+        return any(job.state == "running" for job in with_key)
+
+    def wait_again(self, job_id: ObjectId) -> None:
+        """A job that ran is ready again, or is superseded."""
+        job = self.expected[job_id]
+        if job.until_start and not job.holds and self.holder_of(job.key) is not None:
+            self.end(job_id, "cancelled")
+            return
+        job.state, job.holder = "ready", None
+        job.holds = job.key is not None
+
+    def die(self, job_id: ObjectId) -> None:
+        """A job that ran is dead."""
+        job = self.expected[job_id]
+        job.state, job.holder = "dead", None
+        job.holds = job.holds and job.holds_on
+        self.let_through(job)
 
     @rule(priority=st.integers(-1, 1), keep=st.booleans())
     def put(self, priority: int, keep: bool) -> None:
         job_id = self.consumers[0].put({}, priority=priority, keep=600 if keep else None)
         self.expected[job_id] = Expected(priority, self.next_place(), keep=keep)
 
+    @rule(
+        key=st.sampled_from("ab"),
+        priority=st.integers(-1, 1),
+        on_conflict=st.sampled_from(["raise", "skip", "replace"]),
+        until_start=st.booleans(),
+        holds_on=st.booleans(),
+        keep=st.booleans(),
+    )
+    def put_with_a_key(
+        self,
+        key: str,
+        priority: int,
+        on_conflict: Any,
+        until_start: bool,
+        holds_on: bool,
+        keep: bool,
+    ) -> None:
+        there = self.holder_of(key)
+        settings: dict[str, Any] = {
+            "priority": priority,
+            "keep": 600 if keep else None,
+            "key_until": "start" if until_start else "end",
+            "unique_for": 3600 if holds_on else None,
+        }
+        job = None if there is None else self.expected.get(there)
+
+        def put() -> ObjectId:
+            return self.consumers[0].put({}, key=key, on_conflict=on_conflict, **settings)
+
+        if there is None:
+            self.expected[put()] = Expected(
+                priority,
+                self.next_place(),
+                keep=keep,
+                key=key,
+                holds=True,
+                until_start=until_start,
+                holds_on=holds_on,
+            )
+        elif on_conflict == "skip":
+            assert put() == there
+        elif on_conflict == "replace" and job is not None and job.state in ("ready", "waiting"):
+            assert put() == there
+            job.priority, job.keep, job.until_start = priority, keep, until_start
+            job.holds_on = job.holds_on or holds_on
+            job.attempts, job.errors = 0, []
+        else:
+            with pytest.raises(DuplicateJob):
+                put()
+
+    @rule()
+    def keys_have_been_held_for_long_enough(self) -> None:
+        past = [{"$set": {"unique_until": {"$subtract": ["$$NOW", 1]}}}]
+        self.documents[0].update_many({"unique_until": {"$exists": True}}, past)
+        self.documents[0].delete_many({"state": {"$exists": False}, "_id": {"$ne": BELL}})
+        self.bare.clear()
+        for job in self.expected.values():
+            if job.holds_on:
+                job.holds_on = False
+                ended = job.state in ("done", "dead", "cancelled")
+                job.holds = job.holds and not ended
+                job.holds = job.holds and not (job.state == "running" and job.until_start)
+
     @rule(target=held, consumer=st.integers(0, 1), limit=st.integers(1, 3))
     def claim(self, consumer: int, limit: int) -> Any:
         ready = {id_: job for id_, job in self.expected.items() if job.state == "ready"}
-        urgent = sorted(ready, key=lambda id_: (-ready[id_].priority, ready[id_].place))[:limit]
-        if self.paused:
-            urgent = []
+        order = sorted(ready, key=lambda id_: (-ready[id_].priority, ready[id_].place))
+        # A claim looks at so many, and at others when it has got none of those.
+        urgent: list[ObjectId] = []
+        while order and not urgent and not self.paused:
+            some, order = order[:limit], order[limit:]
+            urgent = [id_ for id_ in some if not self.runs(ready[id_].key)]
+            for id_ in set(some) - set(urgent):
+                ready[id_].state = "waiting"
 
         jobs = self.consumers[consumer].claim(limit)
 
         assert [job.id for job in jobs] == urgent
         for job in jobs:
             expected = self.expected[job.id]
+            expected.holds = expected.holds and (expected.holds_on or not expected.until_start)
             expected.state, expected.holder = "running", job
             expected.attempts += 1
             assert job.attempts == expected.attempts
@@ -140,7 +265,12 @@ class QueueMachine(RuleBasedStateMachine):
             self.end(job.id, "cancelled")
             self.remove_what_the_server_would()
         else:
-            expected.state, expected.holder, expected.place = state, None, self.next_place()
+            expected.place = self.next_place()
+            if state == "dead":
+                self.die(job.id)
+            else:
+                self.wait_again(job.id)
+                self.remove_what_the_server_would()
 
     def remove_what_the_server_would(self) -> None:
         """Remove cancelled jobs that nobody keeps, as the server does within a minute."""
@@ -171,8 +301,10 @@ class QueueMachine(RuleBasedStateMachine):
                 self.end(job.id, "cancelled")
                 self.remove_what_the_server_would()
             else:
-                expected.state, expected.holder = "ready", None
-                expected.attempts -= 1
+                before = expected.attempts
+                self.wait_again(job.id)
+                self.remove_what_the_server_would()
+                expected.attempts = before - (expected.state == "ready")
         else:
             self.refused(job.release)
         return job
@@ -213,8 +345,8 @@ class QueueMachine(RuleBasedStateMachine):
 
         said = self.consumers[1].cancel(job_id)
 
-        assert said == {"ready": "cancelled", "running": "asked"}.get(state)
-        if state == "ready":
+        assert said == {"running": "asked"}.get(state, "cancelled" if state in WAITING else None)
+        if state in WAITING:
             self.end(job_id, "cancelled")
         elif state == "running":
             job.asked = True
@@ -225,14 +357,16 @@ class QueueMachine(RuleBasedStateMachine):
         past = [{"$set": {"locked_until": {"$subtract": ["$$NOW", 1]}}}]
         self.documents[0].update_many({"state": "running"}, past)
 
-        assert self.consumers[1].repair() == len(stale)
+        assert self.consumers[1].repair() <= len(stale)  # of a batch with a superseded one: fewer
 
         for job_id, job in stale.items():
             if job.asked:
                 self.end(job_id, "cancelled")
+            elif job.attempts >= MAX_ATTEMPTS:
+                self.die(job_id)
             else:
-                job.state = "dead" if job.attempts >= MAX_ATTEMPTS else "ready"
-                job.holder = None
+                self.wait_again(job_id)
+        self.remove_what_the_server_would()
 
     @rule(consumer=st.integers(0, 1))
     def pause(self, consumer: int) -> None:
@@ -246,7 +380,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def a_job_that_waits_is_too_late(self, data: st.DataObject) -> None:
-        waiting = [job_id for job_id, job in self.expected.items() if job.state == "ready"]
+        waiting = [job_id for job_id, job in self.expected.items() if job.state in WAITING]
         if not waiting:
             return
         job_id = data.draw(st.sampled_from(waiting))
@@ -259,12 +393,17 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def requeue_all(self) -> None:
-        dead = [job for job in self.expected.values() if job.state == "dead"]
+        order = self.documents[0].find({"state": "dead"}, sort=[("finished_at", 1), ("_id", 1)])
+        dead = [self.expected[document["_id"]] for document in order]
+        keys = Counter(job.key for job in dead if job.key is not None)
+        if any(count > 1 for count in keys.values()):
+            return  # which of them has the key then depends on who died first
+        free = [job for job in dead if job.holds or self.holder_of(job.key) is None]
 
-        assert self.consumers[0].requeue() == len(dead)
+        assert self.consumers[0].requeue() == len(free)
 
-        for job in dead:  # in no order among themselves, so the model takes the stored one
-            job.state, job.attempts = "ready", 0
+        for job in free:  # in no order among themselves, so the model takes the stored one
+            job.state, job.attempts, job.holds = "ready", 0, job.key is not None
         self.take_over_places()
 
     @rule(data=st.data())
@@ -273,9 +412,14 @@ class QueueMachine(RuleBasedStateMachine):
             return
         job_id = data.draw(st.sampled_from(list(self.expected)))
         job = self.expected[job_id]
-        if job.state in ("dead", "cancelled"):
+        taken = not job.holds and self.holder_of(job.key) is not None
+        if job.state in ("dead", "cancelled") and taken:
+            with pytest.raises(DuplicateJob):
+                self.consumers[1].requeue(job_id)
+        elif job.state in ("dead", "cancelled"):
             assert self.consumers[1].requeue(job_id) == 1
             job.state, job.attempts, job.place = "ready", 0, self.next_place()
+            job.holds = job.key is not None
         else:
             with pytest.raises(JobNotFound):
                 self.consumers[1].requeue(job_id)
@@ -286,8 +430,9 @@ class QueueMachine(RuleBasedStateMachine):
             return
         job_id = data.draw(st.sampled_from(list(self.expected)))
         job, when = self.expected[job_id], 0 if now else None
-        if job.state == "ready":
+        if job.state in WAITING:
             self.consumers[1].reschedule(job_id, priority=priority, delay=when)
+            job.state = "ready" if now else job.state
             job.priority = priority
             job.place = self.next_place() if now else job.place
         else:
@@ -301,7 +446,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.consumers[0].drop_max_attempts() == len(dead)
 
         for job_id in dead:
-            del self.expected[job_id]
+            job = self.expected.pop(job_id)
+            if job.holds:
+                self.bare[job_id] = str(job.key)
 
     @invariant()
     def everybody_knows_whether_it_is_paused(self) -> None:
@@ -312,6 +459,7 @@ class QueueMachine(RuleBasedStateMachine):
         states = [job.state for job in self.expected.values()]
 
         counted = {
+            "waiting": states.count("waiting"),
             "available": states.count("ready"),
             "scheduled": 0,
             "locked": states.count("running"),
@@ -324,7 +472,15 @@ class QueueMachine(RuleBasedStateMachine):
     def nothing_is_lost_and_nothing_comes_from_nothing(self) -> None:
         stored = {job["_id"]: job for job in self.documents[0].find({"_id": {"$ne": BELL}})}
 
-        assert stored.keys() == self.expected.keys()
+        assert stored.keys() == self.expected.keys() | self.bare.keys()
+        held = {
+            job_id: job["held_key"]
+            for job_id, job in stored.items()
+            # What was held for a time is let go of by whoever wants it.
+            if "held_key" in job and (job_id not in self.expected or self.keeps_hold(job_id, job))
+        }
+        holding = {job_id: job.key for job_id, job in self.expected.items() if job.holds}
+        assert held == {**holding, **self.bare}
         for job_id, job in self.expected.items():
             assert stored[job_id]["attempts"] == job.attempts
             assert stored[job_id]["state"] == job.state
@@ -334,6 +490,16 @@ class QueueMachine(RuleBasedStateMachine):
                 assert stored[job_id].get("result") == job.result
             if job.errors:
                 assert job.errors[-1] in [e["message"] for e in stored[job_id]["errors"]]
+
+    @invariant()
+    def no_two_of_a_key_wait_or_run(self) -> None:
+        for states in (["ready", "waiting", "scheduled"], ["running"]):
+            wanted = {"state": {"$in": states}, "key": {"$exists": True}}
+            keys = [job["key"] for job in self.documents[0].find(wanted)]
+            assert len(keys) == len(set(keys))
+
+    def keeps_hold(self, job_id: ObjectId, stored: dict[str, Any]) -> bool:
+        return self.expected[job_id].holds or "unique_until" not in stored
 
     def holds(self, job: Job) -> bool:
         expected = self.expected.get(job.id)

@@ -50,12 +50,14 @@ ORDER = [
     "protocol.schedules",
     "protocol.operations.commands",
     "protocol.operations.expressions",
+    "protocol.operations.keys.holding",
     "protocol.operations.replies",
     "protocol.operations.transitions",
     "protocol.operations.queues",
     "protocol.operations.attempts",
     "protocol.operations.cancels",
     "protocol.operations.claims",
+    "protocol.operations.held_back",
     "protocol.operations.timers",
     "protocol.operations.waiting",
     "protocol.operations.expiry",
@@ -66,8 +68,8 @@ ORDER = [
     "protocol.operations.consumers",
     "protocol.operations.settings",
     "protocol.operations.topics",
-    "protocol.operations.unique",
     "protocol.operations.schedules",
+    "protocol.operations.keys.unique",
     "protocol.operations.indexes",
     "protocol.operations.events",
     "protocol.operations",
@@ -111,6 +113,7 @@ ORDER = [
     "store.state",
     "store.flows.steps",
     "store.flows.changes",
+    "store.flows.held_back",
     "store.flows.timers",
     "store.flows.unique",
     "store.flows.setting_up",
@@ -120,6 +123,7 @@ ORDER = [
     "store.blocking",
     "store.answered",
     "store.asynchronous",
+    "store.rights",
     "store.first_answer",
     "store.present_settings",
     "exporter.discovery",
@@ -396,7 +400,7 @@ def test_imports_are_found() -> None:
     # The tests below would pass with none.
     assert Import("queue.asynchronous", "store.group_commit", False) in IMPORTS
     assert Import("worker.claimer", "worker.delivery", True) in IMPORTS
-    assert Import("queue.blocking", "protocol.operations", False) in IMPORTS
+    assert Import("queue.consumer", "protocol.operations", False) in IMPORTS
     assert Import("worker.worker", "options", False) in IMPORTS
     assert Import("cli.main", "__init__", False) in IMPORTS
 

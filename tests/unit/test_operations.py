@@ -123,7 +123,7 @@ def keys(value: object) -> Iterator[str]:
 
 def fields(update: Update) -> dict[str, Any]:
     """What an update sets."""
-    [stage] = update.update
+    stage, *_ = update.update  # after which a bare holder of a key may be left
     return stage["$set"]
 
 
@@ -312,7 +312,7 @@ def test_a_time_that_is_stored_is_the_servers(name: str, times: set[str]) -> Non
         for field, expression in written.items()
         if "$$NOW" in [value for _, value in leaves(expression)]
     }
-    assert stamped == times
+    assert stamped - {"held_key"} == times  # that is no time, and may depend on one
 
 
 @pytest.mark.parametrize(

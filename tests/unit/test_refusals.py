@@ -127,7 +127,7 @@ def test_a_smaller_end_says_less_of_the_same(make: Callable[[], Update]) -> None
 
     assert before is not end
     of_state = {"state", "allowed", "kept", *LOCK}
-    assert fields(before) - {"run_at", "progress", "note", "awaited"} == of_state
+    assert fields(before) - {"run_at", "progress", "note", "awaited", "held_key"} == of_state
 
 
 def test_a_smaller_end_leaves_out_what_is_new_of_the_progress() -> None:

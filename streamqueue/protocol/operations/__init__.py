@@ -11,6 +11,9 @@ The life of a job, a verb on each arrow::
                              │                 └──── discard ──▶ dead
                              └──── requeue ──── dead
 
+A job whose key a running one has (which had let go of it at its start) is parked as ``waiting`` by
+whoever would have claimed it, and is ready again when that one has ended (``held_back``).
+
 A job that was asked to be cancelled while it ran goes none of these ways, but to ``cancelled``; so
 does what waits for too long, if it was put with such a time (``expiry``).
 
@@ -36,7 +39,10 @@ from .earlier import *  # noqa: F403
 from .events import *  # noqa: F403
 from .expiry import *  # noqa: F403
 from .expressions import *  # noqa: F403
+from .held_back import *  # noqa: F403
 from .indexes import *  # noqa: F403
+from .keys.holding import *  # noqa: F403
+from .keys.unique import *  # noqa: F403
 from .looks import *  # noqa: F403
 from .queues import *  # noqa: F403
 from .replies import *  # noqa: F403
@@ -44,5 +50,4 @@ from .schedules import *  # noqa: F403
 from .settings import *  # noqa: F403
 from .timers import *  # noqa: F403
 from .topics import *  # noqa: F403
-from .unique import *  # noqa: F403
 from .waiting import *  # noqa: F403

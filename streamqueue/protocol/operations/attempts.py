@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..document import cut_error
 from .commands import Document, Find, Update
 from .expressions import later, one_of
+from .keys.holding import BARE_HOLDER, LET_GO, UNNEEDED_AS_BARE_HOLDER
 from .transitions import (
     CANCELLED,
     KEPT,
@@ -78,9 +79,10 @@ def cancelled(job_id: ObjectId, token: bytes, message: str | None = None) -> Upd
     return Update(held(job_id, token), [{"$set": fields}])
 
 
-def unawaited(wanted: Document) -> Document:
-    """The same filter, but for the jobs whose end somebody waits for: they stay."""
-    return {**wanted, "awaited": {"$ne": True}}
+def leaving_its_holder(end: Update) -> Update:
+    """The same end of an attempt, after which of a job that nobody keeps there is left what holds
+    its key."""
+    return Update(end.filter, [*end.update, UNNEEDED_AS_BARE_HOLDER])
 
 
 def done(job_id: ObjectId, token: bytes, result: Any = None) -> Update:
@@ -94,17 +96,24 @@ def done(job_id: ObjectId, token: bytes, result: Any = None) -> Update:
         **KEPT,
         **UNLOCK,
         **answered(),
+        "held_key": LET_GO,
     }
     if result is not None:
         fields["result"] = result
     return Update(held(job_id, token), [{"$set": fields}])
 
 
+def done_but_for_its_key(job_id: ObjectId, token: bytes) -> Update:
+    """Complete a job that nobody keeps, and whose key is held for longer: of what somebody waits
+    for nothing changes."""
+    return Update({**held(job_id, token), "awaited": {"$ne": True}}, [BARE_HOLDER])
+
+
 def not_done(ids: Sequence[ObjectId]) -> Find:
     """Those of some held jobs that no complete has ended, with their tokens, and whether somebody
-    has asked to cancel them."""
+    has asked to cancel them. (What only holds a key has no state.)"""
     fields = {"_id": 1, "lease": 1, "cancel_requested_at": 1}
-    return Find({"_id": one_of(ids), "state": {"$ne": "done"}}, fields)
+    return Find({"_id": one_of(ids), "state": {"$nin": ["done", None]}}, fields)
 
 
 def error(
@@ -138,18 +147,18 @@ def smaller(end: Update) -> list[Update]:
     First without its message and the newest of its progress (a document near 16 MB has no room for
     one), then with nothing but the state and the lock (a validator may know no other field).
     """
-    fields: Document = end.update[-1]["$set"]
+    *_, (at, fields) = [(at, each["$set"]) for at, each in enumerate(end.update) if "$set" in each]
+    after = end.update[at + 1 :]
     no_message = {name: value for name, value in fields.items() if name not in _MESSAGE}
-    needed = {"state", "awaited", *PROGRESS, *UNLOCK}
+    needed = {"state", "awaited", "held_key", *PROGRESS, *UNLOCK}
     if _may_be_scheduled(fields["state"]):
         needed.add("run_at")
     bare = {name: value for name, value in no_message.items() if name in needed}
     ends: list[Update] = []
     for left in (no_message, bare):
-        if len(left) < len(fields) or len(end.update) > 1:
-            fields = left
-            end = Update(end.filter, [{"$set": left}])
-            ends.append(end)
+        if len(left) < len(fields) or at:
+            fields, at = left, 0
+            ends.append(Update(end.filter, [{"$set": left}, *after]))
     return ends
 
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _ENDED = sorted(ENDED_STATES)
+IS_A_JOB: Document = {"state": {"$exists": True}}
+"""A condition: it is no bare holder of a key."""
 
 
 def await_end(queue: str, job_id: Any) -> Update:
@@ -22,7 +24,8 @@ def await_end(queue: str, job_id: Any) -> Update:
     """
     lives = {"$not": [{"$in": ["$state", _ENDED]}]}
     marked = {"awaited": {"$cond": [lives, True, "$awaited"]}}
-    return Update({"_id": {"$eq": job_id}, "queue": {"$eq": queue}}, [{"$set": marked}])
+    wanted = {"_id": {"$eq": job_id}, "queue": {"$eq": queue}, **IS_A_JOB}
+    return Update(wanted, [{"$set": marked}])
 
 
 NOT_SHOWN = ("lease", "steps")

@@ -8,6 +8,7 @@ from ..document import State
 from .attempts import ASKED_FOR, held
 from .commands import Document, Find, Update
 from .expressions import one_of, one_of_ids
+from .keys.holding import UNNEEDED_AS_BARE_HOLDER, removable
 from .transitions import cancelled_fields
 
 if TYPE_CHECKING:
@@ -26,13 +27,14 @@ def cancel_waiting(queue: str, job_id: Any, keep: float | None) -> Document:
 
     `keep` is for a job that does not say: the one of the queue object.
     """
-    return {
-        "_id": {"$eq": job_id},
-        "queue": {"$eq": queue},
-        "state": {"$in": [str(state) for state in _WAITING]},
-        "awaited": {"$ne": True},
-        "keep": {"$lte": 0} if keep else {"$not": {"$gt": 0}},
-    }
+    return removable(
+        {
+            "_id": {"$eq": job_id},
+            "queue": {"$eq": queue},
+            "state": {"$in": [str(state) for state in _WAITING]},
+            "keep": {"$lte": 0} if keep else {"$not": {"$gt": 0}},
+        }
+    )
 
 
 def cancel(queue: str, job_id: Any, keep: float | None) -> Update:
@@ -45,7 +47,8 @@ def cancel(queue: str, job_id: Any, keep: float | None) -> Update:
     asked = {"$ifNull": ["$cancel_requested_at", "$$NOW"]}
     fields["cancel_requested_at"] = {"$cond": [runs, asked, "$cancel_requested_at"]}
     wanted = {"_id": {"$eq": job_id}, "queue": {"$eq": queue}, "state": {"$gte": _FIRST_LIVE}}
-    return Update(wanted, [{"$set": fields}])
+    held = [] if keep else [UNNEEDED_AS_BARE_HOLDER]
+    return Update(wanted, [{"$set": fields}, *held])
 
 
 def states_of(queue: str, job_id: Any) -> Find:
@@ -67,6 +70,12 @@ def asked_for(ids: Sequence[ObjectId]) -> Find:
 def held_asked_for(job_id: ObjectId, token: bytes) -> Document:
     """The filter for one of them."""
     return {**held(job_id, token), **ASKED_FOR}
+
+
+def cancelled_to_holders(ids: Sequence[Any]) -> Update:
+    """Leave what holds their keys of those of some jobs that were cancelled."""
+    wanted = {"_id": one_of_ids(ids), "state": "cancelled", "unique_until": {"$type": "date"}}
+    return Update(wanted, [UNNEEDED_AS_BARE_HOLDER])
 
 
 def cancelled_and_over(ids: Sequence[Any]) -> Document:

@@ -14,6 +14,7 @@ from ..schema import CLAIM_ORDER, INDEXES
 from .attempts import held_any
 from .commands import Document, Find, Update
 from .expressions import count_of, is_date, is_timestamp, later, one_of, one_of_ids
+from .keys.holding import LET_GO, LET_GO_AT_START
 from .transitions import answered, failed, released
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def claim(
         "lease": token,
         "attempts": {"$add": [count_of("attempts", 0), 1]},
         "allowed": count_of("max_attempts", _by_queue(queues, limit_of)),
+        "held_key": LET_GO_AT_START,
     }
     if any(keep_of(queue) is not None for queue in queues):
         fields["kept"] = _by_queue(queues, keep_of)
@@ -167,7 +169,7 @@ def quarantine(ids: Sequence[Any]) -> Update:
 
     A document near 16 MB takes no new fields (error 17419), so there is no room to say why.
     """
-    fields = {"state": "dead", **answered()}
+    fields = {"state": "dead", **answered(), "held_key": LET_GO}
     return Update({"_id": one_of_ids(ids), "state": "ready"}, [{"$set": fields}])
 
 

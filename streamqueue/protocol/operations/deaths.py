@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...durations import milliseconds
 from .commands import Document, Find, Pipeline, Update
 from .expressions import one_of_ids
+from .keys.holding import BARE_HOLDER, HELD_ANEW, holding_on, not_holding_on
 from .queues import of_queue
 from .transitions import LAST_IN, over
 
@@ -36,6 +37,7 @@ def requeue(
         "state": "ready",
         "attempts": 0,
         "run_at": "$$NOW",
+        "held_key": HELD_ANEW,
         **NOT_ENDED,
         **LAST_IN,
         **over(),
@@ -110,7 +112,17 @@ def count_dead(deaths: Deaths, limit: int = 0) -> Pipeline:
 
 
 def purge(deaths: Deaths, died: Sequence[Document]) -> Document:
-    """The filter for these jobs, as far as they are still dead of what was meant."""
+    """The filter for these jobs, as far as they are still dead of what was meant; but for those
+    whose key is held for longer."""
+    return not_holding_on(_still_dead(deaths, died))
+
+
+def purge_to_holders(deaths: Deaths, died: Sequence[Document]) -> Update:
+    """Leave of those what holds their keys."""
+    return Update(holding_on(_still_dead(deaths, died)), [BARE_HOLDER])
+
+
+def _still_dead(deaths: Deaths, died: Sequence[Document]) -> Document:
     return {**deaths.filter(), "_id": one_of_ids([one["_id"] for one in died])}
 
 

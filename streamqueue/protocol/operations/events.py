@@ -113,7 +113,13 @@ _MAKES_WORK: Document = {
         },
         *(_updated(field) for field in ("queue", "priority", "seq", "run_at", ASKED_AT)),
         {"$and": [_updated("locked_until"), _ends_soon(f"${_UPDATED}.locked_until")]},
-        {"$ne": [{"$setIntersection": [{"$ifNull": [f"${_REMOVED}", []]}, _UNSET]}, []]},
+        {
+            "$and": [
+                {"$ne": [{"$setIntersection": [{"$ifNull": [f"${_REMOVED}", []]}, _UNSET]}, []]},
+                # Without a state it is no job any more, and only holds a key.
+                {"$not": [{"$in": ["state", {"$ifNull": [f"${_REMOVED}", []]}]}]},
+            ]
+        },
         {"$eq": ["$documentKey._id", BELL]},
     ]
 }

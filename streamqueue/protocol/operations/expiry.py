@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..schema import EXPIRES_INDEX
-from .attempts import held_any, unawaited
+from .attempts import held_any
 from .commands import Document, Find, Update
 from .expressions import count_of, milliseconds_until, one_of, one_of_ids
+from .keys.holding import UNNEEDED_AS_BARE_HOLDER, removable
 from .transitions import NO_PROGRESS, UNLOCK, cancelled_fields
 from .waiting import WAITING_STATES
 
@@ -57,18 +58,24 @@ _HINT = list(EXPIRES_INDEX["key"].items())
 def expire(ids: Sequence[Any], keep: float | None) -> Update:
     """End jobs that wait and are too late. `keep` is for how many seconds those stay that do not
     say so themselves, and that nobody has claimed."""
-    return Update(_waits_too_late(ids), [{"$set": _expired(keep or 0)}])
+    held = [] if keep else [UNNEEDED_AS_BARE_HOLDER]
+    return Update(_waits_too_late(ids), [{"$set": _expired(keep or 0)}, *held])
 
 
 def too_late_unkept(ids: Sequence[Any]) -> Document:
     """The filter for those that nobody keeps or awaits: they are removed."""
-    return unawaited({**_waits_too_late(ids), "keep": {"$not": {"$gt": 0}}})
+    return removable({**_waits_too_late(ids), "keep": {"$not": {"$gt": 0}}})
 
 
-def expire_held(ids: Sequence[ObjectId], tokens: Iterable[bytes]) -> Update:
-    """End claimed jobs that were too late: they were not begun, so the attempt does not count."""
+def expire_held(ids: Sequence[ObjectId], tokens: Iterable[bytes], *, kept: bool = True) -> Update:
+    """End claimed jobs that were too late: they were not begun, so the attempt does not count.
+
+    Of those that are not kept, what holds their keys stays, if they are to be held for longer.
+    """
     attempts = {"$max": [0, {"$subtract": [count_of("attempts", 1), 1]}]}
-    return Update(held_any(ids, tokens), [{"$set": {**_expired(), "attempts": attempts}}])
+    held_on = [] if kept else [UNNEEDED_AS_BARE_HOLDER]
+    fields = {**_expired(), "attempts": attempts}
+    return Update(held_any(ids, tokens), [{"$set": fields}, *held_on])
 
 
 def _waits_too_late(ids: Sequence[Any]) -> Document:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..schema import KEY_INDEX
+from .keys.unique import holders
 from .replies import DUPLICATE_KEY
-from .unique import holders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

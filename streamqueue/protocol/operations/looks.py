@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..schema import CLAIM_ORDER, INDEXES
-from .awaited import NOT_SHOWN
+from .awaited import IS_A_JOB, NOT_SHOWN
 from .commands import Document, Find, Pipeline
 from .expressions import literal, one_of_ids
 from .queues import of_queue
@@ -75,7 +75,7 @@ class Wanted(NamedTuple):
 
 def by_id(queue: str | None, ids: Sequence[Any], *, data: bool = True) -> Find:
     """The jobs with these ids, in a queue or in any."""
-    wanted: Document = {"_id": one_of_ids(ids)}
+    wanted: Document = {"_id": one_of_ids(ids), **IS_A_JOB}
     if queue is not None:
         wanted["queue"] = {"$eq": queue}
     return Find(wanted, _shown(data=data), None, len(ids))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..document import State
 from .commands import Document, Find, Pipeline, Update
 from .expressions import one_of
+from .keys.holding import BARE_HOLDER, holding_on, not_holding_on
 from .transitions import CANCELLED, UNLOCK
 
 if TYPE_CHECKING:
@@ -72,7 +73,17 @@ def all_of_queue(queue: str) -> list[Document]:
 def moved_back(queue: str) -> list[Document]:
     """The same for those that may have gone back past the filter that was to meet them, and for
     those that :func:`give_up_awaited` has ended."""
-    return all_of_queue(queue)
+    return [not_holding_on(wanted) for wanted in all_of_queue(queue)]
+
+
+def clear_to_holders(queue: str) -> list[Update]:
+    """Leave of the jobs of a queue what holds their keys, where those are held for longer."""
+    return [to_holders(wanted) for wanted in all_of_queue(queue)]
+
+
+def to_holders(wanted: Document) -> Update:
+    """The same of other jobs."""
+    return Update(holding_on(wanted), [BARE_HOLDER])
 
 
 def give_up_awaited(queue: str) -> list[Update]:

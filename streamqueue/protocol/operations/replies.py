@@ -16,7 +16,7 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
-from ..schema import EARLIER_KEY_INDEX, KEY_INDEX
+from ..schema import EARLIER_KEY_INDEX, KEY_INDEX, RUNNING_KEY_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,6 +106,12 @@ def is_duplicate_job(error: Exception | None, key_index: str = KEY_INDEX["name"]
 def is_earlier_key(error: Exception | None) -> bool:
     """Whether the index by which an earlier version kept keys unique says so."""
     return _clash(error) == ["queue", "key"] and _by_index(error, EARLIER_KEY_INDEX, "key")
+
+
+def is_held_back(error: BaseException | None) -> bool:
+    """Whether it says of a claim that a job of the same key runs. (Of an index of the same fields,
+    whoever it is made by, that is to be looked at.)"""
+    return isinstance(error, Exception) and _clash(error) == list(RUNNING_KEY_INDEX["key"])
 
 
 def _by_index(error: Exception | None, name: str, field: str) -> bool:

@@ -14,6 +14,7 @@ from .transitions import (
     UNLISTED,
     answered,
     exhausted,
+    held_unless,
     noted,
     over,
     unless_asked,
@@ -72,7 +73,7 @@ def next_expiry(queues: Sequence[str] | None, limit: int = 1) -> Find:
 
 _JUDGED_BY = (
     *("_id", "queue", "attempts", "max_attempts", "allowed", "locked_by"),
-    "cancel_requested_at",
+    *("cancel_requested_at", "task", "key", "key_until", "unique_until", "keep", "kept"),
 )
 
 
@@ -103,8 +104,19 @@ def group_expired(
     return groups
 
 
+def unkept_holders(found: Iterable[Mapping[str, Any]]) -> list[ObjectId]:
+    """Return the ids of those of some running jobs that nobody keeps, but for their keys."""
+    records = (JobRecord.from_document(document, max_attempts=0) for document in found)
+    return [record.id for record in records if record.holds_on and not record.stays]
+
+
 def _of(queues: Sequence[str] | None) -> Document:
     return {} if queues is None else {"queue": one_of(queues)}
+
+
+def lost(ids: Sequence[Any]) -> Document:
+    """The filter for those of some running jobs whose lease has ended."""
+    return {"_id": one_of_ids(ids), "state": "running", **past("locked_until")}
 
 
 def reap(ids: Sequence[ObjectId], max_attempts: int, *, note: bool = True) -> Update:
@@ -117,7 +129,7 @@ def reap(ids: Sequence[ObjectId], max_attempts: int, *, note: bool = True) -> Up
     by = {"$cond": [{"$eq": [{"$type": "$locked_by"}, "string"]}, "$locked_by", "?"]}
     text = {"$concat": ["lease ran out: consumer ", by, " was lost"]}
     return Update(
-        {"_id": one_of_ids(ids), "state": "running", **past("locked_until")},
+        lost(ids),
         [
             {
                 "$set": unless_asked(
@@ -127,6 +139,7 @@ def reap(ids: Sequence[ObjectId], max_attempts: int, *, note: bool = True) -> Up
                         **(noted(text) if note else {}),
                         **over(dead),
                         **answered(dead),
+                        "held_key": held_unless(dead),
                         **UNLISTED,
                     }
                 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ...durations import milliseconds
 from ..document import AWAITED_SECONDS, MAX_ERRORS, cut_error
 from .expressions import count_of, later, seconds_of
+from .keys.holding import HELD_AGAIN, HOLDS_ON, LET_GO
 
 if TYPE_CHECKING:
     from .commands import Document, Pipeline
@@ -54,10 +55,12 @@ def answered(ends: Document | bool = True) -> Document:
 
 def kept(keep: float = 0) -> Document:
     """A field of an update that makes a job done or cancelled: until when it stays. One that nobody
-    keeps or awaits has stayed long enough. `keep` is for one of which nobody says."""
+    keeps or awaits has stayed long enough, unless it is needed to hold its key. `keep` is for one
+    of which nobody says."""
     needed = {"$cond": [{"$eq": ["$awaited", True]}, milliseconds(AWAITED_SECONDS), 0]}
     said = {"$multiply": [seconds_of("keep", seconds_of("kept", keep)), 1000]}
-    return {"removed_at": {"$add": ["$$NOW", {"$max": [needed, said]}]}}
+    until = {"$add": ["$$NOW", {"$max": [needed, said]}]}
+    return {"removed_at": {"$max": [until, {"$cond": [HOLDS_ON, "$unique_until", None]}]}}
 
 
 KEPT = kept()
@@ -65,7 +68,13 @@ KEPT = kept()
 
 def cancelled_fields(keep: float = 0) -> Document:
     """Fields of an update that cancels a job."""
-    return {"state": "cancelled", "finished_at": "$$NOW", **kept(keep), **answered()}
+    return {
+        "state": "cancelled",
+        "finished_at": "$$NOW",
+        **kept(keep),
+        **answered(),
+        "held_key": LET_GO,
+    }
 
 
 CANCELLED = cancelled_fields()
@@ -89,6 +98,7 @@ def released(delay: float | None) -> Pipeline:
     fields: Document = {
         "state": "ready",
         "attempts": {"$max": [0, {"$subtract": [count_of("attempts", 1), 1]}]},
+        "held_key": HELD_AGAIN,
         **over(),
     }
     if delay:
@@ -113,10 +123,16 @@ def failed(message: str | None, delay: float, dead: Document | bool) -> Pipeline
         **({} if message is None else noted({"$literal": cut_error(message)})),
         **over(dead),
         **answered(dead),
+        "held_key": held_unless(dead),
     }
     if again == "ready" and dead is not True:
         fields |= LAST_IN  # (of a dead job it says nothing)
     return [{"$set": unless_asked(fields)}]
+
+
+def held_unless(dead: Document | bool) -> Document:
+    """An expression: what is held of the key by a job whose attempt has failed."""
+    return {"$cond": [dead, LET_GO, HELD_AGAIN]}
 
 
 def noted(text: Document) -> Document:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from .commands import Document, Pipeline
 
-WAITING_STATES = ("ready", "scheduled")
+WAITING_STATES = ("ready", "scheduled", "waiting")
 """States of jobs that nobody holds, and that somebody will claim."""
 
 

@@ -352,7 +352,9 @@ def read_event(raw: RawBSONDocument) -> dict[str, Any]:
 
 def was_removed(document: Mapping[str, Any]) -> bool:
     """Whether a job was ended only to be removed, by ``clear``: such a one is kept no moment,
-    though somebody waits for it."""
+    though somebody waits for it. Or there is left of it what holds its key."""
+    if "state" not in document:
+        return True
     if document.get("awaited") is not False or document.get("state") not in ENDED_STATES:
         return False
     ended, removed = document.get("finished_at"), document.get("removed_at")

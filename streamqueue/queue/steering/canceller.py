@@ -81,7 +81,7 @@ class Canceller:
         )
         if found is None:
             return None
-        if found["state"] == "running":
+        if found.get("state") == "running":
             return "asked"
         yield self._store.remove_cancelled([job_id])
         return "cancelled"
@@ -90,15 +90,26 @@ class Canceller:
         """Remove every job of the queue; return how many.
 
         Those that somebody waits for are ended before, so that who waits hears of it: of what is
-        gone nobody is told whose it was.
+        gone nobody is told whose it was. What holds a key for longer stays, and is no job.
         """
         yield self._store.prepare()
         jobs, removed = self._store.jobs, 0
         for wanted in operations.all_of_queue(self._name):
-            result = yield jobs.delete_many(operations.unawaited(wanted))
-            removed += result.deleted_count
+            result = yield jobs.delete_many(operations.removable(wanted))
+            removed += int(result.deleted_count)
         awaited = operations.give_up_awaited(self._name)
         yield jobs.bulk_write([UpdateMany(*update) for update in awaited], ordered=False)
+        holders = [UpdateMany(*update) for update in operations.clear_to_holders(self._name)]
+        removed += int((yield jobs.bulk_write(holders, ordered=False)).modified_count)
         for wanted in operations.moved_back(self._name):
-            removed += (yield jobs.delete_many(wanted)).deleted_count
+            removed += int((yield jobs.delete_many(wanted)).deleted_count)
         return removed
+
+    def drop_dead(self) -> Flow[int]:
+        """Remove the dead jobs of the queue, but for what holds a key for longer; return how
+        many."""
+        yield self._store.prepare()
+        jobs, dead = self._store.jobs, operations.of_queue(self._name, "dead")
+        removed = (yield jobs.delete_many(operations.not_holding_on(dead))).deleted_count
+        left = (yield jobs.update_many(*operations.to_holders(dead))).modified_count
+        return int(removed + left)

@@ -6,11 +6,17 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from pymongo import UpdateOne
-from pymongo.errors import BulkWriteError, ExecutionTimeout, OperationFailure, WriteConcernError
+from pymongo.errors import (
+    BulkWriteError,
+    ExecutionTimeout,
+    OperationFailure,
+    PyMongoError,
+    WriteConcernError,
+)
 
 from ...clock import monotonic
 from ...protocol import operations
-from .steps import Shielded, UpdateEach, UpdateMany
+from .steps import DeleteMany, Shielded, UpdateEach, UpdateMany
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,9 +54,11 @@ def change_each(
     command: Callable[[Sequence[Any]], operations.Update],
     stuck: StuckJobs,
     smaller: Callable[[Sequence[Any]], operations.Update] | None = None,
+    instead: Callable[[Any], Flow[int]] | None = None,
 ) -> Flow[int]:
     """Send one update for all, or, when a document spoils it, for ever smaller parts of them; count
-    changes. `smaller` is tried for one that does not take the other."""
+    changes. `smaller` is tried for one that does not take the other, and `instead` is done with one
+    whose key another has."""
     if not ids:
         return 0
     try:
@@ -60,6 +68,8 @@ def change_each(
         if not operations.is_spoiled(error):
             raise
         if len(ids) == 1:
+            if instead is not None and store.is_duplicate_job(error):
+                return (yield from instead(ids[0]))
             if isinstance(error, ExecutionTimeout):
                 store.write_limit.met()
             elif smaller is not None:
@@ -68,7 +78,7 @@ def change_each(
             return 0
     total = 0
     for part in operations.parts(ids):
-        total += yield from change_each(store, part, command, stuck, smaller)
+        total += yield from change_each(store, part, command, stuck, smaller, instead)
     return total
 
 
@@ -98,3 +108,12 @@ def requeue(
         count = int((error.details or {}).get("nModified", 0))
         return count, operations.refused_of_each(error, died)
     return count, []
+
+
+def remove_cancelled(store: StoreState, ids: Sequence[Any]) -> Flow[None]:
+    """Remove cancelled jobs that nobody keeps or waits for. They have ended, so a failure is no
+    matter: the server removes them."""
+    try:
+        yield DeleteMany(operations.cancelled_and_over(ids), store.write_limit.seconds)
+    except PyMongoError:
+        store.indexes.want("keep")

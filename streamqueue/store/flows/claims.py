@@ -17,9 +17,11 @@ from ...backoff import Backoff
 from ...clock import monotonic
 from ...failures import failure_name
 from ...protocol import operations
+from ...protocol.document import id_key
 from ..given_up import Claim, GivenUp, merged, together
 from ..lines import log_claims_left, log_late, log_quarantined
 from .changes import change
+from .held_back import park, supersede
 from .setting_up import prepare
 from .steps import Command, Pause, Read, Shielded, UpdateAndGet, UpdateWithoutLimit
 
@@ -95,14 +97,24 @@ def _take(
     timeout: float,
     limit_of: Callable[[str], int],
     keep_of: Callable[[str], float | None],
+    tries: int = 3,
 ) -> Flow[list[Job]]:
-    """Claim the jobs together, or, when one of them spoils that, in ever smaller parts."""
+    """Claim the jobs together, or, when one of them spoils that, in ever smaller parts; but for
+    those that a running one holds back, of which the claims meet one at a time."""
     claim = Claim.of(jobs, timeout, store.clock.now(), limit_of, keep_of)
     try:
         return (yield from claim_once(store, claim, consumer))
     except BaseException as error:
         if len(jobs) > 1 or not operations.is_refusal(error):  # of one: it was not taken
             yield from untake(store, claim.given_up(error))
+        if tries and operations.is_held_back(error):
+            parked = yield from park(store, claim.ids)
+            jobs = [job for job in jobs if id_key(job["_id"]) not in parked]
+            if not jobs:
+                return []
+            # (With none of them parked, the other one has ended since.)
+            terms = (consumer, timeout, limit_of, keep_of)
+            return (yield from _take(store, jobs, *terms, tries if parked else tries - 1))
         again = store.write_limit.cut_short(error)
         if not (again or operations.is_spoiled(error)):
             store.claim_size.failed(len(jobs), error)
@@ -227,6 +239,9 @@ def _unclaim(store: StoreState, ids: Sequence[Any], tokens: Set[bytes]) -> Flow[
     try:
         yield from change(store, operations.unclaim(ids, tokens))
     except OperationFailure as error:
+        if len(ids) == 1 and store.is_duplicate_job(error):
+            yield from supersede(store, operations.held_any(ids, tokens))
+            return
         if len(ids) == 1 or not operations.is_spoiled(error):
             raise
     else:

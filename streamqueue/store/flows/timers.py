@@ -7,11 +7,12 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure
 
 from ...clock import monotonic
 from ...protocol import operations
-from .changes import change_each
+from .changes import change_each, remove_cancelled
+from .held_back import let_through, supersede
 from .steps import DeleteMany, Read
 
 if TYPE_CHECKING:
@@ -63,11 +64,22 @@ def reap(
         for group, ids in operations.group_expired(jobs, limit_of).items():
             command = partial(operations.reap, max_attempts=limit_of(group[0]))
             smaller = partial(command, note=False)
-            reaped[group] += yield from change_each(store, ids, command, stuck, smaller)
+            superseded = partial(_supersede, store, reaped, group[0])
+            reaped[group] += yield from change_each(store, ids, command, stuck, smaller, superseded)
             if group[1] == "cancelled":
                 yield from remove_cancelled(store, ids)
+                unkept = operations.unkept_holders(jobs)
+                yield from change_each(store, unkept, operations.cancelled_to_holders, stuck)
+        yield from let_through(store, operations.keys_let_go(jobs))
     stuck.settle()
     return reaped
+
+
+def _supersede(
+    store: StoreState, reaped: Counter[tuple[str, str]], queue: str, job_id: Any
+) -> Flow[int]:
+    reaped[queue, "cancelled"] += yield from supersede(store, operations.lost([job_id]))
+    return 0
 
 
 def expire(
@@ -113,23 +125,18 @@ def _expire(store: StoreState, ids: Sequence[Any], keep: float | None) -> Flow[i
     return removed + ended
 
 
-def expire_held(store: StoreState, held: Sequence[tuple[Any, bytes]]) -> Flow[int]:
-    """End claimed jobs that were too late, by their ids and tokens; return how many."""
+def expire_held(
+    store: StoreState, held: Sequence[tuple[Any, bytes]], *, kept: bool = True
+) -> Flow[int]:
+    """End claimed jobs that were too late, by their ids and tokens; return how many. `kept`: there
+    may be some that stay for a time of which their documents do not say."""
     ids = [job_id for job_id, _ in held]
-    command = partial(operations.expire_held, tokens={token for _, token in held})
+    tokens = {token for _, token in held}
+    command = partial(operations.expire_held, tokens=tokens, kept=kept)
     ended = yield from change_each(store, ids, command, store.unexpirable)
     if ended:
         yield from remove_cancelled(store, ids)
     return ended
-
-
-def remove_cancelled(store: StoreState, ids: Sequence[Any]) -> Flow[None]:
-    """Remove cancelled jobs that nobody keeps or waits for. They have ended, so a failure is no
-    matter: the server removes them."""
-    try:
-        yield DeleteMany(operations.cancelled_and_over(ids), store.write_limit.seconds)
-    except PyMongoError:
-        store.indexes.want("keep")
 
 
 def _remove(store: StoreState, wanted: operations.Document) -> Flow[int]:

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from bson.raw_bson import RawBSONDocument
 
-from ...durations import milliseconds
-from ..document import VERSION
-from .commands import Document, Find, Update
-from .expressions import is_date, later, near, one_of, one_of_ids
+from ....durations import milliseconds
+from ...document import VERSION
+from ..commands import Document, Find, Update
+from ..expressions import is_date, later, near, one_of, one_of_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..put import Put
+    from ...put import Put
 
 EARLIER_AT_ONCE = 1000
 """Jobs of an earlier version that one command brings up to date."""
@@ -41,14 +41,16 @@ OUTDATED: Document = {
     "$not": [
         {
             "$or": [
-                _LIVES,
+                {"$in": ["$state", list(UNBEGUN_STATES)]},
+                {"$and": [{"$eq": ["$state", "running"]}, {"$ne": ["$key_until", "start"]}]},
                 {"$and": [is_date("unique_until"), {"$gt": ["$unique_until", "$$NOW"]}]},
             ]
         }
     ]
 }
-"""An expression of what holds a key: it has ended, and its key is free. (Whoever ended it was of an
-earlier version, or the key was to be held until now.)"""
+"""An expression of what holds a key: it has ended, or was claimed and lets go of the key then, and
+its key is free. (Whoever ended it was of an earlier version, or the key was to be held until
+now.)"""
 
 
 def free(queue: str, keys: Sequence[str]) -> Update:

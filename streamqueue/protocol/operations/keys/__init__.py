@@ -1,0 +1,1 @@
+"""Keys: when a job holds one, and what becomes of it then."""

@@ -1,0 +1,131 @@
+"""Jobs held back by another one: parked, let through, and looked for; and what takes their place.
+
+Whoever parks a job looks afterwards whether the other one still runs, and whoever ends the other
+one lets through afterwards who waits for it: one of the two comes second. What is left is what
+somebody did not come to do who was killed in between; so whoever opens a stream looks, and whoever
+knows of one that waits, once in the time of a lease.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pymongo.errors import PyMongoError
+
+from ...protocol import operations
+from ...protocol.document import id_key
+from ..lines import log_left_waiting, log_superseded
+from .changes import change, change_each, remove_cancelled
+from .steps import Read, Shielded, UpdateAndGet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ...protocol.operations import JobKey
+    from ..state import StoreState
+    from .steps import Flow
+
+MOST = 1000
+"""Jobs that wait and are looked at in one look."""
+
+
+def park(store: StoreState, ids: Sequence[Any]) -> Flow[set[object]]:
+    """Park those of some ready jobs whose key a running job has, when a claim has met one; return
+    what the ids of those can be looked up by that are not to be claimed now.
+
+    Of several that have the same key, in a collection that somebody has mended by hand, the first
+    goes before the others.
+    """
+    found = yield Read(operations.ready_with_keys(ids))
+    keys = {id_key(job["_id"]): key for job in found if (key := operations.job_key(job))}
+    if not keys:
+        return set()
+    running = yield from _running(keys.values())
+    first: dict[JobKey, Any] = {}
+    parked: dict[object, tuple[Any, Any]] = {}
+    for job_id in ids:
+        name = id_key(job_id)
+        if name in keys:
+            holder = running.get(keys[name], first.setdefault(keys[name], job_id))
+            if holder is not job_id:
+                parked[name] = (job_id, holder)
+    if not parked:
+        return set()
+    command = partial(_park, holders={name: holder for name, (_, holder) in parked.items()})
+    waiting = [job_id for job_id, _ in parked.values()]
+    yield from change_each(store, waiting, command, store.unclaimable)
+    store.parked()
+    # Whoever has ended a holder in between had nobody to let through.
+    behind = {keys[name] for name in parked if keys[name] in running}
+    if behind:
+        still = yield from _running(behind)
+        late = [job_id for name, (job_id, _) in parked.items() if keys[name] in behind - set(still)]
+        yield from change_each(store, late, operations.let_these_through, store.unclaimable)
+    return set(parked)
+
+
+def _park(ids: Sequence[Any], holders: dict[object, Any]) -> operations.Update:
+    return operations.park(ids, [holders[id_key(job_id)] for job_id in ids])
+
+
+def _running(keys: Iterable[JobKey]) -> Flow[dict[JobKey, Any]]:
+    """Return the ids of the running jobs that have these keys."""
+    wanted = set(keys)
+    found = yield Read(operations.running_with(wanted))
+    by_key = {operations.job_key(job): job["_id"] for job in found}
+    return {key: job_id for key, job_id in by_key.items() if key is not None and key in wanted}
+
+
+def let_through(store: StoreState, keys: Iterable[JobKey]) -> Flow[None]:
+    """Let those be claimed that wait for jobs with these keys, which have ended. Never raises: who
+    is left waiting is looked for."""
+    try:
+        for key in set(keys):
+            yield Shielded(change(store, operations.let_through(key)))
+    except PyMongoError as error:
+        store.parked()
+        log_left_waiting(error)
+
+
+class Look(NamedTuple):
+    """What a look for jobs that are held back has found.
+
+    Attributes:
+        let_through: how many waited for nobody any more.
+        waiting: how many others there are.
+    """
+
+    let_through: int
+    waiting: int
+
+
+def look_for_held_back(store: StoreState, queues: Sequence[str]) -> Flow[Look]:
+    """Let those jobs of the queues through that wait for no running one any more."""
+    found: list[dict[str, Any]] = []
+    for part in operations.merged_parts(queues):
+        found += yield Read(operations.held_back(part, MOST))
+    keys = {id_key(job["_id"]): operations.job_key(job) for job in found}
+    wanted = [key for key in keys.values() if key is not None]
+    running = (yield from _running(wanted)) if wanted else {}
+    ids = [
+        job["_id"]
+        for job in found
+        if operations.waits_for_key(job) and keys[id_key(job["_id"])] not in running
+    ]
+    let = yield from change_each(store, ids, operations.let_these_through, store.unclaimable)
+    return Look(let, len(found) - len(ids))
+
+
+def supersede(store: StoreState, wanted: operations.Document) -> Flow[bool]:
+    """End the job of an attempt that is over, since another one has its key by now; remove it
+    unless somebody keeps it or waits for it. Return whether there was still such a job."""
+    command = operations.superseded(wanted)
+    ended = yield UpdateAndGet(command, store.write_limit.seconds)
+    if ended is None:
+        return False
+    log_superseded(ended)
+    if (key := operations.job_key(ended)) is not None:
+        yield from let_through(store, [key])
+    yield from remove_cancelled(store, [ended["_id"]])
+    return True
