@@ -21,6 +21,7 @@ MODULES = (
     "ticks",
     "answers",
     "topics",
+    "keys",
     "poison",
     "hells",
     "foreigners",

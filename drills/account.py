@@ -233,6 +233,9 @@ class Job:
         by_handlers = [c for attempt in attempts for c in attempt.calls if c.what == "cancel"]
         cancels = [call for call in self.cancels if call.asks]
         since = [call.invoked for call in (*by_handlers, *cancels)]
+        # One that lets go of its key when it is claimed ends so if another has that when it is to
+        # wait again.
+        since += [call.invoked for call in self.puts if call.said.get("key_until") == "start"]
         limits = [(call.invoked, call.said.get("expires")) for call in self.puts]
         return min(
             [*since, *(put + limit for put, limit in limits if limit is not None)],

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from drills.account import ENDS, Account, Attempt, Call, Finding, Job, payload_digest
 from drills.copies import published_in_part
 from drills.ends import ENDED, completed_after_cancelled, hung, started_while_paused, told_wrong
+from drills.key_laws import key_leaked, two_of_a_key
 from drills.versions import current, versions
 
 SLACK = 0.005
@@ -310,6 +311,8 @@ LAWS: tuple[Law, ...] = (
     completed_after_cancelled,
     started_while_paused,
     published_in_part,
+    two_of_a_key,
+    key_leaked,
     effect_lost,
     effect_doubled,
     effect_unexpected,

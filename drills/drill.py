@@ -40,7 +40,7 @@ from streamqueue.protocol.settings import BELL
 
 Kept = TypeVar("Kept")
 
-LIVE = ("scheduled", "ready", "running")
+LIVE = ("scheduled", "ready", "waiting", "running")
 BLOCKING_CONSUMER = "drills.programs.blocking"
 CONSUMER = "drills.programs.consumer"
 PRODUCER = "drills.programs.producer"

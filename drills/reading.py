@@ -32,7 +32,8 @@ def account_of(
         reader.read(line)
     strange = settle(reader.transactions, entries)
     for document in documents:
-        reader.job(str(document["_id"])).document = document
+        if "state" in document or "unique_until" not in document:  # what only holds a key is no job
+            reader.job(str(document["_id"])).document = document
     jobs = {
         f"{job.id}, life {number}" if number > 1 else job.id: life
         for job in reader.jobs.values()

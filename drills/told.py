@@ -11,7 +11,7 @@ from bson import ObjectId
 from drills.account import Account
 from drills.history import History, digest_of
 from drills.reading import read_account
-from streamqueue import LeaseLost
+from streamqueue import DuplicateJob, LeaseLost
 
 LEASE = 2.0
 QUEUE = "drill"
@@ -147,7 +147,12 @@ class Planted:
         **more: Any,
     ) -> None:
         self.at = at
-        errors = {"refused": LeaseLost(JOB), "unknown": OSError(), "failed": LeaseLost(JOB)}
+        errors = {
+            "refused": LeaseLost(JOB),
+            "unknown": OSError(),
+            "failed": LeaseLost(JOB),
+            "taken": DuplicateJob("k", None),
+        }
         if outcome == "killed":
             self._history.left_to_the_worker(what, **more)
             return
@@ -157,7 +162,7 @@ class Planted:
                 answer.update(told or {})
                 if outcome in errors:
                     raise errors[outcome]
-        except (LeaseLost, OSError):
+        except (LeaseLost, DuplicateJob, OSError):
             pass
 
 

@@ -6,12 +6,24 @@ from collections.abc import Iterator
 
 import pytest
 
-from drills import answers, cancellations, clocks, dispatching, hells, kills, poison, ticks, wakeups
+from drills import (
+    answers,
+    cancellations,
+    clocks,
+    dispatching,
+    hells,
+    keys,
+    kills,
+    poison,
+    ticks,
+    wakeups,
+)
 from drills.drill import Arena, Drill, Scale, perform
 
 DRILLS = [
     *kills.DRILLS,
     answers.answers_kills,
+    keys.keys_kills,
     *poison.DRILLS,
     *hells.DRILLS,
     *clocks.DRILLS,

@@ -10,6 +10,7 @@ from drills.answers import answers_cuts, answers_step_downs
 from drills.dispatching import dispatcher_cuts
 from drills.drill import Arena, Drill, Scale, perform
 from drills.held import held_at_random
+from drills.keys import keys_step_downs
 from drills.long_outages import a_days_outage
 from drills.servers import failovers
 from drills.streams import oplog
@@ -20,6 +21,7 @@ SLOW = (
     answers_cuts,
     answers_step_downs,
     topics,
+    keys_step_downs,
     wedged_streams,
     oplog,
     dispatcher_cuts,
