@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_PRIORITY = 2**31 - 1
 MOST_ATTEMPTS = 1_000_000
+MOST_WEIGHT = 1000
 MAX_BATCH = 10_000
 """Jobs in one claim: ids of this many fit a command with room to spare."""
 MAX_NOTE_BYTES = 1024
@@ -61,6 +62,11 @@ def whole_number(value: object, name: str, minimum: int, maximum: int) -> int:
 def max_attempts(value: object) -> int:
     """Return a number of claims from 1 to a million, or raise ConfigurationError."""
     return whole_number(value, "max_attempts", 1, MOST_ATTEMPTS)
+
+
+def weight(value: object) -> int:
+    """Return a queue's weight, from 1 to 1000, or raise ConfigurationError."""
+    return whole_number(value, "weight", 1, MOST_WEIGHT)
 
 
 def keep(value: float | timedelta | None) -> float | None:

@@ -34,7 +34,7 @@ from ..store import first_answer
 from ..store.present_settings import PresentSettings
 from ..stream.verdict import change_of
 from ..stream.watcher import Watcher
-from ..worker.handler import limited
+from ..worker.handler import fairness_of, share_slots
 from ..worker.partition import Partition
 from ..worker.scheduler import Expiries, Timers
 from ..worker.worker import Worker, settings_of
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from ..protocol.foreign import BuryReason
     from ..store.asynchronous import AsyncStore
     from ..stream.verdict import Reason
+    from ..worker.sharing.fairness import Fairness
     from .members import Member
     from .messages import FromMember
 
@@ -66,7 +67,7 @@ class Dispatcher:
         store: the collection.
         queues: the worker's.
         max_await: seconds one read of the stream may stay silent.
-        limited: those of the queues of which a member may not run as many jobs as it has slots.
+        fairness: shares the slots of a member among the queues, if that is to be done.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Dispatcher:
         queues: Sequence[str],
         *,
         max_await: float,
-        limited: Collection[str] = (),
+        fairness: Fairness | None = None,
     ) -> None:
         self._store = store
         self._queues = list(queues)
@@ -86,7 +87,7 @@ class Dispatcher:
         self._members = Members(self)
         self._partition = Partition(store, None, queues, own=self._members.names)
         self._settings = PresentSettings(store, queues)
-        self._waiting = WaitingJobs(store, self._settings, self._partition, self._members, limited)
+        self._waiting = WaitingJobs(store, self._settings, self._partition, self._members, fairness)
         metrics = Metrics(self._registry)
         self._timers = Timers(store, queues, metrics)
         self._expiries = Expiries(store, queues, self._have_one_expire)
@@ -217,6 +218,7 @@ class Dispatcher:
                 self._waiting.note_more()  # they may be among what it asks for
             self._waiting.leave_out(message["refused"])
             member.acknowledged(int(message["done"]), room=message.get("room"))
+            member.held, member.ahead = message.get("held", {}), message.get("ahead", {})
             member.requested = int(message["ask"])
             self._waiting.asked()
         elif "lost" in message:
@@ -336,10 +338,10 @@ def dispatcher_for(worker: Worker) -> Dispatcher:
     """
     settings = settings_of(worker)
     settings.check_handlers()
-    max_await = settings.options.max_await
+    handlers, options = settings.handlers, settings.options
+    fairness = None
+    if share_slots(handlers, options.concurrency):
+        fairness = fairness_of(handlers, options.concurrency)
     return Dispatcher(
-        settings.store,
-        list(settings.handlers),
-        max_await=max_await,
-        limited=limited(settings.handlers, settings.options.concurrency),
+        settings.store, list(handlers), max_await=options.max_await, fairness=fairness
     )

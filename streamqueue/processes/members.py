@@ -36,7 +36,8 @@ class Member:
         connection: the way to it.
         consumer: its name.
         requested: how many waiting jobs it has asked for without a reply yet; 0 is none.
-        room: how many jobs it can claim of each queue of which it cannot claim any number.
+        held, ahead, room: as of :class:`~streamqueue.worker.sharing.fairness.Holder`, when it has
+            asked last.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class Member:
         self._sent = self._done = self._written_off = 0
         self._announced = 0  # what `_sent` was with the last event
         self._sent_at = math.inf
+        self.held: Mapping[str, int] = {}
+        self.ahead: Mapping[str, int] = {}
         self.room: dict[str, int] = {}
         self._dispatched: set[ObjectId] = set()
         self._dispatched_at = math.inf

@@ -139,12 +139,14 @@ class Ask(TypedDict):
     Attributes:
         done: how many events and fetches it has dealt with, in the order they were sent.
         refused: ids of jobs that the server let it not claim, since it last said so.
-        room: how many of them it can claim of each queue that has slots of its own.
+        held, ahead, room: as of ``worker.sharing.fairness.Holder``, if queues share its slots.
     """
 
     ask: int
     done: int
     refused: Sequence[Any]
+    held: NotRequired[Mapping[str, int]]
+    ahead: NotRequired[Mapping[str, int]]
     room: NotRequired[Mapping[str, int]]
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from ..stream.watcher import Watcher
+    from ..worker.sharing.fairness import Holder
     from ..worker.source import Answer, SourceSettings
     from .messages import FromDispatcher
 
@@ -290,14 +291,14 @@ class Subscriber:
     # what the claimer says and asks
 
     async def ask(
-        self, count: int, refused: Collection[Any], room: Mapping[str, int] | None = None
+        self, count: int, refused: Collection[Any], holder: Holder | None = None
     ) -> Answer | None:
         """Return up to `count` waiting jobs that were sent to nobody else, and whether there are
         more; None without a dispatcher, or when it takes long.
 
         Args:
             refused: ids of jobs that the server let this process not claim, since it last said so.
-            room: how many of them may be of each of these queues.
+            holder: what the queues of this process hold of its slots, if they share them.
         """
         if not self._dispatched or self._connection is None:
             return None
@@ -306,8 +307,10 @@ class Subscriber:
         self._asking = True
         self._reported = (-1, 0, False, None)  # whatever is reported next is new
         message = Ask(ask=count, done=self._received, refused=list(refused))
-        if room is not None:
-            message["room"] = room
+        if holder is not None:
+            message["held"] = dict(holder.held)
+            message["ahead"] = holder.ahead
+            message["room"] = holder.room
         self._connection.send(message)
         try:
             with anyio.move_on_after(ANSWER_WITHIN):
@@ -333,7 +336,8 @@ class Subscriber:
         Args:
             free: jobs that can be claimed now.
             more: whether it knows of waiting jobs that it cannot take.
-            refused, room: as for :meth:`ask`.
+            refused: as for :meth:`ask`.
+            room: how many of them may be of each of these queues.
         """
         self._free = free
         report = (self._received, free, more, room)

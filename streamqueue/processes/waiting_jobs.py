@@ -22,16 +22,18 @@ from ..protocol.document import CODEC
 from ..protocol.foreign import is_unplaced
 from ..worker.backlog import Backlog
 from ..worker.intake import AFTER_FAILURE, Intake
+from ..worker.sharing.lanes import Lanes
 from .members import RoomOfMembers
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bson.codec_options import CodecOptions
 
     from ..store.asynchronous import AsyncStore
     from ..store.present_settings import PresentSettings
     from ..worker.partition import Partition
+    from ..worker.sharing.fairness import Fairness
     from .members import Member, Members
 
 logger = plain.logger("streamqueue.dispatcher")
@@ -48,7 +50,7 @@ class WaitingJobs:
 
     Args:
         settings: says which queues those are, and which are paused.
-        limited: those of the queues of which a member may not run as many jobs as it has slots.
+        fairness: shares the slots of a member among the queues, if that is to be done.
     """
 
     def __init__(
@@ -57,19 +59,18 @@ class WaitingJobs:
         settings: PresentSettings,
         partition: Partition,
         members: Members,
-        limited: Collection[str],
+        fairness: Fairness | None,
     ) -> None:
         self._store = store
         self._settings = settings
         self._partition = partition
         self._members = members
+        lanes = None
+        if fairness is not None:
+            rooms = {queue: RoomOfMembers(members, queue) for queue in fairness.queues}
+            lanes = Lanes(rooms, settings, fairness)
         self._backlog = Backlog(
-            store,
-            settings,
-            partition,
-            shares={queue: RoomOfMembers(members, queue) for queue in limited},
-            dispatched=members.dispatched,
-            codec=RAW,
+            store, settings, partition, lanes=lanes, dispatched=members.dispatched, codec=RAW
         )
         self._lanes = self._backlog.lanes
         self._intake = Intake(store, partition, self._backlog)
@@ -80,7 +81,10 @@ class WaitingJobs:
     @property
     def loaded(self) -> bool:
         """Whether something waits that could be handed out, as far as is known."""
-        return (self._more or bool(self._backlog)) and bool(self._settings.open_queues())
+        known = self._more or bool(self._backlog)
+        if not known and self._lanes:
+            known = any(map(self._members.have_room, self._waiting_lanes()))
+        return known and bool(self._settings.open_queues())
 
     @property
     def looks_often(self) -> bool:
@@ -100,10 +104,10 @@ class WaitingJobs:
         self._backlog.drop()  # something more urgent may have
 
     def unheard(self) -> None:
-        """See to jobs without a place in the order at the next read, and to queues that are read
-        apart: their events are not read."""
+        """See to jobs without a place in the order at the next read, and to queues in which nothing
+        was known to wait: their events are not read."""
         self._adopt = True
-        self._lanes.look()
+        self._more = self._more or bool(self._lanes)
 
     def settings_changed(self, *, resumed: bool) -> None:
         """Read anew, as some queues are paused by now; or, `resumed`, no more."""
@@ -116,9 +120,10 @@ class WaitingJobs:
             return  # it is looked for when the queue goes on
         unplaced = is_unplaced(job)
         lane = self._lanes.get(job["queue"])
-        if lane is not None and not self._members.have_room(job["queue"]):
-            lane.unread = True
+        if lane is not None and (lane.waits or not self._members.have_room(job["queue"])):
+            lane.heard(job)
             self._adopt = self._adopt or unplaced
+            self.have_known_fetched()
             return
         turn = self._intake.turn(job)
         if self._backlog.yields_to(job):
@@ -136,7 +141,7 @@ class WaitingJobs:
             elif lane is None:
                 self.look_for_more(adopt=unplaced)
             else:
-                lane.unread = True
+                lane.look()
                 self._adopt = self._adopt or unplaced
 
     # what the members say
@@ -173,22 +178,20 @@ class WaitingJobs:
     def note_more(self) -> None:
         """Read what waits the next time that a member asks."""
         self._more = True
-        self._lanes.look()
 
     def have_known_fetched(self) -> None:
         """Have members that can take jobs ask, if any are known to wait."""
-        if self.loaded:
+        if self._more or self._backlog:
             self._have_one_fetch()
-        elif self._lanes:
-            self._have_lanes_fetched()
-
-    def _have_lanes_fetched(self) -> None:
-        """Have those ask for what waits in the lanes who can claim it."""
-        for queue, lane in self._lanes.items():
-            waits = lane.waits and queue not in self._settings.paused
-            member = self._members.free(queue=queue) if waits else None
-            if member is not None:
+        asked = set()
+        for queue in self._waiting_lanes():
+            member = self._members.free(queue=queue)
+            if member is not None and member not in asked:
                 member.ask_to_fetch()
+                asked.add(member)
+
+    def _waiting_lanes(self) -> Iterable[str]:
+        return (queue for queue, _ in self._lanes.waiting() if queue not in self._settings.paused)
 
     def _have_one_fetch(self) -> None:
         # Not itself a reason to read: each answer would be the reason for the next question. Nor of
@@ -238,18 +241,21 @@ class WaitingJobs:
             self._more = True
         self._lanes.drop(stale=True)
         lately = self._store.unclaimable.full or monotonic() - self._read_at < READ_EVERY
-        if not self._backlog and (self._more or not lately):
+        known = bool(self._backlog) or self._lanes.waits
+        if not (self._backlog or (known and lately)) and (self._more or not (known or lately)):
             await self._read(sum(member.requested for member in asking))
-        elif self._lanes:
-            await self._backlog.read_lanes(0)
+        if self._lanes:
+            for member in asking:
+                await self._backlog.fill(member.requested, member)
         if self._backlog.lanes_left:
             self._backlog.lanes_left = False
             self._intake.wait_for_turn(1)
         asking = self._members.asking()
         for index, member in enumerate(asking):
             share = math.ceil((len(self._backlog) + len(self._lanes)) / (len(asking) - index))
-            jobs = self._backlog.take(min(member.requested, share), member.room)
-            member.reply(jobs, more=bool(self._backlog) or self._more)
+            jobs = self._backlog.take(min(member.requested, share), member)
+            more = bool(self._backlog) or self._more or (bool(jobs) and self._lanes.waits)
+            member.reply(jobs, more=more)
         if self._lanes and not self.loaded:
             self._intake.unloaded()
         self.have_known_fetched()
@@ -264,7 +270,7 @@ class WaitingJobs:
                 await self._store.prepare()
                 self._adopt = await self._store.adopt(self._settings.open_queues()) or self._adopt
             await self._backlog.read(wanted)
-        if self._backlog.left and not self._backlog:
+        if self._backlog.left and not (self._backlog or self._lanes):
             self._intake.wait_for_turn(1)
         elif self._backlog.deep or self._backlog.left:
             self._more = True

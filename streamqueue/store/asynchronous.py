@@ -89,6 +89,7 @@ class AsyncStore(StoreState):
     look_up = _driven(setting_up.look_up)
     hold_earlier_keys = _driven(unique.hold_earlier_keys)
     candidates = _driven(head.candidates)
+    with_work = _driven(head.with_work)
     adopt = _driven(head.adopt)
     take = _driven(claims.take)
     untake = _driven(claims.untake)

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..clock import monotonic
 from ..protocol.document import PLACE_CODEC
-from .lanes import Lanes, WhileOpen
+from .sharing.fairness import Fairness
+from .sharing.lanes import Lanes, priority_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -33,13 +34,20 @@ if TYPE_CHECKING:
 
     from ..store.asynchronous import AsyncStore
     from ..store.present_settings import PresentSettings
-    from .lanes import HasRoom
     from .partition import Partition
+    from .sharing.fairness import Holder
+    from .sharing.shares import Shares
     from .source import Source
 
 CHUNK = 64
 CHUNK_PER_SLOT = 4
 MAX_CHUNK = 1000
+FEW_LANES = 2
+"""Lanes of which nothing is known are read one by one, if they are so few; of more it is asked
+which have work."""
+LANE_ROUNDS = 3
+"""Times that lanes are read before a claim: one in which nothing is found leaves its slots to
+others, of which more must be known then."""
 MAX_SHARED_CHUNK = 2000
 """A shared chunk must have one share for each consumer in it."""
 CHUNK_SECONDS = 1.0
@@ -60,16 +68,16 @@ class Backlog:
     Args:
         settings: says which queues those are.
         source: is asked for what waits first, and told of lost claims; None reads the documents.
-        shares: queues of which only so many jobs may be taken; of all others, any.
+        lanes: what waits in each queue, if it is not all in one chunk.
+        holder: the process that claims from them, if it is always the same.
         dispatched: returns the ids of jobs that a chunk must not have: a process was given them.
         codec: decode what is read with this.
 
     Attributes:
-        settings, partition: as given.
-        lanes: what waits in the queues that have shares; none of it is in the chunk.
+        settings, partition, lanes, holder: as given.
         deep: whether more was waiting than the last chunk held.
         left: whether the last chunk left jobs to those whose turn they are.
-        lanes_left: whether all that was found in a lane was left to others.
+        lanes_left: whether jobs that were found in the lanes were left to others.
     """
 
     def __init__(
@@ -79,7 +87,8 @@ class Backlog:
         partition: Partition,
         *,
         source: Source | None = None,
-        shares: Mapping[str, HasRoom] | None = None,
+        lanes: Lanes | None = None,
+        holder: Shares | None = None,
         dispatched: Callable[[], Collection[ObjectId]] = tuple,
         codec: CodecOptions[Any] = PLACE_CODEC,
     ) -> None:
@@ -89,9 +98,8 @@ class Backlog:
         self._store = store
         self.settings = settings
         self.partition = partition
-        self.lanes = Lanes(
-            {queue: WhileOpen(share, queue, settings) for queue, share in (shares or {}).items()}
-        )
+        self.holder = holder
+        self.lanes = lanes or Lanes({}, settings, Fairness(0, {}))
         self._chunk: deque[Job] = deque()
         self._read_at = -math.inf
         self._read_before_at = -math.inf
@@ -128,10 +136,7 @@ class Backlog:
 
     def yields_to(self, job: Job) -> bool:
         """Whether a job is more urgent than all of the chunk that it would be in."""
-        chunk = self._chunk
-        if self.lanes and (lane := self.lanes.get(job.get("queue"))) is not None:
-            chunk = lane.chunk
-        return bool(chunk) and priority_of(job) > priority_of(chunk[0])
+        return bool(self._chunk) and priority_of(job) > priority_of(self._chunk[0])
 
     def drop(self) -> None:
         """Forget the chunk; the documents are still there."""
@@ -142,16 +147,15 @@ class Backlog:
         """Add jobs to the chunk, behind all others, or to their lanes."""
         self._chunk.extend(self.lanes.sort(jobs))
 
-    def take(self, count: int, room: Mapping[str, int] | None = None) -> list[Job]:
-        """Return the next jobs, and forget them.
-
-        Args:
-            room: how many may be of each queue that has a lane; None is what there is room for.
-        """
-        if self.lanes:
-            room = self.lanes.room() if room is None else room
-            return self.lanes.take(self._chunk, count, room)
-        return [self._chunk.popleft() for _ in range(min(count, len(self._chunk)))]
+    def take(self, count: int, holder: Holder | None = None) -> list[Job]:
+        """Return the next jobs for a process, as its queues share its slots, and forget them."""
+        jobs = [self._chunk.popleft() for _ in range(min(count, len(self._chunk)))]
+        if self.lanes and holder is not None:
+            jobs += self.lanes.take(count - len(jobs), holder)
+        elif self.holder is not None:
+            jobs += self.lanes.take(count - len(jobs), self.holder)
+            self.holder.due = self.lanes.shares
+        return jobs
 
     def contend(self) -> None:
         """Keep to our own jobs for a while: others claim from the same head."""
@@ -173,42 +177,49 @@ class Backlog:
 
     def open_queues(self) -> list[str]:
         """Return the queues whose jobs could be taken now."""
-        closed = {queue for queue, lane in self.lanes.items() if lane.room < 1}
+        closed = set(self.lanes.without_room()) if self.lanes else ()
         return [queue for queue in self.settings.open_queues() if queue not in closed]
 
     async def read(self, wanted: int) -> None:
-        """Read the next chunk, for claims of so many jobs, and the lanes that should be read; of
-        the queues that are not paused."""
-        queues = self.settings.open_queues()
-        if not queues:
+        """Read what waits in the queues that are not paused, for claims of so many jobs: the next
+        chunk, or which of the lanes more should be known of."""
+        if not self.settings.open_queues():
             self.deep = self.left = False
             self.lanes.empty()
             return
         if await self._asked(wanted):
             return
         self.left = False
-        others_too, self._others_too = self._others_too, False
         if self.lanes:
-            self.lanes.look()  # while the head is read so often no stream may tell of them
-            queues = [queue for queue in queues if self.lanes.get(queue) is None]
-        if queues:
-            await self._read_chunk(queues, wanted, others_too)
-        if self.lanes:
-            await self._read_lanes(others_too)
+            await self._look(wanted)
+        else:
+            await self._read_chunk(self.settings.open_queues(), wanted)
+            self._others_too = False
         self._note_read()
 
-    async def read_lanes(self, wanted: int) -> None:
-        """Read the lanes of which more should be known."""
-        if self.lanes.to_read() and not await self._asked(wanted):
-            others_too, self._others_too = self._others_too, False
-            await self._read_lanes(others_too)
+    def short(self, count: int) -> bool:
+        """Whether more must be known of some lanes for a claim of so many jobs."""
+        return self.holder is not None and bool(self.lanes.short(count, self.holder))
+
+    async def fill(self, count: int, holder: Holder | None = None) -> None:
+        """Read the lanes of which more must be known for a claim of so many jobs by a process."""
+        claims = holder or self.holder
+        if claims is None:
+            return
+        for _ in range(LANE_ROUNDS):
+            short = self.lanes.short(count, claims)
+            if not short or await self._asked(count):
+                return
+            for queue, planned in short:
+                await self._read_lane(queue, planned)
+            self._others_too = False
+            self._note_read()
 
     async def _asked(self, wanted: int) -> bool:
         """Take what somebody hands out; return whether there is somebody."""
         if self._source is None:
             return False
-        room = self.lanes.room() if self.lanes else None
-        answer = await self._source.ask(wanted, self._store.unclaimable.news(), room)
+        answer = await self._source.ask(wanted, self._store.unclaimable.news(), self.holder)
         if answer is None:
             return False
         jobs, self.deep = answer
@@ -217,26 +228,52 @@ class Backlog:
         self._note_read()
         return True
 
-    async def _read_chunk(self, queues: Sequence[str], wanted: int, others_too: bool) -> None:
-        sharers = self._sharers()
-        if sharers > 1:
-            limit = min(MAX_SHARED_CHUNK, max(CHUNK, sharers * wanted))
-        elif self.deep:
-            limit = MAX_CHUNK
-        else:
-            limit = min(MAX_CHUNK, max(CHUNK, CHUNK_PER_SLOT * wanted))
-        read, self.deep, self.left = await self._read_head(queues, limit, others_too)
+    async def _read_chunk(self, queues: Sequence[str], wanted: int) -> None:
+        read, self.deep, self.left = await self._read_head(queues, self._chunk_for(wanted))
         self._chunk.extend(read)
 
-    async def _read_lanes(self, others_too: bool) -> None:
-        for queue, lane in self.lanes.to_read():
-            # Cleared before the read: what is announced while it is under way counts as new.
-            lane.unread = False
-            limit = self._sharers() * lane.size
-            read, deep, left = await self._read_head([queue], limit, others_too)
-            lane.was_read(read, more=deep or lane.unread or (left and bool(read)))
-            if left and not read:
-                self.lanes_left = True
+    def _chunk_for(self, wanted: int) -> int:
+        sharers = self._sharers()
+        if sharers > 1:
+            return min(MAX_SHARED_CHUNK, max(CHUNK, sharers * wanted))
+        if self.deep:
+            return MAX_CHUNK
+        return min(MAX_CHUNK, max(CHUNK, CHUNK_PER_SLOT * wanted))
+
+    async def _look(self, wanted: int) -> None:
+        """Find out which of the lanes in which nothing is known to wait have work.
+
+        While that is so of all of them, what comes first in all queues may well be all there is.
+        The others, and those that have no room, are read when it is their turn.
+        """
+        lanes = self.lanes
+        queues = self.open_queues()
+        quiet = lanes.quiet(queues)
+        lanes.look(set(self.settings.open_queues()).difference(quiet))
+        if len(quiet) == len(queues) > 1:
+            self.deep = False
+            read, deep, left = await self._read_head(quiet, self._chunk_for(wanted))
+            self._chunk.extend(lanes.sort(read))
+            self.left = left and bool(read)
+            self.lanes_left = self.lanes_left or (left and not read)
+            if not deep:
+                self._others_too = False
+                return
+            quiet, asked = lanes.quiet(quiet), quiet
+            lanes.look(set(asked).difference(quiet))  # of those there may be more behind
+        if len(quiet) > FEW_LANES:
+            lanes.look(await self._store.with_work(quiet))
+        else:
+            lanes.look(quiet)
+
+    async def _read_lane(self, queue: str, planned: int) -> None:
+        lane = self.lanes.get(queue)
+        if lane is None:
+            return
+        limit = min(MAX_SHARED_CHUNK, self._sharers() * lane.begin_read(planned))
+        read, deep, left = await self._read_head([queue], limit)
+        lane.was_read(read, more=bool(read) and (deep or left))
+        self.lanes_left = self.lanes_left or (left and not read)
 
     def _contended(self) -> bool:
         return monotonic() < self._contended_until
@@ -245,9 +282,7 @@ class Backlog:
         """Return how many claim from the same head, as far as that matters now."""
         return self.partition.count() if self._contended() else 1
 
-    async def _read_head(
-        self, queues: Sequence[str], limit: int, others_too: bool
-    ) -> tuple[list[Job], bool, bool]:
+    async def _read_head(self, queues: Sequence[str], limit: int) -> tuple[list[Job], bool, bool]:
         """Return the first jobs of these queues that are for us, whether there may be more behind
         them, and whether there were some that are left to others."""
         elsewhere = self._dispatched()
@@ -258,7 +293,7 @@ class Backlog:
         if elsewhere:
             read = [job for job in found if job["_id"] not in elsewhere]
         left = False
-        if self._sharers() > 1 and not others_too:
+        if self._sharers() > 1 and not self._others_too:
             read, left = self._ours(read)
         elif self._contended():
             # With others that are not on the list, or whose turn has come too, the order of each
@@ -283,9 +318,3 @@ class Backlog:
             own += urgent
             own.sort(key=priority_of, reverse=True)  # stable: our own first in each priority
         return own, len(urgent) < len(others)
-
-
-def priority_of(job: Job) -> float:
-    """Return the priority a job is claimed by."""
-    priority = job.get("priority")
-    return priority if isinstance(priority, (int, float)) else 0

@@ -24,9 +24,9 @@ from .. import plain
 from ..clock import monotonic
 from ..outage import LoggedOutage
 from ..protocol.foreign import is_ordinary, is_unplaced, with_plain_id
-from .backlog import priority_of
 from .handler import keep_of, limit_of
 from .intake import AFTER_FAILURE, Intake
+from .sharing.lanes import priority_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -112,7 +112,8 @@ class Claimer:
     @property
     def loaded(self) -> bool:
         """Whether it knows of waiting jobs, so that an event would tell it nothing new."""
-        return bool(self._backlog or self._scan_for) and not self._stopping
+        known = bool(self._backlog or self._scan_for) or (bool(self._lanes) and self._lanes.waits)
+        return known and not self._stopping
 
     @property
     def looks_often(self) -> bool:
@@ -139,14 +140,12 @@ class Claimer:
         """
         if self._scan_for is None or trigger == "sweep":
             self._scan_for = trigger
-        self._lanes.look()
         self._adopt = self._adopt or adopt
         self._intake.wake()
 
     def _scan_too(self, trigger: ClaimTrigger) -> None:
         """Look at the documents, for whichever reason was the first."""
         self._scan_for = self._scan_for or trigger
-        self._lanes.look()
 
     def opened(self) -> None:
         """Look at the documents anew: of what has come meanwhile no event was read."""
@@ -162,10 +161,11 @@ class Claimer:
         self._intake.wake()  # it may wait for just this
 
     def unheard(self) -> None:
-        """See to jobs without a place in the order at the next look, and to queues that are read
-        apart: their events are not read."""
+        """See to jobs without a place in the order at the next look, and to queues in which nothing
+        was known to wait: their events are not read."""
         self._adopt = True
-        self._lanes.look()
+        if self._lanes:
+            self._scan_too("scan")
 
     def announce(self, job: Mapping[str, Any], *, inserted: bool) -> None:
         """Note a ready job as its change event carried it."""
@@ -185,8 +185,8 @@ class Claimer:
         unplaced = is_unplaced(job)
         turn = self._intake.turn(job)
         lane = self._lanes.get(job["queue"]) if self._lanes else None
-        if lane is not None and lane.room < 1:
-            lane.unread = True
+        if lane is not None and (lane.room < 1 or lane.waits or self._slots.free < 1):
+            lane.heard(job)
             self._adopt = self._adopt or unplaced
             self._intake.wake()  # whoever hands out the jobs may give it to another process
             return
@@ -239,17 +239,17 @@ class Claimer:
                     self._under_way = True  # a claim that is late: its jobs look as if unknown
                     await self._claim(wanted)
                     self._under_way = False
-                    if self._lanes and not self.loaded:  # lanes have no say in that
+                    if self._lanes and not self.loaded:
                         self._intake.unloaded()
         finally:
             self._intake.unloaded()
             self.stopped.set()
 
     def _report(self, free: int) -> None:
-        news = self._store.unclaimable.news()
-        if self._lanes and self._source.dispatched:
+        news, holder = self._store.unclaimable.news(), self._backlog.holder
+        if holder is not None and self._source.dispatched:
             more = self._lanes.give_up() or self._knows  # others may have room for those
-            self._source.report(free, more, news, self._lanes.room())
+            self._source.report(free, more, news, holder.room)
         else:
             self._source.report(free, self._knows, news)
 
@@ -272,8 +272,9 @@ class Claimer:
             if self._backlog.stale:
                 self._backlog.drop()
                 self._scan_too("scan")
-            self._lanes.drop(stale=True)
-            if self._announced and not (self._backlog or self._lanes.waits):
+            if self._lanes:
+                await self._claim_shared(wanted)
+            elif self._announced and not self._backlog:
                 # (With a chunk, what was announced is newer and not more urgent: it waits.)
                 await self._claim_announced(wanted)
             else:
@@ -296,31 +297,19 @@ class Claimer:
             jobs = jobs[:size]
         for job in jobs:
             del self._announced[job["_id"]]
-        if self._lanes:
-            jobs = self._lanes.fit(jobs)
-        if jobs:
-            await self._take("stream", jobs)
+        await self._take("stream", jobs)
 
     async def _claim_waiting(self, wanted: int) -> None:
         trigger = self._scan_for or "scan"
         size = min(wanted, self._claim_size, self._store.claim_size.most)
         if len(self._backlog) < size and self._scan_for is not None:
             self._backlog.drop()  # its rest would make a small claim; the next chunk has it too
-        if self._backlog or self._scan_for is None:  # the latter with lanes alone
-            if self._lanes:
-                await self._read_lanes(trigger, wanted)
-        else:
-            # Cleared before the read: what is announced while it is under way counts as new.
-            self._scan_for = None
-            with self._backlog.looking(), self._metrics.timed("scan"):
-                await self._place_unplaced()
-                await self._backlog.read(wanted)
-            self._note_lanes_left()
-            if not (self._backlog or self._lanes.waits):
+        if not self._backlog:
+            await self._look(wanted)
+            if not self._backlog:
                 if self._backlog.left:
                     self._intake.wait_for_turn(1)
-                for registered in self._handlers.values():
-                    registered.metrics.claims[trigger, "empty"].inc()
+                self._note_empty(trigger)
                 return
             if self._backlog.deep or self._backlog.left:
                 self._scan_for = trigger  # there may be more behind
@@ -331,23 +320,45 @@ class Claimer:
         if jobs:
             await self._take(trigger, jobs)
 
-    async def _read_lanes(self, trigger: ClaimTrigger, wanted: int) -> None:
-        """See what waits in the lanes that have room, while nothing else is to be read."""
-        if self._announced and not self._backlog:
-            self._backlog.add(sorted(self._announced.values(), key=_urgency))
-            self._announced.clear()
-        if self._lanes.to_read():
+    async def _claim_shared(self, wanted: int) -> None:
+        """Claim what waits in the lanes, as the queues share the slots."""
+        looks, backlog = self._scan_for, self._backlog
+        size = min(wanted, self._claim_size, self._store.claim_size.most)
+        self._lanes.drop(stale=True)
+        if looks is not None:
+            self._forget_announced()  # it is found as well
+            await self._look(wanted)
+        trigger = looks or ("stream" if self._announced else "scan")
+        backlog.add(sorted(self._announced.values(), key=_urgency))
+        self._announced.clear()
+        if backlog.short(size):
             with self._metrics.timed("scan"):
                 await self._place_unplaced()
-                await self._backlog.read_lanes(wanted)
-            self._note_lanes_left()
-            if self._source.dispatched and self._backlog.deep:
-                self._scan_for = trigger
-
-    def _note_lanes_left(self) -> None:
-        if self._backlog.lanes_left:
-            self._backlog.lanes_left = False
+                await backlog.fill(size)
+        if backlog.left or (self._source.dispatched and backlog.deep):
+            self._scan_too(trigger)  # there may be more behind
+        backlog.left = backlog.deep = False
+        if backlog.lanes_left:
+            backlog.lanes_left = False
             self._intake.wait_for_turn(1)
+        jobs = backlog.take(size)
+        if jobs:
+            await self._take(trigger, jobs)
+        elif not self._lanes.waits:
+            self._note_empty(trigger)
+        elif self._slots.free < 1:  # what could be claimed ahead is of other queues
+            await self._slots.wait_for_change()
+
+    async def _look(self, wanted: int) -> None:
+        # Cleared before the read: what is announced while it is under way counts as new.
+        self._scan_for = None
+        with self._backlog.looking(), self._metrics.timed("scan"):
+            await self._place_unplaced()
+            await self._backlog.read(wanted)
+
+    def _note_empty(self, trigger: ClaimTrigger) -> None:
+        for registered in self._handlers.values():
+            registered.metrics.claims[trigger, "empty"].inc()
 
     async def _place_unplaced(self) -> None:
         if self._adopt and not self._source.dispatched:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..durations import shown
 from ..errors import ConfigurationError, type_name
+from .sharing.fairness import Fairness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ..backoff import Backoff
     from ..metrics.series import ConsumerMetrics
-    from .slots import Share
+    from .sharing.shares import Share
 
 RunIn = Literal["loop", "thread", "process"]
 
@@ -35,6 +36,7 @@ class Handler:
         time_limit: seconds an attempt may take, or None.
         concurrency: how many of its jobs may run at a time in this process, or None for as many as
             the worker runs.
+        weight: its share of the slots, beside other queues that have work.
     """
 
     queue: str
@@ -45,6 +47,7 @@ class Handler:
     keep: float | None = None
     time_limit: float | None = None
     concurrency: int | None = None
+    weight: int = 1
 
     @property
     def task(self) -> str:
@@ -168,8 +171,8 @@ def _check_takes_a_job(function: Callable[[Any], Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RegisteredHandler:
-    """A handler with its metrics and, if it may not have all of the slots, its share of them; while
-    its worker runs."""
+    """A handler with its metrics and, if it may not have all of the slots or is not the only one,
+    its share of them; while its worker runs."""
 
     handler: Handler
     metrics: ConsumerMetrics
@@ -183,6 +186,17 @@ def limited(handlers: Mapping[str, Handler], concurrency: int) -> dict[str, int]
         for queue, handler in handlers.items()
         if handler.concurrency is not None and handler.concurrency < concurrency
     }
+
+
+def share_slots(handlers: Mapping[str, Handler], concurrency: int) -> bool:
+    """Whether it matters how many slots each queue has: there are several, or one that may not have
+    all."""
+    return len(handlers) > 1 or bool(limited(handlers, concurrency))
+
+
+def fairness_of(handlers: Mapping[str, Handler], concurrency: int) -> Fairness:
+    """Return what shares so many slots among the queues."""
+    return Fairness(concurrency, {queue: handler.weight for queue, handler in handlers.items()})
 
 
 def limit_of(handlers: Mapping[str, RegisteredHandler], default: int) -> Callable[[str], int]:

@@ -32,14 +32,23 @@ from .drain import Drain
 from .execution.executor import Execution
 from .execution.runners import Runners
 from .execution.tasks import contained_exits, loop_library
-from .handler import RegisteredHandler, keep_of, limit_of, limited
+from .handler import (
+    RegisteredHandler,
+    fairness_of,
+    keep_of,
+    limit_of,
+    limited,
+    share_slots,
+)
 from .leases import Leases
 from .listener import WorkerListener
 from .partition import Partition
 from .reaper import Reaper
 from .scheduler import Expiries, HeldBack, Looks, Sweep, Timers
 from .schedules.schedules import Schedules
-from .slots import Share, Slots
+from .sharing.lanes import Lanes
+from .sharing.shares import Shares
+from .slots import Slots
 from .source import SourceSettings
 
 if TYPE_CHECKING:
@@ -76,18 +85,20 @@ class Run:
         self.ready = False
         self._began = monotonic()
         self._stopping_at: float | None = None
-        shares = limited(settings.handlers, options.concurrency)
+        self._slots = slots = Slots(options.concurrency)
+        shares = None
+        if share_slots(settings.handlers, options.concurrency):
+            shares = Shares(slots, limited(settings.handlers, options.concurrency))
         self._handlers: Mapping[str, RegisteredHandler] = {
             queue: RegisteredHandler(
                 handler,
                 metrics.consumer(queue, handler.task),
-                Share(shares[queue]) if queue in shares else None,
+                None if shares is None else shares.share(queue),
             )
             for queue, handler in settings.handlers.items()
         }
         for registered in self._handlers.values():
             registered.metrics.limit.set(options.concurrency)
-        self._slots = slots = Slots(options.concurrency)
         self._leases = Leases(store, options, metrics)
         self._execution = execution = Execution(
             store, self._leases, slots, health, log_tracebacks=options.log_tracebacks
@@ -113,16 +124,20 @@ class Run:
         )
         self._queues, self._keep_of = queues, keep_of(self._handlers)
         self._expiries = Expiries(store, queues, self._end_expired)
-        own_shares = {
+        rooms = {
             queue: registered.share
             for queue, registered in self._handlers.items()
             if registered.share is not None
         }
+        lanes = Lanes(rooms, present, fairness_of(settings.handlers, options.concurrency))
+        backlog = Backlog(
+            store, present, self._partition, source=self._source, lanes=lanes, holder=shares
+        )
         self._claimer = Claimer(
             store,
             self._handlers,
             slots,
-            Backlog(store, present, self._partition, source=self._source, shares=own_shares),
+            backlog,
             self._source,
             Delivery(
                 store,

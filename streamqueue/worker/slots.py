@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import anyio
 
 from ..clock import monotonic
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MOST_AHEAD = 300
 """Jobs claimed beyond the free slots at the most: they are held here, and others go without."""
@@ -22,37 +17,6 @@ next is on its way, and its answer may come late. (With 2, no-op handlers waited
 at a concurrency of 100, and a quarter at 20.)"""
 SMOOTH = 0.7
 """What a measured rate of handlers is worth at the next claim."""
-
-
-class Share:
-    """The slots that the jobs of one queue may have, where those are not all.
-
-    A slot of it is free as soon as its handler is over, as of :class:`Slots`. Nothing is claimed
-    ahead for it.
-    """
-
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
-        self._taken = 0
-        self._on_room: Callable[[], object] = lambda: None
-
-    def on_room(self, call: Callable[[], object]) -> None:
-        """Have this called whenever a slot of it comes free."""
-        self._on_room = call
-
-    @property
-    def room(self) -> int:
-        """How many jobs could be claimed for it now."""
-        return self._slots - self._taken
-
-    def take(self) -> None:
-        """A job of the queue is claimed."""
-        self._taken += 1
-
-    def over(self) -> None:
-        """Its handler is over, or will not be called."""
-        self._taken -= 1
-        self._on_room()
 
 
 class Slots:
@@ -91,6 +55,11 @@ class Slots:
         if self._unstarted and 2 * count < places:
             return 0  # handlers that return at once leave more in a moment: one claim for all
         return max(0, count)
+
+    @property
+    def ahead(self) -> int:
+        """How many jobs may be claimed beyond the slots."""
+        return self._ahead
 
     @property
     def startable(self) -> int:

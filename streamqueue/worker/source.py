@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..health.health import Health
     from ..metrics.series import StreamMetrics
     from ..protocol.foreign import BuryReason
+    from .sharing.fairness import Holder
 
 Answer = tuple["Sequence[Mapping[str, Any]]", bool]
 """Waiting jobs, and whether there are more."""
@@ -72,14 +73,14 @@ class Source(Protocol):
         """
 
     async def ask(
-        self, count: int, refused: Collection[Any], room: Mapping[str, int] | None = None
+        self, count: int, refused: Collection[Any], holder: Holder | None = None
     ) -> Answer | None:
         """Return up to `count` waiting jobs that nobody else was given, and whether there are more;
         None when the documents are to be read.
 
         Args:
             refused: ids of jobs that the server let this process not claim, since it last said so.
-            room: how many of them may be of each of these queues; None limits none.
+            holder: what the queues of this process hold of its slots, if they share them.
         """
 
     def lost(self, wanted: int, won: int) -> None:
@@ -97,7 +98,8 @@ class Source(Protocol):
         Args:
             free: jobs that can be claimed now.
             more: whether this process knows of waiting jobs that it cannot take.
-            refused, room: as for :meth:`ask`.
+            refused: as for :meth:`ask`.
+            room: how many of them may be of each of these queues; None limits none.
         """
 
 
@@ -143,9 +145,7 @@ class OwnStream:
         """Read the stream until stopped."""
         await self._watcher.run(task_status=task_status)
 
-    async def ask(
-        self, count: int, refused: Collection[Any], room: Mapping[str, int] | None = None
-    ) -> None:
+    async def ask(self, count: int, refused: Collection[Any], holder: Holder | None = None) -> None:
         """Return None: the documents are to be read."""
 
     def lost(self, wanted: int, won: int) -> None:

@@ -158,6 +158,7 @@ class Worker(Scheduling):
         queue: str,
         *,
         concurrency: int | None = None,
+        weight: int = 1,
         max_attempts: int | None = None,
         backoff: Backoff | None = None,
         time_limit: float | timedelta | None = None,
@@ -180,6 +181,11 @@ class Worker(Scheduling):
                 queue leaves slots to the others; default None: as many as the worker runs, which is
                 also the most. Jobs beyond it are left alone, for other processes or until a slot of
                 the queue is free.
+            weight: the queue's share of the slots, beside the other queues of the worker that have
+                jobs waiting: a whole number from 1, the default, to 1000. With weights of 3 and 1
+                they hold three quarters and one quarter of the slots, give or take one, however
+                long their jobs take. What a queue has no jobs for is lent to the others, and comes
+                back as their jobs end. A priority counts within its queue alone.
             max_attempts: for jobs that were put without; default the worker's.
             backoff: the wait after a failed attempt; default the worker's.
             time_limit: seconds (or a timedelta) an attempt may take; default None, no limit. Then
@@ -207,6 +213,7 @@ class Worker(Scheduling):
         attempts = options.max_attempts
         if max_attempts is not None:
             attempts = checks.max_attempts(max_attempts)
+        share = checks.weight(weight)
         kept = options.keep if keep is None else checks.keep(keep)
         if kept:
             self._settings.store.indexes.want("keep")
@@ -226,6 +233,7 @@ class Worker(Scheduling):
                 keep=kept,
                 time_limit=limit,
                 concurrency=concurrency,
+                weight=share,
             )
             return function
 

@@ -28,7 +28,8 @@ from streamqueue.store.asynchronous import AsyncStore
 from streamqueue.worker.execution import unbegun
 from streamqueue.worker.execution.attempt import Attempt
 from streamqueue.worker.leases import Leases
-from streamqueue.worker.slots import AHEAD_SECONDS, MOST_AHEAD, Share, Slots
+from streamqueue.worker.sharing.shares import Shares
+from streamqueue.worker.slots import AHEAD_SECONDS, MOST_AHEAD, Slots
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing
 from tests.worker.started import WorkerStarter
@@ -118,12 +119,13 @@ class TwoUnbegun:
     def __init__(self, async_jobs: AsyncCollection[Any], jobs: Collection[Any]) -> None:
         metrics = Metrics.of(CollectorRegistry())
         registered: Any = SimpleNamespace(metrics=metrics.consumer("default", "h"))
-        self.share = registered.share = Share(2)
+        self.slots = Slots(0)
+        shares = Shares(self.slots, {"default": 2})
+        self.share = registered.share = shares.share("default")
         self.outcome = registered.metrics.outcome
         self.store = AsyncStore(async_jobs)
         self.leases = Leases(self.store, WorkerOptions(timeout=5.0), metrics)
         self.attempts: list[Attempt] = []
-        self.slots = Slots(0)
         self.unbegun = unbegun.Unbegun(self.store, self.leases, self.slots, self.attempts.append)
         for _ in range(2):
             document = {"_id": ObjectId(), "queue": "default", "lease": b"t", "attempts": 1}

@@ -71,6 +71,21 @@ def candidates(
     return fit[:limit]
 
 
+def with_work(store: StoreState, queues: Sequence[str]) -> Flow[Sequence[str]]:
+    """Return those of many queues that have ready jobs; all of them, if that is not to be had."""
+    try:
+        reply = yield Command(operations.queues_with_work(store.jobs.name, queues))
+    except BSONError:  # a list in the place of a queue, with anything in it
+        return queues
+    except OperationFailure as error:
+        if error.code == UNAUTHORIZED or isinstance(error, ExecutionTimeout):
+            raise
+        return queues  # the index is not there, or there are two, or lists in it
+    names = [document["_id"] for document in reply["cursor"]["firstBatch"]]
+    # (A list with the name in it matches the name.)
+    return names if all(type(name) is str for name in names) else queues
+
+
 def _head(
     store: StoreState, queues: Sequence[str], limit: int, codec: CodecOptions[Any] | None
 ) -> Flow[tuple[list[Job], bool]]:
@@ -78,7 +93,7 @@ def _head(
     stuck = store.unclaimable
     many = limit + len(stuck)
     if len(queues) > operations.MERGED_QUEUES:
-        queues = yield from _with_work(store, queues)
+        queues = yield from with_work(store, queues)
         if not queues:
             return stuck.sift([]), False
     try:
@@ -94,21 +109,6 @@ def _head(
     if foreigners:
         found = yield from _first(queues, many, Read, bare=True)
     return stuck.sift(found)[:limit], foreigners
-
-
-def _with_work(store: StoreState, queues: Sequence[str]) -> Flow[Sequence[str]]:
-    """Return those of many queues that have ready jobs; all of them, if that is not to be had."""
-    try:
-        reply = yield Command(operations.queues_with_work(store.jobs.name, queues))
-    except BSONError:  # a list in the place of a queue, with anything in it
-        return queues
-    except OperationFailure as error:
-        if error.code == UNAUTHORIZED or isinstance(error, ExecutionTimeout):
-            raise
-        return queues  # the index is not there, or there are two, or lists in it
-    names = [document["_id"] for document in reply["cursor"]["firstBatch"]]
-    # (A list with the name in it matches the name.)
-    return names if all(type(name) is str for name in names) else queues
 
 
 def _first(

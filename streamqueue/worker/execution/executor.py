@@ -165,6 +165,8 @@ class Execution:
 
     def _begin(self, attempt: Attempt) -> None:
         self._slots.handler_starts()
+        if attempt.registered.share is not None:
+            attempt.registered.share.start()
         task = begin(self._run(attempt), self._over, self._context)
         self._under_way[task] = attempt
 

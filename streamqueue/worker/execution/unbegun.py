@@ -66,7 +66,7 @@ class Unbegun:
     def add(self, attempt: Attempt) -> None:
         """Begin an attempt once there is a slot for it, and the event loop has time."""
         alone = self._turn_at is None and not (self._waiting or self._closed)
-        if alone and self._slots.startable > 0:
+        if alone and self._slots.startable > 0 and _may_start(attempt):
             self._begin(attempt)  # at once: a lone job waits for no turn of the event loop
         else:
             self._waiting.append(attempt)
@@ -93,17 +93,30 @@ class Unbegun:
         for _ in range(min(self._at_once, len(self._waiting), self._slots.startable)):
             if self._closed:
                 return
-            self._begin(self._waiting.popleft())
+            attempt = self._next()
+            if attempt is None:
+                self._turn_at = None  # those that wait are of queues that have their slots
+                return
+            self._begin(attempt)
         if self._waiting and self._slots.startable > 0:
             call_soon(self._begin_some, self._context)
         else:
             self._turn_at = None
 
+    def _next(self) -> Attempt | None:
+        """Take out the first one that may start."""
+        for place, attempt in enumerate(self._waiting):
+            if _may_start(attempt):
+                del self._waiting[place]
+                return attempt
+        return None
+
     async def give_back_overdue(self) -> None:
         """Release those that have waited too long for a slot, with all that came after them."""
         if self._waiting and monotonic() - self._waiting[0].claimed_at >= MOST_SECONDS:
             # But for the first ones, which wait for the event loop alone.
-            await self._give_back(self._from(max(0, self._slots.startable)))
+            first = self._slots.startable if _may_start(self._waiting[0]) else 0
+            await self._give_back(self._from(max(0, first)))
 
     async def give_back(self) -> int:
         """Release all of them; return how many that were."""
@@ -142,7 +155,12 @@ class Unbegun:
             attempt.registered.metrics.outcome[attempt.result()].inc()
             self._leases.remove(attempt)
             if attempt.registered.share is not None:
-                attempt.registered.share.over()
+                attempt.registered.share.given_back()
             del attempt.job  # as when one is settled
         self._slots.nudge()
         return len(ours)
+
+
+def _may_start(attempt: Attempt) -> bool:
+    share = attempt.registered.share
+    return share is None or share.may_start
