@@ -7,6 +7,7 @@ from drills.planted.fault import Edit, PlantedFault
 LIMITS = "worker/test_worker_time_limits.py"
 CHILDREN = "worker/test_worker_child_processes.py"
 SHARES = "worker/test_worker_concurrency.py"
+FAIRNESS = "worker/test_worker_fairness.py"
 
 FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
@@ -14,8 +15,11 @@ FAULTS: tuple[PlantedFault, ...] = (
         3,
         "worker/test_worker_concurrency.py"
         "::test_a_queue_with_few_slots_is_looked_at_while_the_stream_rests",
-        Edit("worker.backlog:Backlog.read", "            self.lanes.look()", "            pass"),
-        Edit("worker.claimer:Claimer.unheard", "        self._lanes.look()\n", ""),
+        Edit(
+            "worker.claimer:Claimer.unheard",
+            '            self._scan_too("scan")\n',
+            "            pass\n",
+        ),
     ),
     PlantedFault(
         "a handler that gets around its time limit by returning",
@@ -140,20 +144,57 @@ FAULTS: tuple[PlantedFault, ...] = (
         ),
     ),
     PlantedFault(
-        "jobs that are held back and stand before all others",
-        10,
-        f"{SHARES}::test_a_flood_of_urgent_jobs_that_are_held_back_stands_before_nobody",
+        "weights that share the starts, and not the slots that are held",
+        17,
+        f"{FAIRNESS}::test_long_and_short_jobs_hold_half_the_slots_each",
         Edit(
-            "worker.backlog:Backlog.read",
-            "[queue for queue in queues if self.lanes.get(queue) is None]",
-            "list(queues)",
+            "worker.sharing.fairness:Fairness.plan",
+            "{queue: holder.held.get(queue, 0) for queue in waiting}",
+            "dict.fromkeys(waiting, 0)",
         ),
+    ),
+    PlantedFault(
+        "a rest of a slot that is given away before whole ones",
+        17,
+        "unit/test_fairness.py"
+        "::test_while_all_have_work_each_holds_its_share_give_or_take_less_than_one_slot",
+        Edit("worker.sharing.fairness:_rank", "if held < whole:", "if False:"),
+    ),
+    PlantedFault(
+        "jobs claimed ahead that start in the slots of other queues",
+        17,
+        f"{FAIRNESS}::test_weights_are_shares_of_the_slots_that_are_held",
+        Edit(
+            "worker.sharing.shares:Share.may_start",
+            "return due is None or ",
+            "return True or ",
+        ),
+    ),
+    PlantedFault(
+        "members that are handed jobs without regard to what they hold",
+        17,
+        f"{FAIRNESS}::test_the_shares_hold_in_each_member_of_a_dispatcher",
+        Edit(
+            "processes.dispatcher:Dispatcher.said",
+            'message.get("held", {}), message.get("ahead", {})',
+            "{}, {}",
+        ),
+    ),
+    PlantedFault(
+        "a read for each of many queues, most of which have no work",
+        6,
+        f"{FAIRNESS}::test_few_queues_with_work_among_many_are_found_in_few_reads",
+        Edit("worker.backlog:Backlog._look", "if len(quiet) > FEW_LANES:", "if False:"),
     ),
     PlantedFault(
         "a slot of a share that comes free and wakes nobody",
         6,
         f"{SHARES}::test_a_slot_that_comes_free_is_taken_at_once_and_in_order",
-        Edit("worker.slots:Share.over", "        self._on_room()\n", ""),
+        Edit(
+            "worker.sharing.shares:Share.over",
+            "            self._shares.on_room()\n",
+            "            pass\n",
+        ),
     ),
     PlantedFault(
         "a share that gets smaller with every job that is given back",
@@ -162,7 +203,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_what_is_given_back_leaves_the_slots_of_its_queue_to_others",
         Edit(
             "worker.execution.unbegun:Unbegun._give_back",
-            "                attempt.registered.share.over()\n",
+            "                attempt.registered.share.given_back()\n",
             "                pass\n",
         ),
     ),
@@ -186,6 +227,6 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a sweep that counts what is held back as unannounced",
         4,
         f"{SHARES}::test_the_sweep_does_not_call_what_is_held_back_unannounced",
-        Edit("worker.backlog:Backlog.open_queues", "if lane.room < 1", "if lane.room < 0"),
+        Edit("worker.sharing.lanes:Lanes.without_room", "if lane.room < 1", "if lane.room < 0"),
     ),
 )

@@ -19,9 +19,9 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_a_job_announced_while_every_slot_is_busy_is_run_when_one_comes_free",
         Edit(
             "worker.claimer:Claimer.announce",
-            "        if self._scan_for is not None or self._slots.free < 1:\n"
+            "        elif self._scan_for is not None or self._slots.free < 1:\n"
             '            self._scan_too("stream")\n',
-            "        if self._scan_for is not None or self._slots.free < 1:\n",
+            "        elif self._scan_for is not None or self._slots.free < 1:\n",
         ),
     ),
     PlantedFault(
@@ -131,7 +131,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_ahead.py::test_one_for_which_a_slot_is_free_waits_for_the_event_loop_alone_and_is_kept",
         Edit(
             "worker.execution.unbegun:Unbegun.give_back_overdue",
-            "self._from(max(0, self._slots.startable))",
+            "self._from(max(0, first))",
             "self._from(0)",
         ),
     ),

@@ -1,7 +1,7 @@
-"""A backlog in one queue, in hundreds and in thousands, drained by one worker of all of them.
+"""A backlog in one queue, in two, in hundreds and in thousands, drained by one worker of them all.
 
-The order holds over all queues of a worker, so whoever reads what is first looks at each. Each case
-has as many jobs, in turns over its queues.
+Queues share the slots of a worker, so what waits is read in each, and a claim takes from many. Each
+case has as many jobs, in turns over its queues.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .ground import Ground
     from .scale import Scale
 
-CASES = (1, 200, 2000)
+CASES = (1, 2, 200, 2000)
 CONCURRENCY = 100
 
 

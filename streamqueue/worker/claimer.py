@@ -89,9 +89,8 @@ class Claimer:
         self._backlog = backlog
         self._lanes = backlog.lanes
         self._intake = Intake(store, backlog.partition, backlog)
-        for registered in handlers.values():
-            if registered.share is not None:
-                registered.share.on_room(self._intake.wake)
+        if backlog.holder is not None:
+            backlog.holder.on_room = self._intake.wake
         self._stopping = self._under_way = False
         self.stopped = anyio.Event()
         # What is known to be claimable. Only `run` claims; events and timers only add.
@@ -185,15 +184,13 @@ class Claimer:
         unplaced = is_unplaced(job)
         turn = self._intake.turn(job)
         lane = self._lanes.get(job["queue"]) if self._lanes else None
-        if lane is not None and (lane.room < 1 or lane.waits or self._slots.free < 1):
-            lane.heard(job)
-            self._adopt = self._adopt or unplaced
-            self._intake.wake()  # whoever hands out the jobs may give it to another process
-            return
         if self._backlog.yields_to(job):
             self._backlog.drop()  # it comes first: read the head again
             self._scan_too("stream")
-        if self._scan_for is not None or self._slots.free < 1:
+        if lane is not None and (lane.room < 1 or lane.waits or self._slots.free < 1):
+            lane.heard(job)  # whoever hands out the jobs may give it to another process
+            self._adopt = self._adopt or unplaced
+        elif self._scan_for is not None or self._slots.free < 1:
             self._scan_too("stream")
             self._adopt = self._adopt or unplaced
         elif turn:

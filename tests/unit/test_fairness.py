@@ -1,6 +1,6 @@
 """The shares of the queues in the slots of a process, as a pure function of what they hold.
 
-Law: weights are shares of the slots that are held, and nothing stays free while jobs wait.
+Weights are shares of the slots that are held, and no slot stays free while jobs wait.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Several queues of one worker share its slots by weight: what is held counts, not what is begun.
 
-Laws: no queue holds up another; nobody polls; nothing is stuck.
+Law: nobody polls.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ class Shares:
     Attributes:
         held: how many slots each queue holds, of those that hold any.
         due: how many it is due, if it is not the only one with work, as far as is known.
+        on_room: called whenever a queue may have a slot again, after it could have none.
     """
 
     def __init__(self, slots: Slots, most: Mapping[str, int]) -> None:
@@ -35,6 +36,7 @@ class Shares:
         self._most = most
         self.held: dict[str, int] = {}
         self.due: Mapping[str, float] = {}
+        self.on_room: Callable[[], object] = lambda: None
         self._ended: dict[str, int] = {}
 
     def share(self, queue: str) -> Share:
@@ -95,11 +97,6 @@ class Share:
         self._queue = queue
         self._most = math.inf if most is None else most
         self._running = 0
-        self._on_room: Callable[[], object] = lambda: None
-
-    def on_room(self, call: Callable[[], object]) -> None:
-        """Have this called whenever it may have a slot again, after it could have none."""
-        self._on_room = call
 
     @property
     def room(self) -> float:
@@ -130,11 +127,11 @@ class Share:
         full = self.room < 1
         self._shares.over(self._queue)
         if full:
-            self._on_room()
+            self._shares.on_room()
 
     def given_back(self) -> None:
         """Its handler will not be called."""
         full = self.room < 1
         self._shares.given_back(self._queue)
         if full:
-            self._on_room()
+            self._shares.on_room()
