@@ -60,6 +60,7 @@ CONTENDED_SECONDS = 30.0
 """How long the head counts as that: while everybody keeps to their own, nobody loses a claim."""
 
 Job = Mapping[str, Any]
+NONE: tuple[list[Job], bool, bool] = ([], False, False)
 
 
 class Backlog:
@@ -210,6 +211,8 @@ class Backlog:
             short = self.lanes.short(count, claims)
             if not short or await self._asked(count):
                 return
+            if len(short) > FEW_LANES:
+                short = await self._read_together(short)
             for queue, planned in short:
                 await self._read_lane(queue, planned)
             self._others_too = False
@@ -265,6 +268,24 @@ class Backlog:
             lanes.look(await self._store.with_work(quiet))
         else:
             lanes.look(quiet)
+
+    async def _read_together(self, short: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Read lanes of which nothing is known in one read, and return those that are to be read
+        one by one: where a few have more than all others there may be nothing of those in it."""
+        lanes = self.lanes
+        empty = [queue for queue, _ in short if lanes.unknown(queue)]
+        lanes.begin_read(empty)
+        planned = sum(count for _, count in short)
+        read, deep, left = await self._read_head(empty, self._chunk_for(planned)) if empty else NONE
+        self._chunk.extend(lanes.sort(read))
+        found = {job.get("queue") for job in read}
+        if deep:
+            lanes.look(empty)
+        elif left:
+            lanes.look(queue for queue in empty if queue in found)
+        self.lanes_left = self.lanes_left or (left and len(found) < len(empty))
+        known = {queue for queue in empty if not deep or queue in found}
+        return [(queue, count) for queue, count in short if queue not in known]
 
     async def _read_lane(self, queue: str, planned: int) -> None:
         lane = self.lanes.get(queue)

@@ -172,6 +172,15 @@ class Lanes:
         """Return those of the queues in which nothing is known to wait."""
         return [queue for queue in queues if queue not in self._waiting]
 
+    def unknown(self, queue: str) -> bool:
+        """Whether it is only known of a queue that something may wait in it."""
+        return not self._lanes[queue].chunk
+
+    def begin_read(self, queues: Iterable[str]) -> None:
+        """Take what is about to be read of these queues for all there is, but for what comes."""
+        for queue in queues:
+            self._lanes[queue].empty()
+
     def without_room(self) -> list[str]:
         """Return the queues of which no job could be taken now."""
         return [queue for queue, lane in self._lanes.items() if lane.room < 1]
