@@ -258,6 +258,19 @@ async def test_earlier_makes_a_job_ready_whose_time_has_come_by_it(queue: Any) -
     assert [job.data["n"] for job in await queue.claim(3)] == [2, 1]
 
 
+@pytest.mark.parametrize("state", ["ready", "waiting"])
+async def test_a_job_brought_forward_to_a_moment_that_is_over_was_not_due_then(
+    queue: Any, jobs: Collection[Any], state: str, now: datetime
+) -> None:
+    job_id = await queue.put({}, key="k")
+    change(jobs, job_id, state=state)
+    before = document(jobs, job_id)
+
+    await queue.put({}, key="k", on_conflict="earlier", run_at=now - timedelta(days=365))
+
+    assert document(jobs, job_id) == before
+
+
 # What has begun.
 
 

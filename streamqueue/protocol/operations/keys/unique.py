@@ -149,6 +149,7 @@ def _or_none(value: object) -> Any:
 
 def _brought_forward(put: Put, moment: Any, waits: Document, first: Document) -> Document:
     """Fields by which what waits has the earlier of two times, and the higher of two priorities."""
+    moment = {"$max": [moment, "$$NOW"]}  # as of any put: what is late is due now
     earlier = {"$min": [{"$cond": [is_date("run_at"), "$run_at", moment]}, moment]}
     is_due: Document = {"$and": [{"$eq": ["$state", "scheduled"]}, {"$lte": [earlier, "$$NOW"]}]}
     priority = {"$cond": [{"$isNumber": "$priority"}, "$priority", put.priority]}
