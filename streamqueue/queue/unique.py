@@ -21,7 +21,7 @@ from ..protocol.schema import BY_BYTES, EARLIER_KEY_INDEX
 from .flow import in_transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bson import ObjectId
 
@@ -69,7 +69,7 @@ class UniquePuts:
                 found += yield self._store.look_up(operations.holders(self._name, *some))
         except PyMongoError:
             pass  # that they are taken is known, and matters more
-        return {job["held_key"]: job for job in found}
+        return _by_key(found)
 
     def free(self, keys: Sequence[str], session: Any = None) -> Flow[dict[str, Any]]:
         """Take these keys from what has ended and holds them for no longer; return the ids of those
@@ -209,7 +209,18 @@ class UniquePuts:
         else:
             # By majority: what the upserts met is safe by now, what came after it may not be.
             found = yield self._store.find(command, committed=True)
-        return {job["held_key"]: job for job in found}
+        return _by_key(found)
+
+
+def _by_key(holders: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return them by the keys that they hold: one each, but for what another program stored as a
+    list, each part of which the index takes for a key."""
+    by_key: dict[str, dict[str, Any]] = {}
+    for holder in holders:
+        held = holder["held_key"]
+        parts = held if isinstance(held, list) else [held]
+        by_key.update((key, holder) for key in parts if isinstance(key, str))
+    return by_key
 
 
 def _read(put: Put, found: Mapping[str, Any], inserted: PutResult = "inserted") -> Placed | None:

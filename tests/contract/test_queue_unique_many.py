@@ -154,6 +154,24 @@ async def test_one_in_a_transaction_that_ends_it_says_so(shell: Shell, queue: An
 
 
 @pytest.mark.parametrize("on_conflict", ALL)
+async def test_what_holds_several_keys_because_somebody_stored_a_list_is_the_job_that_has_each(
+    queue: Any, jobs: Collection[Any], on_conflict: str
+) -> None:
+    holder = await queue.put({}, key="k")
+    jobs.update_one({"_id": holder}, {"$set": {"held_key": ["k", "l", None]}})
+
+    found = set()
+    for key in "kl":
+        try:
+            found.add(await queue.put({}, key=key, on_conflict=on_conflict))
+            found.update(await queue.put_many([{}], keys=[key], on_conflict=on_conflict))
+        except DuplicateJob as error:
+            found.add(error.job_id)
+
+    assert found == {holder}
+
+
+@pytest.mark.parametrize("on_conflict", ALL)
 async def test_ten_thousand_and_more_are_put_in_their_order(
     queue: Any, monkeypatch: pytest.MonkeyPatch, on_conflict: str
 ) -> None:
