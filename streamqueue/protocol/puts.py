@@ -185,7 +185,7 @@ def check_puts(
         encoded.append(encode_payload(payload))
         priorities.append(number)
     key_of.check_end()
-    if not any(put.key for put in own.values()):
+    if keys is None and not own and encoded:  # else it is their data that has no key this time
         rule.need_key()
     if not encoded:
         return None

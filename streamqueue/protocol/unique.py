@@ -64,12 +64,14 @@ class UniqueRule:
     max_delay: float | None = None
 
     def over(self, other: UniqueRule) -> UniqueRule:
-        """Return this, and what the other says where it says nothing."""
+        """Return this, and what the other says where it says nothing: of its ``max_delay`` that is
+        nothing for one that has said something else than ``"replace"``."""
+        bounds = self.on_conflict in (None, "replace")
         return UniqueRule(
             self.on_conflict or other.on_conflict,
             self.key_until or other.key_until,
             other.unique_for if self.unique_for is None else self.unique_for,
-            other.max_delay if self.max_delay is None else self.max_delay,
+            other.max_delay if self.max_delay is None and bounds else self.max_delay,
         )
 
     def of(self, key: object) -> Unique:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -92,6 +93,30 @@ async def test_each_may_say_for_itself_what_becomes_of_it(queue: Any) -> None:
 
     assert (refused.value.key, refused.value.existing) == ("c", [0, 1, 2])
     assert await stored(queue) == [1, 5, 3, 8]
+
+
+async def test_what_is_said_of_all_bounds_the_delay_of_those_that_are_replaced(
+    queue: Any, jobs: Collection[Any]
+) -> None:
+    batch = [NewJob({}, key="a", on_conflict="skip"), NewJob({}, key="b")]
+
+    ids = await queue.put_many(batch, on_conflict="replace", delay=60, max_delay=5)
+
+    first, second = (document(jobs, job_id) for job_id in ids)
+    assert first["run_at"] - first["created_at"] == timedelta(seconds=60)
+    assert second["run_at"] - second["created_at"] == timedelta(seconds=5)
+
+
+@pytest.mark.parametrize("numbers", [(), (1, 2)])
+async def test_what_is_said_of_keys_holds_for_none_where_none_of_a_batch_has_one(
+    queue: Any, numbers: tuple[int, ...]
+) -> None:
+    rule = {"on_conflict": "replace", "unique_for": 60, "max_delay": 5}
+
+    await queue.put_many(payloads(*numbers), keys=[None for _ in numbers], **rule)
+    await queue.put_many([NewJob(payload) for payload in payloads(*numbers)], **rule)
+
+    assert await stored(queue) == [*numbers, *numbers]
 
 
 @pytest.mark.parametrize("first", ["raise", "skip"])
@@ -199,7 +224,6 @@ async def test_ten_thousand_and_more_are_put_in_their_order(
         ({"keys": 5}, "keys is a list"),
         ({"keys": ["k", 5]}, "1 to 256 bytes"),
         ({"on_conflict": "skip"}, "give key= too"),
-        ({"keys": [None, None], "unique_for": 5}, "give key= too"),
         ({"keys": ["k", None], "max_delay": 5}, 'on_conflict="replace"'),
     ],
     ids=str,
