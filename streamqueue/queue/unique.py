@@ -78,6 +78,8 @@ class UniquePuts:
         The look is outside of a transaction that is open: of a user who may not look or write, as a
         producer, the server would end it.
         """
+        if self._store.indexes.earlier_version:
+            yield from self.hold_earlier(keys)
         holders = yield from self.holders(keys)
         outdated = [key for key, holder in holders.items() if holder.get("outdated")]
         if outdated:
@@ -90,6 +92,38 @@ class UniquePuts:
                 outdated = []
         return {key: job["_id"] for key, job in holders.items() if key not in outdated}
 
+    def hold_earlier(self, keys: Iterable[str]) -> Flow[int]:
+        """Have those jobs hold these keys that a process of an earlier version has put, while there
+        is one beside this; return how many do so from now on."""
+        updates = [
+            UpdateOne(*operations.hold_this_key(self._name, key)) for key in dict.fromkeys(keys)
+        ]
+        changed = 0
+        for start in range(0, len(updates), MAX_BATCH):
+            some = updates[start : start + MAX_BATCH]
+            try:
+                changed += (yield self._store.jobs.bulk_write(some, ordered=False)).modified_count
+            except BulkWriteError as error:  # what has ended holds it, and for longer
+                changed += (error.details or {}).get("nModified", 0)
+            except OperationFailure as error:
+                if error.code not in operations.NOT_ALLOWED:
+                    raise
+        return changed
+
+    def _meet_earlier(self, met: Mapping[str, Exception], session: Any) -> Flow[None]:
+        """Do the same with keys whose puts the index of an earlier version has refused; raise
+        ConfigurationError if that is not why."""
+        if met and (in_transaction(session) or not (yield from self.hold_earlier(met))):
+            raise ConfigurationError(
+                f"the index {EARLIER_KEY_INDEX} of an earlier version lets no job have the key of "
+                "one that runs: run `streamqueue init`, which drops it"
+            ) from next(iter(met.values()))
+
+    def _hold_before(self, puts: Iterable[Put], session: Any) -> Flow[None]:
+        """Do the same before they are part of a transaction, which a refusal would end."""
+        if in_transaction(session) and self._store.indexes.earlier_version:
+            yield from self.hold_earlier(str(put.key) for put in puts)
+
     # one put
 
     def put(self, put: Put, session: Any) -> Flow[Placed]:
@@ -100,6 +134,7 @@ class UniquePuts:
                 and the put was to change it.
         """
         update = operations.put_unique(self._name, put)
+        yield from self._hold_before([put], session)
         while True:
             try:
                 found = yield self._store.jobs.find_one_and_update(
@@ -127,10 +162,11 @@ class UniquePuts:
 
     def _meet(self, put: Put, error: DuplicateKeyError, session: Any) -> Flow[None]:
         """Return if the put can be sent again, or is there already; else raise."""
-        check_earlier_index(error)
-        if in_transaction(session):
+        if operations.is_earlier_key(error):
+            yield from self._meet_earlier({str(put.key): error}, session)
+        elif in_transaction(session):
             raise error
-        if operations.is_repeated_put(error):
+        elif operations.is_repeated_put(error):
             found = yield self._store.look_up(operations.find_jobs(self._name, [put.id]))
             if not found:
                 raise error  # it is another queue's, or has ended just now
@@ -142,6 +178,7 @@ class UniquePuts:
 
     def put_many(self, puts: Mapping[int, Put], session: Any) -> Flow[dict[int, Placed]]:
         """Do the same with many, by position; what is refused is for the caller to raise."""
+        yield from self._hold_before(puts.values(), session)
         placed: dict[int, Placed] = {}
         left = list(puts)
         while left:
@@ -170,19 +207,21 @@ class UniquePuts:
         except BulkWriteError as error:
             errors = operations.errors_of_each(error, len(positions))
             new = {each["index"] for each in (error.details or {}).get("upserted", ())}
-            for at, problem in enumerate(errors):
-                check_earlier_index(problem)
-                if problem is None or self._store.is_duplicate_job(problem):
-                    continue
-                if in_transaction(session) or not operations.is_repeated_put(problem):
-                    raise
-                put = puts[positions[at]]
-                found = yield self._store.look_up(operations.find_jobs(self._name, [put.id]))
-                if not found:
-                    raise
-                placed[positions[at]] = Placed(put.id, "duplicate")
-            if in_transaction(session):
+            met = {
+                str(puts[position].key): problem
+                for position, problem in zip(positions, errors, strict=True)
+                if problem is not None and operations.is_earlier_key(problem)
+            }
+            yield from self._meet_earlier(met, session)
+            clashes = self._store.clashes(errors)
+            if clashes is None or in_transaction(session):
                 raise
+            repeated = {positions[at]: puts[positions[at]].id for at in clashes.ids}
+            if repeated:
+                command = operations.find_jobs(self._name, list(repeated.values()))
+                if len((yield self._store.look_up(command))) < len(repeated):
+                    raise  # one is another queue's, or has ended just now
+            placed |= {at: Placed(job_id, "duplicate") for at, job_id in repeated.items()}
         except PyMongoError as error:
             tell_of_wait(error, next(iter(puts.values())).key)
             raise
@@ -234,15 +273,6 @@ def _read(put: Put, found: Mapping[str, Any], inserted: PutResult = "inserted") 
     unbegun = found.get("state") in operations.UNBEGUN_STATES
     result: PutResult = "replaced" if how == "replace" and unbegun else "duplicate"
     return Placed(found["_id"], result, refused=how != "skip" and not unbegun)
-
-
-def check_earlier_index(error: Exception | None) -> None:
-    """Raise ConfigurationError if the index of an earlier version is in the way of a put."""
-    if operations.is_earlier_key(error):
-        raise ConfigurationError(
-            f"the index {EARLIER_KEY_INDEX} of an earlier version lets no job have the key of one "
-            "that runs: run `streamqueue init`, which drops it"
-        ) from error
 
 
 def tell_of_wait(error: PyMongoError, key: str | None) -> None:

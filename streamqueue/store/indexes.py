@@ -53,6 +53,8 @@ class Indexes:
         in_the_way: why the index of the keys could not be made, the last time; None if it could.
         key_name: what that index is called here; somebody may have made it under another name.
         earlier_keys: whether jobs of an earlier version may be there that do not hold their keys.
+        earlier_version: whether the index stands by which such a version keeps keys unique, so that
+            some process may be one still, and put such jobs.
         features: what somebody here has used whose index is wanted as well.
         standing: those of them whose index was seen to be there.
     """
@@ -63,6 +65,7 @@ class Indexes:
         self.in_the_way: str | None = None
         self.key_name: str = KEY_INDEX["name"]
         self.earlier_keys = True
+        self.earlier_version = False
         self.features: set[str] = set()
         self.standing: set[str] = set()
         self._tried = -math.inf
@@ -102,7 +105,8 @@ class Indexes:
         """Note what is known of keys by the indexes that are there."""
         names = [str(one["name"]) for one in there if operations.keeps_keys_unique(one)]
         self.key_name = names[0] if names else self.key_name
-        self.earlier_keys &= any(one.get("name") == EARLIER_KEY_INDEX for one in there)
+        self.earlier_version = any(one.get("name") == EARLIER_KEY_INDEX for one in there)
+        self.earlier_keys &= self.earlier_version
 
     def recheck(self) -> None:
         """Ask for them again: the collection may be new."""

@@ -293,6 +293,56 @@ async def test_a_job_of_an_earlier_version_holds_its_key(queue: Any, jobs: Colle
     assert refused.value.job_id == earlier
 
 
+@pytest.fixture(params=["put", "put_many", "in a transaction", "many in a transaction"])
+def put(request: pytest.FixtureRequest, shell: Shell, queue: Any) -> Any:
+    """One of the ways to put a job; returns the id of the one that has the key."""
+
+    async def put_one(key: str, **settings: Any) -> Any:
+        if "many" in request.param:
+            return (await queue.put_many([{}], keys=[key], **settings))[0]
+        return await queue.put({}, key=key, **settings)
+
+    async def put_or_meet(key: str, **settings: Any) -> Any:
+        try:
+            if "transaction" not in request.param:
+                return await put_one(key, **settings)
+            async with shell.transaction() as session:
+                return await put_one(key, session=session, **settings)
+        except DuplicateJob as error:
+            return error.job_id
+
+    return put_or_meet
+
+
+@pytest.mark.parametrize("on_conflict", ["raise", "replace"])
+async def test_a_process_of_an_earlier_version_beside_this_one_puts_jobs_that_hold_their_keys(
+    queue: Any, jobs: Collection[Any], put: Any, on_conflict: str
+) -> None:
+    put_earlier(jobs, "before")
+    await queue.put({}, key="other")  # the keys of those before are held
+    earlier = put_earlier(jobs, "k")
+
+    assert await put("k", on_conflict=on_conflict) == earlier
+    assert jobs.count_documents({"key": "k"}) == 1
+
+
+async def test_while_the_index_of_an_earlier_version_stands_no_job_has_the_key_of_one_that_runs(
+    queue: Any, jobs: Collection[Any]
+) -> None:
+    put_earlier(jobs, "before")
+    await queue.put({"n": 1}, key="k", on_conflict="replace", priority=1)
+    job = await queue.next()
+
+    for put in (
+        queue.put({"n": 2}, key="k", on_conflict="replace"),
+        queue.put_many([{"n": 2}], keys=["k"], on_conflict="replace"),
+    ):
+        with pytest.raises(ConfigurationError, match="run `streamqueue init`, which drops it"):
+            await put
+
+    assert job.data == {"n": 1}
+
+
 async def test_a_job_of_an_earlier_version_that_has_let_go_of_its_key_stays_without(
     queue: Any, jobs: Collection[Any]
 ) -> None:

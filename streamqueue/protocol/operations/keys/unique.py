@@ -178,6 +178,12 @@ def hold_key(job_id: Any) -> Update:
     return Update(wanted, [{"$set": {"held_key": "$key"}}])
 
 
+def hold_this_key(queue: str, key: str) -> Update:
+    """Have the job of an earlier version hold its key that has this one."""
+    wanted = {"queue": {"$eq": queue}, "key": {"$eq": key}, "task": {"$eq": None}, **_NOT_HELD}
+    return Update(wanted, [{"$set": {"held_key": "$key"}}])
+
+
 _NOT_HELD: Document = {
     "state": LIVE,
     "held_key": {"$exists": False},
