@@ -50,8 +50,8 @@ class UniquePuts:
     """Puts jobs whose key may be taken: by one that waits, by one that has begun, or by what has
     ended and is to let go of it.
 
-    Nothing here looks first and writes then: what is decided is decided by the unique index, or
-    within one upsert.
+    Nothing here looks for the key first and writes then: what is decided is decided by the unique
+    index, or within one upsert.
     """
 
     def __init__(self, store: Store | AsyncStore, name: str) -> None:
@@ -124,6 +124,18 @@ class UniquePuts:
         if in_transaction(session) and self._store.indexes.earlier_version:
             yield from self.hold_earlier(str(put.key) for put in puts)
 
+    def _known(self, ids: Sequence[ObjectId]) -> Flow[set[ObjectId]]:
+        """Return which of these ids a job of the queue has, as far as this user may know it.
+
+        Who repeats a put by its id does not know whether it is there. If it is, and another job has
+        the key by now, that one is newer, and not to be given this payload.
+        """
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(ids), MAX_BATCH):
+            command = operations.find_jobs(self._name, ids[start : start + MAX_BATCH])
+            found += yield self._store.look_up(command)
+        return {job["_id"] for job in found}
+
     # one put
 
     def put(self, put: Put, session: Any) -> Flow[Placed]:
@@ -133,6 +145,8 @@ class UniquePuts:
             DuplicateJob: a job that has begun, or has ended and holds the key for longer, has it,
                 and the put was to change it.
         """
+        if put.named and (yield from self._known([put.id])):
+            return Placed(put.id, "duplicate")
         update = operations.put_unique(self._name, put)
         yield from self._hold_before([put], session)
         while True:
@@ -167,8 +181,7 @@ class UniquePuts:
         elif in_transaction(session):
             raise error
         elif operations.is_repeated_put(error):
-            found = yield self._store.look_up(operations.find_jobs(self._name, [put.id]))
-            if not found:
+            if not (yield from self._known([put.id])):
                 raise error  # it is another queue's, or has ended just now
         elif not self._store.is_duplicate_job(error):
             raise error
@@ -178,9 +191,14 @@ class UniquePuts:
 
     def put_many(self, puts: Mapping[int, Put], session: Any) -> Flow[dict[int, Placed]]:
         """Do the same with many, by position; what is refused is for the caller to raise."""
-        yield from self._hold_before(puts.values(), session)
-        placed: dict[int, Placed] = {}
-        left = list(puts)
+        known = yield from self._known([put.id for put in puts.values() if put.named])
+        placed = {
+            position: Placed(put.id, "duplicate")
+            for position, put in puts.items()
+            if put.id in known
+        }
+        left = [position for position in puts if position not in placed]
+        yield from self._hold_before([puts[position] for position in left], session)
         while left:
             again: list[int] = []
             for start in range(0, len(left), MAX_BATCH):
@@ -217,10 +235,8 @@ class UniquePuts:
             if clashes is None or in_transaction(session):
                 raise
             repeated = {positions[at]: puts[positions[at]].id for at in clashes.ids}
-            if repeated:
-                command = operations.find_jobs(self._name, list(repeated.values()))
-                if len((yield self._store.look_up(command))) < len(repeated):
-                    raise  # one is another queue's, or has ended just now
+            if len((yield from self._known(list(repeated.values())))) < len(repeated):
+                raise  # one is another queue's, or has ended just now
             placed |= {at: Placed(job_id, "duplicate") for at, job_id in repeated.items()}
         except PyMongoError as error:
             tell_of_wait(error, next(iter(puts.values())).key)

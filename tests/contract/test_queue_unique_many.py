@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from bson import ObjectId
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import ConfigurationError, DuplicateJob, NewJob
@@ -149,6 +150,32 @@ async def test_what_was_put_can_be_put_again_by_its_id(queue: Any, on_conflict: 
     assert again == ids
     assert again.existing == [0, 1]
     assert await stored(queue) == [1, 2]
+
+
+@pytest.mark.parametrize("in_transaction", [False, True], ids=["alone", "in a transaction"])
+@pytest.mark.parametrize("on_conflict", UPSERTS)
+async def test_a_put_that_is_repeated_by_its_id_does_nothing_to_a_newer_job_of_its_key(
+    shell: Shell, queue: Any, on_conflict: Any, in_transaction: bool
+) -> None:
+    given = {"key": "k", "job_id": ObjectId(), "on_conflict": on_conflict, "delay": 0}
+    first = await queue.put({"n": 1}, key_until="start", **given)
+    running = await queue.next()
+    newer = await queue.put({"n": 2}, key="k", delay=60)
+
+    async def repeat(session: Any = None) -> list[Any]:
+        many = await queue.put_many([NewJob({"n": 1}, **given)], session=session)
+        return [await queue.put({"n": 1}, session=session, **given), *many, many.existing]
+
+    if in_transaction:
+        async with shell.transaction() as session:
+            again = await repeat(session)
+    else:
+        again = await repeat()
+
+    assert again == [first, first, [0]]
+    assert running.id == first
+    info = await queue.get(newer)
+    assert (info.state, info.data) == ("scheduled", {"n": 2})
 
 
 @pytest.mark.parametrize("on_conflict", UPSERTS)
