@@ -18,6 +18,7 @@ from ..errors import ConfigurationError, DuplicateJob
 from ..options import MAX_BATCH
 from ..protocol import operations
 from ..protocol.schema import BY_BYTES, EARLIER_KEY_INDEX
+from ..store.collection import UNAUTHORIZED
 from .flow import in_transaction
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ class UniquePuts:
                     return Placed(put.id, "duplicate")
             except PyMongoError as error:
                 tell_of_wait(error, put.key)
+                _tell_of_rights(error)
                 raise
             else:
                 placed = _read(put, found)
@@ -240,6 +242,7 @@ class UniquePuts:
             placed |= {at: Placed(job_id, "duplicate") for at, job_id in repeated.items()}
         except PyMongoError as error:
             tell_of_wait(error, next(iter(puts.values())).key)
+            _tell_of_rights(error)
             raise
         for at, position in enumerate(positions):
             if at in new:
@@ -302,3 +305,14 @@ def tell_of_wait(error: PyMongoError, key: str | None) -> None:
         raise ExecutionTimeout(text, error.code, error.details) from error
     if isinstance(error, NetworkTimeout):
         raise NetworkTimeout(text, error.errors) from error
+
+
+def _tell_of_rights(error: PyMongoError) -> None:
+    """Raise the same error in words that say which rights an upsert needs, if that is it: those of
+    the server quote the whole command, and with it the payload."""
+    if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
+        raise OperationFailure(
+            "not authorized to put with on_conflict other than 'raise', which looks for the job "
+            "that has the key and may change it: that needs find, insert and update on the jobs",
+            error.code,
+        ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import anyio
@@ -428,6 +430,26 @@ def test_a_producer_that_may_only_insert_is_refused_what_would_change_a_job(
 
     assert refused.returncode == 1
     assert says_one_sentence(refused.stderr)
+    assert "needs find, insert and update on the jobs" in refused.stderr
+
+
+def test_what_a_refused_producer_is_told_does_not_quote_the_payload(
+    server: SecuredServer, database: str, run: Run
+) -> None:
+    run("init", "--features", uri=server.user(database, role("setup", database)))
+    uri = server.user(database, role("producer", database))
+    secret = secrets.token_hex()
+
+    with MongoClient[dict[str, Any]](uri) as client:
+        queue = MongoQueue(client[database].jobs)
+        with pytest.raises(OperationFailure, match="needs find, insert and update") as one:
+            queue.put({"card": secret}, key="k", on_conflict="skip")
+        with pytest.raises(OperationFailure, match="needs find, insert and update") as many:
+            queue.put_many([{"card": secret}], keys=["k"], on_conflict="skip")
+
+    for refused in (one, many):
+        assert refused.value.code == UNAUTHORIZED
+        assert secret not in "".join(format_exception(refused.value))
 
 
 # publisher
