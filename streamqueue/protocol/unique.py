@@ -66,6 +66,8 @@ class UniqueRule:
     def over(self, other: UniqueRule) -> UniqueRule:
         """Return this, and what the other says where it says nothing: of its ``max_delay`` that is
         nothing for one that has said something else than ``"replace"``."""
+        if self is NO_RULE:
+            return other
         bounds = self.on_conflict in (None, "replace")
         return UniqueRule(
             self.on_conflict or other.on_conflict,
@@ -98,6 +100,8 @@ class UniqueRule:
 
     def need_key(self) -> None:
         """Raise ConfigurationError if something was said, for there is no key that it is for."""
+        if self is NO_RULE:
+            return
         said = {
             "on_conflict": self.on_conflict not in (None, "raise"),
             "key_until": self.key_until is not None,
@@ -122,6 +126,8 @@ def check_rule(
     max_delay: float | timedelta | None,
 ) -> UniqueRule:
     """Return what was said of keys, or raise ConfigurationError."""
+    if on_conflict is None and key_until is None and unique_for is None and max_delay is None:
+        return NO_RULE  # as of each of many jobs without keys
     return UniqueRule(
         None if on_conflict is None else _one_of(on_conflict, OnConflict, "on_conflict"),
         None if key_until is None else _one_of(key_until, KeyUntil, "key_until"),
