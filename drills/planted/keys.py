@@ -55,4 +55,29 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{MANY}::test_the_first_of_a_batch_has_the_key_whatever_each_is_to_do",
         Edit("protocol.puts:Puts.runs", "if not both:", "if True:"),
     ),
+    PlantedFault(
+        "a newer job that is given the older payload of a put that is repeated",
+        17,
+        f"{MANY}::test_a_put_that_is_repeated_by_its_id_does_nothing_to_a_newer_job_of_its_key",
+        Edit("queue.unique:UniquePuts.put", "if put.named and", "if False and"),
+    ),
+    PlantedFault(
+        "a job of a process of an earlier version that nobody knows to have its key",
+        17,
+        "contract/test_queue_keys.py::test_a_process_of_an_earlier_version_beside_this_one_puts_jobs"
+        "_that_hold_their_keys",
+        Edit(
+            "queue.unique:UniquePuts.free", "if self._store.indexes.earlier_version:", "if False:"
+        ),
+    ),
+    PlantedFault(
+        "a job brought forward into the past",
+        8,
+        f"{UNIQUE}::test_a_job_brought_forward_to_a_moment_that_is_over_was_not_due_then",
+        Edit(
+            "protocol.operations.keys.unique:_brought_forward",
+            '{"$max": [moment, "$$NOW"]}',
+            "moment",
+        ),
+    ),
 )
