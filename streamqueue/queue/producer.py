@@ -95,11 +95,12 @@ class Producer:
     def _insert_one(self, put: Put, document: RawBSONDocument, session: Any) -> Flow[None]:
         (error,) = yield from self.insert([document], session, may_exist=put.may_exist)
         ended = in_transaction(session)
-        if self._store.is_duplicate_job(error):
+        if not ended and self._store.is_duplicate_job(error):
             key = str(put.key)
-            holders = yield from self._unique.free([] if ended else [key])
-            if not ended and key not in holders:
-                (error,) = yield from self.insert([document], may_exist=True)
+            held = yield from self._unique.free([key])
+            if key in held:
+                raise DuplicateJob(key, held[key]) from error
+            (error,) = yield from self.insert([document], may_exist=True)
         if error is not None:
             yield from self._accept(put, error, ended=ended)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,15 @@ import anyio
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import DuplicateKeyError
+from pymongo.monitoring import (
+    CommandFailedEvent,
+    CommandListener,
+    CommandStartedEvent,
+    CommandSucceededEvent,
+)
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import AsyncMongoQueue, ConfigurationError, DuplicateJob, NewJob
+from streamqueue import AsyncMongoQueue, ConfigurationError, DuplicateJob, MongoQueue, NewJob
 from streamqueue.protocol.schema import EARLIER_KEY_INDEX, KEY_INDEX
 from tests.contract.shells import Shell
 from tests.waiting import wait_until_async
@@ -400,6 +406,42 @@ async def test_the_index_of_the_keys_is_made_for_the_first_job_that_has_one(
     await queue.put({}, key="k")
 
     assert KEY in index_names(jobs)
+
+
+@pytest.mark.parametrize(
+    ("on_conflict", "sent"),
+    [
+        ("raise", ["listIndexes", "insert", "find"]),
+        ("skip", ["listIndexes", "findAndModify"]),
+    ],
+)
+def test_a_put_whose_key_is_taken_costs_one_look_at_who_has_it(
+    jobs: Collection[Any], uri: str, on_conflict: Any, sent: list[str]
+) -> None:
+    commands = Sent()
+    with MongoClient(uri, event_listeners=[commands]) as client:
+        queue = MongoQueue(client[jobs.database.name].jobs)
+        queue.put({}, key="k")
+        commands.names.clear()
+
+        with suppress(DuplicateJob):
+            queue.put({}, key="k", on_conflict=on_conflict)
+
+        assert commands.names == sent
+
+
+class Sent(CommandListener):
+    """The names of the commands of a client."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        self.names.append(event.command_name)
+
+    def succeeded(self, event: CommandSucceededEvent) -> None: ...
+
+    def failed(self, event: CommandFailedEvent) -> None: ...
 
 
 async def test_the_index_of_a_user_who_wants_a_field_unique_is_left_alone(
