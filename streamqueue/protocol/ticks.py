@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ..durations import seconds, shown
 from ..errors import ConfigurationError
+from .stored import text_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,10 +81,10 @@ class Rule:
             return None
         try:
             return check_rule(
-                cron=stored.get("cron"),
+                cron=text_in(stored.get("cron")),
                 every=stored.get("every"),
                 offset=stored.get("offset", 0.0),
-                timezone=stored.get("timezone", "UTC"),
+                timezone=text_in(stored.get("timezone", "UTC")),
             )
         except ConfigurationError:
             return None

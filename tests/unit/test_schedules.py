@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from bson.code import Code
 
 from streamqueue import ConfigurationError, PayloadError
 from streamqueue.protocol.schedules import (
@@ -197,7 +198,7 @@ def test_a_payload_that_cannot_be_stored_is_refused() -> None:
         check_schedule("s", "q", check_rule(None, 5), payload={"a": object()}, put={})
 
 
-@pytest.mark.parametrize("value", [None, "x", 5, [], {"a": 1}, float("nan"), NOON])
+@pytest.mark.parametrize("value", [None, "x", 5, [], {"a": 1}, float("nan"), Code("x"), NOON])
 @pytest.mark.parametrize(
     "field",
     [

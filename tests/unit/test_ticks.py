@@ -12,6 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from bson.code import Code
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -242,6 +243,8 @@ def test_a_line_of_cron_without_cronsim_says_what_to_install(
         {"every": 5, "offset": None},
         {"cron": "0 3 * * *", "timezone": 5},
         {"cron": ["0 3 * * *"]},
+        {"cron": Code("0 3 * * *")},
+        {"cron": "0 3 * * *", "timezone": Code("UTC")},
         {"every": 5, "offset": {}},
     ],
 )
