@@ -70,6 +70,7 @@ EVENTS = {
     "tick_failed": "the same, because of what is stored of it, or because the server refuses it",
     "ticks_left_out": "ticks came too late, and catch_up leaves them out",
     "schedule_not_fired": "a schedule cannot be read here, or another version has another rule",
+    "schedule_begun_anew": "somebody has damaged its last tick: it fires from then on",
     "schedule_not_declared": "one in code has the name of a stored one, which goes on",
     "schedules_refused": "no right to fire schedules: they are left to other workers",
     # its surroundings

@@ -9,7 +9,7 @@ One document for each, among the settings of the queues (``<jobs>.settings``)::
     spread           seconds over which schedules of one rule begin, each at its part of them
     catch_up, catch_up_limit
     payload, put     the job of a tick, and the settings it is put with
-    digest           of all that was said of it: whoever has read another text takes no tick
+    digest           a text, of all that was said of it: whoever has read another takes no tick
     source           "code" or "stored": whose worker declares it, or any
     declared_by, declared_at
     last_tick        a UTC instant; what is not later than this is never put
@@ -40,7 +40,7 @@ from ..names import is_name
 from .document import CODEC
 from .put import Put, check_put
 from .stored import date_of, seconds_in, text_in, whole_of
-from .ticks import Rule
+from .ticks import EPOCH, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -199,6 +199,11 @@ class Behind(NamedTuple):
         return cls(until, whole_of(stored.get("left"), 0), _catch_up(stored.get("catch_up")))
 
 
+def _limit(value: object) -> int:
+    limit = whole_of(value, DEFAULT_LIMIT)
+    return limit if 1 <= limit <= HIGHEST_LIMIT else DEFAULT_LIMIT
+
+
 def _catch_up(value: object) -> CatchUp:
     return value if value in get_args(CatchUp) else "one"  # type: ignore[return-value]
 
@@ -209,6 +214,7 @@ class StoredSchedule:
 
     Attributes:
         rule: None where it is none, or cannot be read here.
+        last_tick: None where it is lost: then the schedule begins anew.
     """
 
     name: str
@@ -219,7 +225,7 @@ class StoredSchedule:
     catch_up_limit: int
     payload: Mapping[str, Any]
     put: Mapping[str, Any]
-    digest: str
+    digest: str | None
     source: Source
     declared_by: str | None
     declared_at: datetime | None
@@ -243,10 +249,10 @@ class StoredSchedule:
             rule=Rule.from_document(get("rule")),
             spread=seconds_in(get("spread"), 0.0) or 0.0,
             catch_up=_catch_up(text_in(get("catch_up"))),
-            catch_up_limit=max(0, whole_of(get("catch_up_limit"), DEFAULT_LIMIT)),
+            catch_up_limit=_limit(get("catch_up_limit")),
             payload=payload if isinstance(payload, dict) else {},
             put=put if isinstance(put, dict) else {},
-            digest=text_in(get("digest")) or "",
+            digest=text_in(get("digest")),
             source="code" if get("source") == "code" else "stored",
             declared_by=text_in(get("declared_by")),
             declared_at=date_of(get("declared_at")),
@@ -268,7 +274,7 @@ class StoredSchedule:
             self.rule,
             spread=self.spread,
             catch_up=self.catch_up,
-            catch_up_limit=max(1, self.catch_up_limit),
+            catch_up_limit=self.catch_up_limit,
             payload=self.payload,
             put=self.put,
         )
@@ -281,8 +287,10 @@ class StoredSchedule:
 
     def due(self) -> datetime | None:
         """Return when there is something to do for it next; None for never."""
-        if self.rule is None or self.last_tick is None or self.paused:
+        if self.rule is None or self.paused:
             return None
+        if self.last_tick is None:
+            return EPOCH  # to begin anew, at once
         tick = self.rule.next(self.last_tick)
         try:
             return None if tick is None else tick + self.delay

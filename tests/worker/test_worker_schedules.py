@@ -13,6 +13,8 @@ from typing import Any
 
 import anyio
 import pytest
+from bson.code import Code
+from bson.datetime_ms import DatetimeMS
 from pymongo import MongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
@@ -512,6 +514,35 @@ async def test_schedules_that_anybody_damaged_stop_no_other(
     await ticks.until(6)
 
     assert worker.error is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("digest", None), ("digest", ["x"]), ("digest", Code("x"))),
+        *(("last_tick", None), ("last_tick", "never"), ("last_tick", DatetimeMS(9 * 10**15))),
+        *(("last_tick", DatetimeMS(-(10**15))), ("catch_up_limit", 10**12), ("spread", -1)),
+    ],
+)
+async def test_a_schedule_that_somebody_has_damaged_fires_as_if_that_were_not_there(
+    start: WorkerStarter,
+    ticks: Ticks,
+    schedules: AsyncSchedules,
+    jobs: Collection[Any],
+    field: str,
+    value: Any,
+) -> None:
+    await schedules.add("s", every=0.25)
+    begun = server_time(jobs)
+    jobs.database[f"{jobs.name}.settings"].update_one(
+        {"_id": "schedule:s"}, {"$set": {field: value}}
+    )
+
+    await start(ticks)
+    await ticks.until(3)
+
+    assert min(ticks.at) > begun
+    assert len(set(ticks.at)) == len(ticks.at)
 
 
 async def test_an_idle_worker_with_a_thousand_schedules_sends_what_one_without_any_does(

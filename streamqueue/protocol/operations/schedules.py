@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..schedules import KIND, PREFIX, Source
+from ..schema import FIRST_DATE, LAST_DATE
 from .commands import Document, Find, Update
 from .expressions import is_date, milliseconds_since, one_of
 
@@ -19,6 +20,15 @@ MOST_SCHEDULES = 10_000
 
 _ALL: Document = {"_id": {"$gte": PREFIX, "$lt": PREFIX[:-1] + chr(ord(PREFIX[-1]) + 1)}}
 
+
+_HAS_LAST_TICK: Document = {
+    "$and": [
+        is_date("last_tick"),
+        {"$gte": ["$last_tick", FIRST_DATE]},
+        {"$lte": ["$last_tick", LAST_DATE]},
+    ]
+}
+"""An expression: the last tick is one that every program can read."""
 
 _TIMES = ("queue", "rule", "spread", "digest", "source", "declared_by", "last_tick", "paused")
 """What says when a schedule fires, and who. Payloads may be megabytes."""
@@ -64,9 +74,7 @@ def declare(schedule: Schedule, source: Source, by: str, next_tick: datetime | N
     A new rule fires from now on; another text of the same rule goes on where it was, and so does a
     pause in both cases.
     """
-    same = {
-        "$and": [{"$eq": ["$rule", {"$literal": schedule.rule.document()}]}, is_date("last_tick")]
-    }
+    same = {"$and": [{"$eq": ["$rule", {"$literal": schedule.rule.document()}]}, _HAS_LAST_TICK]}
     of_rule = {"last_tick": "$$NOW", "next_tick": {"$literal": next_tick}, "behind": "$$REMOVE"}
     other: Source = "stored" if source == "code" else "code"
     return Update(
@@ -107,14 +115,33 @@ def take(
         change["last_job"] = {"$literal": job_id}
     return Update(
         {
-            "_id": {"$eq": PREFIX + schedule.name},
-            "digest": {"$eq": schedule.digest},
-            "paused": {"$ne": True},
+            **_as_read(schedule),
             "last_tick": {"$lt": step.tick},
             "$expr": {"$gte": ["$$NOW", due]},
         },
         [{"$set": change}],
     )
+
+
+def begin_anew(schedule: StoredSchedule, next_tick: datetime | None) -> Update:
+    """Have a schedule fire from now on, as a new one does: its last tick is lost."""
+    return Update(
+        {**_as_read(schedule), "$expr": {"$not": [_HAS_LAST_TICK]}},
+        [
+            {"$set": {"last_tick": "$$NOW", "next_tick": {"$literal": next_tick}}},
+            {"$unset": "behind"},
+        ],
+    )
+
+
+def _as_read(schedule: StoredSchedule) -> Document:
+    """A filter: the schedule says what was read, and is not paused. (What another program has
+    damaged of its digest is none; whoever changes a schedule stores a text.)"""
+    digest: Document = {"digest": {"$eq": schedule.digest}}
+    if schedule.digest is None:  # (a list of texts is of the type string, too)
+        no_text = {"$not": {"$type": "string"}}
+        digest = {"$or": [{"digest": {"$type": "array"}}, {"digest": no_text}]}
+    return {"_id": {"$eq": PREFIX + schedule.name}, "paused": {"$ne": True}, **digest}
 
 
 def note_last_job(name: str, job_id: Any) -> Update:

@@ -102,6 +102,29 @@ class Firing:
         if step is not None and schedule.last_job == job_id and schedule.last_tick == step.tick:
             self._metrics.ticks(schedule.queue, "fired", 1)
 
+    async def begin_anew(self, schedule: StoredSchedule) -> None:
+        """Have a schedule fire from now on whose last tick is lost.
+
+        Raises:
+            TakenAlready: look again.
+            PyMongoError: the outcome is unknown: look again.
+        """
+        following = schedule.rule.next(self._store.clock.now()) if schedule.rule else None
+        command = operations.begin_anew(schedule, following)
+        with CancelScope(shield=True), pymongo.timeout(PATIENCE):
+            begun = await self._settings.update_one(*command)
+        if not begun.matched_count:
+            raise TakenAlready
+        logger.warning(
+            "Schedule %s had lost its last tick: it fires from now on",
+            schedule.name,
+            extra={
+                "event": "schedule_begun_anew",
+                "schedule": schedule.name,
+                "queue": schedule.queue,
+            },
+        )
+
     async def take(self, schedule: StoredSchedule, step: Step) -> None:
         """Take a tick, and put its job unless it is to be left out.
 

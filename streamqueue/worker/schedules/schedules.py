@@ -247,7 +247,9 @@ class Schedules:
         if own.rule == schedule.rule and own.queue == schedule.queue:
             return True
         self._tell_once(
-            schedule, schedule.digest, "another version of the code has declared another rule"
+            schedule,
+            schedule.digest or "",
+            "another version of the code has declared another rule",
         )
         return False
 
@@ -335,6 +337,9 @@ class Schedules:
         self._known[name] = schedule
         if not self._is_ours(schedule):
             return schedule, True
+        if schedule.last_tick is None and schedule.due() is not None:
+            await self._firing.begin_anew(schedule)
+            return schedule, False
         step = next_step(schedule, seen.now())
         moved = known is not None and known.last_tick != schedule.last_tick
         if step is not None and moved and self._turns(name):
