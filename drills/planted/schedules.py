@@ -46,7 +46,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{CONTRACT}::test_a_pause_stays_over_a_change_and_is_no_outage[async]",
         Edit(
             "protocol.operations.schedules:resume_schedule",
-            '"last_tick": "$$NOW", ',
+            '        "last_tick": "$$NOW",\n',
             "",
         ),
     ),

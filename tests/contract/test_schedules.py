@@ -198,6 +198,34 @@ async def test_who_resumes_may_ask_for_what_was_missed(
         await schedules.resume("s", catch_up="some")
 
 
+@pytest.mark.parametrize("catch_up", [None, "none"])
+async def test_who_asks_for_nothing_that_was_missed_gets_no_tick_of_the_last_minute_either(
+    schedules: Any, jobs: Collection[Any], catch_up: Any
+) -> None:
+    await schedules.add("s", every=10)
+    await schedules.pause("s")
+    put_back(jobs, "s", timedelta(seconds=50))
+    now = server_time(jobs)
+
+    await schedules.resume("s", catch_up=catch_up)
+
+    after = stored(jobs, "s")
+    assert after["last_tick"] >= now
+    assert "behind" not in after
+
+
+async def test_one_that_was_resumed_is_late_when_nobody_fires_it(
+    schedules: Any, jobs: Collection[Any]
+) -> None:
+    await schedules.add("s", every=600)
+    await schedules.pause("s")
+
+    await schedules.resume("s")
+
+    after = stored(jobs, "s")
+    assert timedelta(0) < after["next_tick"] - after["last_tick"] <= timedelta(seconds=601)
+
+
 async def test_to_resume_one_that_is_not_paused_changes_nothing(
     schedules: Any, jobs: Collection[Any]
 ) -> None:

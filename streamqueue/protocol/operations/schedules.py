@@ -155,13 +155,17 @@ def pause_schedule(name: str) -> Update:
     return Update({"_id": {"$eq": PREFIX + name}}, [{"$set": {"paused": True, "paused_at": since}}])
 
 
-def resume_schedule(name: str, catch_up: CatchUp | None) -> Update:
+def resume_schedule(name: str, catch_up: CatchUp | None, next_tick: datetime | None) -> Update:
     """Let a schedule go on; one that is not paused stays as it is.
 
     Args:
         catch_up: which ticks of the pause are put; None: all of them are over.
     """
-    change: Document = {"last_tick": "$$NOW", "behind": "$$REMOVE", "next_tick": "$$REMOVE"}
+    change: Document = {
+        "last_tick": "$$NOW",
+        "behind": "$$REMOVE",
+        "next_tick": {"$literal": next_tick},
+    }
     if catch_up is not None:
         left = {"$ifNull": ["$catch_up_limit", 1]}
         change = {"behind": {"until": "$$NOW", "left": left, "catch_up": catch_up}}

@@ -88,7 +88,9 @@ class Changes:
 
     def resume(self, name: str, catch_up: CatchUp | None) -> Flow[None]:
         """Let a paused schedule fire again."""
-        yield from self._change(name, operations.resume_schedule(schedule_name(name), catch_up))
+        rule = (yield from self._look(schedule_name(name))).rule
+        following = rule.next(self._store.clock.now()) if rule else None
+        yield from self._change(name, operations.resume_schedule(name, catch_up, following))
 
     def _change(self, name: str, command: operations.Update) -> Flow[None]:
         yield self._store.prepare()

@@ -34,12 +34,14 @@ def _checked(
 
 
 def _catch_up(value: CatchUp | None) -> CatchUp | None:
+    """Return which ticks of a pause are caught up; None if none are, not even those of its last
+    minute, which after an outage would be in time."""
     if value is not None and value not in get_args(CatchUp):
         raise ConfigurationError(
             f"catch_up must be one of {', '.join(map(repr, get_args(CatchUp)))}, or None, not "
             f"{shown(value)}"
         )
-    return value
+    return None if value == "none" else value
 
 
 class Schedules:
