@@ -1,8 +1,9 @@
 """One run of a worker: one task group that holds all the parts of a consumer process.
 
 Start: the server was checked → open the stream → then look at what is waiting (what comes in
-between is an event) → serve. Stop: claim nothing more and keep renewing → let handlers finish →
-after ``drain_timeout`` cancel and release the rest, and leave what does not end → close the stream.
+between is an event) → serve. Stop: claim and fire nothing more, keep renewing → let handlers
+finish → after ``drain_timeout`` cancel and release the rest, and leave what does not end → close
+the stream.
 """
 
 from __future__ import annotations
@@ -352,6 +353,7 @@ class Run:
         )
         self._health.draining()
         self._claimer.stop()
+        self._schedules.stop()
         self._source.stop()
         with CancelScope(shield=True):
             self._drain.given_back += await self._execution.give_back_unbegun()

@@ -87,6 +87,28 @@ def results(*workers: StartedWorker) -> dict[str, int]:
 # one job a tick
 
 
+async def test_a_worker_that_was_told_to_stop_fires_no_more(
+    start: WorkerStarter, schedules: AsyncSchedules, jobs: Collection[Any]
+) -> None:
+    begun, go_on = anyio.Event(), anyio.Event()
+
+    async def waits(job: AsyncJob) -> None:
+        begun.set()
+        await go_on.wait()
+
+    worker = start.prepare(waits, sweep_interval=None)
+    worker.worker.schedule(every=0.25)(waits)
+    await start.begin(worker)
+    await begun.wait()
+
+    worker.worker.stop()
+
+    await worker.until_idle(1)
+    assert not worker.ended.is_set()
+    go_on.set()
+    await worker.until_ended()
+
+
 async def test_each_tick_is_one_job_whatever_number_of_workers_declare_it(
     start: WorkerStarter, ticks: Ticks, jobs: Collection[Any]
 ) -> None:
@@ -532,8 +554,8 @@ async def test_a_schedule_that_somebody_has_damaged_fires_as_if_that_were_not_th
     field: str,
     value: Any,
 ) -> None:
+    added = server_time(jobs)
     await schedules.add("s", every=0.25)
-    begun = server_time(jobs)
     jobs.database[f"{jobs.name}.settings"].update_one(
         {"_id": "schedule:s"}, {"$set": {field: value}}
     )
@@ -541,7 +563,7 @@ async def test_a_schedule_that_somebody_has_damaged_fires_as_if_that_were_not_th
     await start(ticks)
     await ticks.until(3)
 
-    assert min(ticks.at) > begun
+    assert min(ticks.at) > added
     assert len(set(ticks.at)) == len(ticks.at)
 
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio import CapacityLimiter
+from anyio import CancelScope, CapacityLimiter
 from anyio.lowlevel import checkpoint
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, OperationFailure
@@ -87,6 +87,7 @@ class Schedules:
         self._settings = settings_of(store.jobs)
         self._read: list[dict[str, Any]] | None = None
         self._moved = anyio.Event()
+        self._scope = CancelScope()
         self._heap: list[tuple[datetime, str]] = []
         self._due: dict[str, datetime] = {}
         self._known: dict[str, StoredSchedule] = {}
@@ -105,8 +106,17 @@ class Schedules:
         self._refused = False
         self._moved.set()
 
+    def stop(self) -> None:
+        """Fire no more: whoever goes on takes the ticks from now on, and catches them up if there
+        is nobody. A transaction under way is done to its end."""
+        self._scope.cancel()
+
     async def run(self) -> None:
-        """Store what is declared, and fire for ever."""
+        """Store what is declared, and fire until stopped."""
+        with self._scope:
+            await self._run()
+
+    async def _run(self) -> None:
         async with anyio.create_task_group() as tasks:
             if self._declared:
                 tasks.start_soon(self._declare)
@@ -148,7 +158,7 @@ class Schedules:
             following = schedule.rule.next(now)
             command = operations.declare(schedule, "code", self._consumer, following)
             changes.append(UpdateOne(*command, upsert=True))
-        with anyio.CancelScope(shield=True), self._store.limit():
+        with CancelScope(shield=True), self._store.limit():
             try:
                 await self._settings.bulk_write(changes, ordered=False)
             except BulkWriteError as error:
