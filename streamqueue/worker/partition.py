@@ -72,6 +72,7 @@ class Partition:
         queues: what it handles.
         concurrency: how many jobs it runs at a time; for people to read.
         own: returns the names whose turn counts as ours; None is `consumer` alone.
+        schedules: the names of those that this consumer declares.
     """
 
     def __init__(
@@ -81,12 +82,14 @@ class Partition:
         queues: Sequence[str],
         concurrency: int = 0,
         own: Callable[[], Collection[str]] | None = None,
+        schedules: Sequence[str] = (),
     ) -> None:
         self._consumers = consumers_of(store.jobs)
         self._store = store
         self._consumer = consumer
         self._queues = list(queues)
         self._concurrency = concurrency
+        self._schedules = list(schedules)
         self._own = own or (lambda: () if consumer is None else (consumer,))
         self._dispatched = False
         self._refused = False
@@ -188,7 +191,9 @@ class Partition:
             await self._look()
             return
         about = {"host": socket.gethostname(), "pid": os.getpid(), "version": own_version()}
-        command = operations.register(self._consumer, self._queues, self._concurrency, about)
+        command = operations.register(
+            self._consumer, self._queues, self._concurrency, about, self._schedules
+        )
         try:
             with CancelScope(shield=True), pymongo.timeout(PATIENCE):
                 await self._consumers.update_one(*command, upsert=True)

@@ -107,7 +107,14 @@ class Run:
         self._completer = Completer(store, options, metrics, self._leases.renewals, execution.ended)
         execution.completer = self._completer
         self._drain = Drain(self._leases, slots, execution, self._completer, options)
-        self._partition = Partition(store, consumer, queues, options.concurrency)
+        declared = settings.declared_schedules()
+        self._partition = Partition(
+            store,
+            consumer,
+            queues,
+            options.concurrency,
+            schedules=[schedule.name for schedule in declared],
+        )
         self._settings = present = PresentSettings(store, queues)
         listener = WorkerListener(store, queues, present, self._partition, metrics)
         watcher = partial(
@@ -165,7 +172,7 @@ class Run:
         self._schedules = Schedules(
             store,
             consumer,
-            settings.declared_schedules(),
+            declared,
             self._partition,
             metrics,
             changed=present.rang,

@@ -352,6 +352,29 @@ async def test_what_is_changed_paused_or_removed_a_moment_before_its_tick_does_n
     assert len(ticks.at) == 1
 
 
+async def test_what_a_running_worker_declares_is_not_removed_though_another_one_declared_it_last(
+    start: WorkerStarter, ticks: Ticks, schedules: AsyncSchedules, jobs: Collection[Any]
+) -> None:
+    workers = [start.prepare(ticks) for _ in range(2)]
+    for worker in workers:
+        worker.worker.schedule(every=DAY, name="nightly")(ticks)
+        await start.begin(worker)
+        consumer = worker.worker._settings.options.consumer_id
+        await wait_until_async(
+            lambda by=consumer: jobs.database[f"{jobs.name}.settings"].find_one(
+                {"_id": "schedule:nightly", "declared_by": by}
+            ),
+            "it is declared",
+        )
+    await workers[1].stop()
+
+    with pytest.raises(ConfigurationError, match="which runs"):
+        await schedules.remove("nightly")
+
+    await workers[0].stop()
+    await schedules.remove("nightly")
+
+
 async def test_a_change_takes_effect_at_once_in_workers_that_run(
     start: WorkerStarter, ticks: Ticks, schedules: AsyncSchedules, jobs: Collection[Any]
 ) -> None:

@@ -17,11 +17,17 @@ missed."""
 
 
 def register(
-    consumer: str, queues: Sequence[str], concurrency: int, about: Mapping[str, Any]
+    consumer: str,
+    queues: Sequence[str],
+    concurrency: int,
+    about: Mapping[str, Any],
+    schedules: Sequence[str] = (),
 ) -> Update:
     """Say that a consumer lives, and what for. An upsert, in the collection of consumers.
 
-    `about` is for people to read.
+    Args:
+        about: for people to read.
+        schedules: the names of those that its code declares.
     """
     return Update(
         {"_id": {"$eq": consumer}},
@@ -33,6 +39,8 @@ def register(
                     "started_at": {"$ifNull": ["$started_at", "$$NOW"]},
                     "seen_at": "$$NOW",
                     **{name: {"$literal": value} for name, value in about.items()},
+                    # (An earlier one of this name may have declared some.)
+                    "schedules": {"$literal": list(schedules)} if schedules else "$$REMOVE",
                 }
             }
         ],
@@ -56,6 +64,12 @@ def registered() -> Find:
     }
     about = dict.fromkeys(("queues", "concurrency", "host", "pid", "version"), 1)
     return Find({"_id": {"$type": "string"}}, {**about, **times})
+
+
+def declarers(schedule: str, last: str | None) -> Find:
+    """Those of the consumers whose code declares a schedule, and who has declared it last."""
+    wanted = {"$or": [{"_id": {"$eq": last}}, {"schedules": {"$eq": schedule}}]}
+    return Find(wanted, registered().projection)
 
 
 _LEADER: Document = {"leader": "state"}

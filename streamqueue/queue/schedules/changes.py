@@ -67,20 +67,27 @@ class Changes:
     def remove(self, name: str) -> Flow[None]:
         """Take a schedule away, unless a worker that lives declares it."""
         schedule = yield from self._look(schedule_name(name))
-        if schedule.source == "code" and (yield from self._lives(schedule.declared_by)):
-            raise ConfigurationError(
-                f"schedule {name!r} is declared in the code of {schedule.declared_by}, which runs: "
-                "it would come back with its next start. Take it out of the code first, or pause it"
-            )
+        if schedule.source == "code":
+            declarer = yield from self._declarer(schedule)
+            if declarer is not None:
+                raise ConfigurationError(
+                    f"schedule {name!r} is declared in the code of {declarer}, which runs: it "
+                    "would come back with its next start. Take it out of the code first, or pause "
+                    "it"
+                )
         yield self._settings.delete_one(operations.schedule_at(name))
         yield self._store.ring()
 
-    def _lives(self, consumer: str | None) -> Flow[bool]:
-        found = yield self._consumers.find_one(
-            {"_id": {"$eq": consumer}}, operations.registered().projection
-        )
-        silent = None if found is None else found.get("silent")
-        return isinstance(silent, (int, float)) and silent < operations.SILENT_AFTER * 1000
+    def _declarer(self, schedule: StoredSchedule) -> Flow[str | None]:
+        """Return the name of a consumer that lives and declares it; not only of the last one that
+        has done so, which may be gone while others of the same code run."""
+        command = operations.declarers(schedule.name, schedule.declared_by)
+        found = yield self._consumers.find(command.filter, command.projection).to_list()
+        for consumer in found:
+            silent = consumer.get("silent")
+            if isinstance(silent, (int, float)) and silent < operations.SILENT_AFTER * 1000:
+                return str(consumer["_id"])
+        return None
 
     def pause(self, name: str) -> Flow[None]:
         """Let a schedule fire no more."""
