@@ -26,7 +26,7 @@ from streamqueue.worker.schedules import schedules as firing_schedules
 from tests.contract.looks import server_time
 from tests.contract.test_schedules import declared_in_code, put_back, stored
 from tests.waiting import wait_until_async
-from tests.worker.faults import CONNECTION_CUT, failing
+from tests.worker.faults import CONNECTION_CUT, REPLICATION_TIMED_OUT, failing
 from tests.worker.processes import PROGRAM, WorkerProcess
 from tests.worker.started import StartedWorker, WorkerStarter
 
@@ -513,6 +513,21 @@ async def test_a_tick_whose_transaction_fails_is_put_all_the_same_and_once(
     await anyio.sleep(0.3)
     assert len(ticks.at) == 1
     assert stored(jobs, "default")["last_tick"] == ticks.at[0]
+
+
+async def test_what_was_stored_by_a_declaration_in_doubt_fires(
+    start: WorkerStarter, ticks: Ticks, client: MongoClient[Any], jobs: Collection[Any]
+) -> None:
+    worker = start.prepare(ticks, sweep_interval=None)
+    worker.worker.schedule(every=0.25)(ticks)
+    settings = f"{jobs.database.name}.{jobs.name}.settings"
+
+    with failing(
+        client, "update", app=worker.app, times=1, namespace=settings, **REPLICATION_TIMED_OUT
+    ) as fault:
+        await start.begin(worker)
+        await ticks.until(1)
+        assert fault.hits() == 1
 
 
 async def test_a_hanging_write_delays_no_other_schedule(

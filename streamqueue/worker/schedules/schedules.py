@@ -135,7 +135,7 @@ class Schedules:
         failures = 0
         while True:
             try:
-                await self._declare_once()
+                await self._declare_once(tell=failures > 0)
             except READ_ERRORS as error:
                 if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
                     self._refuse()
@@ -147,7 +147,9 @@ class Schedules:
                 self._outage.succeeded()
                 return
 
-    async def _declare_once(self) -> None:
+    async def _declare_once(self, *, tell: bool) -> None:
+        """Store what is not stored yet, and tell all workers if there was any, or if `tell`: a try
+        before this one may have stored it."""
         await self._store.prepare()
         names = list(self._declared)
         seen = await self._firing.look(names)
@@ -166,9 +168,9 @@ class Schedules:
                 for name, problem in zip(names, problems, strict=True):
                     if problem is not None:
                         self._not_declared(name, problem)
-        if any(before.get(name) != one.digest for name, one in self._declared.items()):
-            await self._store.ring()
+        if tell or any(before.get(name) != one.digest for name, one in self._declared.items()):
             self._changed()
+            await self._store.ring()
 
     def _not_declared(self, name: str, problem: Exception) -> None:
         if not operations.is_repeated_put(problem):
