@@ -72,6 +72,7 @@ EVENTS = {
     "schedule_not_fired": "a schedule cannot be read here, or another version has another rule",
     "schedule_begun_anew": "somebody has damaged its last tick: it fires from then on",
     "schedule_not_declared": "one in code has the name of a stored one, which goes on",
+    "schedules_not_told": "the jobs' validator refuses the bell: other workers learn of them late",
     "schedules_refused": "no right to fire schedules: they are left to other workers",
     # its surroundings
     "stream_opened": "the change stream is open for the first time",

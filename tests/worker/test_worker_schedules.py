@@ -22,6 +22,7 @@ from pymongo.synchronous.collection import Collection
 from streamqueue import AsyncJob, AsyncMongoQueue, AsyncSchedules, ConfigurationError, Worker
 from streamqueue.clock import ServerClock
 from streamqueue.protocol import ticks as protocol_ticks
+from streamqueue.protocol.settings import BELL
 from streamqueue.worker.schedules import schedules as firing_schedules
 from tests.contract.looks import server_time
 from tests.contract.test_schedules import declared_in_code, put_back, stored
@@ -528,6 +529,23 @@ async def test_what_was_stored_by_a_declaration_in_doubt_fires(
         await start.begin(worker)
         await ticks.until(1)
         assert fault.hits() == 1
+
+
+async def test_a_worker_fires_what_it_declares_though_the_bell_is_refused(
+    start: WorkerStarter, ticks: Ticks, jobs: Collection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    if jobs.name not in jobs.database.list_collection_names():
+        jobs.database.create_collection(jobs.name)
+    jobs.database.command("collMod", jobs.name, validator={"_id": {"$ne": BELL}})
+    worker = start.prepare(ticks, sweep_interval=None)
+    worker.worker.schedule(every=0.25)(ticks)
+    try:
+        await start.begin(worker)
+        await ticks.until(1)
+    finally:
+        jobs.database.command("collMod", jobs.name, validator={})
+
+    assert "install the validator of this version" in caplog.text
 
 
 async def test_a_hanging_write_delays_no_other_schedule(

@@ -23,6 +23,7 @@ from pymongo.errors import BulkWriteError, OperationFailure
 from ... import plain
 from ...backoff import Backoff
 from ...clock import LONGEST_SLEEP
+from ...errors import ConfigurationError
 from ...outage import LoggedOutage
 from ...protocol import operations
 from ...protocol.schedules import StoredSchedule, next_step
@@ -170,7 +171,14 @@ class Schedules:
                         self._not_declared(name, problem)
         if tell or any(before.get(name) != one.digest for name, one in self._declared.items()):
             self._changed()
-            await self._store.ring()
+            try:
+                await self._store.ring()
+            except ConfigurationError as error:  # the others read it with their safety sweeps
+                logger.error(
+                    "Other workers may learn late of the schedules of this one: %s",
+                    error,
+                    extra={"event": "schedules_not_told", "consumer": self._consumer},
+                )
 
     def _not_declared(self, name: str, problem: Exception) -> None:
         if not operations.is_repeated_put(problem):
