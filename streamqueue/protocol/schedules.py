@@ -32,12 +32,14 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import bson
+from bson.raw_bson import RawBSONDocument
 
 from .. import options
 from ..durations import seconds, shown
 from ..errors import ConfigurationError
 from ..names import is_name
 from .document import CODEC
+from .payload import encode_payload
 from .put import Put, check_put
 from .stored import date_of, seconds_in, text_in, whole_of
 from .ticks import EPOCH, Rule
@@ -99,7 +101,8 @@ class Schedule:
             "spread": self.spread,
             "catch_up": self.catch_up,
             "catch_up_limit": self.catch_up_limit,
-            "payload": dict(self.payload),
+            # As a job's is encoded: the settings' own codec has no form for a UUID.
+            "payload": RawBSONDocument(encode_payload(self.payload)),
             "put": dict(self.put),
         }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pymongo.synchronous.collection import Collection
@@ -130,6 +131,20 @@ async def test_what_cannot_fire_is_refused_where_it_is_added(
 async def test_a_payload_that_cannot_be_stored_is_refused_where_it_is_added(schedules: Any) -> None:
     with pytest.raises(PayloadError):
         await schedules.add("s", every=60, payload={"a": object()})
+
+
+async def test_a_payload_may_hold_what_that_of_a_put_may(
+    shell: Shell, schedules: Any, jobs: Collection[Any]
+) -> None:
+    payload = {"_id": 1, "of": UUID(int=5), "in": [{"a": UUID(int=6)}]}
+
+    await schedules.add("s", every=3600, payload=payload)
+
+    [info] = await schedules.list()
+    assert info.payload == payload
+    job = await shell.queue().get(await schedules.run_now("s"))
+    assert job.data == payload
+    assert list(job.data) == list(payload)
 
 
 async def test_a_new_rule_begins_now_and_another_text_of_the_same_goes_on(

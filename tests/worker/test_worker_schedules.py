@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
+from uuid import UUID
 
 import anyio
 import pytest
@@ -161,6 +162,23 @@ async def test_the_job_of_a_tick_says_what_it_is(
     job = await wait_until_async(lambda: jobs.find_one({"state": "done"}), "it is done")
     assert (job["schedule"], job["tick"], job["run_at"]) == ("often", ticks.at[0], ticks.at[0])
     assert (job["payload"], job["priority"], job["max_attempts"]) == ({"$a": 1}, 4, 7)
+
+
+async def test_a_schedule_in_code_may_have_a_payload_as_a_put_has(
+    start: WorkerStarter, jobs: Collection[Any]
+) -> None:
+    seen: list[Any] = []
+
+    async def handler(job: AsyncJob) -> None:
+        seen.append(job.data)
+
+    worker = start.prepare(handler)
+    worker.worker.schedule(every=0.25, payload={"of": UUID(int=5)})(handler)
+
+    await start.begin(worker)
+
+    await wait_until_async(lambda: seen, "its job is run")
+    assert seen[0] == {"of": UUID(int=5)}
 
 
 async def test_a_stored_schedule_is_fired_by_a_worker_that_does_not_serve_its_queue(

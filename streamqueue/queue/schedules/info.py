@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import bson
+
+from ...protocol.document import BARE_CODEC, CODEC, ENCODING_ERRORS
 from ...protocol.ticks import three_ticks
 
 if TYPE_CHECKING:
@@ -85,6 +88,14 @@ class ScheduleInfo:
             spread=stored.spread,
             catch_up=stored.catch_up,
             catch_up_limit=stored.catch_up_limit,
-            payload=stored.payload,
+            payload=_as_of_a_job(stored.payload),
             put=stored.put,
         )
+
+
+def _as_of_a_job(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a payload that was read as anybody's, as its jobs show it: with UUIDs."""
+    try:
+        return bson.decode(bson.encode(payload, codec_options=BARE_CODEC), CODEC)
+    except ENCODING_ERRORS:  # a UUID of three bytes
+        return payload
