@@ -213,6 +213,18 @@ async def test_a_schedule_stands_above_or_below_the_handler(
     ]
 
 
+async def test_the_handler_that_a_schedule_stands_above_may_be_a_method(
+    async_jobs: AsyncCollection[Any], ticks: Ticks
+) -> None:
+    worker = Worker(async_jobs)
+    worker.handler("a")(ticks.__call__)
+    worker.handler("b")(Ticks().__call__)
+
+    worker.schedule(every=1)(ticks.__call__)
+
+    assert [one.queue for one in worker._settings.declared_schedules()] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("names", "queues", "reason"),
     [

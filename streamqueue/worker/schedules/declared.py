@@ -40,7 +40,8 @@ def schedules_of(declared: list[Declared], handlers: Mapping[str, Handler]) -> l
     """
     found: dict[str, Schedule] = {}
     for one in declared:
-        queues = [queue for queue, each in handlers.items() if each.function is one.function]
+        # (By equality: a method is another object each time it is asked for.)
+        queues = [queue for queue, each in handlers.items() if each.function == one.function]
         shown = getattr(one.function, "__qualname__", repr(one.function))
         if not queues:
             raise ConfigurationError(
