@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from pymongo import AsyncMongoClient
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import AsyncJob, MongoQueue
+from streamqueue import AsyncJob, AsyncSchedules, AsyncTopic, MongoQueue
 from streamqueue.cli.monitor.pulse import PulseTaker
 from streamqueue.exporter.exporter import Exporter
 from streamqueue.store.asynchronous import AsyncStore
@@ -59,6 +59,35 @@ async def test_a_worker_runs_jobs_whatever_the_uri_says(uri: str, jobs: Collecti
         assert sorted(seen) == [1, 2]
 
     await each(SETTINGS, try_one)
+
+
+async def test_schedules_fire_and_topics_publish_whatever_the_uri_says(
+    uri: str, jobs: Collection[Any]
+) -> None:
+    async def try_one(settings: str, number: int) -> None:
+        async def handler(job: AsyncJob) -> None:
+            seen.append(job.data.get("n"))
+
+        seen: list[int | None] = []
+        handler.__name__ = f"queue{number}"
+        async with (
+            anyio.create_task_group() as tasks,
+            AsyncMongoClient[dict[str, Any]](f"{uri}&{settings}") as client,
+        ):
+            start = WorkerStarter(f"{uri}&{settings}", jobs.database.name, jobs.name, tasks)
+            worker = start.prepare(handler, handler)
+            worker.worker._settings.handlers.pop("default")
+            worker.worker.schedule(every=1, name=f"s{number}", key="k")(handler)
+            await start.begin(worker)
+            own = client[jobs.database.name][jobs.name]
+            topic = AsyncTopic(own, f"topic{number}", registry=CollectorRegistry())
+            await topic.subscribe(handler.__name__)
+            await topic.publish({"n": number})
+            await wait_until_async(lambda: {None, number} <= set(seen), "both ran", WITHIN)
+            await AsyncSchedules(own, registry=CollectorRegistry()).pause(f"s{number}")
+            await start.end()
+
+    await each((*COMBINED, *SETTINGS[:5]), try_one)
 
 
 async def test_a_dispatcher_deals_whatever_the_uri_says(uri: str, jobs: Collection[Any]) -> None:

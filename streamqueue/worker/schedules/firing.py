@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import anyio
 import pymongo
 from anyio import CancelScope
+from pymongo import ReadPreference
 from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from ... import plain
@@ -170,10 +172,13 @@ class Firing:
             await self._settings.update_one(*command, session=session)
             return Taken("skipped" if skips else "fired", before.get("last_tick"))
 
-        client, majority = self._store.jobs.database.client, WriteConcern("majority")
+        client = self._store.jobs.database.client
         with CancelScope(shield=True), pymongo.timeout(PATIENCE):
             async with client.start_session() as session:
-                await session.start_transaction(write_concern=majority)
+                # (What the client's URI says of reads may be none that transactions know.)
+                await session.start_transaction(
+                    ReadConcern("local"), WriteConcern("majority"), ReadPreference.PRIMARY
+                )
                 taken = await act(session)  # an error ends the session, and the transaction with it
                 await _commit(session)
         return taken
