@@ -188,6 +188,7 @@ ORDER = [
     "worker.drain",
     "worker.schedules.declared",
     "worker.schedules.firing",
+    "worker.schedules.declaration",
     "worker.schedules.schedules",
     "worker.settings",
     "worker.schedules.declaring",
@@ -282,6 +283,7 @@ TALKS_TO_MONGODB = {
         "worker.ends",
         "worker.leases",
         "worker.schedules.firing",
+        "worker.schedules.declaration",
         "worker.schedules.schedules",
     ),
     *(

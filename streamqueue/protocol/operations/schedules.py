@@ -67,6 +67,11 @@ def schedules_named(names: Sequence[str]) -> Find:
     return Find(wanted, {"found": "$$ROOT", "now": "$$NOW"})
 
 
+def digests_of(names: Sequence[str]) -> Find:
+    """Which texts of these are stored."""
+    return Find({"_id": one_of([PREFIX + name for name in names])}, {"digest": 1})
+
+
 def declare(schedule: Schedule, source: Source, by: str, next_tick: datetime | None) -> Update:
     """Store what was said of a schedule. An upsert, which a duplicate key fails when there is one
     of that name from another source.

@@ -17,18 +17,17 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio import CancelScope, CapacityLimiter
 from anyio.lowlevel import checkpoint
-from pymongo import UpdateOne
-from pymongo.errors import BulkWriteError, OperationFailure
+from pymongo.errors import OperationFailure
 
 from ... import plain
 from ...backoff import Backoff
 from ...clock import LONGEST_SLEEP
-from ...errors import ConfigurationError
 from ...outage import LoggedOutage
 from ...protocol import operations
 from ...protocol.schedules import StoredSchedule, next_step
 from ...store.collection import UNAUTHORIZED, settings_of
 from ...stream.verdict import READ_ERRORS
+from .declaration import Declaration
 from .firing import Firing, TakenAlready
 
 if TYPE_CHECKING:
@@ -82,9 +81,9 @@ class Schedules:
         self._consumer = consumer
         self._declared = {schedule.name: schedule for schedule in declared}
         self._partition = partition
-        self._changed = changed
         self._metrics = metrics
         self._firing = Firing(store, metrics)
+        self._declaration = Declaration(store, consumer, declared, changed)
         self._settings = settings_of(store.jobs)
         self._read: list[dict[str, Any]] | None = None
         self._moved = anyio.Event()
@@ -136,7 +135,7 @@ class Schedules:
         failures = 0
         while True:
             try:
-                await self._declare_once(tell=failures > 0)
+                await self._declaration.store(again=failures > 0)
             except READ_ERRORS as error:
                 if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
                     self._refuse()
@@ -147,48 +146,6 @@ class Schedules:
             else:
                 self._outage.succeeded()
                 return
-
-    async def _declare_once(self, *, tell: bool) -> None:
-        """Store what is not stored yet, and tell all workers if there was any, or if `tell`: a try
-        before this one may have stored it."""
-        await self._store.prepare()
-        names = list(self._declared)
-        seen = await self._firing.look(names)
-        before = {name: found.schedule.digest for name, found in seen.items()}
-        now = self._store.clock.now()
-        changes = []
-        for schedule in self._declared.values():
-            following = schedule.rule.next(now)
-            command = operations.declare(schedule, "code", self._consumer, following)
-            changes.append(UpdateOne(*command, upsert=True))
-        with CancelScope(shield=True), self._store.limit():
-            try:
-                await self._settings.bulk_write(changes, ordered=False)
-            except BulkWriteError as error:
-                problems = operations.errors_of_each(error, len(changes))
-                for name, problem in zip(names, problems, strict=True):
-                    if problem is not None:
-                        self._not_declared(name, problem)
-        if tell or any(before.get(name) != one.digest for name, one in self._declared.items()):
-            self._changed()
-            try:
-                await self._store.ring()
-            except ConfigurationError as error:  # the others read it with their safety sweeps
-                logger.error(
-                    "Other workers may learn late of the schedules of this one: %s",
-                    error,
-                    extra={"event": "schedules_not_told", "consumer": self._consumer},
-                )
-
-    def _not_declared(self, name: str, problem: Exception) -> None:
-        if not operations.is_repeated_put(problem):
-            raise problem
-        logger.error(
-            "Schedule %s is not declared: there is a stored one of that name, made with "
-            "Schedules.add(), which goes on. Give one of them another name, or remove that one",
-            name,
-            extra={"event": "schedule_not_declared", "schedule": name},
-        )
 
     # when
 
