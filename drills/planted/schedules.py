@@ -41,6 +41,22 @@ FAULTS: tuple[PlantedFault, ...] = (
         ),
     ),
     PlantedFault(
+        "a worker that fires schedules while it drains",
+        17,
+        f"{WORKER}::test_a_worker_that_was_told_to_stop_fires_no_more",
+        Edit("worker.run:Run._stop", "        self._schedules.stop()\n", ""),
+    ),
+    PlantedFault(
+        "a schedule that any running worker declares, and that can be removed all the same",
+        17,
+        f"{WORKER}::test_what_a_running_worker_declares_is_not_removed_though_another_one_declared_it_last",
+        Edit(
+            "protocol.operations.consumers:declarers",
+            ', {"schedules": {"$eq": schedule}}',
+            "",
+        ),
+    ),
+    PlantedFault(
         "a pause that is caught up as an outage",
         17,
         f"{CONTRACT}::test_a_pause_stays_over_a_change_and_is_no_outage[async]",
