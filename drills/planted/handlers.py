@@ -528,7 +528,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         14,
         "ops/test_census.py::test_what_may_not_be_read_is_left_out",
         Edit(
-            "exporter.census:Surveyor._find_if_allowed",
+            "exporter.census:Surveyor._read_if_allowed",
             "            self._refused.add(collection.full_name)\n",
             "",
         ),

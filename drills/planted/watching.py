@@ -21,6 +21,46 @@ FAULTS: tuple[PlantedFault, ...] = (
         ),
     ),
     PlantedFault(
+        "a job that waits for another one, counted nowhere",
+        3,
+        "ops/test_census.py::test_a_queue_with_jobs_in_one_state_alone_is_found[waiting]",
+        Edit(
+            "exporter.census:Surveyor._count_queue",
+            'queue.waiting = row["count"]',
+            "pass",
+        ),
+    ),
+    PlantedFault(
+        "a schedule that somebody has paused, taken for late",
+        3,
+        "ops/test_census.py::test_schedules_that_are_late_or_paused_are_named",
+        Edit(
+            "exporter.settings:note_schedules",
+            "                paused.append(name)\n            continue\n",
+            "                paused.append(name)\n",
+        ),
+    ),
+    PlantedFault(
+        "a schedule whose part of the spread has not come, taken for late",
+        3,
+        "ops/test_census.py::test_the_latest_schedule_of_a_queue_says_how_late_its_schedules_are",
+        Edit(
+            "exporter.settings:note_schedules",
+            'overdue -= seconds_in(row.get("spread"), 0.0) or 0.0',
+            "pass",
+        ),
+    ),
+    PlantedFault(
+        "a subscription that is over, counted",
+        3,
+        "ops/test_census.py::test_a_queue_says_to_how_many_topics_it_subscribes",
+        Edit(
+            "protocol.operations.topics:subscriptions",
+            '{"input": _LIVE, "in": _QUEUE}',
+            '{"input": {"$cond": [{"$isArray": "$subscribers"}, "$subscribers", []]}, "in": _QUEUE}',
+        ),
+    ),
+    PlantedFault(
         "a queue that is a list ends the census",
         13,
         "ops/test_census.py::test_a_queue_that_is_not_a_name_hides_no_other",

@@ -15,7 +15,7 @@ from ..tracebacks import last_line
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ..exporter.census import ConsumerCensus
+    from ..exporter.counts import ConsumerCensus
     from ..queue.info import JobInfo
     from .command import Options
     from .monitor.pulse import Pulse
@@ -144,8 +144,8 @@ def _pulse(title: str, now: Pulse) -> Iterator[str]:
 
 def _queues(now: Pulse) -> Iterator[str]:
     yield (
-        f"{'QUEUE':<{NAME_WIDTH}} {'READY':>8} {'SCHED':>7} {'RUN/SLOTS':>9} {'DEAD':>6} "
-        f"{'OLDEST':>6} {'IN/S':>8} {'OUT/S':>8}"
+        f"{'QUEUE':<{NAME_WIDTH}} {'READY':>6} {'SCHED':>6} {'WAIT':>6} {'RUN/SLOTS':>9} "
+        f"{'DEAD':>6} {'OLDEST':>6} {'IN/S':>6} {'OUT/S':>6}"
     )
     queues = sorted(now.census.queues.values(), key=lambda queue: -queue.ready - queue.running)
     paused = [queue.name for queue in queues if queue.paused]
@@ -153,9 +153,10 @@ def _queues(now: Pulse) -> Iterator[str]:
         flow = now.flows.get(queue.name)
         came, went = (None, None) if flow is None else (flow.came, flow.went)
         yield (
-            f"{name_cell(queue.name)} {short(queue.ready):>8} {short(queue.scheduled):>7} "
-            f"{f'{short(queue.running)}/{short(queue.slots)}':>9} {short(queue.dead):>6} "
-            f"{length(queue.oldest_ready_age):>6} {_rate(came):>8} {_rate(went):>8}"
+            f"{name_cell(queue.name)} {short(queue.ready):>6} {short(queue.scheduled):>6} "
+            f"{short(queue.waiting):>6} {f'{short(queue.running)}/{short(queue.slots)}':>9} "
+            f"{short(queue.dead):>6} {length(queue.oldest_ready_age):>6} "
+            f"{_rate(came):>6} {_rate(went):>6}"
         )
     if len(queues) > MOST_QUEUES:
         yield f"and {len(queues) - MOST_QUEUES} more queues"
@@ -163,6 +164,12 @@ def _queues(now: Pulse) -> Iterator[str]:
         yield "no queues yet"
     if paused:
         yield f"PAUSED: {', '.join(paused)}"
+    late = now.census.late_schedules.items()
+    if late:
+        each = ", ".join(f"{name} {length(seconds)}" for name, seconds in late)
+        yield f"LATE SCHEDULES: {each}"
+    if now.census.paused_schedules:
+        yield f"PAUSED SCHEDULES: {', '.join(now.census.paused_schedules)}"
 
 
 def _consumers(now: Pulse) -> Iterator[str]:

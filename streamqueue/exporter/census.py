@@ -9,7 +9,6 @@ second of the server's time. The ages are differences on the server's clock.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pymongo
@@ -20,9 +19,9 @@ from ..clock import monotonic
 from ..names import INVALID, is_name, label_of
 from ..protocol import operations
 from ..protocol.document import BARE_CODEC, State
-from ..protocol.stored import seconds_in
 from ..store.collection import UNAUTHORIZED, consumers_of, oplog_of, settings_of
-from . import queries
+from . import queries, settings
+from .counts import Census, ConsumerCensus, QueueCensus
 from .discovery import MOST_FOREIGN, Walk
 from .roll import Roll
 
@@ -44,119 +43,10 @@ DISCOVERY = 5.0
 """Seconds of these for finding which queues there are; the next one goes on from there."""
 MOST_RUNNING = 10_000
 """Running jobs of queues that are not known yet that are looked at; those of the others all are."""
+MOST_SUBSCRIBED = 2000
+"""Queues whose subscriptions are counted."""
 MOST_HELD, MOST_HOLDERS = 100_000, 1000
 """Running jobs that are sorted by who holds them, and consumers known by that alone."""
-
-
-@dataclass(slots=True)
-class QueueCensus:
-    """How one queue stands.
-
-    Attributes:
-        ready: jobs that wait to be claimed.
-        scheduled: jobs that are to run later.
-        running: jobs that a consumer holds.
-        dead: jobs that have failed for good.
-        oldest_ready_age: seconds since the longest waiting of the due jobs became due, whether it
-            has been promoted yet or not; 0 when none waits.
-        oldest_running_age: seconds since the one of the running jobs that was claimed first was
-            claimed; 0 when none runs.
-        expired_leases: running jobs whose lease has ended and that nobody has returned yet.
-        consumers: live workers on the list.
-        slots: the handlers those can run at a time. One that works on several queues counts its
-            slots in each.
-        overdue: scheduled jobs that nobody has made ready, 10 seconds after their time or more, or
-            without a time.
-        paused: nobody claims its jobs, because somebody has said so.
-        schedules_late: seconds since the longest overdue of the schedules that put its jobs should
-            have fired; 0 when none is overdue.
-        has_schedules: whether there are such, which are not paused.
-    """
-
-    name: str
-    ready: int = 0
-    scheduled: int = 0
-    running: int = 0
-    dead: int = 0
-    oldest_ready_age: float = 0.0
-    oldest_running_age: float = 0.0
-    expired_leases: int = 0
-    consumers: int = 0
-    slots: int = 0
-    overdue: int = 0
-    paused: bool = False
-    schedules_late: float = 0.0
-    has_schedules: bool = False
-
-    def jobs(self) -> dict[str, int]:
-        """Return how many jobs there are in each state."""
-        return {
-            State.READY: self.ready,
-            State.SCHEDULED: self.scheduled,
-            State.RUNNING: self.running,
-            State.DEAD: self.dead,
-        }
-
-
-@dataclass(slots=True)
-class ConsumerCensus:
-    """What one consumer holds.
-
-    Attributes:
-        name: what its jobs have as ``locked_by``.
-        queues: what it works on; none for a consumer that holds jobs and is on no list, such as a
-            script that iterates over a queue.
-        slots: jobs it can run at a time, or None.
-        host, pid, version: where and what it runs, or None.
-        up: seconds since it started, or None.
-        silent: seconds since it last said that it lives, or None.
-        running: jobs it holds.
-        longest: seconds since it claimed the one it has held longest; 0 when it holds none.
-        expired: jobs it held whose lease has ended.
-    """
-
-    name: str
-    queues: list[str] = field(default_factory=list)
-    slots: int | None = None
-    host: str | None = None
-    pid: int | None = None
-    version: str | None = None
-    up: float | None = None
-    silent: float | None = None
-    running: int = 0
-    longest: float = 0.0
-    expired: int = 0
-
-
-@dataclass(slots=True)
-class Census:
-    """How all queues of a collection stand.
-
-    Attributes:
-        queues: those with jobs that are not done, or with a consumer, or paused, by name. All
-            documents whose queue is no valid name are in one, ``(invalid)``, which is there when
-            there are any.
-        consumers: by name; None when the list may not be read.
-        knows_paused: whether it may be read which queues are paused.
-        oplog_window: seconds from the oldest entry of the oplog to the newest, which is how long a
-            change stream may be away and still resume; None when ``local`` may not be read.
-        left_out: how many other queues there are at the least, which were not counted.
-    """
-
-    queues: dict[str, QueueCensus] = field(default_factory=dict)
-    consumers: dict[str, ConsumerCensus] | None = None
-    oplog_window: float | None = None
-    left_out: int = 0
-    knows_paused: bool = True
-
-    def queue(self, name: str) -> QueueCensus:
-        """Return that queue's part, made empty if there is none yet."""
-        return self.queues.setdefault(name, QueueCensus(name))
-
-    @property
-    def foreign(self) -> int:
-        """How many documents there are at the least whose queue is no valid name."""
-        return sum(self.queues[INVALID].jobs().values()) if INVALID in self.queues else 0
 
 
 class Surveyor:
@@ -180,7 +70,7 @@ class Surveyor:
         self._left_out_without = {
             self._consumers.name: "consumers are",
             self._oplog.name: "the window of the oplog is",
-            self._settings.name: "which queues are paused is",
+            self._settings.name: "pauses, schedules and subscriptions are",
         }
         self._roll = Roll()
         self._walks = [Walk(store, state) for state in queries.QUEUE_FIRST]
@@ -197,8 +87,7 @@ class Surveyor:
             census = Census()
             await self._count_consumers(census)
             served = set(census.queues)
-            await self._note_paused(census)
-            await self._note_schedules(census)
+            await self._note_settings(census)
             known = set(census.queues) | self._roll.shown
             for place, walk in enumerate(self._walks):
                 left = until - monotonic()
@@ -224,6 +113,7 @@ class Surveyor:
             if name in served
             or queues[name].paused
             or queues[name].has_schedules
+            or queues[name].subscriptions
             or any(queues[name].jobs().values())
         }
         self._roll.counted(alive, set(chosen) - alive)
@@ -249,6 +139,8 @@ class Surveyor:
                     queue.ready = row["count"]
                 case State.SCHEDULED:
                     queue.scheduled = row["count"]
+                case State.WAITING:
+                    queue.waiting = row["count"]
                 case State.DEAD:
                     queue.dead = row["count"]
                 case queries.OVERDUE:
@@ -267,7 +159,7 @@ class Surveyor:
         if jobs.total():
             queue = census.queue(INVALID)
             queue.ready, queue.scheduled = jobs[State.READY], jobs[State.SCHEDULED]
-            queue.dead = jobs[State.DEAD]
+            queue.waiting, queue.dead = jobs[State.WAITING], jobs[State.DEAD]
 
     async def _count_running(self, census: Census, names: Sequence[str]) -> None:
         unknown = False
@@ -298,7 +190,7 @@ class Surveyor:
                 return await cursor.to_list()
 
     async def _count_consumers(self, census: Census) -> None:
-        rows = await self._find_if_allowed(self._consumers, operations.registered())
+        rows = await self._read_if_allowed(self._consumers, operations.registered())
         if rows is None:
             return
         census.consumers = {}
@@ -312,43 +204,43 @@ class Surveyor:
                 queue.consumers += 1
                 queue.slots += consumer.slots or 0
 
-    async def _note_paused(self, census: Census) -> None:
-        rows = await self._find_if_allowed(self._settings, operations.paused_queues(MAX_QUEUES))
-        census.knows_paused = rows is not None
-        for row in rows or ():
-            if is_name(row["_id"]):
-                census.queue(row["_id"]).paused = True
-
-    async def _note_schedules(self, census: Census) -> None:
-        command = operations.schedules_late()
-        for row in await self._find_if_allowed(self._settings, command) or ():
-            spread = seconds_in(row.get("spread"), 0.0) or 0.0
-            if is_name(row.get("queue")):
-                queue = census.queue(row["queue"])
-                queue.has_schedules = True
-                late = (seconds_in(row.get("late", 0) / 1000, 0.0) or 0.0) - spread
-                queue.schedules_late = max(queue.schedules_late, late)
+    async def _note_settings(self, census: Census) -> None:
+        for command, note in (
+            (operations.paused_queues(MAX_QUEUES), settings.note_paused),
+            (operations.schedules_late(), settings.note_schedules),
+            (operations.subscriptions(MOST_SUBSCRIBED), settings.note_subscriptions),
+        ):
+            rows = await self._read_if_allowed(self._settings, command)
+            if rows is None:
+                census.knows_settings = False
+                return
+            note(census, rows)
 
     async def _measure_oplog(self) -> float | None:
         times = []
         for direction in (1, -1):
             command = queries.end_of_oplog(direction)
-            for entry in await self._find_if_allowed(self._oplog, command) or ():
+            for entry in await self._read_if_allowed(self._oplog, command) or ():
                 times.append(entry["ts"].time)
         return float(times[1] - times[0]) if len(times) == 2 else None
 
-    async def _find_if_allowed(
-        self, collection: AsyncCollection[Any], command: operations.Find
+    async def _read_if_allowed(
+        self, collection: AsyncCollection[Any], command: operations.Find | operations.Pipeline
     ) -> list[dict[str, Any]] | None:
         """Return what is found, or None when this server or its administrator does not allow it."""
         if collection.full_name in self._refused:
             return None
         try:
             with self._store.limit():
-                async with collection.find(
-                    command.filter, command.projection, sort=command.sort, limit=command.limit
-                ) as cursor:
-                    return await cursor.to_list()
+                if isinstance(command, operations.Find):
+                    cursor: Any = collection.find(
+                        command.filter, command.projection, sort=command.sort, limit=command.limit
+                    )
+                else:
+                    cursor = await collection.aggregate(command)
+                async with cursor:
+                    found: list[dict[str, Any]] = await cursor.to_list()
+                    return found
         except OperationFailure as error:
             if error.code not in NOT_ALLOWED:
                 raise

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from ..clock import monotonic
 from ..names import INVALID
-from .census import Census
+from .counts import Census
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -138,6 +138,11 @@ def _families(census: Census) -> Iterable[Metric]:
         "its spread; 0 when none is overdue.",
         labels=("queue",),
     )
+    subscriptions = GaugeMetricFamily(
+        "streamqueue_queue_subscriptions",
+        "Topics to which a queue subscribes.",
+        labels=("queue",),
+    )
     consumers = GaugeMetricFamily(
         "streamqueue_queue_consumers", "Live workers of a queue.", labels=("queue",)
     )
@@ -158,6 +163,7 @@ def _families(census: Census) -> Iterable[Metric]:
         paused.add_metric((queue.name,), queue.paused)
         if queue.has_schedules:
             late.add_metric((queue.name,), queue.schedules_late)
+        subscriptions.add_metric((queue.name,), queue.subscriptions)
         consumers.add_metric((queue.name,), queue.consumers)
         slots.add_metric((queue.name,), queue.slots)
     yield from (jobs, oldest, running, overdue, expired)
@@ -171,9 +177,8 @@ def _families(census: Census) -> Iterable[Metric]:
         "Queues that are not counted, because there are too many; there may be more.",
         value=census.left_out,
     )
-    if census.knows_paused:
-        yield paused
-        yield late
+    if census.knows_settings:
+        yield from (paused, late, subscriptions)
     if census.consumers is not None:
         yield from (consumers, slots)
     if census.oplog_window is not None:

@@ -38,12 +38,14 @@ _ANY_DATE: Document = {"$gte": DatetimeMS(-(2**63)), "$lte": DatetimeMS(2**63 - 
 _ANY_TIMESTAMP: Document = {"$gte": Timestamp(0, 0), "$lte": Timestamp(2**32 - 1, 2**32 - 1)}
 """A filter: it is one of the server's logical clock."""
 
-QUEUE_FIRST = (State.READY, State.SCHEDULED, State.DEAD)
+QUEUE_FIRST = (State.READY, State.SCHEDULED, State.WAITING, State.DEAD)
 """The states whose index begins with the queue."""
 
 KEYS: Mapping[State, Document] = {
     state: index.document["key"]
-    for state, index in zip(QUEUE_FIRST, (INDEXES[0], INDEXES[2], INDEXES[3]), strict=True)
+    for state, index in zip(
+        QUEUE_FIRST, (INDEXES[0], INDEXES[2], INDEXES[2], INDEXES[3]), strict=True
+    )
 }
 """The keys of those indexes. One that is named is read in its order, also when it has entries of
 lists; to sort by a field that is a list anywhere, the server would read all of it."""

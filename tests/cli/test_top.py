@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,7 @@ import pytest
 from bson import Binary, ObjectId
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import MongoQueue
+from streamqueue import MongoQueue, Schedules
 from tests.waiting import wait_until
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -71,7 +72,7 @@ def test_it_shows_depth_consumers_and_the_latest_dead(top: Spawn, queue: MongoQu
 
     lines = said.splitlines()
     assert lines[0].endswith("stream open")
-    assert lines[3].split()[:5] == ["emails", "0", "0", "3/0", "1"]
+    assert lines[3].split()[:6] == ["emails", "0", "0", "0", "3/0", "1"]
     assert "(not on the list)" in said
     assert lines[-1].endswith("dead: boom")
     assert max(len(line) for line in lines) <= 80
@@ -96,6 +97,23 @@ def test_paused_queues_are_named(top: Spawn, queue: MongoQueue) -> None:
     said = top("--once", "--interval", "0.2").communicate(timeout=30)[0]
 
     assert "PAUSED: emails" in said.splitlines()
+
+
+def test_schedules_that_are_paused_or_late_are_named(
+    top: Spawn, queue: MongoQueue, jobs: Collection[Any]
+) -> None:
+    schedules = Schedules(jobs)
+    for name in ("tidy", "weekly"):
+        schedules.add(name, every=3600, queue="reports")
+    schedules.pause("weekly")
+    settings = jobs.database[f"{jobs.name}.settings"]
+    hours_ago = datetime.now(UTC) - timedelta(hours=3)
+    settings.update_one({"_id": "schedule:tidy"}, {"$set": {"next_tick": hours_ago}})
+
+    said = top("--once", "--interval", "0.2").communicate(timeout=30)[0]
+
+    assert "LATE SCHEDULES: tidy 3h" in said.splitlines()
+    assert "PAUSED SCHEDULES: weekly" in said.splitlines()
 
 
 def test_the_bell_is_no_job_that_came(top: Spawn, queue: MongoQueue, jobs: Collection[Any]) -> None:

@@ -7,8 +7,8 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from streamqueue.exporter.census import Census, QueueCensus
 from streamqueue.exporter.collector import StateMetrics
+from streamqueue.exporter.counts import Census, QueueCensus
 from streamqueue.metrics.series import Metrics, Operation
 
 Series = dict[str, dict[str, set[str]]]
@@ -25,6 +25,7 @@ def exposed() -> Series:
     metrics = Metrics(registry)
     metrics.producer("emails")
     metrics.published("orders", unread=False)
+    metrics.ticks("emails", "fired", 1)
     metrics.consumer("emails", "send")
     metrics.stream.connected.set(0)
     metrics.worker.event_loop_lag.observe(0)
@@ -48,7 +49,7 @@ def exposed() -> Series:
 def _state() -> StateMetrics:
     state = StateMetrics()
     state.lead(math.inf)
-    queues = {"emails": QueueCensus("emails")}
+    queues = {"emails": QueueCensus("emails", has_schedules=True)}
     state.show(Census(queues, consumers={}, oplog_window=0.0), math.inf)
     return state
 

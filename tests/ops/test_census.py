@@ -13,7 +13,7 @@ from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import MongoQueue
+from streamqueue import MongoQueue, Topic
 from streamqueue.exporter import census
 from streamqueue.exporter.census import Surveyor
 from streamqueue.names import INVALID
@@ -80,11 +80,12 @@ async def test_jobs_are_counted_by_queue_and_state(
 
     counted = await surveyor.take()
 
-    assert counted.queues["emails"].jobs() == {"ready": 5, "scheduled": 4, "running": 2, "dead": 3}
-    assert counted.queues["reports"].jobs() == {"ready": 1, "scheduled": 0, "running": 0, "dead": 0}
+    there = {"ready": 5, "scheduled": 4, "waiting": 0, "running": 2, "dead": 3}
+    assert counted.queues["emails"].jobs() == there
+    assert counted.queues["reports"].jobs() == {**dict.fromkeys(there, 0), "ready": 1}
 
 
-@pytest.mark.parametrize("state", ["ready", "scheduled", "running", "dead"])
+@pytest.mark.parametrize("state", ["ready", "scheduled", "waiting", "running", "dead"])
 async def test_a_queue_with_jobs_in_one_state_alone_is_found(
     surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue, state: str
 ) -> None:
@@ -127,7 +128,7 @@ async def test_no_more_queues_are_counted_than_there_may_be_series(
     assert list(counted.queues) == ["q0", "q1", "q2"]
 
 
-@pytest.mark.parametrize("state", ["ready", "scheduled", "dead"])
+@pytest.mark.parametrize("state", ["ready", "scheduled", "waiting", "dead"])
 async def test_a_queue_that_is_not_a_name_hides_no_other(
     surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue, state: str
 ) -> None:
@@ -391,6 +392,57 @@ async def test_the_latest_schedule_of_a_queue_says_how_late_its_schedules_are(
     }
 
 
+async def test_schedules_that_are_late_or_paused_are_named(
+    surveyor: Surveyor, jobs: Collection[Any]
+) -> None:
+    settings = jobs.database[f"{jobs.name}.settings"]
+    now = datetime.now(UTC)
+    fields: dict[str, dict[str, Any]] = {
+        "a-moment": {"next_tick": now - timedelta(seconds=1)},
+        "late": {"next_tick": now - timedelta(seconds=300), "spread": 120.0},
+        "later": {"next_tick": now - timedelta(hours=1)},
+        "paused": {"next_tick": now - timedelta(hours=1), "paused": True},
+        "paused too": {"next_tick": None, "paused": True},
+        "odd": {"next_tick": now + timedelta(hours=1), "paused": "yes"},
+    }
+    settings.insert_many(
+        {"_id": f"schedule:{name}", "queue": "reports", **one} for name, one in fields.items()
+    )
+
+    counted = await surveyor.take()
+
+    assert counted.late_schedules == {
+        "later": pytest.approx(3600, abs=10),
+        "late": pytest.approx(180, abs=10),
+    }
+    assert list(counted.late_schedules) == ["later", "late"]
+    assert counted.paused_schedules == ["paused"]
+
+
+async def test_a_queue_says_to_how_many_topics_it_subscribes(
+    surveyor: Surveyor, jobs: Collection[Any]
+) -> None:
+    orders, returns = Topic(jobs, "orders"), Topic(jobs, "returns")
+    orders.subscribe("mails")
+    orders.subscribe("audit")
+    returns.subscribe("mails")
+    returns.subscribe("invoices")
+    returns.unsubscribe("invoices")
+    odd = ["x", {"queue": 5}, {"queue": "no name"}, {"queue": "mails"}, {"queue": "mails"}]
+    settings = jobs.database[f"{jobs.name}.settings"]
+    settings.insert_many(
+        [
+            {"_id": "topic:odd", "subscribers": odd},
+            {"_id": "topic:odder", "subscribers": 7},
+            {"_id": "topic:over", "subscribers": [{"queue": "old", "expires_at": ago(hours=1)}]},
+        ]
+    )
+
+    queues = (await surveyor.take()).queues
+
+    assert {name: one.subscriptions for name, one in queues.items()} == {"audit": 1, "mails": 3}
+
+
 @pytest.mark.parametrize("name", [5, "", "no name", "x" * 65, {"a": 1}], ids=repr)
 async def test_settings_of_what_is_no_queue_do_not_stop_the_census(
     surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue, name: Any
@@ -425,8 +477,9 @@ async def test_counting_reads_indexes_and_the_running_jobs_alone(
     looks = await looks_of(jobs, surveyor)
 
     on_jobs = [look for look in looks if look["ns"].endswith(".jobs")]
-    # Four queues looked for, one found and none after; running, counts, what is no queue.
-    assert len(on_jobs) == 9
+    # Queues looked for in four states, one found in each but the third, and none after it; running,
+    # counts, what is no queue.
+    assert len(on_jobs) == 10
     assert [look["planSummary"] for look in looks if "COLLSCAN" in look["planSummary"]] == []
     assert sum(look.get("docsExamined", 0) for look in on_jobs) == 50  # those that run
     # 850 ready, 300 scheduled, 20 dead and 50 running are counted, one key each.

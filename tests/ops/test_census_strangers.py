@@ -29,7 +29,7 @@ from tests.strangers import NOT_UTF8, a_job_of
 from tests.waiting import wait_until_async
 from tests.worker.faults import failing
 
-STATES = ("ready", "scheduled", "running", "dead")
+STATES = ("ready", "scheduled", "waiting", "running", "dead")
 SOON = 20.0
 
 
@@ -155,7 +155,7 @@ async def test_names_of_a_megabyte_are_neither_shown_nor_kept(
         tasks.cancel_scope.cancel()
 
     assert b'streamqueue_queue_jobs{queue="(invalid)",state="ready"} 3.0' in shown
-    assert b"streamqueue_foreign_documents 12.0" in shown
+    assert b"streamqueue_foreign_documents 15.0" in shown
     assert b'oldest_ready_age_seconds{queue="(invalid)"}' not in shown
     assert len(shown) < 20_000
     counted = await Surveyor(store, holders=True).take()

@@ -103,10 +103,12 @@ async def test_the_state_of_a_queue_is_shown(
         assert shown("queue_jobs", queue="emails", state="ready") == 2
         assert shown("queue_jobs", queue="emails", state="running") == 1
         assert shown("queue_jobs", queue="emails", state="scheduled") == 0
+        assert shown("queue_jobs", queue="emails", state="waiting") == 0
         assert shown("queue_jobs", queue="emails", state="dead") == 0
         assert shown("queue_consumers", queue="emails") == 0
         assert shown("queue_slots", queue="emails") == 0
         assert shown("paused", queue="emails") == 0
+        assert shown("queue_subscriptions", queue="emails") == 0
         assert shown("queue_expired_leases", queue="emails") == 0
         assert 0 < (shown("queue_oldest_running_age_seconds", queue="emails") or 0) < 600
         assert shown("queue_overdue_jobs", queue="emails") == 0
@@ -171,8 +173,9 @@ async def test_each_census_sends_the_same_few_reads(
 
         reads = (len(commands.named("find", "aggregate")) - sent) / (censuses(shown) - counted)
 
-    # Which queues there are (2 + 1 + 1), consumers, running, the one queue, the oplog's two ends.
-    assert reads == pytest.approx(9, abs=2)
+    # Which queues there are (2 + 1 + 1 + 1), consumers, pauses, schedules, subscriptions, running,
+    # the one queue, what is no queue, the oplog's two ends.
+    assert reads == pytest.approx(13, abs=2)
     assert commands.named("insert", "update", "delete", "findAndModify") == []
 
 

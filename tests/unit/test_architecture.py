@@ -74,6 +74,8 @@ ORDER = [
     "protocol.operations.events",
     "protocol.operations",
     "exporter.queries",
+    "exporter.counts",
+    "exporter.settings",
     "store.collection",
     "store.refused",
     "store.given_up",

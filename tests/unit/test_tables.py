@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streamqueue.cli import tables
 from streamqueue.cli.monitor import top
 from streamqueue.cli.monitor.pulse import Failure, Flow, Pulse, flow
-from streamqueue.exporter.census import Census, ConsumerCensus, QueueCensus
+from streamqueue.exporter.counts import Census, ConsumerCensus, QueueCensus
 from streamqueue.tracebacks import last_line
 
 NOW = datetime(2026, 3, 1, 3, 0, 0, tzinfo=UTC)
@@ -24,6 +24,7 @@ queues = st.builds(
     name=texts,
     ready=counts,
     scheduled=counts,
+    waiting=counts,
     running=st.integers(0, 10**5),
     dead=counts,
     oldest_ready_age=lengths,
@@ -68,20 +69,22 @@ def test_the_pulse_fits_80_columns_and_24_lines_and_a_few(
     census = Census(
         {queue.name: queue for queue in found},
         None if who is None else {consumer.name: consumer for consumer in who},
+        late_schedules={queue.name: queue.oldest_ready_age for queue in found},
+        paused_schedules=[queue.name for queue in found],
     )
     flows = {queue.name: Flow(rate, rate) for queue in found}
 
     lines = list(tables.pulse("shop.jobs", Pulse(NOW, census, flows, tuple(failed), stream)))
 
     assert max(len(line) for line in lines) <= 80
-    assert len(lines) <= 38
+    assert len(lines) <= 40
     assert all(line.isprintable() for line in lines)
 
 
 def test_the_pulse_shows_how_the_queues_are() -> None:
     census = Census(
         {
-            "emails": QueueCensus("emails", 1234, 10, 20, 3, 4.2, consumers=2, slots=40),
+            "emails": QueueCensus("emails", 1234, 10, 7, 20, 3, 4.2, consumers=2, slots=40),
             "reports": QueueCensus("reports"),
         },
         {"vm:1:aa": ConsumerCensus("vm:1:aa", ["emails"], 20, up=60, silent=3, running=20)},
@@ -92,9 +95,9 @@ def test_the_pulse_shows_how_the_queues_are() -> None:
     assert list(tables.pulse("shop.jobs", now)) == [
         "shop.jobs  03:00:00 UTC  stream open",
         "",
-        "QUEUE                   READY   SCHED RUN/SLOTS   DEAD OLDEST     IN/S    OUT/S",
-        "emails                  1,234      10     20/40      3   4.2s      120     99.5",
-        "reports                     0       0       0/0      0   0.0s        -        -",
+        "QUEUE                 READY  SCHED   WAIT RUN/SLOTS   DEAD OLDEST   IN/S  OUT/S",
+        "emails                1,234     10      7     20/40      3   4.2s    120   99.5",
+        "reports                   0      0      0       0/0      0   0.0s      -      -",
         "",
         "CONSUMER                       QUEUES                 HOLDS LONGEST    UP  SEEN",
         "vm:1:aa                        emails                 20/20    0.0s   60s  3.0s",
@@ -102,6 +105,18 @@ def test_the_pulse_shows_how_the_queues_are() -> None:
         "LATEST FAILURES",
         "03:00:00 emails 6b05640f5d3001cc2b552327 attempt 2: ValueError: no",
     ]
+
+
+def test_schedules_that_are_late_or_paused_are_named_below_the_queues() -> None:
+    census = Census(
+        {"reports": QueueCensus("reports")},
+        late_schedules={"report": 4000, "poll": 12.5},
+        paused_schedules=["tidy", "weekly"],
+    )
+
+    lines = list(tables.pulse("shop.jobs", Pulse(NOW, census)))
+
+    assert lines[4:6] == ["LATE SCHEDULES: report 67m, poll 12s", "PAUSED SCHEDULES: tidy, weekly"]
 
 
 @pytest.mark.parametrize(

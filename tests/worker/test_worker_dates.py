@@ -73,7 +73,9 @@ async def test_the_queues_are_counted_right(
     assert (census.queues["ready"].oldest_ready_age > 86_400 * 365) is (name in LONG_AGO)
     odd, good = census.queues["odd"], census.queues["good"]
     passed = name in LONG_AGO
-    assert set(odd.jobs().values()) == {7}
+    assert {state for state, count in odd.jobs().items() if count == 7} == {
+        *("ready", "scheduled", "running", "dead")
+    }
     assert odd.expired_leases == int(passed)
     assert 3600 <= odd.oldest_ready_age < TEN_THOUSAND_YEARS
     assert (odd.oldest_ready_age > 86_400 * 365) is passed

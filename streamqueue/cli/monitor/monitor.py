@@ -16,7 +16,7 @@ from ..connection import open_async_jobs, run_in_loop
 from ..options import JSON, WHERE, seconds
 
 if TYPE_CHECKING:
-    from ...exporter.census import Census
+    from ...exporter.counts import Census
 
 
 @command(*WHERE, JSON, example="streamqueue consumers --json")

@@ -19,7 +19,7 @@ from pymongo.errors import PyMongoError
 
 from ...clock import monotonic
 from ...exporter import queries
-from ...exporter.census import Census, Surveyor
+from ...exporter.census import Surveyor
 from ...failures import failure_name
 from ...health.health import Health
 from ...metrics.buckets import LATENCY_BUCKETS
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from bson import ObjectId
     from pymongo.asynchronous.collection import AsyncCollection
 
+    from ...exporter.counts import Census
     from ...stream.verdict import Reason
 
 PATIENCE = 10.0

@@ -52,13 +52,11 @@ def is_schedule(document: Mapping[str, Any]) -> bool:
 
 
 def schedules_late() -> Find:
-    """How many milliseconds ago each schedule that is not paused should have fired."""
+    """How many milliseconds ago each schedule should have fired, and which are paused."""
     late = milliseconds_since("next_tick", no_date=0)
-    return Find(
-        {**_ALL, "paused": {"$ne": True}},
-        {"queue": 1, "spread": 1, "late": late},
-        limit=MOST_SCHEDULES,
-    )
+    paused = {"$eq": ["$paused", True]}
+    projection = {"queue": 1, "spread": 1, "late": late, "paused": paused}
+    return Find(_ALL, projection, [("_id", 1)], MOST_SCHEDULES)
 
 
 def schedules_named(names: Sequence[str]) -> Find:

@@ -11,7 +11,7 @@ from .expressions import later
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from .commands import Document
+    from .commands import Document, Pipeline
 
 
 def subscribe(topic: str, queue: str, expires: float | datetime | None) -> Update:
@@ -43,8 +43,26 @@ def subscribers_of(topic: str) -> Find:
 
 def all_topics(limit: int) -> Find:
     """The topics with their subscribers, by their names, but no more than so many."""
-    of_topics = {"$gte": PREFIX, "$lt": f"{PREFIX[:-1]};"}  # what follows the colon
-    return Find({"_id": of_topics}, {"subscribers": _LIVE}, [("_id", 1)], limit)
+    return Find(_ALL, {"subscribers": _LIVE}, [("_id", 1)], limit)
+
+
+def subscriptions(limit: int) -> Pipeline:
+    """Count by queue to how many topics it subscribes, of no more queues than so many.
+
+    Rows ``{_id: <queue>, count}``.
+    """
+    return [
+        {"$match": _ALL},
+        {"$project": {"subscribers": {"$setUnion": [{"$map": {"input": _LIVE, "in": _QUEUE}}]}}},
+        {"$unwind": "$subscribers"},
+        {"$group": {"_id": "$subscribers", "count": {"$sum": 1}}},
+        {"$sort": {"_id": 1}},
+        {"$limit": limit},
+    ]
+
+
+_ALL: Document = {"_id": {"$gte": PREFIX, "$lt": f"{PREFIX[:-1]};"}}  # what follows the colon
+_QUEUE = "$$this.queue"
 
 
 def _the(topic: str) -> Document:

@@ -96,6 +96,7 @@ class Schedules:
         self._waited: set[str] = set()
         self._failures: dict[str, int] = {}
         self._told: set[tuple[str, str]] = set()
+        self._shown: set[str] = set()
         self._refused = False
         self._limiter = CapacityLimiter(AT_ONCE)
         self._outage = LoggedOutage(logger, "schedules", "Firing schedules")
@@ -169,6 +170,7 @@ class Schedules:
                 continue
             name = schedule.name
             known[name] = schedule
+            self._show(schedule)
             before = self._known.get(name)
             unchanged = before == schedule and name in self._due
             if name in self._busy:
@@ -181,6 +183,13 @@ class Schedules:
             self._due.pop(name)
             self._waited.discard(name)
         self._known = known
+
+    def _show(self, schedule: StoredSchedule) -> None:
+        """Have the series of its queue begin at 0, so that its first tick is seen to be counted."""
+        ours = schedule.source == "stored" or schedule.name in self._declared
+        if ours and schedule.queue and schedule.queue not in self._shown:
+            self._shown.add(schedule.queue)
+            self._metrics.ticks(schedule.queue, "fired", 0)
 
     def _arm(self, schedule: StoredSchedule, ahead: timedelta = NO_TIME) -> None:
         """Be there when the schedule is due, if it is ours to fire.
