@@ -256,6 +256,14 @@ def work() -> list[Json]:
             },
             "s",
         ),
+        timeseries(
+            "Slots held by queue",
+            "In all of the workers shown. The queues of a worker share its slots by weight: with a "
+            "backlog in each, this is the share that each has.",
+            {"{{queue}}": "sum by (queue) (streamqueue_jobs_running{@both})"},
+            "short",
+            stack=True,
+        ),
     ]
 
 

@@ -17,6 +17,7 @@ from series import (
     ENDED,
     EXPIRED,
     FAILED,
+    LATE_SCHEDULES,
     LONGEST_SILENCE,
     OLDEST,
     OLDEST_RUNNING,
@@ -24,7 +25,9 @@ from series import (
     PAUSED,
     SHOWN,
     SLOTS,
+    SUBSCRIPTIONS,
     WAIT,
+    WAITING,
 )
 
 
@@ -53,6 +56,7 @@ def overview() -> Json:
             "How much is going on?": in_numbers(),
             "How late are we, and what takes the time?": latency(),
             "What flows in and out?": flow(),
+            "Do schedules fire, do messages arrive, and what do keys hold back?": by_itself(),
             "What went wrong, and was it made good?": recovery(),
             "How is MongoDB, as we see it?": mongodb(),
         },
@@ -153,7 +157,8 @@ def flow() -> list[Json]:
         ),
         timeseries(
             "Jobs by state",
-            "Due, scheduled for later, running and dead jobs of the chosen queues.",
+            "Due, scheduled for later, waiting for another one, running and dead jobs of the "
+            "chosen queues.",
             {
                 "{{state}}": "sum by (state) "
                 "(max by (queue, state) (streamqueue_queue_jobs{@queue}))"
@@ -233,6 +238,66 @@ def flow() -> list[Json]:
     ]
 
 
+def by_itself() -> list[Json]:
+    return [
+        timeseries(
+            "Ticks of schedules",
+            "By the queue of their jobs. Skipped: a job had the key, or `catch_up` left it out. "
+            f"Dropped: nobody fired it in time. {EACH_POINT}",
+            {
+                "{{queue}} {{result}}": increase(
+                    "streamqueue_schedule_ticks_total{@queue}", by="queue, result"
+                )
+            },
+            "short",
+        ),
+        timeseries(
+            "Schedules that are late",
+            "Since when the latest of a queue's schedules should have fired. A line that climbs by "
+            "a second each second: no worker fires it. Which: `streamqueue schedule list`.",
+            {"{{queue}}": LATE_SCHEDULES},
+            "s",
+        ),
+        timeseries(
+            "Messages of topics",
+            "Published per second. An unread one went to nobody, because no queue subscribes to "
+            "its topic. Who subscribes: `streamqueue topic list`.",
+            {
+                "{{topic}} {{result}}": rate(
+                    "streamqueue_topic_published_total{@job}", by="topic, result"
+                )
+            },
+            "ops",
+        ),
+        timeseries(
+            "Puts whose key was taken",
+            "Per second. A duplicate was refused or left out, a replaced one gave its data to the "
+            "job that waits with the key.",
+            {
+                "{{queue}} {{result}}": rate(
+                    'streamqueue_jobs_put_total{@queue, result=~"duplicate|replaced"}',
+                    by="queue, result",
+                )
+            },
+            "ops",
+        ),
+        timeseries(
+            "Jobs that wait for another one",
+            "Such as the running one of their key. They are let through when that has ended; a "
+            "line that stays long after is worth a look at `streamqueue list --state waiting`.",
+            {"{{queue}}": WAITING},
+            "short",
+        ),
+        timeseries(
+            "Subscriptions by queue",
+            "To how many topics a queue subscribes. One that nobody works on any more fills "
+            "until somebody unsubscribes it.",
+            {"{{queue}}": SUBSCRIPTIONS},
+            "short",
+        ),
+    ]
+
+
 def recovery() -> list[Json]:
     return [
         timeseries(
@@ -283,19 +348,7 @@ def recovery() -> list[Json]:
             "0 at once, while a worker serves the queue.",
             {"{{queue}}": OVERDUE},
             "short",
-            w=8,
-        ),
-        timeseries(
-            "Messages of topics",
-            "Published per second. An unread one went to nobody, because no queue subscribes to "
-            "its topic. Who subscribes: `streamqueue topic list`.",
-            {
-                "{{topic}} {{result}}": rate(
-                    "streamqueue_topic_published_total{@job}", by="topic, result"
-                )
-            },
-            "ops",
-            w=8,
+            w=12,
         ),
         timeseries(
             "Not seen by the other panels",
@@ -306,7 +359,7 @@ def recovery() -> list[Json]:
                 "queues left out": "max(streamqueue_queues_left_out{@job})",
             },
             "short",
-            w=8,
+            w=12,
         ),
     ]
 

@@ -17,6 +17,7 @@ that were cancelled or expired: somebody has changed their mind, or it was too l
 
 DUE = state('streamqueue_queue_jobs{@queue, state="ready"}')
 SCHEDULED = state('streamqueue_queue_jobs{@queue, state="scheduled"}')
+WAITING = state('streamqueue_queue_jobs{@queue, state="waiting"}')
 DEAD = state('streamqueue_queue_jobs{@queue, state="dead"}')
 OLDEST = state("streamqueue_queue_oldest_ready_age_seconds{@queue}")
 OLDEST_RUNNING = state("streamqueue_queue_oldest_running_age_seconds{@queue}")
@@ -24,6 +25,8 @@ OVERDUE = state("streamqueue_queue_overdue_jobs{@queue}")
 EXPIRED = state("streamqueue_queue_expired_leases{@queue}")
 CONSUMERS = state("streamqueue_queue_consumers{@queue}")
 PAUSED = state("streamqueue_paused{@queue}")
+LATE_SCHEDULES = state("streamqueue_schedules_late_seconds{@queue}")
+SUBSCRIPTIONS = state("streamqueue_queue_subscriptions{@queue}")
 SLOTS = state("streamqueue_queue_slots{@queue}")
 AGE_OF_COUNTS = since("max(streamqueue_state_last_success_timestamp_seconds{@job})")
 

@@ -85,13 +85,22 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         ),
         *(
             f'streamqueue_jobs_put_total{{result="{result}"}}'
-            for result in ("inserted", "duplicate", "error")
+            for result in ("inserted", "duplicate", "replaced", "error")
         ),
         *(f'streamqueue_jobs_reaped_total{{result="{result}"}}' for result in ("requeued", "dead")),
         *(
             f'streamqueue_mongodb_errors_total{{operation="{operation}"}}'
             for operation in ("put", "claim")
         ),
+        *(
+            f'streamqueue_schedule_ticks_total{{result="{result}"}}'
+            for result in ("fired", "skipped")
+        ),
+        *(
+            f'streamqueue_topic_published_total{{result="{result}"}}'
+            for result in ("delivered", "unread")
+        ),
+        "streamqueue_queue_subscriptions",
         'streamqueue_queue_jobs{state="scheduled"}',
         'streamqueue_stream_restarts_total{reason="network"}',
         "streamqueue_leases_renewed_total",

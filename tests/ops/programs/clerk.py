@@ -1,4 +1,4 @@
-"""The producer of the real run: puts jobs of all kinds and serves its own metrics.
+"""The producer of the real run: puts jobs of all kinds, publishes, and serves its own metrics.
 
 ``python -m tests.ops.programs.clerk PORT``, with the address in ``STREAMQUEUE_URI``. Ends with its
 standard input.
@@ -17,14 +17,16 @@ from prometheus_client import disable_created_metrics, start_http_server
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from streamqueue import DuplicateJob, MongoQueue
+from streamqueue import DuplicateJob, MongoQueue, Topic
 
 APP = "real-run-producer"
 PAUSE_SECONDS = 0.05
+TOPIC_EVERY = 20
 
 RARE: tuple[tuple[int, str, dict[str, Any], dict[str, Any]], ...] = (
     (13, "emails", {"seconds": 0.01}, {"delay": 3}),
     (17, "invoices", {"seconds": 0.3}, {"key": "the one report", "delay": 2}),
+    (11, "invoices", {"seconds": 0.1}, {"key": "a price", "delay": 2, "on_conflict": "replace"}),
     (19, "emails", {"ends": "snoozes"}, {}),
     (23, "emails", {"seconds": 2.5}, {}),
     (29, "invoices", {"ends": "retries"}, {}),
@@ -50,14 +52,25 @@ def main() -> None:
     with MongoClient[dict[str, Any]](os.environ["STREAMQUEUE_URI"], appname=APP) as client:
         jobs = client.get_default_database().jobs
         queues = {name: MongoQueue(jobs, name=name) for name in ("emails", "invoices")}
+        topics = [Topic(jobs, name) for name in ("orders", "unread")]
+        topics[0].subscribe("invoices")
         for number in count(1):
             if over.wait(random.uniform(0.5, 1.5) * PAUSE_SECONDS):
                 return
+            if number % TOPIC_EVERY == 0:
+                _publish(topics[number // TOPIC_EVERY % 2])
             for name, payload, how in _next(number):
                 try:
                     queues[name].put(payload, **how)
                 except (DuplicateJob, PyMongoError):
                     pass  # it is counted, which is what the run is about
+
+
+def _publish(topic: Topic) -> None:
+    try:
+        topic.publish({"seconds": 0.01})
+    except PyMongoError:
+        pass
 
 
 def _next(number: int) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:

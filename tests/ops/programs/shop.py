@@ -1,4 +1,5 @@
-"""The worker of the real run: two queues, whose jobs say what is to happen to them.
+"""The worker of the real run: two queues, whose jobs say what is to happen to them, and a schedule
+that skips what comes while its last job runs.
 
 ``streamqueue worker tests.ops.programs.shop:worker``, with the address in ``STREAMQUEUE_URI``.
 """
@@ -28,6 +29,7 @@ def worker() -> Worker:
         backoff=Backoff(initial=0.2, maximum=1),
         reap_interval=0.5,
     )
+    made.schedule(every=1, payload={"seconds": 1.5}, key="the newsletter")(send)
     made.handler("emails")(send)
     made.handler("invoices")(bill)
     return made
