@@ -63,7 +63,7 @@ fix: $(VENV)/dev ## Repair what the linter and the formatter can.
 
 constraints: $(VENV)/dev ## Pin the newest dependencies: with their hashes for the image, and the tools for development.
 	$(BIN)/pip install --quiet uv
-	$(PIN) --generate-hashes --extra uvloop pyproject.toml --output-file deploy/docker/constraints.txt
+	$(PIN) --generate-hashes --extra cron --extra uvloop pyproject.toml --output-file deploy/docker/constraints.txt
 	echo 'setuptools>=77' | $(PIN) --generate-hashes - --output-file deploy/docker/build-constraints.txt
 	$(PIN) --no-annotate --extra embedded --group dev pyproject.toml --output-file $(TOOLS)
 

@@ -1,4 +1,5 @@
-"""Two queues to look at: ``emails`` waits as a mail server would, ``reports`` computes a little.
+"""Two queues to look at: ``emails`` waits as a mail server would, ``reports`` computes a little,
+also by itself each minute.
 
 A few of the jobs fail, so that retries and dead jobs are there to be seen.
 """
@@ -26,6 +27,7 @@ async def send(job: AsyncJob) -> None:
         raise ConnectionError("the mail server hung up")  # back after the backoff
 
 
+@worker.schedule("* * * * *", payload={"name": "each minute"}, key="each minute")
 @worker.handler("reports")
 def report(job: Job) -> None:  # a plain function runs in a thread
     hashlib.pbkdf2_hmac("sha256", job.data["name"].encode(), b"salt", 50_000)

@@ -20,7 +20,7 @@ from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import MongoQueue
+from streamqueue import MongoQueue, Schedules, Topic
 from tests.waiting import wait_until
 
 PROGRAM = Path(__file__).parents[2] / "deploy" / "mongodb" / "backup.py"
@@ -33,9 +33,11 @@ def backup(uri: str, jobs: Collection[Any], tmp_path: Path) -> Backup:
     """Run the program: ``backup("save")``."""
     address = uri.replace("/?", f"/{jobs.database.name}?", 1)
 
-    def backup(action: str, file: str = "jobs.bson.gz") -> subprocess.CompletedProcess[str]:
+    def backup(
+        action: str, file: str = "jobs.bson.gz", collection: str = jobs.name
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, PROGRAM, action, tmp_path / file, "--collection", jobs.name],
+            [sys.executable, PROGRAM, action, tmp_path / file, "--collection", collection],
             capture_output=True,
             text=True,
             timeout=60,
@@ -49,6 +51,26 @@ def backup(uri: str, jobs: Collection[Any], tmp_path: Path) -> Backup:
 def queue(jobs: Collection[Any]) -> Iterator[MongoQueue]:
     with MongoQueue(jobs) as queue:
         yield queue
+
+
+def test_the_settings_are_saved_likewise_pauses_schedules_and_subscriptions(
+    backup: Backup, jobs: Collection[Any], queue: MongoQueue
+) -> None:
+    schedules, orders = Schedules(jobs), Topic(jobs, "orders")
+    schedules.add("report", every=3600, queue="reports")
+    orders.subscribe("mails")
+    queue.pause()
+    settings = jobs.database[f"{jobs.name}.settings"]
+    before = raw(settings)
+
+    backup("save", "settings.bson.gz", settings.name)
+    settings.delete_many({})
+    backup("restore", "settings.bson.gz", settings.name)
+
+    assert raw(settings) == before
+    assert [one.name for one in schedules.list()] == ["report"]
+    assert orders.subscribers() == ["mails"]
+    assert queue.is_paused()
 
 
 def raw(jobs: Collection[Any]) -> set[bytes]:

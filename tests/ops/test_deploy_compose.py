@@ -216,6 +216,17 @@ def test_the_producer_puts_what_the_worker_runs(address: str, jobs: Collection[A
         )
 
 
+def test_the_worker_declares_its_schedule(address: str, jobs: Collection[Any]) -> None:
+    settings = jobs.database[f"{jobs.name}.settings"]
+
+    with started(
+        *("-m", "streamqueue", "worker", "tasks:worker"), folder=FOLDER, **by_value(address)
+    ):
+        wait_until(
+            lambda: settings.find_one({"kind": "schedule", "queue": "reports"}), "it is stored", 30
+        )
+
+
 def by_value(address: str) -> dict[str, str]:
     return {"STREAMQUEUE_URI": address}
 

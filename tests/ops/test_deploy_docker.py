@@ -121,9 +121,9 @@ def pins(name: str) -> dict[str, tuple[str, list[str]]]:
 
 def project() -> dict[str, list[str]]:
     content = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = content["project"]["optional-dependencies"]
     return {
-        "constraints.txt": content["project"]["dependencies"]
-        + content["project"]["optional-dependencies"]["uvloop"],
+        "constraints.txt": content["project"]["dependencies"] + extras["cron"] + extras["uvloop"],
         "build-constraints.txt": content["build-system"]["requires"],
     }
 
@@ -198,7 +198,7 @@ def test_the_steps_of_the_build_install_the_command(tmp_path: Path) -> None:
 
     said = run(build.prefix / "bin" / "streamqueue", "--version")
     assert said.stdout.startswith("streamqueue ")
-    assert run(build.prefix / "bin" / "python", "-c", "import uvloop").returncode == 0
+    assert run(build.prefix / "bin" / "python", "-c", "import cronsim, uvloop").returncode == 0
 
 
 def test_a_package_that_is_not_the_one_that_was_pinned_is_refused(tmp_path: Path) -> None:
