@@ -163,7 +163,7 @@ _IS_A_JOB: dict[str, Any] = {
 _HOLDS_A_KEY: dict[str, Any] = {
     "$jsonSchema": {
         "bsonType": "object",
-        "required": ["queue", "held_key", "unique_until"],
+        "required": ["queue", "unique_until"],
         "properties": {
             "queue": _NAME,
             "task": {"bsonType": "string"},
@@ -176,7 +176,8 @@ _HOLDS_A_KEY: dict[str, Any] = {
     "$nor": _OUT_OF_BOUNDS,
     "$expr": _NO_FIELD_TWICE,
 }
-"""What is left of a job that was removed and whose key is held for longer."""
+"""What is left of a job that was removed and whose key is held for longer; when that time is over
+it may have let go of the key."""
 _IS_THE_BELL: dict[str, Any] = {
     "_id": BELL,
     "rung_at": {"$type": "date"},

@@ -13,6 +13,7 @@ from bson.datetime_ms import DatetimeMS
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import DuplicateJob, JobNotFound
+from streamqueue.protocol.schema import VALIDATOR
 from tests.contract.looks import document
 from tests.contract.shells import Shell
 
@@ -456,6 +457,37 @@ async def test_what_only_holds_a_key_is_counted_nowhere_and_no_job(
     }
     assert left["removed_at"] == left["unique_until"]
     assert "streamqueue_removed" in jobs.index_information()
+
+
+@pytest.mark.parametrize("end", [_complete_next, _cancel_it, _cancel_running, _clear])
+@pytest.mark.parametrize("on_conflict", ["raise", "replace"])
+async def test_the_validator_lets_a_key_go_when_its_time_is_over(
+    queue: Any,
+    jobs: Collection[Any],
+    end: Callable[[Any], Awaitable[None]],
+    on_conflict: str,
+) -> None:
+    await queue.put({}, key="k", unique_for=3600)
+    jobs.database.command("collMod", jobs.name, validator=VALIDATOR)
+    await end(queue)
+    jobs.update_many({"key": "k"}, {"$set": {"unique_until": PAST}})
+
+    second = await queue.put({}, key="k", on_conflict=on_conflict)
+
+    assert (await claim(queue)).id == second
+
+
+async def test_the_validator_lets_a_job_end_whose_key_was_held_for_a_time(
+    queue: Any, jobs: Collection[Any]
+) -> None:
+    await queue.put({}, key="k", unique_for=3600)
+    jobs.database.command("collMod", jobs.name, validator=VALIDATOR)
+    jobs.update_many({"key": "k"}, {"$set": {"unique_until": PAST}})
+
+    await (await claim(queue)).complete()
+
+    assert await queue.size() == 0
+    assert await is_free(queue)
 
 
 async def test_clear_counts_such_jobs_once_and_leaves_what_holds_their_keys(queue: Any) -> None:
