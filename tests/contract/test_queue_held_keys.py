@@ -450,6 +450,8 @@ async def test_what_only_holds_a_key_is_counted_nowhere_and_no_job(
         await queue.get(job_id)
     with pytest.raises(JobNotFound):
         await queue.wait(job_id, timeout=5)
+    with pytest.raises(JobNotFound):
+        await queue.cancel(job_id)
     left = document(jobs, job_id)
     assert left.keys() == {
         *("_id", "v", "queue", "key", "held_key"),

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 from ..document import ENDED_STATES
 from .commands import Document, Pipeline, Update
 from .expressions import one_of_ids
+from .keys.holding import IS_A_JOB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _ENDED = sorted(ENDED_STATES)
-IS_A_JOB: Document = {"state": {"$exists": True}}
-"""A condition: it is no bare holder of a key."""
 
 
 def await_end(queue: str, job_id: Any) -> Update:

@@ -8,7 +8,7 @@ from ..document import State
 from .attempts import ASKED_FOR, held
 from .commands import Document, Find, Update
 from .expressions import one_of, one_of_ids
-from .keys.holding import UNNEEDED_AS_BARE_HOLDER, removable
+from .keys.holding import IS_A_JOB, UNNEEDED_AS_BARE_HOLDER, removable
 from .transitions import cancelled_fields
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def cancel(queue: str, job_id: Any, keep: float | None) -> Update:
 
 def states_of(queue: str, job_id: Any) -> Find:
     """The state of a job, if this queue has it."""
-    return Find({"_id": {"$eq": job_id}, "queue": {"$eq": queue}}, {"state": 1}, None, 1)
+    wanted = {"_id": {"$eq": job_id}, "queue": {"$eq": queue}, **IS_A_JOB}
+    return Find(wanted, {"state": 1}, None, 1)
 
 
 def can_be_cancelled(document: Document) -> bool:

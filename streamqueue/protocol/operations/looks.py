@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..schema import CLAIM_ORDER, INDEXES
-from .awaited import IS_A_JOB, NOT_SHOWN
+from .awaited import NOT_SHOWN
 from .commands import Document, Find, Pipeline
 from .expressions import literal, one_of_ids
+from .keys.holding import IS_A_JOB
 from .queues import of_queue
 
 if TYPE_CHECKING:

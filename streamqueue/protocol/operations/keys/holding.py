@@ -58,6 +58,8 @@ _BARE: Document = {
 }
 BARE_HOLDER: Document = {"$replaceWith": _BARE}
 """A stage of an update: of the job there is left what holds its key."""
+IS_A_JOB: Document = {"state": {"$exists": True}}
+"""A condition: it is no bare holder of a key."""
 _NOBODY_NEEDS: Document = {
     "$and": [
         {"$in": ["$state", ["done", "cancelled"]]},
