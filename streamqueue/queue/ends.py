@@ -76,13 +76,11 @@ class Ends:
     def _let_through(self, record: JobRecord, session: Any = None) -> Flow[None]:
         """Let the job be claimed that waits for this one, which has ended; in the transaction by
         which it does. (If it waits again it has its key, so that there is none.)"""
-        if not record.lets_go:
-            return
-        key = operations.JobKey(record.queue, record.task, record.key or "")
-        if session is None:
-            yield self._store.let_through([key])
-        else:
-            yield self._store.jobs.update_one(*operations.let_through(key), session=session)
+        for key in operations.keys_let_go([record]):
+            if session is None:
+                yield self._store.let_through([key])
+            else:
+                yield self._store.jobs.update_one(*operations.let_through(key), session=session)
 
     def _done(self, record: JobRecord, result: Any, session: Any) -> Flow[None]:
         command = operations.done(record.id, record.token, result)

@@ -155,6 +155,7 @@ class Completer(Ends):
             attempt.completed = True
         else:
             attempt.outcome = AttemptOutcome.COMPLETED
+            await self._let_through(attempt)
 
     async def _end_in(self, attempt: Attempt, result: object, session: AsyncClientSession) -> bool:
         """Write the complete of a job in a session; return whether it was ours."""
@@ -168,16 +169,6 @@ class Completer(Ends):
             self._keep([attempt])
         attempt.value = Result(result)
         return bool((await jobs.update_one(*done(attempt), session=session)).matched_count)
-
-    async def _remove(self, attempt: Attempt, session: AsyncClientSession | None) -> int:
-        """Remove a job that nobody keeps or awaits, or leave what holds its key; return whether
-        that is done."""
-        record, jobs = attempt.record, self._store.jobs
-        if record.holds_on:
-            command = operations.done_but_for_its_key(record.id, record.token)
-            return (await jobs.update_one(*command, session=session)).matched_count
-        wanted = operations.removable(operations.held(record.id, record.token))
-        return (await jobs.delete_one(wanted, session=session)).deleted_count
 
     async def _renew_beside(self, attempt: Attempt, reason: PyMongoError) -> None:
         wanted = operations.held(attempt.record.id, attempt.record.token)
@@ -391,7 +382,7 @@ class Completer(Ends):
         if not lost and attempt.outcome is None:
             attempt.outcome = AttemptOutcome.COMPLETED
         if not lost and attempt.record.lets_go and self._apart is not None:
-            self._apart.start_soon(self._let_through, [attempt])
+            self._apart.start_soon(self._let_through, attempt)
         attempt.value = NO_RESULT
         if attempt.settled is not None:
             attempt.settled.set()

@@ -16,7 +16,6 @@ from ..protocol import operations
 from ..protocol.document import JobRecord, id_key
 from ..queue.lines import facts
 from ..store.given_up import GivenUp
-from .ends import key_of
 from .execution.attempt import Attempt
 
 if TYPE_CHECKING:
@@ -153,8 +152,7 @@ class Delivery:
             with CancelScope(shield=True), self._store.limit():
                 command = operations.discard(record.id, record.token, reason)
                 await self._store.jobs.update_one(*command)
-                if record.lets_go:
-                    await self._store.let_through([key_of(record)])
+                await self._store.let_through(operations.keys_let_go([record]))
         except PyMongoError as error:
             logger.warning(
                 "Job %s could not be buried: %s",

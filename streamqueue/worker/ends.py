@@ -27,11 +27,12 @@ from ..store.write_limit import LONGEST_WRITE
 from .execution.attempt import LEAST_TIME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
+
+    from pymongo.asynchronous.client_session import AsyncClientSession
 
     from ..metrics.series import Metrics, Operation
     from ..options import WorkerOptions
-    from ..protocol.document import JobRecord
     from ..queue.outcome import End
     from ..store.asynchronous import AsyncStore
     from .execution.attempt import Attempt
@@ -208,15 +209,25 @@ class Ends:
             log_cancelled(attempt.record, "a newer job has its key")
             if not attempt.record.stays:
                 await self._store.remove_cancelled([attempt.record.id])
-        await self._let_through([attempt])
+        await self._let_through(attempt)
 
-    async def _let_through(self, ended: Iterable[Attempt]) -> None:
-        """Let those be claimed that wait for these jobs, which have ended. (One that waits again
+    async def _let_through(self, ended: Attempt) -> None:
+        """Let the job be claimed that waits for this one, which has ended. (If it waits again it
         has its key, so that there is none.)"""
-        keys = [key_of(attempt.record) for attempt in ended if attempt.record.lets_go]
+        keys = operations.keys_let_go([ended.record])
         if keys:
             with CancelScope(shield=True):
                 await self._store.let_through(keys)
+
+    async def _remove(self, attempt: Attempt, session: AsyncClientSession | None) -> int:
+        """Remove a job that nobody keeps or awaits, or leave what holds its key; return whether
+        that is done."""
+        record, jobs = attempt.record, self._store.jobs
+        if record.holds_on:
+            command = operations.done_but_for_its_key(record.id, record.token)
+            return (await jobs.update_one(*command, session=session)).matched_count
+        wanted = operations.removable(operations.held(record.id, record.token))
+        return (await jobs.delete_one(wanted, session=session)).deleted_count
 
     async def _note_if_committed(self, attempt: Attempt) -> None:
         """Note that a job is gone because the transaction was committed that completed it."""
@@ -224,6 +235,7 @@ class Ends:
             left = await self._left_of([attempt])
             if not any(left):
                 attempt.outcome = AttemptOutcome.COMPLETED
+                await self._let_through(attempt)
 
     async def _left_of(self, attempts: Sequence[Attempt]) -> Left:
         """Return which of some attempts are not ended by the writes that were to complete them.
@@ -263,11 +275,6 @@ class Left(NamedTuple):
 
 
 NONE_LEFT = Left(set(), [])
-
-
-def key_of(record: JobRecord) -> operations.JobKey:
-    """Return the key of a job that has one."""
-    return operations.JobKey(record.queue, record.task, record.key or "")
 
 
 def done(attempt: Attempt) -> operations.Update:

@@ -331,7 +331,8 @@ class Leases:
         for attempt in due:
             job = None if left_out is None else left_out.get(attempt.record.id)
             if left_out is not None and (job is None or job.get("lease") != attempt.record.token):
-                self._not_ours(attempt, gone=job is None)
+                if self._not_ours(attempt, gone=job is None):
+                    await self._store.let_through(operations.keys_let_go([attempt.record]))
                 continue
             if completed:  # its transaction was aborted
                 attempt.completed = False
@@ -361,14 +362,16 @@ class Leases:
         with pymongo.timeout(left):
             return {found["_id"]: found for found in await self._store.find(command)}
 
-    def _not_ours(self, attempt: Attempt, *, gone: bool) -> None:
+    def _not_ours(self, attempt: Attempt, *, gone: bool) -> bool:
+        """Note that a job is held no more; return whether its handler has completed it."""
         if self._held.get(attempt.record.id) is not attempt or attempt.ending:
-            return  # one whose final write is under way may have ended by it: that will tell
+            return False  # its final write is under way, and may have ended it: that will tell
         if gone and attempt.completed:
             # Its transaction was committed. The handler may go on; there is nothing to hold.
             attempt.outcome = AttemptOutcome.COMPLETED
-        else:
-            self.lose(attempt)
+            return True
+        self.lose(attempt)
+        return False
 
     def _not_renewed(
         self, attempt: Attempt, error: PyMongoError, sent: float, limit: float

@@ -13,6 +13,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, Cancel, Discard, DuplicateJob
+from streamqueue.worker.scheduler import HeldBack
 from streamqueue.worker.worker import settings_of
 from tests.waiting import wait_until_async
 from tests.worker.started import WorkerStarter
@@ -53,7 +54,11 @@ async def until_parked(jobs: Collection[Any]) -> None:
 
 
 async def until_seen(gate: Gate, *numbers: int) -> None:
-    await wait_until_async(lambda: gate.seen == [*numbers], f"{numbers} were not seen")
+    await until_seen_by(gate.seen, *numbers)
+
+
+async def until_seen_by(seen: list[int], *numbers: int) -> None:
+    await wait_until_async(lambda: seen == [*numbers], f"{numbers} were not seen")
 
 
 async def test_what_comes_while_a_job_runs_is_run_after_it_in_its_newest_form(
@@ -264,3 +269,62 @@ async def test_a_job_completed_in_a_transaction_lets_the_other_through(
     await replaced(queue, 1)
 
     await wait_until_async(lambda: seen == [1, 2], "the second was not run")
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_a_job_completed_in_a_session_lets_the_other_through(
+    start: WorkerStarter,
+    queue: AsyncMongoQueue,
+    jobs: Collection[Any],
+    goes_on: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At once without a transaction; else when it is seen that it was committed."""
+    monkeypatch.setattr(HeldBack, "note", lambda _: None)  # nobody looks for it
+    seen: list[int] = []
+
+    async def handler(job: AsyncJob) -> None:
+        seen.append(job.data["n"])
+        if job.data["n"] == 2:
+            return
+        client = settings_of(worker.worker).store.jobs.database.client
+        async with client.start_session() as session:
+            await replaced(queue, 2)
+            await until_parked(jobs)
+            await worker.until_idle()  # whoever has parked it has looked again
+            if not goes_on:
+                await job.complete(session=session)
+            else:
+                async with await session.start_transaction():
+                    await job.complete(session=session)
+                await until_seen_by(seen, 1, 2)
+
+    worker = await start(handler, timeout=2 if goes_on else 60, sweep_interval=None)
+    await replaced(queue, 1)
+
+    await until_seen_by(seen, 1, 2)
+    await worker.until_outcomes(completed=2)
+
+
+async def test_a_job_whose_transaction_was_committed_lets_the_other_through_whatever_is_raised(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    seen: list[int] = []
+
+    async def handler(job: AsyncJob) -> None:
+        seen.append(job.data["n"])
+        if job.data["n"] == 2:
+            return
+        client = settings_of(worker.worker).store.jobs.database.client
+        async with client.start_session() as session:
+            await replaced(queue, 2)
+            await until_parked(jobs)
+            await worker.until_idle()  # whoever has parked it has looked again
+            async with await session.start_transaction():
+                await job.complete(session=session)
+        raise ValueError
+
+    worker = await start(handler, timeout=60, sweep_interval=None)
+    await replaced(queue, 1)
+
+    await worker.until_outcomes(completed=2)

@@ -23,6 +23,8 @@ from .transitions import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from ..document import JobRecord
+
 WAITS_FOR = "waits_for"
 """The field of a parked job that says for what it waits, and for whom: ``{"key": <an id>}``."""
 SUPERSEDED = "superseded: a newer job has its key"
@@ -46,11 +48,10 @@ def job_key(job: Mapping[str, Any]) -> JobKey | None:
     return JobKey(queue, task, key)
 
 
-def keys_let_go(jobs: Iterable[Mapping[str, Any]]) -> list[JobKey]:
-    """Return the keys that some jobs, as they were read, let go of when they were claimed: of those
-    another job may wait."""
-    started = [job for job in jobs if job.get("key_until") == "start"]
-    return [key for job in started if (key := job_key(job)) is not None]
+def keys_let_go(ended: Iterable[JobRecord]) -> list[JobKey]:
+    """Return the keys that some jobs let go of when they were claimed: for the end of those another
+    job may wait."""
+    return [JobKey(job.queue, job.task, job.key or "") for job in ended if job.lets_go]
 
 
 _PLACE: Document = dict.fromkeys(("_id", "queue", "task", "key"), 1)

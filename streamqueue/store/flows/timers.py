@@ -11,6 +11,7 @@ from pymongo.errors import OperationFailure
 
 from ...clock import monotonic
 from ...protocol import operations
+from ...protocol.document import JobRecord
 from .changes import change_each, remove_cancelled
 from .held_back import let_through, supersede
 from .steps import DeleteMany, Read
@@ -70,7 +71,8 @@ def reap(
                 yield from remove_cancelled(store, ids)
                 unkept = operations.unkept_holders(jobs)
                 yield from change_each(store, unkept, operations.cancelled_to_holders, stuck)
-        yield from let_through(store, operations.keys_let_go(jobs))
+        records = (JobRecord.from_document(job, max_attempts=0) for job in jobs)
+        yield from let_through(store, operations.keys_let_go(records))
     stuck.settle()
     return reaped
 
