@@ -175,9 +175,13 @@ class Expiries:
         """End what is too late; return the seconds until the next job is."""
         if not (self._unsure or self._store.expiring):
             return math.inf
-        await self._store.prepare()  # the server's time, for the next note
-        left = await self._store.seconds_to_too_late(self._queues)
-        self._unsure = False
+        unsure, self._unsure = self._unsure, False  # the stream may be opened meanwhile
+        try:
+            await self._store.prepare()  # the server's time, for the next note
+            left = await self._store.seconds_to_too_late(self._queues)
+        except BaseException:
+            self._unsure = self._unsure or unsure
+            raise
         return left if left > SPREAD else await self._end()
 
 
@@ -228,9 +232,14 @@ class HeldBack:
         """Let through who waits for nobody any more; return the seconds until the next look."""
         if not (self._unsure or self._some_wait):
             return math.inf
-        with self._metrics.timed("promote"):
-            look = await self._store.look_for_held_back(self._queues)
-        self._unsure, self._some_wait = False, look.waiting > 0
+        self._unsure = self._some_wait = False  # what is said meanwhile is for the next look
+        try:
+            with self._metrics.timed("promote"):
+                look = await self._store.look_for_held_back(self._queues)
+        except BaseException:
+            self._unsure = True
+            raise
+        self._some_wait = self._some_wait or look.waiting > 0
         return self._timeout if self._some_wait else math.inf
 
 

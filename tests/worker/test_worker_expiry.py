@@ -5,13 +5,20 @@ Law: nobody polls.
 
 from __future__ import annotations
 
+import math
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
+import pytest
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, Backoff
+from streamqueue.protocol.schema import EXPIRES_INDEX
+from streamqueue.store.asynchronous import AsyncStore
+from streamqueue.worker.scheduler import Expiries
 from tests.waiting import wait_until, wait_until_async
 from tests.worker.members import Members, Notes
 from tests.worker.started import StartedWorker, WorkerStarter
@@ -167,3 +174,33 @@ async def test_behind_a_dispatcher_a_member_ends_it_and_counts_it(
     await wait_until_async(
         lambda: sum(worker.outcomes().get("expired", 0) for worker in workers) == 1, "counted"
     )
+
+
+async def test_the_first_job_with_a_time_that_is_put_while_somebody_looks_ends_in_time(
+    async_jobs: AsyncCollection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = AsyncStore(async_jobs)
+    ended: list[bool] = []
+
+    async def end() -> float:
+        ended.append(True)
+        return math.inf
+
+    expiries = Expiries(store, ["default"], end)
+    look = store.seconds_to_too_late
+
+    async def overtaken(queues: Any) -> float:
+        found = await look(queues)
+        await async_jobs.database.command("createIndexes", async_jobs.name, indexes=[EXPIRES_INDEX])
+        job = {"queue": "default", "state": "ready", "expires_at": datetime(2001, 1, 1, tzinfo=UTC)}
+        await async_jobs.insert_one(job)
+        expiries.opened()
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "seconds_to_too_late", overtaken)
+        await expiries.run_once()
+
+    await expiries.run_once()
+
+    assert ended

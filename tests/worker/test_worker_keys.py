@@ -8,11 +8,15 @@ from typing import Any
 
 import anyio
 import pytest
+from prometheus_client import CollectorRegistry
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, Cancel, Discard, DuplicateJob
+from streamqueue.metrics.series import Metrics
+from streamqueue.store.asynchronous import AsyncStore
 from streamqueue.worker.scheduler import HeldBack
 from streamqueue.worker.worker import settings_of
 from tests.waiting import wait_until_async
@@ -140,9 +144,11 @@ async def test_what_nobody_came_to_let_through_is_found(
     gate = Gate()
     first = await replaced(queue, 1)
     await queue.next()
+    worker = await start(gate, timeout=1.5)
+    await worker.until_idle()
     await replaced(queue, 2)
-    await start(gate, timeout=1.5)
     await until_parked(jobs)
+    await worker.until_idle()  # whoever has parked it has looked again
 
     jobs.delete_one({"_id": first})
 
@@ -328,3 +334,25 @@ async def test_a_job_whose_transaction_was_committed_lets_the_other_through_what
     await replaced(queue, 1)
 
     await worker.until_outcomes(completed=2)
+
+
+async def test_one_that_is_parked_while_somebody_looks_is_found_by_the_next_look(
+    async_jobs: AsyncCollection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = AsyncStore(async_jobs)
+    held_back = HeldBack(store, ["default"], 60, Metrics(CollectorRegistry()))
+    look = store.look_for_held_back
+
+    async def overtaken(queues: Any) -> Any:
+        found = await look(queues)
+        await async_jobs.insert_one({"queue": "default", "state": "waiting", "key": "k"})
+        store.parked()
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "look_for_held_back", overtaken)
+        assert await held_back.run_once() == 60
+
+    await held_back.run_once()
+
+    assert await async_jobs.count_documents({"state": "ready"}) == 1

@@ -54,8 +54,8 @@ def park(store: StoreState, ids: Sequence[Any]) -> Flow[set[object]]:
         return set()
     command = partial(_park, holders={name: holder for name, (_, holder) in parked.items()})
     waiting = [job_id for job_id, _ in parked.values()]
+    store.parked()  # before: they may be parked though there is no answer
     yield from change_each(store, waiting, command, store.unclaimable)
-    store.parked()
     # Whoever has ended a holder in between had nobody to let through.
     behind = {keys[name] for name in parked if keys[name] in running}
     if behind:
