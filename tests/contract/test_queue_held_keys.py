@@ -268,7 +268,7 @@ async def test_one_of_many_lost_jobs_stops_none_of_the_others(
     await replaced(queue, 2)
     lose(jobs)
 
-    await queue.repair()
+    assert await queue.repair() == 21
 
     assert jobs.count_documents({"state": "ready"}) == 21
     assert (await queue.get(first)).state == "cancelled"

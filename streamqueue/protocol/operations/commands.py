@@ -83,6 +83,11 @@ def delete_within(
     }
 
 
+def still_meant(update: Update, limit: int) -> Find:
+    """The documents that an update would change if it were sent now, by their ids."""
+    return Find(update.filter, {"_id": 1}, None, limit, bare=True)
+
+
 def parts(jobs: Sequence[Item]) -> list[Sequence[Item]]:
     """Parts to send again when one document spoiled an update for all.
 

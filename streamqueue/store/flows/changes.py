@@ -16,7 +16,8 @@ from pymongo.errors import (
 
 from ...clock import monotonic
 from ...protocol import operations
-from .steps import DeleteMany, Shielded, UpdateEach, UpdateMany
+from ...protocol.document import id_key
+from .steps import DeleteMany, Read, Shielded, UpdateEach, UpdateMany
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,9 +57,9 @@ def change_each(
     smaller: Callable[[Sequence[Any]], operations.Update] | None = None,
     instead: Callable[[Any], Flow[int]] | None = None,
 ) -> Flow[int]:
-    """Send one update for all, or, when a document spoils it, for ever smaller parts of them; count
-    changes. `smaller` is tried for one that does not take the other, and `instead` is done with one
-    whose key another has."""
+    """Send one update for all, or, when a document spoils it, for ever smaller parts of those that
+    are left; count changes. `smaller` is tried for one that does not take the other, and `instead`
+    is done with one whose key another has."""
     if not ids:
         return 0
     try:
@@ -76,10 +77,20 @@ def change_each(
                 return (yield from change_each(store, ids, smaller, stuck))
             stuck.refused(ids[0], error)
             return 0
-    total = 0
-    for part in operations.parts(ids):
+    left = yield from _left_of(ids, command(ids))
+    total = len(ids) - len(left)
+    for part in operations.parts(left):
         total += yield from change_each(store, part, command, stuck, smaller, instead)
     return total
+
+
+def _left_of(ids: Sequence[Any], command: operations.Update) -> Flow[Sequence[Any]]:
+    """Return which of the documents an update has left as they were that one of them has spoiled:
+    the server does not say how many it had changed by then."""
+    found = yield Read(operations.still_meant(command, len(ids)))
+    names = {id_key(document["_id"]) for document in found}
+    left = [job_id for job_id in ids if id_key(job_id) in names]
+    return left if len(left) == len(found) else ids
 
 
 def requeue(
