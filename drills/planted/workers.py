@@ -448,7 +448,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_a_job_that_was_lost_is_not_completed_with_the_others_of_its_group",
         Edit(
             "worker.completer:Completer._end_together",
-            "wanted = operations.removable(operations.held_any(ids, tokens))",
+            "wanted = operations.held_any(ids, {attempt.record.token for attempt in group})",
             'wanted = {"_id": {"$in": ids}}',
         ),
     ),

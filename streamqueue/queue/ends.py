@@ -66,11 +66,14 @@ class Ends:
 
     def _remove(self, record: JobRecord, session: Any) -> Flow[int]:
         """Remove a job that nobody keeps or awaits, or leave what holds its key."""
-        jobs = self._store.jobs
-        if record.holds_on:
+        jobs, wanted = self._store.jobs, operations.held(record.id, record.token)
+        if not record.holds_on:
+            wanted = operations.removable(wanted)
+        else:
             command = operations.done_but_for_its_key(record.id, record.token)
-            return int((yield jobs.update_one(*command, session=session)).matched_count)
-        wanted = operations.removable(operations.held(record.id, record.token))
+            if (yield jobs.update_one(*command, session=session)).matched_count:
+                return 1
+            wanted = operations.held_for_long_enough(wanted)
         return int((yield jobs.delete_one(wanted, session=session)).deleted_count)
 
     def _let_through(self, record: JobRecord, session: Any = None) -> Flow[None]:

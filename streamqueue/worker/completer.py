@@ -280,14 +280,17 @@ class Completer(Ends):
     async def _end_together(self, group: Sequence[Attempt], limit: float) -> int:
         if group[0].kept:
             return await self._store.update_each_within(list(map(done, group)), limit)
-        if group[0].record.holds_on:
-            held = [(attempt.record.id, attempt.record.token) for attempt in group]
-            updates = [operations.done_but_for_its_key(*each) for each in held]
-            return await self._store.update_each_within(updates, limit)
         ids = [attempt.record.id for attempt in group]
-        tokens = {attempt.record.token for attempt in group}
-        wanted = operations.removable(operations.held_any(ids, tokens))
-        return await self._store.delete_within(wanted, limit)
+        wanted = operations.held_any(ids, {attempt.record.token for attempt in group})
+        if not group[0].record.holds_on:
+            return await self._store.delete_within(operations.removable(wanted), limit)
+        held = ((attempt.record.id, attempt.record.token) for attempt in group)
+        updates = [operations.done_but_for_its_key(*each) for each in held]
+        ended = await self._store.update_each_within(updates, limit)
+        if ended < len(group):
+            wanted = operations.held_for_long_enough(wanted)
+            ended += await self._store.delete_within(wanted, limit)
+        return ended
 
     async def _complete_apart(self, attempt: Attempt) -> None:
         """Complete a job by itself until its outcome is known or its lease has run out."""

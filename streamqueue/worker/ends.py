@@ -223,10 +223,14 @@ class Ends:
         """Remove a job that nobody keeps or awaits, or leave what holds its key; return whether
         that is done."""
         record, jobs = attempt.record, self._store.jobs
-        if record.holds_on:
+        wanted = operations.held(record.id, record.token)
+        if not record.holds_on:
+            wanted = operations.removable(wanted)
+        else:
             command = operations.done_but_for_its_key(record.id, record.token)
-            return (await jobs.update_one(*command, session=session)).matched_count
-        wanted = operations.removable(operations.held(record.id, record.token))
+            if (await jobs.update_one(*command, session=session)).matched_count:
+                return 1
+            wanted = operations.held_for_long_enough(wanted)
         return (await jobs.delete_one(wanted, session=session)).deleted_count
 
     async def _note_if_committed(self, attempt: Attempt) -> None:

@@ -219,6 +219,22 @@ async def test_a_completed_job_holds_its_key_for_as_long_as_it_was_put_for(
     assert await queue.size() == (0 if keep is None else 2)
 
 
+async def test_of_a_job_that_takes_longer_than_its_key_is_held_nothing_is_left(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    gate = Gate()
+    worker = await start(gate)
+    await queue.put({"n": 1}, key="1", unique_for=3600)
+    await queue.put({"n": 2}, key="2", unique_for=3600)
+    await wait_until_async(lambda: len(gate.seen) == 2, "they are run")
+    jobs.update_one({"key": "1"}, {"$set": {"unique_until": PAST}})
+
+    gate.open.set()
+
+    await worker.until_outcomes(completed=2)
+    assert jobs.distinct("key") == ["2"]
+
+
 async def test_a_result_that_nobody_keeps_need_not_be_one_that_can_be_stored(
     start: WorkerStarter, queue: AsyncMongoQueue
 ) -> None:

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 from ..document import cut_error
 from .commands import Document, Find, Update
 from .expressions import later, one_of
-from .keys.holding import BARE_HOLDER, LET_GO, UNNEEDED_AS_BARE_HOLDER
+from .keys.holding import (
+    BARE_HOLDER,
+    LET_GO,
+    UNNEEDED_AS_BARE_HOLDER,
+    holding_on,
+    not_holding_on,
+)
 from .transitions import (
     CANCELLED,
     KEPT,
@@ -106,7 +112,17 @@ def done(job_id: ObjectId, token: bytes, result: Any = None) -> Update:
 def done_but_for_its_key(job_id: ObjectId, token: bytes) -> Update:
     """Complete a job that nobody keeps, and whose key is held for longer: of what somebody waits
     for nothing changes."""
-    return Update({**held(job_id, token), "awaited": {"$ne": True}}, [BARE_HOLDER])
+    return Update(holding_on(_unneeded(held(job_id, token))), [BARE_HOLDER])
+
+
+def held_for_long_enough(wanted: Document) -> Document:
+    """The filter for those of some held jobs that nobody keeps or awaits and whose key need not be
+    held any longer: complete, they are removed."""
+    return not_holding_on(_unneeded(wanted))
+
+
+def _unneeded(wanted: Document) -> Document:
+    return {**wanted, "awaited": {"$ne": True}}
 
 
 def not_done(ids: Sequence[ObjectId]) -> Find:
