@@ -132,6 +132,7 @@ class Consumer:
         for document in documents:
             record = JobRecord.from_document(document, max_attempts=options.max_attempts)
             self._store.expiring = self._store.expiring or record.expires_at is not None
+            self._store.keyed = self._store.keyed or record.lets_go
             if record.damage is not None:
                 yield from self._discard_damaged(record, record.damage)
             elif record.too_late(self._store.clock.now):
@@ -235,7 +236,8 @@ class Consumer:
                             if self._settings.known_as_paused:  # what is stuck is not tried again
                                 due_in = max(due_in, PROMOTE_EVERY)
                             due_at = monotonic() + min(due_in, LONGEST_SLEEP)
-                            due_at = min(due_at, self._held_back_at)
+                            if self._some_wait or self._store.keyed:
+                                due_at = min(due_at, self._held_back_at)
                         expired = yield from self._expired_elsewhere()
                     if expired:
                         yield from self._reap(None)
@@ -288,7 +290,8 @@ class Consumer:
 
     def _look_for_held_back(self) -> Flow[int]:
         """Let jobs be claimed that wait for others which have ended; look whenever there is nothing
-        else while some wait, and once in the time of a lease when none is known of."""
+        else while some wait, and when none is known of no more than once in the time of a lease.
+        (Who waits for jobs is woken for that where jobs let go of their keys.)"""
         if monotonic() < self._held_back_at and not self._some_wait:
             return 0
         self._held_back_at = monotonic() + self._options.timeout

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 from bson.datetime_ms import DatetimeMS
+from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import DuplicateJob, JobNotFound
@@ -333,6 +334,21 @@ async def test_somebody_who_has_only_just_come_finds_it_too(
     jobs.delete_one({"_id": first.id})
 
     assert (await claim(shell.queue("another"))).id == second
+
+
+async def test_who_waits_where_there_are_no_keys_is_not_woken_to_look_for_any(
+    shell: Shell, jobs: Collection[Any], client: MongoClient[Any]
+) -> None:
+    queue = shell.queue(timeout=0.2)
+    await queue.next()
+    client.admin.command("profile", 0)
+    jobs.database.system.profile.drop()
+    jobs.database.command("profile", 2)
+
+    await queue.next(wait=1.5)
+
+    looks = {"ns": jobs.full_name, "command.filter.state": "waiting"}
+    assert jobs.database.system.profile.count_documents(looks) <= 2
 
 
 @pytest.mark.parametrize("end", ["complete", "cancel"])
