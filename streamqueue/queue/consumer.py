@@ -137,6 +137,8 @@ class Consumer:
                 yield from self._discard_damaged(record, record.damage)
             elif record.too_late(self._store.clock.now):
                 late.append((record.id, record.token))
+                if record.lets_go:  # and another one may have been parked for it already
+                    self._look_for_held_back_soon()
             else:
                 records.append(record)
             if record.stays or record.holds_on:

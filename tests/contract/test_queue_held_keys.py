@@ -336,6 +336,17 @@ async def test_somebody_who_has_only_just_come_finds_it_too(
     assert (await claim(shell.queue("another"))).id == second
 
 
+async def test_a_job_that_was_claimed_too_late_lets_the_one_through_that_waits(
+    queue: Any, jobs: Collection[Any]
+) -> None:
+    assert await queue.next() is None  # nothing is held back, as far as it knows
+    with_key = {"queue": "default", "payload": {}, "key": "k", "key_until": "start"}
+    jobs.insert_one({**with_key, "state": "waiting", "held_key": "k", "payload": {"n": 2}})
+    jobs.insert_one({**with_key, "state": "ready", "expires_at": PAST})
+
+    assert (await claim(queue)).data["n"] == 2
+
+
 async def test_who_waits_where_there_are_no_keys_is_not_woken_to_look_for_any(
     shell: Shell, jobs: Collection[Any], client: MongoClient[Any]
 ) -> None:
