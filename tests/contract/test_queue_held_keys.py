@@ -336,6 +336,16 @@ async def test_somebody_who_has_only_just_come_finds_it_too(
     assert (await claim(shell.queue("another"))).id == second
 
 
+async def test_however_many_wait_for_long_they_hide_none_that_need_not(
+    queue: Any, jobs: Collection[Any]
+) -> None:
+    waits = {"queue": "default", "state": "waiting", "payload": {}}
+    jobs.insert_many({**waits, "waits_for": {"what": n}, "run_at": PAST} for n in range(2100))
+    job_id = jobs.insert_one({**waits, "key": "k", "run_at": datetime.now(UTC)}).inserted_id
+
+    assert (await claim(queue)).id == job_id
+
+
 async def test_a_job_that_was_claimed_too_late_lets_the_one_through_that_waits(
     queue: Any, jobs: Collection[Any]
 ) -> None:

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from ..state import StoreState
     from .steps import Flow
 
-MOST = 1000
-"""Jobs that wait and are looked at in one look."""
+BATCH = 1000
+"""Jobs that wait and are looked at together."""
+MOST = 100_000
+"""Those of a look: the first of them may all wait for long, and must hide none. Of one reply no
+more than 16 MB is read."""
 
 
 def park(store: StoreState, ids: Sequence[Any]) -> Flow[set[object]]:
@@ -102,9 +105,20 @@ class Look(NamedTuple):
 
 def look_for_held_back(store: StoreState, queues: Sequence[str]) -> Flow[Look]:
     """Let those jobs of the queues through that wait for no running one any more."""
-    found: list[dict[str, Any]] = []
+    let = waiting = 0
     for part in operations.merged_parts(queues):
-        found += yield Read(operations.held_back(part, MOST))
+        found = yield Read(operations.held_back(part, BATCH))
+        if len(found) == BATCH:
+            found = yield Read(operations.held_back(part, MOST))
+        for start in range(0, len(found), BATCH):
+            some = found[start : start + BATCH]
+            done = yield from _let_through_of(store, some)
+            let, waiting = let + done, waiting + len(some) - done
+    return Look(let, waiting)
+
+
+def _let_through_of(store: StoreState, found: Sequence[dict[str, Any]]) -> Flow[int]:
+    """Let those of some jobs that wait through that wait for no running one; return how many."""
     keys = {id_key(job["_id"]): operations.job_key(job) for job in found}
     wanted = [key for key in keys.values() if key is not None]
     running = (yield from _running(wanted)) if wanted else {}
@@ -113,8 +127,7 @@ def look_for_held_back(store: StoreState, queues: Sequence[str]) -> Flow[Look]:
         for job in found
         if operations.waits_for_key(job) and keys[id_key(job["_id"])] not in running
     ]
-    let = yield from change_each(store, ids, operations.let_these_through, store.unclaimable)
-    return Look(let, len(found) - len(ids))
+    return (yield from change_each(store, ids, operations.let_these_through, store.unclaimable))
 
 
 def supersede(store: StoreState, wanted: operations.Document) -> Flow[bool]:
