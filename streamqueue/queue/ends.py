@@ -71,8 +71,13 @@ class Ends:
             wanted = operations.removable(wanted)
         else:
             command = operations.done_but_for_its_key(record.id, record.token)
-            if (yield jobs.update_one(*command, session=session)).matched_count:
-                return 1
+            try:
+                if (yield jobs.update_one(*command, session=session)).matched_count:
+                    return 1
+            except OperationFailure as error:
+                if session is not None or not operations.is_refusal(error):
+                    raise
+                return 0  # a validator wants all that a job has, so it stays one
             wanted = operations.held_for_long_enough(wanted)
         return int((yield jobs.delete_one(wanted, session=session)).deleted_count)
 

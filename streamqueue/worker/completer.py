@@ -305,6 +305,11 @@ class Completer(Ends):
                 except PyMongoError as error:
                     attempt.unknown = error
                     if operations.is_refusal(error):
+                        if attempt.record.holds_on and not attempt.kept:
+                            self._keep([attempt])  # a validator wants all that a job has
+                            if not is_storable(attempt):
+                                attempt.value = NO_RESULT
+                            continue
                         if attempt.kept and attempt.value.size:
                             attempt.unstorable = cannot_store(attempt.value.size, error)
                             await self._bury_finished(attempt)

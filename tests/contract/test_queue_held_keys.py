@@ -529,6 +529,28 @@ async def test_the_validator_lets_a_job_end_whose_key_was_held_for_a_time(
     assert await is_free(queue)
 
 
+async def _expire(queue: Any) -> None:
+    assert await queue.next() is None
+
+
+@pytest.mark.parametrize("end", [_complete_next, _cancel_it, _cancel_running, _expire])
+async def test_where_a_validator_wants_all_that_a_job_has_it_stays_one(
+    queue: Any, jobs: Collection[Any], end: Callable[[Any], Awaitable[None]]
+) -> None:
+    """As one of an earlier version does."""
+    job_id = await queue.put({}, key="k", unique_for=3600, expires=3600)
+    jobs.database.command("collMod", jobs.name, validator={"payload": {"$exists": True}})
+    if end is _expire:
+        jobs.update_one({"_id": job_id}, {"$set": {"expires_at": PAST}})
+
+    await end(queue)
+
+    info = await queue.get(job_id)
+    assert info.ended
+    assert document(jobs, job_id)["removed_at"] == document(jobs, job_id)["unique_until"]
+    assert not await is_free(queue)
+
+
 async def test_clear_counts_such_jobs_once_and_leaves_what_holds_their_keys(queue: Any) -> None:
     await queue.put({}, key="k", unique_for=3600)
     await queue.put_many([{}] * 2)

@@ -219,6 +219,21 @@ async def test_a_completed_job_holds_its_key_for_as_long_as_it_was_put_for(
     assert await queue.size() == (0 if keep is None else 2)
 
 
+async def test_where_a_validator_wants_all_that_a_job_has_a_completed_one_stays(
+    start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
+) -> None:
+    gate = Gate()
+    worker = await start(gate)
+    job_id = await queue.put({"n": 1}, key="k", unique_for=3600)
+    await until_seen(gate, 1)
+    jobs.database.command("collMod", jobs.name, validator={"payload": {"$exists": True}})
+
+    gate.open.set()
+
+    await worker.until_outcomes(completed=1)
+    assert (await queue.get(job_id)).state == "done"
+
+
 async def test_of_a_job_that_takes_longer_than_its_key_is_held_nothing_is_left(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
 ) -> None:

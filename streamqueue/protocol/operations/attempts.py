@@ -160,21 +160,22 @@ def release_many(ids: Sequence[ObjectId], tokens: Iterable[bytes]) -> Update:
 def smaller(end: Update) -> list[Update]:
     """The same end of an attempt in ever smaller writes, to try when the server refuses it.
 
-    First without its message and the newest of its progress (a document near 16 MB has no room for
-    one), then with nothing but the state and the lock (a validator may know no other field).
+    First as a job, though nobody keeps it (a validator may want all that a job has), then without
+    its message and the newest of its progress (a document near 16 MB has no room for one), then
+    with nothing but the state and the lock (a validator may know no other field).
     """
     *_, (at, fields) = [(at, each["$set"]) for at, each in enumerate(end.update) if "$set" in each]
-    after = end.update[at + 1 :]
+    as_job = end.update[: at + 1]
     no_message = {name: value for name, value in fields.items() if name not in _MESSAGE}
     needed = {"state", "awaited", "held_key", *PROGRESS, *UNLOCK}
     if _may_be_scheduled(fields["state"]):
         needed.add("run_at")
     bare = {name: value for name, value in no_message.items() if name in needed}
-    ends: list[Update] = []
+    ends = [Update(end.filter, as_job)] if len(as_job) < len(end.update) else []
     for left in (no_message, bare):
         if len(left) < len(fields) or at:
             fields, at = left, 0
-            ends.append(Update(end.filter, [{"$set": left}, *after]))
+            ends.append(Update(end.filter, [{"$set": left}]))
     return ends
 
 

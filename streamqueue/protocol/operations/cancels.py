@@ -37,8 +37,9 @@ def cancel_waiting(queue: str, job_id: Any, keep: float | None) -> Document:
     )
 
 
-def cancel(queue: str, job_id: Any, keep: float | None) -> Update:
-    """End a job that waits, or ask whoever runs it; of one that was asked for nothing changes."""
+def cancel(queue: str, job_id: Any, keep: float | None, *, as_job: bool = False) -> Update:
+    """End a job that waits, or ask whoever runs it; of one that was asked for nothing changes.
+    `as_job`: if it holds a key for longer it stays a job."""
     runs = {"$eq": ["$state", "running"]}
     fields = {
         name: {"$cond": [runs, f"${name}", value]}
@@ -47,7 +48,7 @@ def cancel(queue: str, job_id: Any, keep: float | None) -> Update:
     asked = {"$ifNull": ["$cancel_requested_at", "$$NOW"]}
     fields["cancel_requested_at"] = {"$cond": [runs, asked, "$cancel_requested_at"]}
     wanted = {"_id": {"$eq": job_id}, "queue": {"$eq": queue}, "state": {"$gte": _FIRST_LIVE}}
-    held = [] if keep else [UNNEEDED_AS_BARE_HOLDER]
+    held = [] if keep or as_job else [UNNEEDED_AS_BARE_HOLDER]
     return Update(wanted, [{"$set": fields}, *held])
 
 

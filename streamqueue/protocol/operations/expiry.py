@@ -55,10 +55,11 @@ def too_late(queues: Sequence[str], limit: int) -> Find:
 _HINT = list(EXPIRES_INDEX["key"].items())
 
 
-def expire(ids: Sequence[Any], keep: float | None) -> Update:
+def expire(ids: Sequence[Any], keep: float | None, *, as_jobs: bool = False) -> Update:
     """End jobs that wait and are too late. `keep` is for how many seconds those stay that do not
-    say so themselves, and that nobody has claimed."""
-    held = [] if keep else [UNNEEDED_AS_BARE_HOLDER]
+    say so themselves, and that nobody has claimed; `as_jobs`: what holds a key for longer stays a
+    job."""
+    held = [] if keep or as_jobs else [UNNEEDED_AS_BARE_HOLDER]
     return Update(_waits_too_late(ids), [{"$set": _expired(keep or 0)}, *held])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from pymongo import ReturnDocument, UpdateMany
+from pymongo.errors import OperationFailure
 
 from ...errors import ConfigurationError, JobNotFound
 from ...protocol import operations
@@ -72,19 +73,31 @@ class Canceller:
             yield self._store.require_index("keep", "cancel()")
         except ConfigurationError:
             pass
-        found = yield jobs.find_one_and_update(
-            *operations.cancel(self._name, job_id, self._keep),
-            projection={"state": 1},
-            return_document=ReturnDocument.AFTER,
-            # A job that somebody's open transaction has changed would be waited for until its end.
-            maxTimeMS=PATIENCE_MS,
-        )
+        command = operations.cancel(self._name, job_id, self._keep)
+        try:
+            found = yield from self._change(command)
+        except OperationFailure as error:
+            if not operations.is_refusal(error):
+                raise
+            # A validator may want all that a job has, also of what only holds a key.
+            as_job = operations.cancel(self._name, job_id, self._keep, as_job=True)
+            found = yield from self._change(as_job)
         if found is None:
             return None
         if found.get("state") == "running":
             return "asked"
         yield self._store.remove_cancelled([job_id])
         return "cancelled"
+
+    def _change(self, command: operations.Update) -> Flow[dict[str, Any] | None]:
+        found: dict[str, Any] | None = yield self._store.jobs.find_one_and_update(
+            *command,
+            projection={"state": 1},
+            return_document=ReturnDocument.AFTER,
+            # A job that somebody's open transaction has changed would be waited for until its end.
+            maxTimeMS=PATIENCE_MS,
+        )
+        return found
 
     def clear(self) -> Flow[int]:
         """Remove every job of the queue; return how many.

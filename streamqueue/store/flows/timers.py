@@ -121,7 +121,8 @@ def _expire(store: StoreState, ids: Sequence[Any], keep: float | None) -> Flow[i
     if removed == len(ids):
         return removed
     command = partial(operations.expire, keep=keep)
-    ended = yield from change_each(store, ids, command, store.unexpirable)
+    as_jobs = partial(command, as_jobs=True)
+    ended = yield from change_each(store, ids, command, store.unexpirable, as_jobs)
     if ended and not keep:  # somebody stood in the way of the delete, maybe
         yield from remove_cancelled(store, ids)
     return removed + ended
@@ -135,7 +136,8 @@ def expire_held(
     ids = [job_id for job_id, _ in held]
     tokens = {token for _, token in held}
     command = partial(operations.expire_held, tokens=tokens, kept=kept)
-    ended = yield from change_each(store, ids, command, store.unexpirable)
+    as_jobs = partial(operations.expire_held, tokens=tokens)
+    ended = yield from change_each(store, ids, command, store.unexpirable, as_jobs)
     if ended:
         yield from remove_cancelled(store, ids)
     return ended
