@@ -41,7 +41,7 @@ from streamqueue.queue.flow import run
 from streamqueue.store import known_settings
 
 MAX_ATTEMPTS = 2
-WAITING = ("ready", "waiting")
+WAITING = ("ready", "waiting", "scheduled")
 
 
 @dataclass
@@ -147,7 +147,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         key=st.sampled_from("ab"),
         priority=st.integers(-1, 1),
-        on_conflict=st.sampled_from(["raise", "skip", "replace"]),
+        on_conflict=st.sampled_from(["raise", "skip", "replace", "earlier"]),
         until_start=st.booleans(),
         holds_on=st.booleans(),
         keep=st.booleans(),
@@ -185,14 +185,24 @@ class QueueMachine(RuleBasedStateMachine):
             )
         elif on_conflict == "skip":
             assert put() == there
-        elif on_conflict == "replace" and job is not None and job.state in ("ready", "waiting"):
+        elif on_conflict == "replace" and job is not None and job.state in WAITING:
             assert put() == there
+            self.is_due(job)
             job.priority, job.keep, job.until_start = priority, keep, until_start
             job.holds_on = job.holds_on or holds_on
             job.attempts, job.errors = 0, []
+        elif on_conflict == "earlier" and job is not None and job.state in WAITING:
+            assert put() == there
+            self.is_due(job)
+            job.priority = max(job.priority, priority)
         else:
             with pytest.raises(DuplicateJob):
                 put()
+
+    def is_due(self, job: Expected) -> None:
+        """A job that was to run later is to run now."""
+        if job.state == "scheduled":
+            job.state, job.place = "ready", self.next_place()
 
     @rule()
     def keys_have_been_held_for_long_enough(self) -> None:
@@ -424,17 +434,19 @@ class QueueMachine(RuleBasedStateMachine):
             with pytest.raises(JobNotFound):
                 self.consumers[1].requeue(job_id)
 
-    @rule(data=st.data(), priority=st.integers(-1, 1), now=st.booleans())
-    def reschedule(self, data: st.DataObject, priority: int, now: bool) -> None:
+    @rule(data=st.data(), priority=st.integers(-1, 1), when=st.sampled_from([None, 0, 3600]))
+    def reschedule(self, data: st.DataObject, priority: int, when: int | None) -> None:
         if not self.expected:
             return
         job_id = data.draw(st.sampled_from(list(self.expected)))
-        job, when = self.expected[job_id], 0 if now else None
+        job = self.expected[job_id]
         if job.state in WAITING:
             self.consumers[1].reschedule(job_id, priority=priority, delay=when)
-            job.state = "ready" if now else job.state
             job.priority = priority
-            job.place = self.next_place() if now else job.place
+            if when == 0:
+                job.state, job.place = "ready", self.next_place()
+            elif when is not None:
+                job.state = "scheduled"
         else:
             with pytest.raises(JobNotFound):
                 self.consumers[1].reschedule(job_id, priority=priority, delay=when)
@@ -461,7 +473,7 @@ class QueueMachine(RuleBasedStateMachine):
         counted = {
             "waiting": states.count("waiting"),
             "available": states.count("ready"),
-            "scheduled": 0,
+            "scheduled": states.count("scheduled"),
             "locked": states.count("running"),
             "errors": states.count("dead"),
             "total": len(states),
