@@ -48,7 +48,10 @@ def requeue(
 
 
 NOT_ENDED: Document = dict.fromkeys(
-    ("finished_at", "removed_at", "result", "awaited", "cancel_requested_at", "expires_at"),
+    (
+        *("finished_at", "removed_at", "result", "awaited", "cancel_requested_at", "expires_at"),
+        "waits_for",
+    ),
     "$$REMOVE",
 )
 """Fields of an update that makes a job live again which had ended."""

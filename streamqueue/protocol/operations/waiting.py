@@ -40,5 +40,6 @@ def rescheduled(
             "state": {"$cond": [is_later, "scheduled", "ready"]},
             "run_at": {"$cond": [is_later, moment, "$$NOW"]},
             "seq": {"$cond": [is_later, "$seq", LAST_IN["seq"]]},
+            "waits_for": "$$REMOVE",
         }
     return [{"$set": fields}]
