@@ -5,6 +5,7 @@ from __future__ import annotations
 from drills.planted.fault import Edit, PlantedFault
 
 HELD = "contract/test_queue_held_keys.py"
+FOR_A_TIME = "contract/test_queue_held_for_a_time.py"
 WORKER = "worker/test_worker_keys.py"
 
 FAULTS = (
@@ -38,7 +39,7 @@ FAULTS = (
     PlantedFault(
         "a key that is free before its time",
         17,
-        f"{HELD}::test_what_only_holds_a_key_is_counted_nowhere_and_no_job",
+        f"{FOR_A_TIME}::test_what_only_holds_a_key_is_counted_nowhere_and_no_job",
         Edit(
             "protocol.operations.keys.holding:removable",
             ', "unique_until": {"$not": _A_DATE}',
