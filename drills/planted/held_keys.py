@@ -92,4 +92,44 @@ FAULTS = (
             "if False:",
         ),
     ),
+    PlantedFault(
+        "a count that leaves out what one of many had not yet spoiled",
+        3,
+        f"{HELD}::test_one_of_many_lost_jobs_stops_none_of_the_others",
+        Edit(
+            "store.flows.changes:change_each",
+            "    total = len(ids) - len(left)\n",
+            "    total = 0\n",
+        ),
+    ),
+    PlantedFault(
+        "a job parked during a look that nobody looks for",
+        3,
+        f"{WORKER}::test_one_that_is_parked_while_somebody_looks_is_found_by_the_next_look",
+        Edit(
+            "worker.scheduler:HeldBack.run_once",
+            "self._some_wait = self._some_wait or look.waiting > 0",
+            "self._some_wait = look.waiting > 0",
+        ),
+    ),
+    PlantedFault(
+        "a job completed in a session for whose end another waits",
+        3,
+        f"{WORKER}::test_a_job_completed_in_a_session_lets_the_other_through",
+        Edit(
+            "worker.completer:Completer._complete_in",
+            "            await self._let_through(attempt)\n",
+            "",
+        ),
+    ),
+    PlantedFault(
+        "a job that cannot be completed where a validator takes no bare holder",
+        17,
+        f"{WORKER}::test_where_a_validator_wants_all_that_a_job_has_a_completed_one_stays",
+        Edit(
+            "worker.completer:Completer._complete_apart",
+            "if attempt.record.holds_on and not attempt.kept:",
+            "if False:",
+        ),
+    ),
 )
