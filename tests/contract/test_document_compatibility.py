@@ -12,6 +12,7 @@ import pytest
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import DuplicateJob
+from streamqueue.protocol.schema import EARLIER_KEY_INDEX
 from tests.contract.looks import document, let_lease_run_out
 from tests.contract.shells import Shell
 
@@ -130,7 +131,13 @@ async def test_old_and_new_jobs_are_claimed_in_one_batch_in_their_order(
 
 
 async def test_a_key_is_unique_across_versions(queue: Any, jobs: Collection[Any]) -> None:
-    await queue.put({})  # makes the indexes
+    earlier = {"key": {"$exists": True}, "state": {"$gte": "ready"}}
+    jobs.create_index(
+        ["queue", "key"],
+        name=EARLIER_KEY_INDEX,
+        unique=True,
+        partialFilterExpression=earlier,
+    )
     job_id = insert(jobs, key="k")
 
     with pytest.raises(DuplicateJob) as raised:
@@ -174,7 +181,8 @@ async def test_a_job_with_nothing_but_what_it_must_have_lives_its_whole_life(
 async def test_what_is_put_has_no_field_that_an_older_version_would_trip_over(
     queue: Any, jobs: Collection[Any]
 ) -> None:
-    # Fields are only ever added: these are the ones of version 1, and a reader of it knows them.
+    # Fields are only ever added: these are the ones of version 1, which a reader of it knows, and
+    # one that it passes over.
     job_id = await queue.put({"n": 1}, key="k", delay=60, priority=2, max_attempts=4)
 
     stored = document(jobs, job_id)
@@ -191,5 +199,6 @@ async def test_what_is_put_has_no_field_that_an_older_version_would_trip_over(
         "attempts": "int",
         "max_attempts": "int",
         "key": "str",
+        "held_key": "str",
         "payload": "dict",
     }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from streamqueue.worker.sharing.fairness import EXACT, Fairness
@@ -90,26 +90,24 @@ def test_no_slot_stays_free_while_jobs_wait_and_none_is_given_beyond_a_share(
 
 
 @given(processes, st.randoms())
-def test_what_is_lent_comes_back_with_the_next_slots_that_end(
+def test_what_is_lent_comes_back_with_the_next_slot_that_ends_above_a_share(
     process: Process, chance: Any
 ) -> None:
     queues = sorted(process.weights)
     lender, others = queues[0], queues[1:]
+    assume(others)
     for _ in range(5):
         process.fill(dict.fromkeys(others, NEVER_LESS))
         for queue in chance.sample(list(process.held.elements()), process.held.total() // 2):
             process.held[queue] -= 1
     process.fill(dict.fromkeys(others, NEVER_LESS))
-    due = math.floor(process.shares(dict.fromkeys(queues, NEVER_LESS))[lender] + EXACT)
+    shares = process.shares(dict.fromkeys(queues, NEVER_LESS))
+    due = math.floor(shares[lender] + EXACT)
 
-    ends = 0
     while process.held[lender] < due:
-        lent = [queue for queue in others if process.held[queue]]
-        if others and lent:
-            process.held[chance.choice(lent)] -= 1
-        process.fill(dict.fromkeys(queues, NEVER_LESS))
-        ends += 1
-        assert ends <= 2 * process.slots
+        lent = [queue for queue in others if process.held[queue] > shares[queue] + EXACT]
+        process.held[chance.choice(lent)] -= 1
+        assert process.fill(dict.fromkeys(queues, NEVER_LESS)) == [lender]
 
 
 @given(processes)
