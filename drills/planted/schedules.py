@@ -15,7 +15,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         17,
         f"{WORKER}::test_a_process_frozen_between_reading_and_writing_puts_no_second_job",
         Edit(
-            "protocol.operations.schedules:take",
+            "protocol.operations.settings.schedules:take",
             '            "last_tick": {"$lt": step.tick},\n',
             "",
         ),
@@ -25,7 +25,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         8,
         f"{CONTRACT}::test_the_server_alone_says_whether_a_tick_may_be_taken[blocking-tick1-change1-0]",
         Edit(
-            "protocol.operations.schedules:take",
+            "protocol.operations.settings.schedules:take",
             '            "$expr": {"$gte": ["$$NOW", due]},\n',
             "",
         ),
@@ -61,7 +61,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         17,
         f"{CONTRACT}::test_a_pause_stays_over_a_change_and_is_no_outage[async]",
         Edit(
-            "protocol.operations.schedules:resume_schedule",
+            "protocol.operations.settings.schedules:resume_schedule",
             '        "last_tick": "$$NOW",\n',
             "",
         ),

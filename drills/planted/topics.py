@@ -73,7 +73,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         8,
         f"{TOPICS}::test_a_subscription_ends_when_its_time_is_over",
         Edit(
-            "protocol.operations.topics",
+            "protocol.operations.settings.topics",
             '{"$gt": ["$$this.expires_at", "$$NOW"]}',
             '{"$gt": ["$$this.expires_at", None]}',
         ),

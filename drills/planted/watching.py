@@ -55,7 +55,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         3,
         "ops/test_census.py::test_a_queue_says_to_how_many_topics_it_subscribes",
         Edit(
-            "protocol.operations.topics:subscriptions",
+            "protocol.operations.settings.topics:subscriptions",
             '{"input": _LIVE, "in": _QUEUE}',
             '{"input": {"$cond": [{"$isArray": "$subscribers"}, "$subscribers", []]}, "in": _QUEUE}',
         ),

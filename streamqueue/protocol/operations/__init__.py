@@ -46,8 +46,8 @@ from .keys.unique import *  # noqa: F403
 from .looks import *  # noqa: F403
 from .queues import *  # noqa: F403
 from .replies import *  # noqa: F403
-from .schedules import *  # noqa: F403
-from .settings import *  # noqa: F403
+from .settings.queues import *  # noqa: F403
+from .settings.schedules import *  # noqa: F403
+from .settings.topics import *  # noqa: F403
 from .timers import *  # noqa: F403
-from .topics import *  # noqa: F403
 from .waiting import *  # noqa: F403

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..settings import BELL
-from .commands import Find, Update
-from .expressions import one_of
+from ...settings import BELL
+from ..commands import Find, Update
+from ..expressions import one_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

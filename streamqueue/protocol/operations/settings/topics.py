@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..topics import KIND, MAX_SUBSCRIBERS, PREFIX, topic_id
-from .commands import Find, Update
-from .expressions import later
+from ...topics import KIND, MAX_SUBSCRIBERS, PREFIX, topic_id
+from ..commands import Find, Update
+from ..expressions import later
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from .commands import Document, Pipeline
+    from ..commands import Document, Pipeline
 
 
 def subscribe(topic: str, queue: str, expires: float | datetime | None) -> Update:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..schedules import KIND, PREFIX, Source
-from ..schema import FIRST_DATE, LAST_DATE
-from .commands import Document, Find, Update
-from .expressions import is_date, milliseconds_since, one_of
+from ...schedules import KIND, PREFIX, Source
+from ...schema import FIRST_DATE, LAST_DATE
+from ..commands import Document, Find, Update
+from ..expressions import is_date, milliseconds_since, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from ..schedules import CatchUp, Schedule, Step, StoredSchedule
+    from ...schedules import CatchUp, Schedule, Step, StoredSchedule
 
 MOST_SCHEDULES = 10_000
 """Schedules that are read of a collection."""

@@ -1,0 +1,1 @@
+"""What is stored beside the jobs: settings of queues, schedules and topics."""
