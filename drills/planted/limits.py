@@ -149,8 +149,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{FAIRNESS}::test_long_and_short_jobs_hold_half_the_slots_each",
         Edit(
             "worker.sharing.fairness:Fairness.plan",
-            "{queue: holder.held.get(queue, 0) for queue in waiting}",
-            "dict.fromkeys(waiting, 0)",
+            "held = dict(holder.held)",
+            "held: dict[str, int] = {}",
         ),
     ),
     PlantedFault(
@@ -185,6 +185,39 @@ FAULTS: tuple[PlantedFault, ...] = (
         6,
         f"{FAIRNESS}::test_few_queues_with_work_among_many_are_found_in_few_reads",
         Edit("worker.backlog:Backlog._look", "if len(quiet) > FEW_LANES:", "if False:"),
+    ),
+    PlantedFault(
+        "a read for each of many queues that all have work",
+        17,
+        f"{FAIRNESS}::test_many_queues_that_all_have_work_are_read_many_at_a_time",
+        Edit("worker.backlog:Backlog.fill", "elif left:", "elif False:"),
+        Edit("worker.backlog:Backlog.fill", "together.intersection(short)", "short"),
+    ),
+    PlantedFault(
+        "queues hidden by older backlogs, of which some are looked for in each claim",
+        17,
+        f"{FAIRNESS}::test_queues_that_are_hidden_by_older_backlogs_have_their_shares_at_once",
+        Edit("worker.backlog:Backlog.fill", "together.intersection(short)", "()"),
+    ),
+    PlantedFault(
+        "a queue that is read and loses its place among those that wait",
+        17,
+        "unit/test_lanes.py::test_what_is_planned_is_the_same_when_it_has_been_read",
+        Edit(
+            "worker.sharing.lanes:Lanes.begin_read",
+            "self._lanes[queue].unread = False",
+            "self._lanes[queue].empty()",
+        ),
+    ),
+    PlantedFault(
+        "more queues than slots, and not by turns",
+        17,
+        "unit/test_fairness.py::test_with_fewer_slots_than_queues_all_have_their_turns",
+        Edit(
+            "worker.sharing.fairness:Fairness.plan",
+            "without.sort(key=turns.__getitem__)",
+            "pass",
+        ),
     ),
     PlantedFault(
         "a slot of a share that comes free and wakes nobody",

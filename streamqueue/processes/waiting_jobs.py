@@ -183,8 +183,11 @@ class WaitingJobs:
         """Have members that can take jobs ask, if any are known to wait."""
         if self._more or self._backlog:
             self._have_one_fetch()
-        asked = set()
-        for queue in self._waiting_lanes():
+        asked: set[Member] = set()
+        free = sum(member.free > 0 for member in self._members)
+        for queue in self._waiting_lanes():  # of thousands, maybe
+            if len(asked) == free:
+                return
             member = self._members.free(queue=queue)
             if member is not None and member not in asked:
                 member.ask_to_fetch()
@@ -246,14 +249,14 @@ class WaitingJobs:
             await self._read(sum(member.requested for member in asking))
         if self._lanes:
             for member in asking:
-                await self._backlog.fill(member.requested, member)
-        if self._backlog.lanes_left:
-            self._backlog.lanes_left = False
-            self._intake.wait_for_turn(1)
+                await self._backlog.fill(self._lanes.plan(member.requested, member))
+        self._intake.wait_for_lanes()
         asking = self._members.asking()
         for index, member in enumerate(asking):
             share = math.ceil((len(self._backlog) + len(self._lanes)) / (len(asking) - index))
-            jobs = self._backlog.take(min(member.requested, share), member)
+            count = min(member.requested, share)
+            plan = self._lanes.plan(count, member, known=True)
+            jobs = self._backlog.take(count, plan)
             more = bool(self._backlog) or self._more or (bool(jobs) and self._lanes.waits)
             member.reply(jobs, more=more)
         if self._lanes and not self.loaded:

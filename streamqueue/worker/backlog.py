@@ -18,11 +18,12 @@ import random
 from collections import deque
 from collections.abc import Mapping
 from contextlib import contextmanager
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
 from ..clock import monotonic
 from ..protocol.document import PLACE_CODEC
+from ..protocol.operations import MERGED_QUEUES
 from .sharing.fairness import Fairness
 from .sharing.lanes import Lanes, priority_of
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from ..store.asynchronous import AsyncStore
     from ..store.present_settings import PresentSettings
     from .partition import Partition
-    from .sharing.fairness import Holder
+    from .sharing.lanes import Plan
     from .sharing.shares import Shares
     from .source import Source
 
@@ -43,11 +44,13 @@ CHUNK = 64
 CHUNK_PER_SLOT = 4
 MAX_CHUNK = 1000
 FEW_LANES = 2
-"""Lanes of which nothing is known are read one by one, if they are so few; of more it is asked
-which have work."""
+"""So few lanes are read one by one, and more of them together."""
+LEAST_OF_LANE = 4
+"""Jobs that a lane counts as wanted for at least, where several are read together."""
 LANE_ROUNDS = 3
 """Times that lanes are read before a claim: one in which nothing is found leaves its slots to
-others, of which more must be known then."""
+others, of which more must be known then; and in what is read together one may hide the others. The
+last time they are read one by one."""
 MAX_SHARED_CHUNK = 2000
 """A shared chunk must have one share for each consumer in it."""
 CHUNK_SECONDS = 1.0
@@ -60,7 +63,6 @@ CONTENDED_SECONDS = 30.0
 """How long the head counts as that: while everybody keeps to their own, nobody loses a claim."""
 
 Job = Mapping[str, Any]
-NONE: tuple[list[Job], bool, bool] = ([], False, False)
 
 
 class Backlog:
@@ -130,8 +132,8 @@ class Backlog:
     def outruns_events(self, loaded: bool) -> bool:
         """Whether the head is read so often that an event would tell nothing sooner; `loaded` says
         that there is something in it, as far as is known."""
-        if not (loaded or self._looking):
-            return False
+        if not (loaded or self._looking) or self.lanes.count > MERGED_QUEUES:
+            return False  # (A look at so many queues costs more than their events.)
         gap = self._read_at - self._read_before_at
         return max(gap, monotonic() - self._read_at) < OFTEN
 
@@ -148,14 +150,13 @@ class Backlog:
         """Add jobs to the chunk, behind all others, or to their lanes."""
         self._chunk.extend(self.lanes.sort(jobs))
 
-    def take(self, count: int, holder: Holder | None = None) -> list[Job]:
-        """Return the next jobs for a process, as its queues share its slots, and forget them."""
+    def take(self, count: int, plan: Plan | None = None) -> list[Job]:
+        """Return the next jobs, and forget them: of the chunk, and of the lanes by this plan."""
         jobs = [self._chunk.popleft() for _ in range(min(count, len(self._chunk)))]
-        if self.lanes and holder is not None:
-            jobs += self.lanes.take(count - len(jobs), holder)
-        elif self.holder is not None:
-            jobs += self.lanes.take(count - len(jobs), self.holder)
-            self.holder.due = self.lanes.shares
+        if plan is not None:
+            jobs += self.lanes.take(plan, count - len(jobs))
+            if self.holder is not None:
+                self.holder.due = plan.shares
         return jobs
 
     def contend(self) -> None:
@@ -198,25 +199,25 @@ class Backlog:
             self._others_too = False
         self._note_read()
 
-    def short(self, count: int) -> bool:
-        """Whether more must be known of some lanes for a claim of so many jobs."""
-        return self.holder is not None and bool(self.lanes.short(count, self.holder))
-
-    async def fill(self, count: int, holder: Holder | None = None) -> None:
-        """Read the lanes of which more must be known for a claim of so many jobs by a process."""
-        claims = holder or self.holder
-        if claims is None:
-            return
-        for _ in range(LANE_ROUNDS):
-            short = self.lanes.short(count, claims)
-            if not short or await self._asked(count):
+    async def fill(self, plan: Plan) -> None:
+        """Read the lanes of which more must be known for a plan."""
+        together: set[str] = set()
+        for left in reversed(range(LANE_ROUNDS)):
+            short = self.lanes.short(plan)
+            if not short or await self._asked(plan.wanted):
                 return
-            if len(short) > FEW_LANES:
-                short = await self._read_together(short)
-            for queue, planned in short:
-                await self._read_lane(queue, planned)
+            if len(short) <= FEW_LANES:
+                for queue, planned in short.items():
+                    await self._read_lane(queue, planned)
+            elif left:
+                together.update(await self._read_together(plan))
+            else:
+                for queue in together.intersection(short):  # others hid it twice
+                    await self._read_lane(queue, short[queue])
             self._others_too = False
             self._note_read()
+            if left:
+                plan = self.lanes.plan(plan.wanted, plan.holder)
 
     async def _asked(self, wanted: int) -> bool:
         """Take what somebody hands out; return whether there is somebody."""
@@ -269,23 +270,24 @@ class Backlog:
         else:
             lanes.look(quiet)
 
-    async def _read_together(self, short: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-        """Read lanes of which nothing is known in one read, and return those that are to be read
-        one by one: where a few have more than all others there may be nothing of those in it."""
+    async def _read_together(self, plan: Plan) -> Collection[str]:
+        """Read lanes in one read, those of the plan and, if they are few, those whose turn is next;
+        return which. Where some have more than all others, or older jobs, there may be nothing of
+        those in it."""
         lanes = self.lanes
-        empty = [queue for queue, _ in short if lanes.unknown(queue)]
-        lanes.begin_read(empty)
-        planned = sum(count for _, count in short)
-        read, deep, left = await self._read_head(empty, self._chunk_for(planned)) if empty else NONE
-        self._chunk.extend(lanes.sort(read))
-        found = {job.get("queue") for job in read}
+        further = lanes.plan(plan.wanted + MERGED_QUEUES, plan.holder)
+        short = dict(islice(lanes.short(further).items(), MERGED_QUEUES))
+        lanes.begin_read(short)
+        limit = self._chunk_for(max(sum(short.values()), LEAST_OF_LANE * len(short)))
+        read, deep, left = await self._read_head(list(short), limit)
+        self._chunk.extend(lanes.were_read(short, read))
+        found: set[Any] = {job.get("queue") for job in read}
         if deep:
-            lanes.look(empty)
+            lanes.look(short)
         elif left:
-            lanes.look(queue for queue in empty if queue in found)
-        self.lanes_left = self.lanes_left or (left and len(found) < len(empty))
-        known = {queue for queue in empty if not deep or queue in found}
-        return [(queue, count) for queue, count in short if queue not in known]
+            lanes.look(found.intersection(short))
+        self.lanes_left = self.lanes_left or (left and len(found) < len(short))
+        return short
 
     async def _read_lane(self, queue: str, planned: int) -> None:
         lane = self.lanes.get(queue)

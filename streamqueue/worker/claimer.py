@@ -26,7 +26,7 @@ from ..outage import LoggedOutage
 from ..protocol.foreign import is_ordinary, is_unplaced, with_plain_id
 from .handler import keep_of, limit_of
 from .intake import AFTER_FAILURE, Intake
-from .sharing.lanes import priority_of
+from .sharing.lanes import urgency_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .backlog import Backlog
     from .delivery import Delivery
     from .handler import RegisteredHandler
+    from .sharing.fairness import Holder
     from .slots import Slots
     from .source import Source
 
@@ -269,8 +270,8 @@ class Claimer:
             if self._backlog.stale:
                 self._backlog.drop()
                 self._scan_too("scan")
-            if self._lanes:
-                await self._claim_shared(wanted)
+            if self._backlog.holder is not None:
+                await self._claim_shared(wanted, self._backlog.holder)
             elif self._announced and not self._backlog:
                 # (With a chunk, what was announced is newer and not more urgent: it waits.)
                 await self._claim_announced(wanted)
@@ -290,7 +291,7 @@ class Claimer:
         jobs = list(self._announced.values())
         size = min(wanted, self._store.claim_size.most)
         if len(jobs) > size:
-            jobs.sort(key=_urgency)  # stable: first announced, first out
+            jobs.sort(key=urgency_of)  # stable: first announced, first out
             jobs = jobs[:size]
         for job in jobs:
             del self._announced[job["_id"]]
@@ -298,7 +299,7 @@ class Claimer:
 
     async def _claim_waiting(self, wanted: int) -> None:
         trigger = self._scan_for or "scan"
-        size = min(wanted, self._claim_size, self._store.claim_size.most)
+        size = self._size(wanted)
         if len(self._backlog) < size and self._scan_for is not None:
             self._backlog.drop()  # its rest would make a small claim; the next chunk has it too
         if not self._backlog:
@@ -317,34 +318,37 @@ class Claimer:
         if jobs:
             await self._take(trigger, jobs)
 
-    async def _claim_shared(self, wanted: int) -> None:
+    async def _claim_shared(self, wanted: int, holder: Holder) -> None:
         """Claim what waits in the lanes, as the queues share the slots."""
         looks, backlog = self._scan_for, self._backlog
-        size = min(wanted, self._claim_size, self._store.claim_size.most)
         self._lanes.drop(stale=True)
         if looks is not None:
             self._forget_announced()  # it is found as well
             await self._look(wanted)
         trigger = looks or ("stream" if self._announced else "scan")
-        backlog.add(sorted(self._announced.values(), key=_urgency))
+        backlog.add(sorted(self._announced.values(), key=urgency_of))
         self._announced.clear()
-        if backlog.short(size):
+        plan = self._lanes.plan(self._size(wanted), holder)
+        if self._lanes.short(plan):
             with self._metrics.timed("scan"):
                 await self._place_unplaced()
-                await backlog.fill(size)
+                await backlog.fill(plan)
+            wanted = self._slots.wanted  # handlers have come to their ends
+            plan = self._lanes.plan(self._size(wanted), holder, known=True)
         if backlog.left or (self._source.dispatched and backlog.deep):
             self._scan_too(trigger)  # there may be more behind
         backlog.left = backlog.deep = False
-        if backlog.lanes_left:
-            backlog.lanes_left = False
-            self._intake.wait_for_turn(1)
-        jobs = backlog.take(size)
+        self._intake.wait_for_lanes()
+        jobs = backlog.take(plan.wanted, plan)
         if jobs:
             await self._take(trigger, jobs)
         elif not self._lanes.waits:
             self._note_empty(trigger)
         elif self._slots.free < 1:  # what could be claimed ahead is of other queues
             await self._slots.wait_for_change()
+
+    def _size(self, wanted: int) -> int:
+        return min(wanted, self._claim_size, self._store.claim_size.most)
 
     async def _look(self, wanted: int) -> None:
         # Cleared before the read: what is announced while it is under way counts as new.
@@ -393,7 +397,3 @@ class Claimer:
             # Look again when they are tried again; what is announced until then does not wait.
             self._backlog.drop()
             self._scan_for = None
-
-
-def _urgency(job: Mapping[str, Any]) -> float:
-    return -priority_of(job)

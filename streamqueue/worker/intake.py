@@ -69,6 +69,12 @@ class Intake:
             self._turn_at = at
             self._woken.set()
 
+    def wait_for_lanes(self) -> None:
+        """Wait for our turn, if something was left to others when lanes were read."""
+        if self._backlog.lanes_left:
+            self._backlog.lanes_left = False
+            self.wait_for_turn(1)
+
     def wake(self) -> None:
         """Make :meth:`wait` return."""
         self._woken.set()

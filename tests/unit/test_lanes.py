@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
 from bson import ObjectId, Timestamp
 from hypothesis import given
@@ -25,7 +27,10 @@ class Room:
 class Idle:
     """A process that holds nothing."""
 
-    held = ahead = room = MappingProxyType[str, int]({})
+    held = ahead = MappingProxyType[str, int]({})
+
+    def __init__(self, **room: int) -> None:
+        self.room = room
 
 
 def lanes_of(**rooms: float) -> Lanes:
@@ -51,7 +56,7 @@ def test_jobs_of_a_queue_are_taken_in_the_order_of_claims_as_far_as_there_is_roo
     lanes = lanes_of(one=one, two=100, three=100)
     lanes.sort(jobs)
 
-    taken = lanes.take(count, Idle())
+    taken = lanes.take(lanes.plan(count, Idle(one=one), known=True), count)
 
     for queue in QUEUES:
         there = [each for each in jobs if each["queue"] == queue]
@@ -70,7 +75,32 @@ def test_a_job_that_is_more_urgent_than_what_is_known_of_its_queue_is_read_first
         assert lane is not None
         lane.heard(job(queue, priority))
 
-    assert lanes.short(2, Idle()) == [("one", 1)]
+    assert lanes.short(lanes.plan(2, Idle())) == {"one": 1}
+
+
+def test_what_is_planned_is_the_same_when_it_has_been_read() -> None:
+    queues = [f"q{number}" for number in range(30)]
+    lanes = lanes_of(**dict.fromkeys(queues, math.inf))
+    lanes.look(queues)
+    plan = lanes.plan(10, Idle())
+
+    lanes.begin_read(plan.queues)
+    lanes.were_read(plan.queues, [job(queue) for queue in plan.queues])
+
+    assert lanes.plan(10, Idle()) == plan._replace(holder=ANY, shares=ANY)
+    assert lanes.short(lanes.plan(10, Idle())) == {}
+
+
+def test_a_job_that_comes_while_its_queue_is_read_is_read_next() -> None:
+    lanes = lanes_of(one=5)
+    lane = lanes.get("one")
+    assert lane is not None
+    lanes.begin_read(["one"])
+    lane.heard(job("one"))
+
+    lanes.were_read(["one"], [])
+
+    assert lanes.short(lanes.plan(1, Idle())) == {"one": 1}
 
 
 def test_a_job_that_was_read_and_told_of_is_known_once() -> None:
@@ -103,12 +133,12 @@ def test_a_lane_without_room_is_not_read_and_waits_for_nobody() -> None:
     room = Room(0)
     lanes = Lanes({"one": room}, NOBODY, Fairness(10, {"one": 1}))
     lanes.look(["one"])
-    before = (lanes.waits, lanes.short(1, Idle()))
+    before = (lanes.waits, lanes.plan(1, Idle(one=0)).queues)
 
     room.room = 1
 
     assert before == (False, [])
-    assert (lanes.waits, lanes.short(1, Idle())) == (True, [("one", 1)])
+    assert (lanes.waits, lanes.plan(1, Idle(one=1)).queues) == (True, ["one"])
 
 
 def test_a_backlog_is_read_in_fewer_and_larger_chunks_while_they_are_used_up() -> None:

@@ -11,6 +11,7 @@ that, and no longer while each queue is due a slot or more.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING, Protocol
 
@@ -57,7 +58,8 @@ class Fairness:
     def __init__(self, slots: int, weights: Mapping[str, int]) -> None:
         self._slots = slots
         self._weights = weights
-        self._turns: dict[str, int] = {}  # the later a queue was given a slot, the higher
+        # The later a queue was given a slot, the higher.
+        self._turns: defaultdict[str, int] = defaultdict(int)
         self._last_turn = 0
         self.shares: Mapping[str, float] = {}
 
@@ -74,16 +76,22 @@ class Fairness:
             held: slots, by queue.
             waiting: jobs that could be started, by queue.
         """
-        weights = {queue: self._weights.get(queue, 1) for queue in (*held, *waiting)}
-        wanted = {queue: held.get(queue, 0) + count for queue, count in waiting.items()}
-        wanted |= {queue: count for queue, count in held.items() if queue not in wanted}
-        left, weight_left = float(self._slots), sum(weights[queue] for queue in wanted)
-        shares = {}
-        for queue in sorted(wanted, key=lambda queue: wanted[queue] / weights[queue]):
-            share = min(wanted[queue], left * weights[queue] / weight_left)
-            shares[queue] = share
-            left -= share
-            weight_left -= weights[queue]
+        wanted = dict(waiting)
+        for queue, count in held.items():
+            wanted[queue] = wanted.get(queue, 0) + count
+        weights = {queue: self._weights.get(queue, 1) for queue in wanted}
+        left, weight_left = float(self._slots), sum(weights.values())
+        shares: dict[str, float] = {}
+        while wanted:
+            level = left / weight_left
+            least = [queue for queue, count in wanted.items() if count <= level * weights[queue]]
+            if not least:
+                shares |= {queue: level * weights[queue] for queue in wanted}
+                break
+            for queue in least:  # the others have more than `level` then
+                share = shares[queue] = wanted.pop(queue)
+                left -= share
+                weight_left -= weights[queue]
         return shares
 
     def plan(
@@ -105,21 +113,27 @@ class Fairness:
             ((queue, most),) = waiting.items()
             return [queue] * int(min(count, most if known is None else known[queue]))
         shares = self.shares = self.shares_of(holder.held, waiting)
-        held = {queue: holder.held.get(queue, 0) for queue in waiting}
+        held = dict(holder.held)
         left = dict(waiting if known is None else known)
         ahead, turns, turn = holder.ahead, self._turns, self._last_turn
 
         def rank(queue: str, turn: int) -> Rank | None:
-            return _rank(held[queue], shares[queue], ahead.get(queue, 0), turn)
+            return _rank(held.get(queue, 0), shares[queue], ahead.get(queue, 0), turn)
 
-        ranked = [(rank(queue, turns.get(queue, 0)), queue) for queue in waiting if left[queue]]
+        next_ones: Collection[str] = waiting
+        if max(map(shares.__getitem__, waiting), default=0) < 1 - EXACT:
+            # Thousands of queues, maybe: one slot each, by turns, for those that hold none.
+            without = [queue for queue in waiting if queue not in held and left[queue]]
+            without.sort(key=turns.__getitem__)
+            next_ones = {*without[:count], *(ahead.keys() & waiting.keys())}
+        ranked = [(rank(queue, turns[queue]), queue) for queue in next_ones if left[queue]]
         ranks = [(place, queue) for place, queue in ranked if place is not None]
         heapify(ranks)
         plan: list[str] = []
         while ranks and len(plan) < count:
             queue = ranks[0][1]
             plan.append(queue)
-            held[queue] += 1
+            held[queue] = held.get(queue, 0) + 1
             left[queue] -= 1
             turn += 1
             place = rank(queue, turn)

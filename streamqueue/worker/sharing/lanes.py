@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...clock import monotonic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ...store.present_settings import PresentSettings
     from .fairness import Fairness, Holder
@@ -34,6 +34,21 @@ class HasRoom(Protocol):
     @property
     def room(self) -> float:
         """How many jobs of the queue could be taken now."""
+
+
+class Plan(NamedTuple):
+    """Of which queues the next jobs of a process are to be, one for each job, in this order.
+
+    Attributes:
+        wanted: how many jobs it was asked for.
+        holder: the process.
+        shares: the slots that each queue is due, if several have work.
+    """
+
+    wanted: int
+    holder: Holder
+    queues: Sequence[str]
+    shares: Mapping[str, float]
 
 
 class Lane:
@@ -67,11 +82,6 @@ class Lane:
         """Whether something waits in it, as far as is known."""
         return self.unread or bool(self.chunk)
 
-    @property
-    def stale(self) -> bool:
-        """Whether the chunk was read too long ago."""
-        return monotonic() - self._read_at > LANE_SECONDS
-
     def look(self) -> None:
         """Something may have come."""
         self.unread = True
@@ -104,18 +114,19 @@ class Lane:
         self.chunk = deque(jobs)
         self._read_at = monotonic()
         self.unread = self.unread or more
-        self._settle()
+        self.settle()
 
     def take(self) -> Job:
         """Return the next job, and forget it."""
         job = self.chunk.popleft()
         if not self.chunk:
-            self._settle()
+            self.settle()
         return job
 
-    def drop(self) -> bool:
-        """Forget the chunk, whose jobs are still there; return whether there was one."""
-        if not self.chunk:
+    def drop(self, *, read_before: float = math.inf) -> bool:
+        """Forget the chunk, whose jobs are still there, if it was read before this moment; return
+        whether there was one."""
+        if not self.chunk or self._read_at >= read_before:
             return False
         self.chunk.clear()
         self._size = 0
@@ -126,9 +137,10 @@ class Lane:
         """Nothing waits in it that could be taken here."""
         self.chunk.clear()
         self.unread = False
-        self._settle()
+        self.settle()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Join those in which something waits, or leave them."""
         if self.waits:
             self._waiting[self._queue] = self
         else:
@@ -150,6 +162,7 @@ class Lanes:
         self._lanes = {
             queue: Lane(queue, room, settings, self._waiting) for queue, room in rooms.items()
         }
+        self._settings = settings
         self._fairness = fairness
         self._dropped = False
 
@@ -159,6 +172,11 @@ class Lanes:
     def __len__(self) -> int:
         """How many jobs are in them."""
         return sum(len(lane.chunk) for lane in self._waiting.values())
+
+    @property
+    def count(self) -> int:
+        """How many lanes there are."""
+        return len(self._lanes)
 
     def get(self, queue: object) -> Lane | None:
         """Return the lane of a queue that has one."""
@@ -172,23 +190,24 @@ class Lanes:
         """Return those of the queues in which nothing is known to wait."""
         return [queue for queue in queues if queue not in self._waiting]
 
-    def unknown(self, queue: str) -> bool:
-        """Whether it is only known of a queue that something may wait in it."""
-        return not self._lanes[queue].chunk
-
     def begin_read(self, queues: Iterable[str]) -> None:
-        """Take what is about to be read of these queues for all there is, but for what comes."""
+        """Forget what is known of these queues, which are about to be read; what comes from now on
+        is new."""
         for queue in queues:
-            self._lanes[queue].empty()
+            self._lanes[queue].chunk.clear()
+            self._lanes[queue].unread = False
+
+    def were_read(self, queues: Iterable[str], jobs: Iterable[Job]) -> list[Job]:
+        """Take what was read of them for all there is, but for what came; return what is not
+        theirs. (Until now all had their places among those that wait: the next plan is of them.)"""
+        others = self.sort(jobs)
+        for queue in queues:
+            self._lanes[queue].settle()
+        return others
 
     def without_room(self) -> list[str]:
         """Return the queues of which no job could be taken now."""
         return [queue for queue, lane in self._lanes.items() if lane.room < 1]
-
-    @property
-    def shares(self) -> Mapping[str, float]:
-        """The slots that each queue was due when jobs were taken last, if they were shared."""
-        return self._fairness.shares
 
     @property
     def waits(self) -> bool:
@@ -202,9 +221,10 @@ class Lanes:
 
     def drop(self, *, stale: bool = False) -> None:
         """Forget all chunks, or those that are stale; the documents are still there."""
+        before = monotonic() - LANE_SECONDS if stale else math.inf
         for lane in self._waiting.values():
-            if lane.stale or not stale:
-                self._dropped = lane.drop() or self._dropped
+            if lane.chunk and lane.drop(read_before=before):
+                self._dropped = True
 
     def sort(self, jobs: Iterable[Job]) -> list[Job]:
         """Add jobs that were read, or of which events told, to their lanes; return the others."""
@@ -242,31 +262,42 @@ class Lanes:
         dropped, self._dropped = self._dropped, False
         return bool(held) or dropped
 
-    def short(self, count: int, holder: Holder) -> list[tuple[str, int]]:
-        """Return the queues of which more must be known for a claim of so many jobs, with how many
-        of theirs it would take."""
-        plan = Counter(self._fairness.plan(count, holder, self._to_be_had(holder)))
-        lanes = self._lanes
-        return [(queue, n) for queue, n in plan.items() if n > len(lanes[queue].chunk)]
-
-    def take(self, count: int, holder: Holder) -> list[Job]:
-        """Take up to so many jobs for a process, as its queues share its slots."""
+    def plan(self, count: int, holder: Holder, *, known: bool = False) -> Plan:
+        """Plan how a process takes up to so many jobs, as its queues share its slots; `known`: of
+        the jobs in the lanes alone, not of those that may be waiting besides."""
         waiting = self._to_be_had(holder)
-        known = {
-            queue: int(min(most, len(self._lanes[queue].chunk))) for queue, most in waiting.items()
-        }
-        plan = self._fairness.plan(count, holder, waiting, known)
-        self._fairness.given(plan)
-        return [self._lanes[queue].take() for queue in plan]
+        there = None
+        if known:
+            lanes = self._lanes
+            there = {q: int(min(most, len(lanes[q].chunk))) for q, most in waiting.items()}
+        queues = self._fairness.plan(count, holder, waiting, there)
+        return Plan(count, holder, queues, self._fairness.shares)
+
+    def short(self, plan: Plan) -> dict[str, int]:
+        """Return the queues of which more must be known for a plan, with how many jobs it takes of
+        each."""
+        lanes = self._lanes
+        planned = Counter(plan.queues)
+        return {queue: n for queue, n in planned.items() if n > len(lanes[queue].chunk)}
+
+    def take(self, plan: Plan, most: int) -> list[Job]:
+        """Take the jobs of a plan all of whose jobs are known, so many at the most."""
+        queues = plan.queues[:most]
+        self._fairness.given(queues)
+        return [self._lanes[queue].take() for queue in queues]
 
     def _to_be_had(self, holder: Holder) -> dict[str, float]:
         """Return how many jobs of each queue a process could be given."""
-        waiting = {}
-        rooms = holder.room
-        for queue, lane in self._waiting.items():
-            room = min(lane.room, rooms.get(queue, math.inf))
-            if room > 0:
-                waiting[queue] = room if lane.unread else min(room, len(lane.chunk))
+        waiting = {
+            queue: math.inf if lane.unread else len(lane.chunk)
+            for queue, lane in self._waiting.items()
+        }
+        rooms = {**holder.room, **dict.fromkeys(self._settings.paused, 0)}
+        for queue, room in rooms.items():
+            if queue in waiting:
+                waiting[queue] = min(waiting[queue], room)
+                if waiting[queue] <= 0:
+                    del waiting[queue]
         return waiting
 
 
@@ -274,3 +305,8 @@ def priority_of(job: Job) -> float:
     """Return the priority a job is claimed by."""
     priority = job.get("priority")
     return priority if isinstance(priority, (int, float)) else 0
+
+
+def urgency_of(job: Job) -> float:
+    """Return what sorts jobs by priority, the highest first."""
+    return -priority_of(job)

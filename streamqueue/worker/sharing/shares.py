@@ -62,7 +62,7 @@ class Shares:
         return {
             queue: ahead * count // ended
             for queue, count in self._ended.items()
-            if queue not in self._most
+            if ahead * count >= ended and queue not in self._most
         }
 
     def took(self, queue: str) -> None:
