@@ -93,7 +93,8 @@ class Unbegun:
         for _ in range(min(self._at_once, len(self._waiting), self._slots.startable)):
             if self._closed:
                 return
-            attempt = self._next()
+            shared = self._waiting[0].registered.share is not None
+            attempt = self._next() if shared else self._waiting.popleft()
             if attempt is None:
                 self._turn_at = None  # those that wait are of queues that have their slots
                 return
