@@ -7,23 +7,23 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
-from pymongo import MongoClient
+from pymongo.synchronous.collection import Collection
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "topics.md"
 
 
 async def test_workers_of_one_queue_share_and_each_queue_has_every_message(
-    uri: str, client: MongoClient[Any], capsys: pytest.CaptureFixture[str]
+    uri: str, jobs: Collection[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (program,) = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.M | re.S)
+    program = program.replace(".shop.jobs", f'["{jobs.database.name}"]["{jobs.name}"]')
     names: dict[str, Any] = {}
     exec(compile(program, GUIDE, "exec"), names)
 
-    try:
+    with anyio.fail_after(60):
         await names["main"](uri)
-    finally:
-        client.drop_database("shop")
 
     said = re.findall(r"^(\w+) (\w+) order (\d)$", capsys.readouterr().out, re.M)
     done = Counter((what, order) for _, what, order in said)
