@@ -366,7 +366,8 @@ async def test_who_waits_where_there_are_no_keys_is_not_woken_to_look_for_any(
     await queue.next(wait=0.8)
 
     looks = {"ns": jobs.full_name, "command.filter.state": "waiting"}
-    assert jobs.database.system.profile.count_documents(looks) <= 2
+    # (Once a lease it would be eight times.)
+    assert jobs.database.system.profile.count_documents(looks) <= 4
 
 
 @pytest.mark.parametrize("end", ["complete", "cancel"])
