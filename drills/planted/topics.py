@@ -56,8 +56,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         7,
         f"{DOUBT}::test_what_stays_unknown_is_said_to_be_and_is_there_once_when_repeated",
         Edit(
-            "queue.transactions:Transactions._commit",
-            "if _is_over(error, ends_at):\n                    raise",
+            "queue.transactions:commit",
+            "if _is_over(error, ends_at):\n                raise",
             "return",
         ),
     ),

@@ -67,7 +67,7 @@ class Transactions:
                         ReadPreference.PRIMARY,
                     )
                     result = yield from flow(session)
-                    yield from self._commit(session, ends_at)
+                    yield from commit(session, ends_at, self._pause)
                     return result
                 except BaseException as error:
                     if session.in_transaction:
@@ -83,18 +83,27 @@ class Transactions:
             if not given:
                 yield session.end_session()
 
-    def _commit(self, session: Any, ends_at: float) -> Flow[None]:
-        """Commit; return when the majority has it, or raise."""
-        for attempt in count(1):
-            try:
-                yield session.commit_transaction()
-                return
-            except PyMongoError as error:
-                if not error.has_error_label("UnknownTransactionCommitResult"):
-                    raise
-                if _is_over(error, ends_at):
-                    raise
-            yield self._pause(BACKOFF.delay(attempt))
+
+def commit(session: Any, ends_at: float, pause: Callable[[float], Any]) -> Flow[None]:
+    """Commit; return when the majority has it, or raise.
+
+    Again while it is not known whether that was done: a transaction that is left open is in
+    everybody's way until the server ends it, a minute later.
+
+    Args:
+        ends_at: the :func:`monotonic` time after which it is not sent again.
+        pause: waits for so many seconds.
+    """
+    for attempt in count(1):
+        try:
+            yield session.commit_transaction()
+            return
+        except PyMongoError as error:
+            if not error.has_error_label("UnknownTransactionCommitResult"):
+                raise
+            if _is_over(error, ends_at):
+                raise
+        yield pause(BACKOFF.delay(attempt))
 
 
 def _may_begin_anew(error: BaseException) -> bool:

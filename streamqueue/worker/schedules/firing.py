@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
@@ -17,7 +16,6 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from ... import plain
-from ...backoff import Backoff
 from ...clock import monotonic
 from ...errors import ConfigurationError, DuplicateJob, PayloadError
 from ...failures import failure_name
@@ -25,6 +23,7 @@ from ...protocol import operations
 from ...protocol.schedules import StoredSchedule
 from ...queue.flow import run_async
 from ...queue.producer import Producer
+from ...queue.transactions import commit
 from ...store.collection import settings_of
 
 if TYPE_CHECKING:
@@ -43,9 +42,6 @@ logger = plain.logger("streamqueue.schedules")
 
 PATIENCE = 5.0
 """Seconds that one tick may take. So long others wait for a place, if all places are taken."""
-
-COMMITS = 10
-COMMIT_AGAIN = Backoff(initial=0.02, maximum=1, jitter=0.5)
 
 
 class TakenAlready(Exception):
@@ -180,7 +176,7 @@ class Firing:
                     ReadConcern("local"), WriteConcern("majority"), ReadPreference.PRIMARY
                 )
                 taken = await act(session)  # an error ends the session, and the transaction with it
-                await _commit(session)
+                await run_async(commit(session, monotonic() + PATIENCE, anyio.sleep))
         return taken
 
     async def _move(
@@ -272,20 +268,6 @@ def _log_fired(schedule: StoredSchedule, step: Step, taken: Taken, reason: str) 
             "tick": tick,
         },
     )
-
-
-async def _commit(session: AsyncClientSession) -> None:
-    """Commit; again while it is not known whether that was done: a transaction that is left open
-    keeps everybody from the schedule until the server ends it, a minute later."""
-    for tries in count(1):
-        try:
-            await session.commit_transaction()
-        except PyMongoError as error:
-            if tries == COMMITS or not error.has_error_label("UnknownTransactionCommitResult"):
-                raise
-            await anyio.sleep(COMMIT_AGAIN.delay(tries))
-        else:
-            return
 
 
 def _is_conflict(error: PyMongoError) -> bool:
