@@ -34,6 +34,17 @@ def seconds(value: float | timedelta, name: str, *, minimum: float = 0.0) -> flo
     return number
 
 
+def seconds_or_moment(
+    value: float | timedelta | datetime | None, name: str
+) -> float | datetime | None:
+    """Return a duration in seconds, or a point in time if it is one; None for None."""
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        return point_in_time(value, name)
+    return seconds(value, name)
+
+
 def shown(value: object) -> str:
     """Return what a message shows of a bad argument: short, whatever it is."""
     try:

@@ -47,7 +47,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a key taken from what is to hold it for longer",
         17,
         f"{UNIQUE}::test_a_key_that_is_held_for_a_time_is_taken_until_then",
-        Edit("protocol.operations.keys.unique", '{"$gt": ["$unique_until", "$$NOW"]}', "False"),
+        Edit("protocol.operations.keys.unique", "                HOLDS_ON,\n", ""),
     ),
     PlantedFault(
         "a key of a batch that is not for the first",

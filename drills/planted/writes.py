@@ -137,7 +137,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_an_id_of_another_queues_job_is_not_taken_for_a_repetition_of_many",
         Edit(
             "queue.producer:Producer._insert_part",
-            "if len(found) < len(repeated):",
+            "if len((yield from self._unique.known(repeated))) < len(repeated):",
             "if not repeated:",
         ),
     ),

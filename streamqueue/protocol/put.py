@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 from .. import options
-from ..durations import point_in_time, seconds
+from ..durations import point_in_time, seconds, seconds_or_moment
 from ..errors import ConfigurationError
 from .document import new_document, object_id
 from .payload import encode_payload, split_priority
@@ -175,15 +175,7 @@ def check_put(
         unique=unique,
         max_attempts=None if max_attempts is None else options.max_attempts(max_attempts),
         traceparent=current_traceparent(),
-        expires=_expires(expires),
+        expires=seconds_or_moment(expires, "expires"),
         keep=options.keep(keep),
         awaited=awaited,
     )
-
-
-def _expires(value: float | timedelta | datetime | None) -> float | datetime | None:
-    if value is None:
-        return None
-    if isinstance(value, datetime):
-        return point_in_time(value, "expires")
-    return seconds(value, "expires")

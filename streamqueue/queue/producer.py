@@ -143,8 +143,7 @@ class Producer:
             raise DuplicateJob(key, holder, ended_transaction=ended) from error
         if ended or not operations.is_repeated_put(error):
             raise error
-        found = yield self._store.look_up(operations.find_jobs(self._name, [put.id]))
-        if not found:
+        if not (yield from self._unique.known([put.id])):
             raise error  # it is another queue's, or has ended just now
 
     def prepare_many(self, puts: Puts, session: Any) -> Flow[list[RawBSONDocument]]:
@@ -264,11 +263,8 @@ class Producer:
             if clashes is None or (clashes.ids and in_transaction(session)):
                 raise
             repeated = [puts.ids[positions[at]] for at in clashes.ids]
-            if repeated:
-                command = operations.find_jobs(self._name, repeated)
-                found = yield self._store.look_up(command)
-                if len(found) < len(repeated):
-                    raise  # one is another queue's, or has ended just now
+            if len((yield from self._unique.known(repeated))) < len(repeated):
+                raise  # one is another queue's, or has ended just now
             there.ids.extend(positions[at] for at in clashes.ids)
             return [positions[at] for at in clashes.keys]
         except PyMongoError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pymongo import ReturnDocument
@@ -11,7 +10,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from .. import options
-from ..durations import point_in_time, seconds
+from ..durations import seconds_or_moment
 from ..errors import ConfigurationError, DuplicateJob
 from ..protocol import operations
 from ..protocol.topics import (
@@ -28,7 +27,7 @@ from .transactions import Transactions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
     from bson import ObjectId
     from bson.raw_bson import RawBSONDocument
@@ -78,7 +77,7 @@ class Publisher:
 
     def subscribe(self, queue: str, expires: float | timedelta | datetime | None) -> Flow[None]:
         """Let a queue subscribe."""
-        queue, until = options.queue_name(queue), _until(expires)
+        queue, until = options.queue_name(queue), seconds_or_moment(expires, "expires")
         change = operations.subscribe(self._name, queue, until)
         yield self._store.prepare()
         try:
@@ -236,11 +235,3 @@ def all_topics(store: Store | AsyncStore, limit: int) -> Flow[dict[str, list[Sub
     )
     topics = {topic_name(document): subscribers_in(document) for document in found}
     return {name: subscribers for name, subscribers in topics.items() if name is not None}
-
-
-def _until(expires: float | timedelta | datetime | None) -> float | datetime | None:
-    if expires is None:
-        return None
-    if isinstance(expires, datetime):
-        return point_in_time(expires, "expires")
-    return seconds(expires, "expires")

@@ -125,7 +125,7 @@ class UniquePuts:
         if in_transaction(session) and self._store.indexes.earlier_version:
             yield from self.hold_earlier(str(put.key) for put in puts)
 
-    def _known(self, ids: Sequence[ObjectId]) -> Flow[set[ObjectId]]:
+    def known(self, ids: Sequence[ObjectId]) -> Flow[set[ObjectId]]:
         """Return which of these ids a job of the queue has, as far as this user may know it.
 
         Who repeats a put by its id does not know whether it is there. If it is, and another job has
@@ -146,7 +146,7 @@ class UniquePuts:
             DuplicateJob: a job that has begun, or has ended and holds the key for longer, has it,
                 and the put was to change it.
         """
-        if put.named and (yield from self._known([put.id])):
+        if put.named and (yield from self.known([put.id])):
             return Placed(put.id, "duplicate")
         update = operations.put_unique(self._name, put)
         yield from self._hold_before([put], session)
@@ -183,7 +183,7 @@ class UniquePuts:
         elif in_transaction(session):
             raise error
         elif operations.is_repeated_put(error):
-            if not (yield from self._known([put.id])):
+            if not (yield from self.known([put.id])):
                 raise error  # it is another queue's, or has ended just now
         elif not self._store.is_duplicate_job(error):
             raise error
@@ -193,7 +193,7 @@ class UniquePuts:
 
     def put_many(self, puts: Mapping[int, Put], session: Any) -> Flow[dict[int, Placed]]:
         """Do the same with many, by position; what is refused is for the caller to raise."""
-        known = yield from self._known([put.id for put in puts.values() if put.named])
+        known = yield from self.known([put.id for put in puts.values() if put.named])
         placed = {
             position: Placed(put.id, "duplicate")
             for position, put in puts.items()
@@ -237,7 +237,7 @@ class UniquePuts:
             if clashes is None or in_transaction(session):
                 raise
             repeated = {positions[at]: puts[positions[at]].id for at in clashes.ids}
-            if len((yield from self._known(list(repeated.values())))) < len(repeated):
+            if len((yield from self.known(list(repeated.values())))) < len(repeated):
                 raise  # one is another queue's, or has ended just now
             placed |= {at: Placed(job_id, "duplicate") for at, job_id in repeated.items()}
         except PyMongoError as error:

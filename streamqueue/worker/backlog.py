@@ -6,9 +6,9 @@ claimed in the last minutes. So it is read rarely and in large chunks, and claim
 A chunk has ids and their order, and nothing else of the jobs: what runs is what a claim returns.
 
 Alone, a process takes them in order. Once it has lost claims to others it keeps to those whose turn
-is its own (``partition``), but for more urgent ones, for
-which everybody goes. When nothing in a chunk is its own, it waits for its turn at the others', and
-takes them as well when it reads the next.
+is its own (``partition``), but for more urgent ones, for which everybody goes. When nothing in a
+chunk is its own, it waits for its turn at the others', and takes them as well when it reads the
+next.
 """
 
 from __future__ import annotations

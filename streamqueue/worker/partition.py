@@ -261,7 +261,7 @@ class Partition:
                 silent = found.get("silent")
                 if not isinstance(silent, int) or silent > FORGOTTEN_AFTER * 1000:
                     forgotten.append(found["_id"])
-                elif silent < operations.SILENT_AFTER * 1000:
+                elif operations.lives(found):
                     everybody.append(str(found["_id"]))
                     queues = found.get("queues")
                     for queue in queues if isinstance(queues, list) else ():

@@ -52,6 +52,12 @@ def deregister(consumer: str, *others: str) -> Document:
     return {"_id": one_of([consumer, *others])}
 
 
+def lives(consumer: Mapping[str, Any]) -> bool:
+    """Whether a consumer, as it was read, has said something of late."""
+    silent = consumer.get("silent")
+    return isinstance(silent, (int, float)) and silent < SILENT_AFTER * 1000
+
+
 def registered() -> Find:
     """All consumers there are, with the milliseconds since each was seen as ``silent``, and since
     it started as ``up``.

@@ -83,11 +83,7 @@ class Changes:
         has done so, which may be gone while others of the same code run."""
         command = operations.declarers(schedule.name, schedule.declared_by)
         found = yield self._consumers.find(command.filter, command.projection).to_list()
-        for consumer in found:
-            silent = consumer.get("silent")
-            if isinstance(silent, (int, float)) and silent < operations.SILENT_AFTER * 1000:
-                return str(consumer["_id"])
-        return None
+        return next((str(each["_id"]) for each in found if operations.lives(each)), None)
 
     def pause(self, name: str) -> Flow[None]:
         """Let a schedule fire no more."""

@@ -10,6 +10,7 @@ from ....durations import milliseconds
 from ...document import VERSION
 from ..commands import Document, Find, Update
 from ..expressions import is_date, later, near, one_of, one_of_ids
+from .holding import HOLDS_ON
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ OUTDATED: Document = {
             "$or": [
                 {"$in": ["$state", list(UNBEGUN_STATES)]},
                 {"$and": [{"$eq": ["$state", "running"]}, {"$ne": ["$key_until", "start"]}]},
-                {"$and": [is_date("unique_until"), {"$gt": ["$unique_until", "$$NOW"]}]},
+                HOLDS_ON,
             ]
         }
     ]
@@ -174,14 +175,16 @@ def keys_to_hold(limit: int) -> Find:
 
 def hold_key(job_id: Any) -> Update:
     """Have one of those hold its key. Refused, as a duplicate, where another one does by now."""
-    wanted = {"_id": one_of_ids([job_id]), "key": {"$gte": ""}, **_NOT_HELD}
-    return Update(wanted, [{"$set": {"held_key": "$key"}}])
+    return _hold({"_id": one_of_ids([job_id]), "key": {"$gte": ""}})
 
 
 def hold_this_key(queue: str, key: str) -> Update:
     """Have the job of an earlier version hold its key that has this one."""
-    wanted = {"queue": {"$eq": queue}, "key": {"$eq": key}, "task": {"$eq": None}, **_NOT_HELD}
-    return Update(wanted, [{"$set": {"held_key": "$key"}}])
+    return _hold({"queue": {"$eq": queue}, "key": {"$eq": key}, "task": {"$eq": None}})
+
+
+def _hold(wanted: Document) -> Update:
+    return Update({**wanted, **_NOT_HELD}, [{"$set": {"held_key": "$key"}}])
 
 
 _NOT_HELD: Document = {
