@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         StreamQueueError,
     )
     from .health.app import HealthApp
+    from .protocol.limits import Limit, Rate
     from .protocol.put import NewJob
     from .protocol.puts import PutIds
     from .queue.asynchronous import AsyncMongoQueue
@@ -59,11 +60,13 @@ __all__ = [
     "JobInfo",
     "JobNotFound",
     "LeaseLost",
+    "Limit",
     "MongoQueue",
     "NewJob",
     "PastError",
     "PayloadError",
     "PutIds",
+    "Rate",
     "ReplicaSetRequired",
     "Retry",
     "ScheduleInfo",
@@ -86,10 +89,12 @@ _HOMES = {
     "HealthApp": "health.app",
     "Job": "queue.job",
     "JobInfo": "queue.info",
+    "Limit": "protocol.limits",
     "MongoQueue": "queue.blocking",
     "NewJob": "protocol.put",
     "PastError": "queue.info",
     "PutIds": "protocol.puts",
+    "Rate": "protocol.limits",
     "ScheduleInfo": "queue.schedules.info",
     "Schedules": "queue.schedules.schedules",
     "Topic": "queue.topic",

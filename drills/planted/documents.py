@@ -115,8 +115,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_held.py::test_a_job_that_is_given_back_carries_no_lock",
         Edit(
             "protocol.operations.transitions",
-            '"locked_until", "lease", "allowed", "kept")',
-            '"locked_until", "allowed", "kept")',
+            '"locked_until", "lease", "allowed", "kept", "slots")',
+            '"locked_until", "allowed", "kept", "slots")',
         ),
     ),
     # what users write: $literal, sizes, keys

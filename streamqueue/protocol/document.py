@@ -16,6 +16,8 @@ default, so any program may insert ``{queue, state: "ready", payload}`` and noth
     expires_at                                       while it was put with one
     awaited                                          true while somebody waits for its end
     schedule, tick                                   while a schedule has put it
+    group                                            while it was put with one
+    slots                                            while running: one of each limit it is under
     cancel_requested_at                              since it was to be cancelled while it ran
     last_error, errors                               once there was one
     progress, note                                   of the present attempt, or the last one
@@ -27,7 +29,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -48,6 +50,7 @@ from ..errors import ConfigurationError
 from .stored import date_of as _date
 from .stored import seconds_in as _seconds
 from .stored import text_in as _text
+from .stored import texts_in as _texts
 from .stored import whole_of as _whole
 
 if TYPE_CHECKING:
@@ -275,6 +278,8 @@ class JobRecord:
     holds_on: bool = False
     progress: Progress | None = None
     tick: datetime | None = None
+    group: str | None = None
+    slots: Sequence[str] = ()
 
     @property
     def stays(self) -> bool:
@@ -320,6 +325,8 @@ class JobRecord:
             task=_text(get("task")),
             lets_go=get("key_until") == "start" and type(get("key")) is str,
             holds_on=get("unique_until") is not None,
+            group=_text(get("group")),
+            slots=_texts(get("slots")),
         )
 
 

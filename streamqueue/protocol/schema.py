@@ -100,10 +100,36 @@ EXPIRES_INDEX: Mapping[str, Any] = IndexModel(
 ).document
 """The one by which jobs that wait are found to be too late, made for the first put that has such a
 time."""
+GROUP_INDEX: Mapping[str, Any] = IndexModel(
+    [("queue", ASCENDING), ("group", ASCENDING), ("seq", ASCENDING), ("state", ASCENDING)],
+    name="streamqueue_group",
+    partialFilterExpression={"group": {"$gte": ""}, "state": {"$gte": "ready"}},
+    collation=BY_BYTES,
+).document
+"""The one by which the first of a group is found, and other groups than some: of live jobs, in
+their order."""
+DEAD_GROUP_INDEX: Mapping[str, Any] = IndexModel(
+    [("queue", ASCENDING), ("group", ASCENDING), ("state", ASCENDING)],
+    name="streamqueue_dead_group",
+    partialFilterExpression={"group": {"$gte": ""}, "state": "dead"},
+    collation=BY_BYTES,
+).document
+"""The one by which groups are found that have a dead job, which may hold its group."""
+SLOTS_INDEX: Mapping[str, Any] = IndexModel(
+    [("queue", ASCENDING), ("slots", ASCENDING), ("state", ASCENDING)],
+    name="streamqueue_slots",
+    unique=True,
+    partialFilterExpression={"state": "running", "slots": {"$exists": True}},
+    collation=BY_BYTES,
+).document
+"""The one by which no two running jobs have a slot of a limit in common. A slot cannot leak: it is
+in it exactly while its job runs."""
 FEATURE_INDEXES = {
     "key": (KEY_INDEX, RUNNING_KEY_INDEX),
     "keep": (REMOVED_INDEX,),
     "expires": (EXPIRES_INDEX,),
+    "group": (GROUP_INDEX, DEAD_GROUP_INDEX),
+    "limits": (SLOTS_INDEX,),
 }
 """Those that only a feature needs, by the feature."""
 
@@ -153,6 +179,8 @@ _IS_A_JOB: dict[str, Any] = {
             "key": {"bsonType": "string"},
             "held_key": {"bsonType": "string"},
             "key_until": {"enum": ["start"]},
+            "group": {"bsonType": "string"},
+            "slots": {"bsonType": "array", "items": {"bsonType": "string"}},
             "seq": {"bsonType": "timestamp"},
             **{field: {"bsonType": "date"} for field in _DATES},
         },

@@ -31,6 +31,13 @@ def text_in(value: object) -> str | None:
     return value if type(value) is str else None  # Code is a str too, and has no hash
 
 
+def texts_in(value: object) -> tuple[str, ...]:
+    """Return a stored list of texts, without what is none; empty for what is no list."""
+    if not isinstance(value, list):
+        return ()
+    return tuple(one for one in value if type(one) is str)
+
+
 def date_of(value: object) -> datetime | None:
     """Return a stored date, or None for what is none, or beyond the years of Python."""
     return value if isinstance(value, datetime) and value.tzinfo is not None else None

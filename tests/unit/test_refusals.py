@@ -126,7 +126,7 @@ def test_a_smaller_end_says_less_of_the_same(make: Callable[[], Update]) -> None
         before = smaller
 
     assert before is not end
-    of_state = {"state", "allowed", "kept", *LOCK}
+    of_state = {"state", "allowed", "kept", "slots", *LOCK}
     assert fields(before) - {"run_at", "progress", "note", "awaited", "held_key"} == of_state
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .commands import Document, Pipeline
 
 UNLOCK: Document = dict.fromkeys(
-    ("locked_by", "locked_at", "locked_until", "lease", "allowed", "kept"), "$$REMOVE"
+    ("locked_by", "locked_at", "locked_until", "lease", "allowed", "kept", "slots"), "$$REMOVE"
 )
 
 PROGRESS = ("progress", "note")

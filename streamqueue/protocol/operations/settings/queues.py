@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def settings_of(queues: Sequence[str]) -> Find:
     """What is stored of these queues. In the collection of settings, as all here but the bell."""
-    return Find({"_id": one_of(queues)}, {"paused": 1})
+    return Find({"_id": one_of(queues)}, dict.fromkeys(("paused", "declared", "limits"), 1))
 
 
 def paused_queues(limit: int) -> Find:
