@@ -28,7 +28,18 @@ from ..protocol import foreign, operations
 from ..protocol.document import BARE_CODEC, CODEC
 from .answered import answered_within
 from .collection import jobs_collection, settings_of
-from .flows import changes, claims, head, held_back, setting_up, settings, steps, timers, unique
+from .flows import (
+    changes,
+    claims,
+    head,
+    held_back,
+    rates,
+    setting_up,
+    settings,
+    steps,
+    timers,
+    unique,
+)
 from .state import StoreState
 
 if TYPE_CHECKING:
@@ -101,6 +112,7 @@ class AsyncStore(StoreState):
     read_settings = _driven(settings.read_settings)
     change_settings = _driven(settings.change_settings)
     ring = _driven(settings.ring)
+    reserve = _driven(rates.reserve)
     let_through = _driven(held_back.let_through)
     look_for_held_back = _driven(held_back.look_for_held_back)
     supersede = _driven(held_back.supersede)

@@ -17,7 +17,18 @@ from ..options import MAX_BATCH
 from ..protocol import foreign, operations
 from ..protocol.document import CODEC
 from .collection import jobs_collection, settings_of
-from .flows import changes, claims, head, held_back, setting_up, settings, steps, timers, unique
+from .flows import (
+    changes,
+    claims,
+    head,
+    held_back,
+    rates,
+    setting_up,
+    settings,
+    steps,
+    timers,
+    unique,
+)
 from .state import StoreState
 
 if TYPE_CHECKING:
@@ -72,6 +83,7 @@ class Store(StoreState):
     read_settings = _driven(settings.read_settings)
     change_settings = _driven(settings.change_settings)
     ring = _driven(settings.ring)
+    reserve = _driven(rates.reserve)
     let_through = _driven(held_back.let_through)
     look_for_held_back = _driven(held_back.look_for_held_back)
     supersede = _driven(held_back.supersede)

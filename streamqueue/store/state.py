@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,9 @@ class StoreState:
         parked: told when a job waits for another one, or may.
         late: whether the last claim took longer than its lease, and its jobs were given back.
         settings_refused: the user may not read the settings of queues, and was told so.
+        rates_refused: the user may not reserve starts, and was told so.
+        index_of_buckets_at: from which :func:`monotonic` time on the index of the buckets is to be
+            made (again).
         any_id: ids may be of any kind; for a shell, which looks nothing up by them.
     """
 
@@ -64,6 +68,8 @@ class StoreState:
         self.keyed = False
         self.parked: Callable[[], None] = lambda: None
         self.settings_refused = False
+        self.rates_refused = False
+        self.index_of_buckets_at = -math.inf
         self.any_id = False
 
     def check_place(self) -> None:

@@ -1,0 +1,103 @@
+"""The bucket of a rate as it should be, without a server; and processes that start jobs by it."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from streamqueue.protocol.limits import Rate
+from streamqueue.protocol.rates import (
+    AHEAD,
+    MILLISECOND,
+    OTHER_CLOCK,
+    SECOND,
+    Pace,
+    Reservation,
+    date,
+    pace_of,
+)
+from streamqueue.store.tokens import Tokens
+
+BEGIN = 1_800_000_000 * SECOND
+
+
+@dataclass
+class Bucket:
+    """One, by the server's clock of whole milliseconds."""
+
+    last: int | None = None
+
+    def reserve(self, pace: Pace, count: int, now: int) -> Reservation:
+        """Reserve so many starts, as one update would."""
+        now -= now % MILLISECOND
+        first = now - (pace.burst - 1) * pace.interval
+        if self.last is not None:
+            known = now + AHEAD if self.last > now + OTHER_CLOCK else self.last
+            first = max(known + pace.interval, first)
+        granted = max(0, min(count, (now + AHEAD - first) // pace.interval + 1))
+        self.last = first + (granted - 1) * pace.interval
+        return Reservation.of(pace, self.last, first, granted, now)
+
+
+def most_in_a_window(starts: Sequence[int], length: int) -> int:
+    """The most starts in any half-open window of that length; `starts` in their order."""
+    most, first = 0, 0
+    for number, start in enumerate(starts):
+        while starts[first] <= start - length:
+            first += 1
+        most = max(most, number - first + 1)
+    return most
+
+
+@dataclass
+class Run:
+    """What came of starting jobs for a while.
+
+    Attributes:
+        starts: when, in nanoseconds.
+        asked: how many reservations were sent.
+    """
+
+    starts: list[int] = field(default_factory=list)
+    asked: int = 0
+
+
+def run(rate: Rate, processes: int, seconds: float, trip: float, free: int = 1000) -> Run:
+    """Let processes start jobs, of which there are always enough, for so many seconds.
+
+    Args:
+        trip: seconds that a round trip takes, give or take half.
+        free: how many one could start at once.
+    """
+    bucket, pace, result = Bucket(), pace_of(rate), Run()
+    tokens = [Tokens() for _ in range(processes)]
+    turns = [(BEGIN, process) for process in range(processes)]
+    end = BEGIN + int(seconds * SECOND)
+    half = trip / 2 * SECOND
+    while turns:
+        now, process = heapq.heappop(turns)
+        if now >= end:
+            continue
+        held, moment = tokens[process], date(now)
+        count = held.wants("", rate, free, moment)
+        if count:  # a process does one thing at a time
+            result.asked += 1
+            reservation = bucket.reserve(pace, count, now + int(half * random.uniform(0.5, 1.5)))
+            now += int(2 * half * random.uniform(0.5, 1.5))
+            held.add("", rate, reservation, date(now))
+        claimed = []
+        while len(claimed) < free and (token := held.take("", rate, date(now))):
+            claimed.append(token)
+        if claimed:
+            arrives = now + int(half * random.uniform(0.5, 1.5))
+            result.starts += [
+                arrives for token in claimed if token.planned <= arrives < token.until
+            ]
+            now += int(2 * half * random.uniform(0.5, 1.5))
+        again = held.next_at("", rate, free, date(now))
+        wait = int((again - date(now)).total_seconds() * SECOND)
+        heapq.heappush(turns, (now + max(wait, MILLISECOND // 10), process))
+    result.starts.sort()
+    return result
