@@ -13,14 +13,21 @@ from streamqueue.protocol.rates import (
     MILLISECOND,
     OTHER_CLOCK,
     SECOND,
+    Answered,
     Pace,
     Reservation,
-    date,
+    moment_of,
     pace_of,
+    reservation,
 )
-from streamqueue.store.tokens import Tokens
+from streamqueue.store.starts import Starts
 
 BEGIN = 1_800_000_000 * SECOND
+
+
+def local(moment: int) -> float:
+    """What the clock of every process shows then."""
+    return (moment - BEGIN) / SECOND
 
 
 @dataclass
@@ -29,8 +36,11 @@ class Bucket:
 
     last: int | None = None
 
-    def reserve(self, pace: Pace, count: int, now: int) -> Reservation:
-        """Reserve so many starts, as one update would."""
+    def reserve(
+        self, pace: Pace, count: int, now: int, received: float | None = None
+    ) -> Reservation:
+        """Reserve so many starts, as one update would; `received` is when it is answered."""
+        received = local(now) if received is None else received
         now -= now % MILLISECOND
         first = now - (pace.burst - 1) * pace.interval
         if self.last is not None:
@@ -38,7 +48,7 @@ class Bucket:
             first = max(known + pace.interval, first)
         granted = max(0, min(count, (now + AHEAD - first) // pace.interval + 1))
         self.last = first + (granted - 1) * pace.interval
-        return Reservation.of(pace, self.last, first, granted, now)
+        return reservation(pace, Answered(now, received), self.last, first, granted, now)
 
 
 def most_in_a_window(starts: Sequence[int], length: int) -> int:
@@ -72,7 +82,7 @@ def run(rate: Rate, processes: int, seconds: float, trip: float, free: int = 100
         free: how many one could start at once.
     """
     bucket, pace, result = Bucket(), pace_of(rate), Run()
-    tokens = [Tokens() for _ in range(processes)]
+    holders = [Starts() for _ in range(processes)]
     turns = [(BEGIN, process) for process in range(processes)]
     end = BEGIN + int(seconds * SECOND)
     half = trip / 2 * SECOND
@@ -80,24 +90,24 @@ def run(rate: Rate, processes: int, seconds: float, trip: float, free: int = 100
         now, process = heapq.heappop(turns)
         if now >= end:
             continue
-        held, moment = tokens[process], date(now)
-        count = held.wants("", rate, free, moment)
+        held = holders[process]
+        count = held.wants("", rate, free, local(now))
         if count:  # a process does one thing at a time
             result.asked += 1
-            reservation = bucket.reserve(pace, count, now + int(half * random.uniform(0.5, 1.5)))
-            now += int(2 * half * random.uniform(0.5, 1.5))
-            held.add("", rate, reservation, date(now))
+            at = now + int(half * random.uniform(0.5, 1.5))
+            now = at + int(half * random.uniform(0.5, 1.5))
+            held.add("", rate, bucket.reserve(pace, count, at, local(now)), local(now))
         claimed = []
-        while len(claimed) < free and (token := held.take("", rate, date(now))):
-            claimed.append(token)
+        while len(claimed) < free and (start := held.take("", rate, local(now))):
+            claimed.append(start)
         if claimed:
-            arrives = now + int(half * random.uniform(0.5, 1.5))
-            result.starts += [
-                arrives for token in claimed if token.planned <= arrives < token.until
-            ]
-            now += int(2 * half * random.uniform(0.5, 1.5))
-        again = held.next_at("", rate, free, date(now))
-        wait = int((again - date(now)).total_seconds() * SECOND)
-        heapq.heappush(turns, (now + max(wait, MILLISECOND // 10), process))
+            at = now + int(half * random.uniform(0.5, 1.5))
+            for start in claimed:
+                assert start.planned <= at, "no claim is early"
+                if at < moment_of(start.until):
+                    result.starts.append(at)
+            now = at + int(half * random.uniform(0.5, 1.5))
+        wait = held.next_at("", rate, free, local(now)) - local(now)
+        heapq.heappush(turns, (now + max(int(wait * SECOND), MILLISECOND // 10), process))
     result.starts.sort()
     return result

@@ -15,13 +15,12 @@ wants to start jobs reserves the next *n* of them, in one update of the bucket::
     first = max(last + I, now - (burst - 1) * I)        last = first + (n - 1) * I
 
 but none that would be planned more than ``AHEAD`` from now: what a process holds when it dies, or
-has no job for, is lost, so nobody holds much. A reserved start is a *token*. It is good from its
-planned time on (or, where that was before its reservation, from that on) for the time ``late``, and
-void after that.
+has no job for, is lost, so nobody holds much. A reserved start is good from its planned time on
+(or, where that was before its reservation, from that on) for the time ``late``, and void after it.
 
-The promise: in any half-open window of ``seconds``, at most ``count + burst`` starts, however they
-are spread over processes. A start at ``s`` has a token planned at ``p``, where ``p <= s``, and
-``s < max(p, at) + late`` for one that was reserved at ``at``. No ``p`` is before
+The promise: in any half-open window of ``seconds``, at most ``count + burst`` jobs start, however
+they are spread over processes. The start of a job at ``s`` was planned at some ``p <= s``, and
+``s < max(p, at) + late`` where it was reserved at ``at``. No ``p`` is before
 ``at - (burst - 1) * I``, so ``s < p + (burst - 1) * I + late``. All starts in a window of
 ``seconds`` from ``a`` on are thus planned in the open interval from
 ``a - (burst - 1) * I - late`` to ``a + seconds``. Planned times are ``I`` apart, so of an open
@@ -36,6 +35,10 @@ milliseconds, so it is never less than ``LEAST_LATE``, and where intervals are s
 longer by as little as keeps the promise: by no more than ``late / seconds`` of themselves. That is
 2 % for so many in a second, and more than 10 % only for rates whose ``seconds`` are below 0.2.
 
+The server holds a claim to the end of that time, by its own clock. That none begins too early is
+for the process: it counts from the answer to its reservation, which says what the server's clock
+showed then or before.
+
 All times are whole nanoseconds, rounded so that no rate becomes faster; the server's dates have
 milliseconds, rounded down.
 """
@@ -48,8 +51,6 @@ from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from .limits import Rate
 
 PREFIX = "rate:"
@@ -70,7 +71,6 @@ OTHER_CLOCK = 30 * SECOND
 is as late as that."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 def bucket_id(queue: str, scope: str) -> str:
@@ -105,64 +105,77 @@ def pace_of(rate: Rate) -> Pace:
     return Pace(-(-(span + late) // (rate.count + 1)), late, rate.burst)
 
 
-class Token(NamedTuple):
-    """The right to start one job, once; server time, in nanoseconds.
+class Start(NamedTuple):
+    """The right to start one job, once.
 
     Attributes:
-        planned: from when on.
-        until: it is void from then on.
+        due: from when on, by the caller's clock, which counts seconds.
+        void: from when on it certainly is not good any more, likewise.
+        planned: from when on by the server's clock, in nanoseconds.
+        until: from when on it is void by that: a claim by it changes nothing then.
     """
 
+    due: float
+    void: float
     planned: int
-    until: int
+    until: datetime
 
 
 class Reservation(NamedTuple):
     """What came of the wish for starts.
 
     Attributes:
-        tokens: those that were reserved, in their order; none if the next one is too far away.
-        following: when the next start can be planned after them, in nanoseconds.
+        starts: those that were reserved, in their order; none if the next one is too far away.
+        following: when the next start can be planned after them, in nanoseconds of the server.
+        following_due: the same by the caller's clock.
     """
 
-    tokens: tuple[Token, ...]
+    starts: tuple[Start, ...]
     following: int
-
-    @classmethod
-    def of(cls, pace: Pace, last: int, first: int = 0, count: int = 0, at: int = 0) -> Reservation:
-        """Return one of so many starts, the first of which is planned then.
-
-        Args:
-            last: what the bucket has as that, afterwards.
-            at: when they were reserved, by the server.
-        """
-        planned = [first + number * pace.interval for number in range(count)]
-        tokens = (Token(start, _until(max(start, at) + pace.late)) for start in planned)
-        return cls(tuple(tokens), last + pace.interval)
+    following_due: float
 
 
-def _until(moment: int) -> int:
-    """Return it in whole milliseconds: the server's clock, which has no other, is below it only
-    while the time is."""
-    return moment - moment % MILLISECOND
+class Answered(NamedTuple):
+    """A moment by two clocks: what the server said, and when that was heard.
+
+    What the server shows when the caller shows something later is at least so much later, as it had
+    gone on before it was heard. So what is due by this is due by the server's clock as well,
+    however long the answer has taken; and late by no more than that.
+    """
+
+    now: int
+    received: float
+
+    def local(self, moment: int) -> float:
+        """Return a moment of the server's, in nanoseconds, by the caller's clock."""
+        return self.received + (moment - self.now) / SECOND
 
 
-def nanoseconds(moment: datetime) -> int:
-    """Return a moment as nanoseconds since 1970."""
-    return (moment - _EPOCH) // _MICROSECOND * 1000
+def reservation(
+    pace: Pace, answered: Answered, last: int, first: int = 0, count: int = 0, at: int = 0
+) -> Reservation:
+    """Return what a bucket says of a reservation of so many starts, the first planned then.
+
+    Args:
+        last: what the bucket has as that, afterwards.
+        at: when they were reserved.
+    """
+    starts = []
+    for number in range(count):
+        planned = first + number * pace.interval
+        until = (max(planned, at) + pace.late) // MILLISECOND * MILLISECOND
+        # The server's clock shows milliseconds that have begun: it is there with the next one.
+        due = answered.local(-(-planned // MILLISECOND) * MILLISECOND)
+        starts.append(Start(due, answered.local(until), planned, date(until)))
+    following = last + pace.interval
+    return Reservation(tuple(starts), following, answered.local(following))
 
 
 def date(moment: int) -> datetime:
-    """Return a moment in nanoseconds as a date of whole milliseconds, rounded up."""
-    return _EPOCH + timedelta(milliseconds=-(-moment // MILLISECOND))
+    """Return a moment in nanoseconds as a date, of whole milliseconds that have begun."""
+    return _EPOCH + timedelta(milliseconds=moment // MILLISECOND)
 
 
-def span_of(tokens: Iterable[Token]) -> tuple[datetime, datetime]:
-    """Return from when on one claim may start jobs by all of these tokens, and from when on no
-    more: the server's clock has to be neither before the one nor at the other or after it.
-
-    There may be no such time; then the second is not after the first.
-    """
-    times = list(tokens)
-    first, until = max(one.planned for one in times), min(one.until for one in times)
-    return date(first), date(until)
+def moment_of(date: datetime) -> int:
+    """Return a date of the server's in nanoseconds."""
+    return (date - _EPOCH) // timedelta(microseconds=1) * 1000

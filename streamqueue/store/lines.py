@@ -140,8 +140,8 @@ def log_claims_left(count: int, error: Exception) -> None:
 def log_rates_refused(collection: str) -> None:
     """Log that no job can be started whose starts have a rate."""
     logger.error(
-        "No right to write to %s: jobs that may start at a rate are not started; give the user "
-        "insert and update on it (deploy/mongodb has the roles)",
+        "No right to write to %s: jobs whose starts have a rate are not started; give the user "
+        "insert and update on it, as the role streamqueueScheduler does",
         collection,
         extra={"event": "rates_refused", "reason": collection},
     )
@@ -151,8 +151,8 @@ def log_buckets_stay(collection: str, error: Exception) -> None:
     """Log that what is known of rates is kept for longer than it is of use."""
     logger.warning(
         "The index streamqueue_buckets of %s cannot be made for now (%s), so what is known of the "
-        "rates of quiet groups stays there: `streamqueue init --features`, as a user with the "
-        "right createIndex on it, makes it",
+        "rates of quiet groups stays there: it is made when a user with the right createIndex on "
+        "it starts jobs at a rate",
         collection,
         failure_name(error),
         extra={"event": "buckets_stay", **failure_facts(error)},

@@ -5,7 +5,6 @@ Law: a limit is a limit.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -20,15 +19,15 @@ from streamqueue.protocol.rates import (
     LEAST_LATE,
     MILLISECOND,
     SECOND,
-    Reservation,
-    Token,
+    Answered,
+    Start,
     bucket_id,
     date,
-    nanoseconds,
+    moment_of,
     pace_of,
-    span_of,
+    reservation,
 )
-from tests.buckets import BEGIN, Bucket, most_in_a_window
+from tests.buckets import BEGIN, Bucket, local, most_in_a_window
 
 RATES = [
     Rate(1000, 1),
@@ -82,7 +81,7 @@ def test_starts_that_are_far_apart_are_so_by_the_interval_of_the_rate(rate: Rate
 # windows
 
 
-class Starts:
+class AtTheWorst:
     """What processes may do at the worst: reserve at any moment, and start as late as may be."""
 
     def __init__(self, rate: Rate, tick: int = 1) -> None:
@@ -91,7 +90,7 @@ class Starts:
         self.bucket = Bucket()
         self.now = BEGIN
         self.starts: list[int] = []
-        self.tokens: list[Token] = []
+        self.reserved: list[Start] = []
 
     def reserve(self, pause: float, late_command: int, count: int, lateness: list[float]) -> None:
         """Pause for so many intervals, and start what is then reserved.
@@ -102,10 +101,10 @@ class Starts:
         """
         self.now += int(pause * self.pace.interval)
         found = self.bucket.reserve(self.pace, count, self.now - late_command)
-        self.tokens += found.tokens
-        for number, token in enumerate(found.tokens):
-            room = token.until - self.tick - token.planned
-            self.starts.append(token.planned + int(room * lateness[number % len(lateness)]))
+        self.reserved += found.starts
+        for number, start in enumerate(found.starts):
+            room = moment_of(start.until) - self.tick - start.planned
+            self.starts.append(start.planned + int(room * lateness[number % len(lateness)]))
 
     def most(self, length: int) -> int:
         return most_in_a_window(sorted(self.starts), length)
@@ -139,74 +138,74 @@ def small_rates(draw: st.DrawFn) -> Rate:
 def test_no_window_has_more_starts_than_the_rate_and_its_burst(
     rate: Rate, commands: list[Any]
 ) -> None:
-    starts = Starts(rate)
+    worst = AtTheWorst(rate)
     for command in commands:
-        starts.reserve(*command)
+        worst.reserve(*command)
 
-    assert starts.most(int(rate.seconds * SECOND)) <= starts.allowed
+    assert worst.most(int(rate.seconds * SECOND)) <= worst.allowed
 
 
 @given(small_rates(), COMMANDS)
 def test_no_window_has_more_by_the_dates_that_let_claims_through(
     rate: Rate, commands: list[Any]
 ) -> None:
-    starts = Starts(rate, tick=MILLISECOND)
+    worst = AtTheWorst(rate, tick=MILLISECOND)
     for command in commands:
-        starts.reserve(*command)
+        worst.reserve(*command)
 
-    dates = sorted(nanoseconds(date(start)) for start in starts.starts)
+    dates = sorted(-(-start // MILLISECOND) * MILLISECOND for start in worst.starts)
 
-    assert most_in_a_window(dates, int(rate.seconds * SECOND)) <= starts.allowed
+    assert most_in_a_window(dates, int(rate.seconds * SECOND)) <= worst.allowed
 
 
 @pytest.mark.parametrize("rate", [Rate(50), Rate(50, 1, 10), Rate(3)], ids=str)
 def test_as_many_as_are_promised_may_come_in_one_window(rate: Rate) -> None:
-    starts = Starts(rate)
-    starts.reserve(1, 0, rate.burst, [1.0])
-    while starts.now < BEGIN + 2 * rate.seconds * SECOND:
-        starts.reserve(1, 0, rate.burst, [0.0])
+    worst = AtTheWorst(rate)
+    worst.reserve(1, 0, rate.burst, [1.0])
+    while worst.now < BEGIN + 2 * rate.seconds * SECOND:
+        worst.reserve(1, 0, rate.burst, [0.0])
 
-    assert starts.most(int(rate.seconds * SECOND)) == starts.allowed
+    assert worst.most(int(rate.seconds * SECOND)) == worst.allowed
 
 
 @pytest.mark.parametrize("rate", RATES, ids=str)
 def test_over_a_long_time_the_rate_is_kept(rate: Rate) -> None:
-    starts = Starts(rate)
-    interval = starts.pace.interval
+    worst = AtTheWorst(rate)
+    interval = worst.pace.interval
     for _ in range(200 if interval > MILLISECOND else 5):
-        starts.reserve(max(1.0, AHEAD / 2 / interval), 0, 1_000_000, [0.5])
-    starts.reserve(1, 0, 1, [0.5])
-    steady = [start for start in starts.starts if start > BEGIN]
+        worst.reserve(max(1.0, AHEAD / 2 / interval), 0, 1_000_000, [0.5])
+    worst.reserve(1, 0, 1, [0.5])
+    steady = [start for start in worst.starts if start > BEGIN]
 
     span = (steady[-1] - steady[0]) / SECOND
     assert len(steady) == pytest.approx(span * rate.count / rate.seconds, rel=0.1)
 
 
-# tokens
+# reserved starts
 
 
 @given(small_rates(), COMMANDS)
 def test_no_two_starts_are_planned_closer_than_an_interval(rate: Rate, commands: list[Any]) -> None:
-    starts = Starts(rate)
+    worst = AtTheWorst(rate)
     for command in commands:
-        starts.reserve(*command)
+        worst.reserve(*command)
 
-    planned = sorted(token.planned for token in starts.tokens)
+    planned = sorted(one.planned for one in worst.reserved)
 
-    assert all(later - one >= starts.pace.interval for one, later in pairwise(planned))
+    assert all(later - one >= worst.pace.interval for one, later in pairwise(planned))
 
 
 @given(small_rates(), st.integers(0, 2 * SECOND), st.integers(1, 60))
-def test_a_token_is_void_when_its_time_to_be_late_is_over(
+def test_a_start_is_void_when_its_time_to_be_late_is_over(
     rate: Rate, pause: int, count: int
 ) -> None:
     bucket, pace = Bucket(), pace_of(rate)
     bucket.reserve(pace, count, BEGIN)
     now = (BEGIN + pause) // MILLISECOND * MILLISECOND
 
-    for token in bucket.reserve(pace, count, now).tokens:
-        assert token.planned >= now - (rate.burst - 1) * pace.interval
-        assert token.until <= max(token.planned, now) + pace.late
+    for start in bucket.reserve(pace, count, now).starts:
+        assert start.planned >= now - (rate.burst - 1) * pace.interval
+        assert moment_of(start.until) <= max(start.planned, now) + pace.late
 
 
 # reserving
@@ -215,33 +214,33 @@ def test_a_token_is_void_when_its_time_to_be_late_is_over(
 def test_none_is_reserved_far_from_now() -> None:
     bucket, pace = Bucket(), pace_of(Rate(1000))
 
-    tokens = bucket.reserve(pace, 1000, BEGIN).tokens
+    found = bucket.reserve(pace, 1000, BEGIN).starts
 
-    assert max(token.planned for token in tokens) <= BEGIN + AHEAD
-    assert len(tokens) == AHEAD // pace.interval + 1
+    assert max(one.planned for one in found) <= BEGIN + AHEAD
+    assert len(found) == AHEAD // pace.interval + 1
 
 
 def test_a_burst_is_there_at_once_after_a_pause() -> None:
     pace = pace_of(Rate(10, burst=4))
 
-    tokens = Bucket().reserve(pace, 10, BEGIN).tokens
+    found = Bucket().reserve(pace, 10, BEGIN).starts
 
-    assert sum(token.planned <= BEGIN < token.until for token in tokens) == 4
+    assert sum(one.due <= local(BEGIN) < one.void for one in found) == 4
 
 
-def test_a_token_of_a_burst_is_good_for_as_long_as_any_other() -> None:
+def test_a_start_of_a_burst_is_good_for_as_long_as_any_other() -> None:
     pace = pace_of(Rate(10, burst=4))
 
-    first, *_ = Bucket().reserve(pace, 10, BEGIN).tokens
+    first, *_ = Bucket().reserve(pace, 10, BEGIN).starts
 
-    assert first.until == BEGIN + pace.late
+    assert moment_of(first.until) == BEGIN + pace.late
 
 
 def test_a_rate_that_has_become_faster_holds_at_once() -> None:
     bucket = Bucket()
     bucket.reserve(pace_of(Rate(1, 3600)), 1, BEGIN)
 
-    assert bucket.reserve(pace_of(Rate(100)), 1, BEGIN + SECOND).tokens
+    assert bucket.reserve(pace_of(Rate(100)), 1, BEGIN + SECOND).starts
 
 
 def test_a_rate_that_has_become_slower_holds_from_the_last_start_on() -> None:
@@ -250,7 +249,7 @@ def test_a_rate_that_has_become_slower_holds_from_the_last_start_on() -> None:
 
     found = bucket.reserve(pace_of(Rate(1, 3600)), 1, BEGIN + SECOND)
 
-    assert found == Reservation((), BEGIN + 3600 * SECOND)
+    assert found == ((), BEGIN + 3600 * SECOND, 3600.0)
 
 
 def test_a_clock_that_went_back_by_an_hour_holds_up_nobody_for_longer_than_an_interval() -> None:
@@ -259,34 +258,34 @@ def test_a_clock_that_went_back_by_an_hour_holds_up_nobody_for_longer_than_an_in
 
     bucket.reserve(pace, 1, BEGIN)
 
-    assert bucket.reserve(pace, 1, BEGIN + pace.interval).tokens
+    assert bucket.reserve(pace, 1, BEGIN + pace.interval).starts
 
 
-# dates
+# clocks
 
 
-def test_a_date_is_never_before_its_moment() -> None:
-    assert date(BEGIN + 1) == date(BEGIN + MILLISECOND) == date(BEGIN) + timedelta(milliseconds=1)
+@given(
+    st.integers(0, SECOND),
+    st.integers(0, SECOND),
+    st.floats(-1e9, 1e9),
+    st.integers(-SECOND, SECOND),
+)
+def test_what_is_due_here_is_due_by_the_dates_of_the_server(
+    asked: int, way_back: int, ahead: float, planned: int
+) -> None:
+    at = BEGIN + asked
+    received = local(at + way_back) + ahead
+    answered = Answered(at // MILLISECOND * MILLISECOND, received)
+
+    start = reservation(pace_of(Rate(50)), answered, 0, BEGIN + planned, 1, at).starts[0]
+
+    shown = at + way_back + (start.due - received) * SECOND  # by the server's clock, when it is due
+    assert shown - shown % MILLISECOND >= start.planned - 200  # (of a float)
 
 
-@given(st.datetimes(datetime(2000, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)))
-def test_a_moment_in_nanoseconds_is_exact(moment: datetime) -> None:
-    assert moment == datetime.fromtimestamp(0, UTC) + timedelta(
-        microseconds=nanoseconds(moment) // 1000
-    )
-
-
-def test_one_claim_by_many_tokens_is_good_while_all_of_them_are() -> None:
-    early = Token(BEGIN, BEGIN + 20 * MILLISECOND)
-    later = Token(BEGIN + 1, BEGIN + 30 * MILLISECOND)
-
-    assert span_of([early, later]) == (date(BEGIN + MILLISECOND), date(early.until))
-
-
-def test_tokens_that_are_never_good_together_have_no_time_for_one_claim() -> None:
-    first, until = span_of([Token(BEGIN, BEGIN + MILLISECOND), Token(BEGIN + SECOND, BEGIN * 2)])
-
-    assert until <= first
+@given(st.integers(0, 10**18))
+def test_a_date_is_its_moment_but_for_what_dates_leave_out(moment: int) -> None:
+    assert moment_of(date(moment)) == moment - moment % MILLISECOND
 
 
 # names

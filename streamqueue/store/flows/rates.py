@@ -10,7 +10,7 @@ from pymongo.errors import AutoReconnect, DuplicateKeyError, OperationFailure, P
 from ...clock import monotonic
 from ...durations import milliseconds
 from ...protocol import operations
-from ...protocol.rates import Reservation, pace_of
+from ...protocol.rates import pace_of
 from ...protocol.schema import BUCKETS_INDEX
 from ..collection import UNAUTHORIZED
 from ..lines import log_buckets_stay, log_rates_refused
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ...protocol.limits import Rate
-    from ...protocol.rates import Pace
+    from ...protocol.rates import Pace, Reservation
     from ..state import StoreState
     from .steps import Flow
 
@@ -42,7 +42,9 @@ def reserve(
 ) -> Flow[dict[str, Reservation]]:
     """Return the next starts of these buckets, as many as are wanted of each and near enough.
 
-    Of one bucket they take a round trip, of up to a thousand two. Nobody else has them, whatever
+    Of one bucket they take a round trip, of up to a thousand two. When they are due, and void, is
+    said by :func:`monotonic`; a claim by them is also to change nothing from the earliest ``until``
+    on, by the server's clock. Nobody else has them, whatever
     happens: those of a reservation whose outcome is unknown are lost, and are few.
 
     Args:
@@ -53,7 +55,7 @@ def reserve(
             server, as a PyMongoError; nothing was reserved that may be used.
     """
     paces = {bucket: (pace_of(rate), count) for bucket, (rate, count) in wanted.items()}
-    if monotonic() >= store.index_of_buckets_at:
+    if wanted and monotonic() >= store.index_of_buckets_at:
         yield from _make_index(store)
     found: dict[str, Reservation] = {}
     buckets = list(paces)
@@ -87,7 +89,11 @@ def _reserve(store: StoreState, wanted: Wanted) -> Flow[dict[str, Reservation]]:
         reply = yield Command(operations.find_once(_settings(store), command))
         found = reply["cursor"]["firstBatch"]
     # One that is not there was full, and was removed since: what was reserved is lost.
-    return {bucket["_id"]: _read(bucket, wanted[bucket["_id"]][0]) for bucket in found}
+    received = monotonic()
+    return {
+        bucket["_id"]: operations.reservation_in(bucket, wanted[bucket["_id"]][0], received)
+        for bucket in found
+    }
 
 
 def _reserve_one(store: StoreState, wanted: Wanted, by: bytes) -> Flow[Sequence[Mapping[str, Any]]]:
@@ -123,12 +129,6 @@ def _updates(wanted: Wanted, by: bytes) -> list[operations.Update]:
 def _concern(store: StoreState) -> dict[str, Any]:
     concern: dict[str, Any] = store.jobs.write_concern.document
     return concern
-
-
-def _read(bucket: Mapping[str, Any], pace: Pace) -> Reservation:
-    for mine in bucket["taken"]:
-        return Reservation.of(pace, bucket["last"], mine["first"], mine["count"], mine["at"])
-    return Reservation.of(pace, bucket["last"])
 
 
 def _make_index(store: StoreState) -> Flow[None]:

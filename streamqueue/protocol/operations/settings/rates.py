@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bson import Int64
 
 from ....durations import milliseconds
-from ...rates import AHEAD, KIND, LIMIT, MILLISECOND, OTHER_CLOCK
+from ...rates import AHEAD, KIND, LIMIT, MILLISECOND, OTHER_CLOCK, Answered, moment_of, reservation
 from ..commands import Find, Update
 from ..expressions import one_of
 from ..replies import DUPLICATE_KEY
@@ -15,7 +15,7 @@ from ..replies import DUPLICATE_KEY
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ...rates import Pace
+    from ...rates import Pace, Reservation
     from ..commands import Document
 
 MOST_TAKEN = 8
@@ -76,9 +76,9 @@ def _taken(by: bytes) -> Document:
 
 
 def _date(moment: Document) -> Document:
-    """An expression: a time in nanoseconds as a date, which is no earlier."""
+    """An expression: a time in nanoseconds as a date, which is later, by no more than 2 ms."""
     whole = {"$toLong": {"$divide": [moment, MILLISECOND]}}
-    return {"$add": [{"$toDate": whole}, 1]}
+    return {"$add": [{"$toDate": whole}, 2]}  # one for the fraction, one for that of a double
 
 
 def reserve_one(collection: str, update: Update, by: bytes, write_concern: Document) -> Document:
@@ -113,7 +113,7 @@ def reserved(buckets: Sequence[str], by: bytes) -> Find:
 
 def _reserved_by(by: bytes) -> Document:
     mine = {"$eq": ["$$this.by", {"$literal": by}]}
-    return {"last": 1, "taken": {"$filter": {"input": "$taken", "cond": mine}}}
+    return {"now": "$$NOW", "last": 1, "taken": {"$filter": {"input": "$taken", "cond": mine}}}
 
 
 def made_by_others(reply: Mapping[str, Any]) -> list[int]:
@@ -123,3 +123,16 @@ def made_by_others(reply: Mapping[str, Any]) -> list[int]:
     if "writeConcernError" in reply or any(one["code"] != DUPLICATE_KEY for one in errors):
         return []
     return [one["index"] for one in errors]
+
+
+def reservation_in(bucket: Mapping[str, Any], pace: Pace, received: float) -> Reservation:
+    """Return what was reserved, by a bucket as it was read.
+
+    Args:
+        received: when it was, by a clock that counts seconds.
+    """
+    answered = Answered(moment_of(bucket["now"]), received)
+    for mine in bucket["taken"]:
+        times = (mine["first"], mine["count"], mine["at"])
+        return reservation(pace, answered, bucket["last"], *times)
+    return reservation(pace, answered, bucket["last"])
