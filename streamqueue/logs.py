@@ -84,6 +84,8 @@ EVENTS = {
     "operation_recovered": "that operation works again",
     "consumers_refused": "no right to write the list of consumers: claims are not shared out",
     "settings_refused": "no right to read which queues are paused: they are worked on",
+    "rates_refused": "no right to reserve starts: jobs whose starts have a rate are not started",
+    "buckets_stay": "no index removes what is known of the rates of quiet groups",
     "indexes_failed": "the indexes could not be created for now; they are tried again later",
     "indexes_created": "the collection was new, or this version wants more indexes",
     "indexes_refused": "no right to create indexes; a warning if some are missing, else at DEBUG",
