@@ -27,6 +27,7 @@ from pymongo.synchronous.collection import Collection
 from streamqueue import Backoff, MongoQueue
 from streamqueue.cli.main import main
 from streamqueue.embedded import find_mongod
+from streamqueue.protocol.schema import FEATURE_INDEXES, INDEXES
 from tests.contract.looks import let_lease_run_out
 from tests.contract.uris import COMBINED
 from tests.waiting import free_port, wait_until
@@ -45,6 +46,8 @@ not_a_worker = 3
 """
 
 
+OF_FEATURES = sum(map(len, FEATURE_INDEXES.values()))
+"""How many indexes there are besides that only a feature needs."""
 WRONG_VARIABLES = {"LOG_LEVEL": "loud", "LOG_FORMAT": "xml", "EXPORT_STATE": "yes"}
 
 
@@ -111,7 +114,8 @@ def test_init_makes_the_index_of_the_keys_for_who_asks_for_it(
     run("init")
     assert "streamqueue_held_key" not in jobs.index_information()
 
-    assert "8 indexes, 4 new" in run("init", "--features").stdout
+    said = run("init", "--features").stdout
+    assert f"{len(INDEXES) + OF_FEATURES} indexes, {OF_FEATURES} new" in said
     assert jobs.index_information()["streamqueue_held_key"]["unique"]
 
 
@@ -981,9 +985,10 @@ def test_init_accepts_an_index_of_another_name_and_replaces_none_that_differs(
     assert says_one_sentence(result)
     assert "streamqueue_order differs from it; drop that" in result.stderr
     assert "streamqueue_held_key" not in result.stderr
-    assert len(jobs.index_information()) == 9
+    assert len(jobs.index_information()) == 1 + len(INDEXES) + OF_FEATURES
     jobs.drop_index("streamqueue_order")
-    assert "8 indexes, 1 new" in run("init", "--features").stdout
+    said = run("init", "--features").stdout
+    assert f"{len(INDEXES) + OF_FEATURES} indexes, 1 new" in said
 
 
 def test_init_refuses_a_collection_that_is_not_for_jobs(run: Run, jobs: Collection[Any]) -> None:
