@@ -134,7 +134,7 @@ def _text(value: object, name: str, longest: int) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise ConfigurationError(f"{name} must be valid Unicode, to be stored as UTF-8") from None
-    return str(value)
+    return str.__str__(value)  # an enum's own would be its name
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -61,6 +61,7 @@ PUT = (
         type=number,
         metavar="SECONDS",
     ),
+    option("--group", "what it belongs to, such as a customer: order and limits can be per group"),
     option("--max-attempts", "default: as its handler says", type=integer),
     option(
         "--expires",
@@ -119,6 +120,7 @@ def put_settings(options: Options) -> dict[str, Any]:
     return {
         "priority": options.priority,
         "delay": options.delay,
+        "group": options.group,
         "max_attempts": options.max_attempts,
         "expires": options.expires,
         "keep": options.keep,
@@ -154,6 +156,7 @@ def _get(store: Store, text: str) -> JobInfo:
     QUEUE,
     JSON,
     option("--state", "default: each, one after the other", type=click.Choice(list(LISTED))),
+    option("--group", "only those of this group"),
     option("--limit", "default 20", type=at_least_one, metavar="COUNT", default=20),
     option("--start-after", "begin behind this job: the last one of before", metavar="ID"),
     option("--data", "with payloads and results", is_flag=True),
@@ -168,11 +171,16 @@ def list_jobs(options: Options) -> None:
             with open_database(options) as database:
                 start_after = _get(Store(database[options.collection]), options.start_after)
         found = queue.list(
-            options.state, limit=options.limit, start_after=start_after, data=options.data
+            options.state,
+            group=options.group,
+            limit=options.limit,
+            start_after=start_after,
+            data=options.data,
         )
     content = [job_facts(info, data=options.data) for info in found]
     rows = job_rows(found, data=options.data)
     which = "jobs" if options.state is None else f"{options.state} jobs"
+    which += "" if options.group is None else f" of group {options.group}"
     behind = "" if options.start_after is None else " behind that one"
     nothing = f"no {which} in queue {options.queue}{behind}"
     show(options, content, columns(rows) if found else [nothing])

@@ -47,8 +47,8 @@ PLACES_AT_ONCE = 1000
     ),
     setting(
         "--features",
-        "also create the indexes that put(key=), keep= and put(expires=) need, which their first "
-        "use creates otherwise",
+        "also create the indexes that keep=, limits, and put with key=, group= or expires= need, "
+        "which their first use creates otherwise",
         is_flag=True,
     ),
     setting(

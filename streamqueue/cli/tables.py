@@ -70,6 +70,8 @@ def length(seconds: float) -> str:
 
 # jobs
 
+GROUP_WIDTH = 30
+
 
 def job_facts(info: JobInfo, *, data: bool) -> dict[str, Any]:
     """Return what a job shows of itself, for JSON; without `data` neither payload nor result."""
@@ -99,14 +101,17 @@ def job_lines(info: JobInfo) -> Iterator[str]:
 
 
 def job_rows(found: Sequence[JobInfo], *, data: bool) -> list[list[str]]:
-    """Return a row for each job, under a header: its time is what its state is sorted by."""
-    header = ["ID", "STATE", "PRIORITY", "ATTEMPTS", "TIME", "LAST ERROR"]
+    """Return a row for each job, under a header: its time is what its state is sorted by. Groups
+    are shown where there are some."""
+    groups = any(info.group is not None for info in found)
+    header = ["ID", "STATE", "PRIORITY", "ATTEMPTS", "TIME", *["GROUP"] * groups, "LAST ERROR"]
     rows = [header + ["PAYLOAD"] * data]
     for info in found:
         time = info.finished_at if info.ended else info.locked_until or info.run_at
         row = [
             *(id_text(info.id), info.state, str(info.priority), str(info.attempts)),
             "-" if time is None else f"{time:%Y-%m-%d %H:%M:%S}",
+            *[_cut(info.group or "-", GROUP_WIDTH)] * groups,
             last_line(info.last_error)[:60] if info.last_error else "-",
         ]
         rows.append(row + [as_json(info.data)] * data)

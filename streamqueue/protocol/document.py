@@ -209,7 +209,8 @@ def encode_fields(
 
     Args:
         settings: other fields, each of which is left out where it is None: ``max_attempts``, or
-            ``keep``, is then for whoever claims the job to decide.
+            ``keep``, is then for whoever claims the job to decide. With a ``group`` a job that is
+            to run later has no place in the order yet: it joins its group when it is due.
     """
     later = run_at is not None and run_at > now
     fields: dict[str, Any] = {
@@ -223,6 +224,8 @@ def encode_fields(
         "attempts": 0,
     }
     fields |= {name: value for name, value in settings.items() if value is not None}
+    if later and "group" in fields:
+        del fields["seq"]
     return bson.encode(fields, codec_options=CODEC)[4:-1]
 
 

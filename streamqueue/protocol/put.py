@@ -47,6 +47,7 @@ class NewJob:
     key_until: KeyUntil | None = None
     unique_for: float | timedelta | None = None
     max_delay: float | timedelta | None = None
+    group: str | None = None
     expires: float | timedelta | datetime | None = None
     keep: float | timedelta | None = None
 
@@ -69,6 +70,7 @@ class Put:
     unique: Unique
     max_attempts: int | None
     traceparent: str | None = None
+    group: str | None = None
     expires: float | datetime | None = None
     keep: float | None = None
     awaited: bool = False
@@ -78,7 +80,11 @@ class Put:
     @property
     def features(self) -> set[str]:
         """What it uses that needs an index of its own, but for a key."""
-        used = {"expires": self.expires is not None, "keep": bool(self.keep)}
+        used = {
+            "group": self.group is not None,
+            "expires": self.expires is not None,
+            "keep": bool(self.keep),
+        }
         return {name for name, is_used in used.items() if is_used}
 
     @property
@@ -126,6 +132,7 @@ class Put:
             run_at=self.due(now),
             job_id=self.id,
             traceparent=self.traceparent,
+            group=self.group,
             expires_at=self.expires_at(now),
             keep=self.keep,
             awaited=self.awaited or None,
@@ -147,6 +154,7 @@ def check_put(
     key_until: str | None = None,
     unique_for: float | timedelta | None = None,
     max_delay: float | timedelta | None = None,
+    group: str | None = None,
     expires: float | timedelta | datetime | None = None,
     keep: float | timedelta | None = None,
     job_id: object = None,
@@ -175,6 +183,7 @@ def check_put(
         unique=unique,
         max_attempts=None if max_attempts is None else options.max_attempts(max_attempts),
         traceparent=current_traceparent(),
+        group=None if group is None else options.group_name(group),
         expires=seconds_or_moment(expires, "expires"),
         keep=options.keep(keep),
         awaited=awaited,

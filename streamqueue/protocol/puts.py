@@ -116,6 +116,7 @@ class Puts:
         settings = {
             "max_attempts": shared.max_attempts,
             "traceparent": shared.traceparent,
+            "group": shared.group,
             "expires_at": shared.expires_at(now),
             "keep": shared.keep,
         }
@@ -147,6 +148,7 @@ def check_puts(
     key_until: str | None = None,
     unique_for: float | timedelta | None = None,
     max_delay: float | timedelta | None = None,
+    group: str | None = None,
     expires: float | timedelta | datetime | None = None,
     keep: float | timedelta | None = None,
 ) -> Puts | None:
@@ -161,6 +163,7 @@ def check_puts(
         delay=delay,
         run_at=run_at,
         max_attempts=max_attempts,
+        group=group,
         expires=expires,
         keep=keep,
     )
@@ -242,6 +245,7 @@ def _check_new_job(
         max_delay=job.max_delay,
         rule=rule,
         max_attempts=shared.max_attempts if job.max_attempts is None else job.max_attempts,
+        group=shared.group if job.group is None else job.group,
         expires=shared.expires if job.expires is None else job.expires,
         keep=shared.keep if job.keep is None else job.keep,
         job_id=job.job_id,

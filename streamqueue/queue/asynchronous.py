@@ -137,6 +137,7 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
         key_until: KeyUntil | None = None,
         unique_for: float | timedelta | None = None,
         max_delay: float | timedelta | None = None,
+        group: str | None = None,
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -165,6 +166,9 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
                 least, whatever becomes of the job.
             max_delay: seconds (or a timedelta) from the first put after which the job is due,
                 however often ``on_conflict="replace"`` starts its delay again.
+            group: a text of 1 to 512 characters: what the job belongs to, such as a customer. Order
+                and limits can be per group. One that is put for later joins its group when it is
+                due. Needs an index.
             max_attempts: how often the job may be claimed before it is dead; without it, whoever
                 claims the job decides: its handler, else the worker, or the queue object.
             expires: seconds (or a timedelta) from the put, or the moment (aware datetime), after
@@ -201,6 +205,7 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
             key_until=key_until,
             unique_for=unique_for,
             max_delay=max_delay,
+            group=group,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,
@@ -220,6 +225,7 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
         key_until: KeyUntil | None = None,
         unique_for: float | timedelta | None = None,
         max_delay: float | timedelta | None = None,
+        group: str | None = None,
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -254,6 +260,7 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
             key_until=key_until,
             unique_for=unique_for,
             max_delay=max_delay,
+            group=group,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,

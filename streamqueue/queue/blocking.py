@@ -126,6 +126,7 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
         key_until: KeyUntil | None = None,
         unique_for: float | timedelta | None = None,
         max_delay: float | timedelta | None = None,
+        group: str | None = None,
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -154,6 +155,9 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
                 least, whatever becomes of the job.
             max_delay: seconds (or a timedelta) from the first put after which the job is due,
                 however often ``on_conflict="replace"`` starts its delay again.
+            group: a text of 1 to 512 characters: what the job belongs to, such as a customer. Order
+                and limits can be per group. One that is put for later joins its group when it is
+                due. Needs an index.
             max_attempts: how often the job may be claimed before it is dead; without it, whoever
                 claims the job decides: its handler, else the worker, or the queue object.
             expires: seconds (or a timedelta) from the put, or the moment (aware datetime), after
@@ -190,6 +194,7 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
             key_until=key_until,
             unique_for=unique_for,
             max_delay=max_delay,
+            group=group,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,
@@ -209,6 +214,7 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
         key_until: KeyUntil | None = None,
         unique_for: float | timedelta | None = None,
         max_delay: float | timedelta | None = None,
+        group: str | None = None,
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -243,6 +249,7 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
             key_until=key_until,
             unique_for=unique_for,
             max_delay=max_delay,
+            group=group,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,

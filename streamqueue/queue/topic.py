@@ -122,6 +122,7 @@ class Topic:
         key_until: KeyUntil | None = None,
         unique_for: float | timedelta | None = None,
         max_delay: float | timedelta | None = None,
+        group: str | None = None,
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -152,8 +153,9 @@ class Topic:
 
         Raises:
             PayloadError: the payload cannot be stored as it is. Nothing was sent.
-            ConfigurationError: an argument out of its range; a key, `expires` or `keep` whose index
-                is not there; or too much: all copies together may have 128 MiB. Nothing was put.
+            ConfigurationError: an argument out of its range; a key, `group`, `expires` or `keep`
+                whose index is not there; or too much: all copies together may have 128 MiB. Nothing
+                was put.
             DuplicateJob: a job of a subscriber holds the key. Nothing was put.
             PyMongoError: the server; after a timeout or a lost connection all of the jobs may be
                 there, or none.
@@ -168,6 +170,7 @@ class Topic:
             key_until=key_until,
             unique_for=unique_for,
             max_delay=max_delay,
+            group=group,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,
@@ -268,6 +271,7 @@ class AsyncTopic:
         key_until: KeyUntil | None = None,
         unique_for: float | timedelta | None = None,
         max_delay: float | timedelta | None = None,
+        group: str | None = None,
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -298,8 +302,9 @@ class AsyncTopic:
 
         Raises:
             PayloadError: the payload cannot be stored as it is. Nothing was sent.
-            ConfigurationError: an argument out of its range; a key, `expires` or `keep` whose index
-                is not there; or too much: all copies together may have 128 MiB. Nothing was put.
+            ConfigurationError: an argument out of its range; a key, `group`, `expires` or `keep`
+                whose index is not there; or too much: all copies together may have 128 MiB. Nothing
+                was put.
             DuplicateJob: a job of a subscriber holds the key. Nothing was put.
             PyMongoError: the server; after a timeout or a lost connection all of the jobs may be
                 there, or none.
@@ -314,6 +319,7 @@ class AsyncTopic:
             key_until=key_until,
             unique_for=unique_for,
             max_delay=max_delay,
+            group=group,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,

@@ -147,6 +147,11 @@ class JobView:
         return self._record.key
 
     @property
+    def group(self) -> str | None:
+        """What the job belongs to, or None; order and limits can be per group."""
+        return self._record.group
+
+    @property
     def traceparent(self) -> str | None:
         """The trace that the job was put in, as a W3C ``traceparent`` to hand on, or None."""
         return self._record.traceparent

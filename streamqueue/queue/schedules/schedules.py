@@ -102,7 +102,8 @@ class Schedules:
                 ran: ``"none"``, the latest ``"one"``, or ``"all"``, the oldest first.
             catch_up_limit: how many missed ticks ``"all"`` puts at the most.
             spread: seconds over which schedules begin that fire at the same moments.
-            put: settings of ``put``, such as `priority`, `key`, `expires`, `keep`, `max_attempts`.
+            put: settings of ``put``, such as `priority`, `key`, `group`, `expires`, `keep`,
+                `max_attempts`.
 
         Raises:
             ConfigurationError: a rule that cannot be read or never fires, an unknown zone, a
@@ -229,7 +230,8 @@ class AsyncSchedules:
                 ran: ``"none"``, the latest ``"one"``, or ``"all"``, the oldest first.
             catch_up_limit: how many missed ticks ``"all"`` puts at the most.
             spread: seconds over which schedules begin that fire at the same moments.
-            put: settings of ``put``, such as `priority`, `key`, `expires`, `keep`, `max_attempts`.
+            put: settings of ``put``, such as `priority`, `key`, `group`, `expires`, `keep`,
+                `max_attempts`.
 
         Raises:
             ConfigurationError: a rule that cannot be read or never fires, an unknown zone, a

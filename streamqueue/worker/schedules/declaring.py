@@ -63,9 +63,9 @@ class Scheduling:
                 above one handler each but the first needs one.
             payload: of the jobs; default an empty one.
             put: settings of :meth:`~streamqueue.MongoQueue.put`, such as `priority`, `key`,
-                `expires`, `keep`, `max_attempts`. With a `key` that is taken a tick is skipped,
-                which is logged and counted: ``key="report"`` prevents that a run begins while the
-                last one is at it.
+                `group`, `expires`, `keep`, `max_attempts`. With a `key` that is taken a tick is
+                skipped, which is logged and counted: ``key="report"`` prevents that a run begins
+                while the last one is at it.
 
         Raises:
             ConfigurationError: a rule that cannot be read or never fires, an unknown zone, a
