@@ -154,7 +154,7 @@ async def test_replace_clears_what_earlier_attempts_left_and_nothing_else(
 ) -> None:
     job_id = await queue.put({"n": 1}, key="k")
     old = {"attempts": 2, "errors": [{}], "last_error": "no", "progress": 3, "note": "so"}
-    stays = {"group": "g", "after": [1], "awaited": True}
+    stays = {"after": [1], "awaited": True}
     change(jobs, job_id, **old, steps={"a": 1}, **stays)
     before = document(jobs, job_id)
 
@@ -163,7 +163,7 @@ async def test_replace_clears_what_earlier_attempts_left_and_nothing_else(
     stored = document(jobs, job_id)
     assert stored["attempts"] == 0
     assert not {"errors", "last_error", "progress", "note", "steps"} & stored.keys()
-    kept = ("group", "after", "awaited", "created_at", "seq", "key", "held_key", "queue", "v")
+    kept = ("after", "awaited", "created_at", "seq", "key", "held_key", "queue", "v")
     assert {name: stored[name] for name in kept} == {name: before[name] for name in kept}
 
 

@@ -10,7 +10,7 @@ from .commands import Document, Find, Pipeline, Update
 from .expressions import one_of_ids
 from .keys.holding import BARE_HOLDER, HELD_ANEW, holding_on, not_holding_on
 from .queues import of_queue
-from .transitions import LAST_IN, over
+from .transitions import IN_A_GROUP, LAST_IN, over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +44,8 @@ def requeue(
     }
     if run_at is not None:
         fields |= {"state": "scheduled", "run_at": {"$literal": run_at}}
+        # One that has not joined its group does so when it is due.
+        fields["seq"] = {"$cond": [IN_A_GROUP, "$seq", LAST_IN["seq"]]}
     return Update(wanted, [{"$set": fields}])
 
 

@@ -13,6 +13,8 @@ from ..document import State
 from .commands import Document, Find, Update
 from .expressions import is_date, literal, one_of, one_of_ids
 from .transitions import (
+    IN_A_GROUP,
+    LAST_IN,
     NO_PROGRESS,
     UNLISTED,
     UNLOCK,
@@ -103,12 +105,15 @@ def let_these_through(ids: Sequence[Any]) -> Update:
 
 # One that was given another time meanwhile waits for that.
 _IS_EARLY: Document = {"$and": [is_date("run_at"), {"$gt": ["$run_at", "$$NOW"]}]}
+# Only one that has a group may have no place: the first that is free, when it joins.
+_JOINS: Document = {"$and": [IN_A_GROUP, {"$not": [_IS_EARLY]}]}
 _LET_THROUGH: list[Document] = [
     {
         "$set": {
             "state": {"$cond": [_IS_EARLY, "scheduled", "ready"]},
             WAITS_FOR: "$$REMOVE",
             **UNLISTED,
+            "seq": {"$cond": [_JOINS, LAST_IN["seq"], UNLISTED["seq"]]},
         }
     }
 ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...durations import milliseconds
 from ..document import AWAITED_SECONDS, MAX_ERRORS, cut_error
-from .expressions import count_of, later, seconds_of
+from .expressions import count_of, is_timestamp, later, seconds_of
 from .keys.holding import HELD_AGAIN, HOLDS_ON, LET_GO
 
 if TYPE_CHECKING:
@@ -40,8 +40,18 @@ UNLISTED: Document = {
 others for ever."""
 
 
-LAST_IN: Document = {"seq": "$$CLUSTER_TIME"}
-"""A field of an update that makes a job ready behind those of its priority that are."""
+IN_A_GROUP: Document = {"$eq": [{"$type": "$group"}, "string"]}
+"""An expression; whether the job belongs to a group."""
+HAS_JOINED: Document = {"$and": [IN_A_GROUP, is_timestamp("seq")]}
+"""An expression; whether the job has its place in the order of its group. It has one from when it
+is ready for the first time until its end, and no other: who comes after it may rely on that. What
+is still to be due for the first time has none."""
+LAST_IN: Document = {"seq": {"$cond": [HAS_JOINED, "$seq", "$$CLUSTER_TIME"]}}
+"""A field of an update that makes a job ready behind those of its priority that are; one that has
+joined its group keeps its place."""
+LEFT: Document = {"$cond": [IN_A_GROUP, "$$REMOVE", "$seq"]}
+"""What is the place of a job that waits for a later time because somebody has said so: of one with
+a group none, so that it holds nobody up."""
 
 
 def answered(ends: Document | bool = True) -> Document:

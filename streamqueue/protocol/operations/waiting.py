@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .expressions import later, one_of, one_of_ids
-from .transitions import LAST_IN
+from .transitions import LAST_IN, LEFT
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -29,7 +29,8 @@ def rescheduled(
     *, delay: float | None = None, run_at: datetime | None = None, priority: int | None = None
 ) -> Pipeline:
     """It waits until another time, `delay` from now or `run_at`, or in another place. A time that
-    has come makes it ready, behind those that are."""
+    has come makes it ready, behind those that are; with a later one it is in the order of its group
+    no more, until that has come."""
     fields: Document = {}
     if priority is not None:
         fields["priority"] = priority
@@ -39,7 +40,7 @@ def rescheduled(
         fields |= {
             "state": {"$cond": [is_later, "scheduled", "ready"]},
             "run_at": {"$cond": [is_later, moment, "$$NOW"]},
-            "seq": {"$cond": [is_later, "$seq", LAST_IN["seq"]]},
+            "seq": {"$cond": [is_later, LEFT, LAST_IN["seq"]]},
             "waits_for": "$$REMOVE",
         }
     return [{"$set": fields}]

@@ -190,7 +190,9 @@ class BlockingSteering:
         """Let a job that waits, ready or scheduled, do so until another time, or in another place.
 
         A time that has come makes it ready, behind those of its priority that are; with another
-        priority alone it keeps its time, and its place among those that have the same.
+        priority alone it keeps its time, and its place among those that have the same. One with a
+        group keeps its place there, unless it is put off: then it holds nobody up, and takes a new
+        one when it is due.
 
         Args:
             job_id: the id of a job, of the type that ``job.id`` has; for an ObjectId also its text.
@@ -284,7 +286,9 @@ class AsyncSteering:
         """Let a job that waits, ready or scheduled, do so until another time, or in another place.
 
         A time that has come makes it ready, behind those of its priority that are; with another
-        priority alone it keeps its time, and its place among those that have the same.
+        priority alone it keeps its time, and its place among those that have the same. One with a
+        group keeps its place there, unless it is put off: then it holds nobody up, and takes a new
+        one when it is due.
 
         Args:
             job_id: the id of a job, of the type that ``job.id`` has; for an ObjectId also its text.

@@ -9,7 +9,8 @@ from bson.raw_bson import RawBSONDocument
 from ....durations import milliseconds
 from ...document import VERSION
 from ..commands import Document, Find, Update
-from ..expressions import is_date, later, near, one_of, one_of_ids
+from ..expressions import is_date, is_timestamp, later, literal, near, one_of, one_of_ids
+from ..transitions import HAS_JOINED, LAST_IN
 from .holding import HOLDS_ON
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def put_unique(queue: str, put: Put) -> Update:
         "attempts": 0,
         "state": {"$cond": [{"$eq": ["$state", "waiting"]}, "waiting", in_time]},
         "run_at": {"$cond": [is_later, moment, "$$NOW"]},
-        "seq": {"$cond": [_takes_place(is_later), "$$CLUSTER_TIME", "$seq"]},
+        "seq": _place(put, is_later),
+        "group": _or_none(put.group),
         "max_attempts": _or_none(put.max_attempts),
         "keep": _or_none(put.keep),
         "expires_at": _expires_at(put),
@@ -129,13 +131,24 @@ def _moment(put: Put) -> Any:
     return {"$min": [moment, {"$add": [since, milliseconds(put.unique.max_delay)]}]}
 
 
-def _takes_place(is_later: Document) -> Document:
-    """An expression: the job takes its place behind those that are ready. One that is ready keeps
-    the one it has, however often it is replaced."""
-    becomes_ready: Document = {
-        "$and": [{"$eq": ["$state", "scheduled"]}, {"$not": [is_later]}],
+def _place(put: Put, is_later: Document) -> Document:
+    """An expression: the place in the order, which is behind those that are ready. A job that is
+    ready keeps the one it has, however often it is replaced.
+
+    So does one that stays in its group and has joined that, in whatever state; what is put for
+    later joins when it is due, and what still waits, and has no place, when it is let through.
+    """
+    if put.group is None:
+        becomes_ready: Document = {
+            "$and": [{"$eq": ["$state", "scheduled"]}, {"$not": [is_later]}],
+        }
+        return {"$cond": [{"$or": [_NEW, becomes_ready]}, "$$CLUSTER_TIME", "$seq"]}
+    stays: Document = {"$and": [{"$eq": ["$group", literal(put.group)]}, HAS_JOINED]}
+    waits_for_its_place: Document = {
+        "$and": [{"$eq": ["$state", "waiting"]}, {"$not": [is_timestamp("seq")]}],
     }
-    return {"$or": [_NEW, becomes_ready]}
+    now: Document = {"$cond": [waits_for_its_place, "$$REMOVE", "$$CLUSTER_TIME"]}
+    return {"$cond": [is_later, "$$REMOVE", {"$cond": [stays, "$seq", now]}]}
 
 
 def _expires_at(put: Put) -> Any:
@@ -145,7 +158,7 @@ def _expires_at(put: Put) -> Any:
 
 
 def _or_none(value: object) -> Any:
-    return "$$REMOVE" if value is None else value
+    return "$$REMOVE" if value is None else literal(value)
 
 
 def _brought_forward(put: Put, moment: Any, waits: Document, first: Document) -> Document:
@@ -158,7 +171,7 @@ def _brought_forward(put: Put, moment: Any, waits: Document, first: Document) ->
         "priority": {"$max": [priority, put.priority]},
         "run_at": {"$cond": [is_due, "$$NOW", earlier]},
         "state": {"$cond": [is_due, "ready", "$state"]},
-        "seq": {"$cond": [is_due, "$$CLUSTER_TIME", "$seq"]},
+        "seq": {"$cond": [is_due, LAST_IN["seq"], "$seq"]},
     }
     return {name: {"$cond": [waits, value, first[name]]} for name, value in values.items()}
 
