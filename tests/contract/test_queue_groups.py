@@ -3,6 +3,7 @@ group, however often it comes back."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -25,6 +26,13 @@ INDEXES = {"streamqueue_group", "streamqueue_dead_group"}
 
 class Customer(str, Enum):  # noqa: UP042 (whose text is not its value)
     ADA = "ada"
+
+
+@pytest.fixture
+def jobs(jobs: Collection[Any]) -> Iterator[Collection[Any]]:
+    """As everywhere, with no settings left behind."""
+    yield jobs
+    jobs.database[f"{jobs.name}.settings"].delete_many({})
 
 
 def let_time_come(jobs: Collection[Any]) -> None:
