@@ -13,6 +13,7 @@ understood is not set.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -22,7 +23,7 @@ from ..options import whole_number
 from .stored import seconds_in, text_in, whole_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import timedelta
 
 Per = Literal["task", "queue", "group"]
@@ -208,6 +209,13 @@ class Rules:
         """Whether it matters to which group a job belongs."""
         return bool(self.ordered or self.fair or any(rule.per == "group" for rule in self.limits))
 
+    @property
+    def features(self) -> set[str]:
+        """What they use that needs indexes of its own."""
+        slots = self.ordered or any(rule.running for rule in self.limits)
+        used = {"limits": bool(slots), "group": self.by_group}
+        return {name for name, is_used in used.items() if is_used}
+
     def declared(self) -> dict[str, Any]:
         """Return what a worker stores that has these at its handler; empty for none."""
         fields = {
@@ -243,6 +251,41 @@ class Rules:
 def _rules_in(value: object) -> Iterable[Rule]:
     stored: Sequence[object] = value if isinstance(value, list) else ()
     return [rule for one in stored if (rule := Rule.from_stored(one)) is not None]
+
+
+def check_rules(limits: object, ordered: object, fair: object) -> Rules:
+    """Return the rules that a handler is registered with, or raise ConfigurationError.
+
+    Args:
+        limits: a Limit, or several, each for other jobs.
+        ordered: False, True or "strict".
+        fair: whether groups take turns.
+    """
+    given = [limits] if isinstance(limits, Limit) else limits
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise ConfigurationError(f"limits must be a Limit, or a list of them, not {shown(limits)}")
+    rules: dict[Per, Rule] = {}
+    for limit in given:
+        if not isinstance(limit, Limit):
+            raise ConfigurationError(f"limits must be of Limit(...) each, not {shown(limit)}")
+        per: Per = limit.per or "queue"
+        if per in rules:
+            raise ConfigurationError(
+                f'two limits are per="{per}": make them one, Limit(running=..., rate=...)'
+            )
+        rules[per] = Rule(per, None, limit.running, limit.rate)
+    if not isinstance(fair, bool):
+        raise ConfigurationError(f"fair must be True or False, not {shown(fair)}")
+    in_turn = tuple(rules[per] for per in get_args(Per) if per in rules)
+    return Rules(in_turn, _ordered(ordered), fair)
+
+
+def _ordered(value: object) -> Ordered:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value == "strict":
+        return "strict"
+    raise ConfigurationError(f'ordered must be True, False or "strict", not {shown(value)}')
 
 
 UNRULED = Rules()

@@ -32,6 +32,7 @@ from .looking import Looking
 from .producer import Producer
 from .shielded import ShieldedEnds
 from .steering.canceller import Canceller
+from .steering.limiting import AsyncLimiting
 from .steering.pausing import AsyncPausing
 from .steering.steering import AsyncSteering, Steering
 
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from ..protocol.unique import KeyUntil, OnConflict
 
 
-class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing):
+class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing, AsyncLimiting):
     """A queue in a MongoDB collection.
 
     Several queues, told apart by `name`, may share a collection. Safe to use from many tasks of one

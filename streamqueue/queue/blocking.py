@@ -27,6 +27,7 @@ from .job import Job
 from .looking import Looking
 from .producer import Producer
 from .steering.canceller import Canceller
+from .steering.limiting import BlockingLimiting
 from .steering.pausing import BlockingPausing
 from .steering.steering import BlockingSteering, Steering
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from ..protocol.unique import KeyUntil, OnConflict
 
 
-class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing):
+class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLimiting):
     """A queue in a MongoDB collection.
 
     Several queues, told apart by `name`, may share a collection. Safe to use from many threads.

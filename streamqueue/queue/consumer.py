@@ -21,7 +21,7 @@ from .lines import facts
 from .steering.present_settings import PresentSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from ..options import QueueOptions
     from ..store.asynchronous import AsyncStore
@@ -315,9 +315,18 @@ class Consumer:
         else:
             self._passing.succeeded()
 
-    def change_settings(self, command: operations.Update) -> Flow[None]:
-        """Change the settings of the queue, for all processes."""
+    def change_settings(
+        self, command: operations.Update, features: Iterable[str] = (), use: str = ""
+    ) -> Flow[None]:
+        """Change the settings of the queue, for all processes.
+
+        Args:
+            features: what they need the indexes of, which are there before they are stored.
+            use: what was called, for the error if they are not.
+        """
         yield self._store.prepare()
+        for feature in features:
+            yield self._store.require_index(feature, use, sure=True)
         try:
             yield self._store.change_settings(command)
         finally:

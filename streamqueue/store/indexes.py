@@ -231,11 +231,20 @@ class Indexes:
         )
 
 
-def missing(feature: str, use: str) -> ConfigurationError:
-    """Return what is told to who uses a feature whose index is not there and cannot be made."""
+def missing(feature: str, use: str, *, seen: bool = True) -> ConfigurationError:
+    """Return what is told to who uses a feature whose index is not there and cannot be made.
+
+    `seen` is whether it was seen to be missing.
+    """
+    names = " and ".join(str(index["name"]) for index in FEATURE_INDEXES[feature])
+    several = len(FEATURE_INDEXES[feature]) > 1
+    state = "one of which is missing" if several else "which is missing"
+    if not seen:
+        state = "which this user may not see (listIndexes)"
     return ConfigurationError(
-        f"{use} needs the index {FEATURE_INDEXES[feature][0]['name']}, which is missing: run "
-        "`streamqueue init` with --features, as a user with the right createIndex"
+        f"{use} needs the {'indexes' if several else 'index'} {names}, {state}: run `streamqueue "
+        "init` with --features, as a user with the right createIndex"
+        f"{'' if seen else ', and give this one listIndexes'}"
     )
 
 

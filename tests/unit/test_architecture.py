@@ -150,6 +150,7 @@ ORDER = [
     "queue.steering.canceller",
     "queue.steering.steering",
     "queue.consumer",
+    "queue.steering.limiting",
     "queue.steering.pausing",
     "queue.looking",
     "queue.answers.waits",

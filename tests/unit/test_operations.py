@@ -86,6 +86,8 @@ COMMANDS: dict[str, Callable[[], object]] = {
     "settings": lambda: operations.settings_of([QUEUE]),
     "pause": lambda: operations.pause(QUEUE),
     "resume": lambda: operations.resume(QUEUE),
+    "limit": lambda: operations.limit(QUEUE, "queue", {"running": 3, "rate": None}),
+    "declare rules": lambda: operations.declare_rules(QUEUE, {"fair": True}),
     "ring": operations.ring,
 }
 

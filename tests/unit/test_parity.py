@@ -11,6 +11,7 @@ import streamqueue
 from streamqueue import AsyncJob, AsyncMongoQueue, AsyncTopic, Job, MongoQueue, Topic
 from streamqueue.queue.answers.answers import AsyncAnswers, BlockingAnswers
 from streamqueue.queue.schedules.schedules import AsyncSchedules, Schedules
+from streamqueue.queue.steering.limiting import AsyncLimiting, BlockingLimiting
 from streamqueue.queue.steering.pausing import AsyncPausing, BlockingPausing
 from streamqueue.queue.steering.steering import AsyncSteering, BlockingSteering
 
@@ -20,6 +21,7 @@ TWO_SHELLS: list[tuple[type, type]] = [
     (Topic, AsyncTopic),
     (BlockingSteering, AsyncSteering),
     (BlockingPausing, AsyncPausing),
+    (BlockingLimiting, AsyncLimiting),
     (BlockingAnswers, AsyncAnswers),
     (Schedules, AsyncSchedules),
 ]

@@ -116,20 +116,24 @@ def require_key_index(store: StoreState, queue: str, *, build: bool) -> Flow[Non
         raise store.indexes.refusal(build=build, seen=there is not None)
 
 
-def require_index(store: StoreState, feature: str, use: str, *, build: bool = True) -> Flow[None]:
-    """Raise unless the index of a feature is there, made now if need be and `build`.
+def require_index(
+    store: StoreState, feature: str, use: str, *, build: bool = True, sure: bool = False
+) -> Flow[None]:
+    """Raise unless the indexes of a feature are there, made now if need be and `build`.
 
-    Once it was seen nobody looks again: without it jobs are removed late, or end late, and no
-    promise is broken. (For the one of the keys there is ``require_key_index``.)
+    Once they were seen nobody looks again: without them jobs are removed late, or end late, and no
+    promise is broken. (For those of the keys there is ``require_key_index``.)
 
     Args:
         use: what was called, for the error: ``put(keep=...)``.
+        sure: a promise rests on them. They are looked at anew, and who may not look is refused,
+            too.
 
     Raises:
-        ConfigurationError: it is not there; nothing was sent.
+        ConfigurationError: one is not there; nothing was sent.
     """
     indexes = store.indexes
-    if feature in indexes.standing:
+    if feature in indexes.standing and not sure:
         return
     builds = indexes.builds[feature]
     indexes.features.add(feature)
@@ -138,8 +142,9 @@ def require_index(store: StoreState, feature: str, use: str, *, build: bool = Tr
     if not _serves(there, feature) and build:
         outage = yield InTurn(_build_unless_tried(store, feature, builds), wait=True)
         there = yield from _indexes_there(store)
-    if there is not None and not _serves(there, feature):
-        raise missing(feature, use) if outage is None else outage
+    unseen = there is None and sure and (not build or indexes.in_the_way is not None)
+    if unseen or (there is not None and not _serves(there, feature)):
+        raise missing(feature, use, seen=not unseen) if outage is None else outage
     indexes.standing.add(feature)
 
 

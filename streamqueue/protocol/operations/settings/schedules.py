@@ -8,6 +8,7 @@ from ...schedules import KIND, PREFIX, Source
 from ...schema import FIRST_DATE, LAST_DATE
 from ..commands import Document, Find, Update
 from ..expressions import is_date, milliseconds_since, one_of
+from .queues import OBEYED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,8 +31,9 @@ _HAS_LAST_TICK: Document = {
 }
 """An expression: the last tick is one that every program can read."""
 
-_TIMES = ("queue", "rule", "spread", "digest", "source", "declared_by", "last_tick", "paused")
-"""What says when a schedule fires, and who. Payloads may be megabytes."""
+_TIMES = ("queue", "rule", "spread", "digest", "source", "declared_by", "last_tick")
+"""What says when a schedule fires, and who, beside whether it is paused. Payloads may be
+megabytes."""
 
 
 def schedules() -> Find:
@@ -42,7 +44,8 @@ def schedules() -> Find:
 def settings_and_schedules(queues: Sequence[str]) -> Find:
     """What is stored of these queues, and when which schedule fires."""
     wanted = {"$or": [{"_id": one_of(queues)}, _ALL]}
-    return Find(wanted, dict.fromkeys(_TIMES, 1), limit=MOST_SCHEDULES + len(queues))
+    fields = dict.fromkeys((*_TIMES, *OBEYED), 1)
+    return Find(wanted, fields, limit=MOST_SCHEDULES + len(queues))
 
 
 def is_schedule(document: Mapping[str, Any]) -> bool:
