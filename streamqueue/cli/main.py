@@ -38,6 +38,7 @@ HOMES = {
     "stats": "jobs",
     "pause": "jobs",
     "resume": "jobs",
+    "limit": "limits",
     "consumers": "monitor.monitor",
     "top": "monitor.monitor",
     "reap": "jobs",

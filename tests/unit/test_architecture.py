@@ -235,6 +235,7 @@ ORDER = [
     "cli.dead",
     "cli.steering",
     "cli.schedules",
+    "cli.limits",
     "cli.topics",
     "cli.main",
     "__main__",
