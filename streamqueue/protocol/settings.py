@@ -36,15 +36,21 @@ class QueueSettings:
     Attributes:
         paused: nobody claims its jobs.
         rules: how many of them may run, and in which order.
+        declared: what is stored of the rules that the last worker declared, as it is.
     """
 
     paused: bool = False
     rules: Rules = UNRULED
+    declared: object = None
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> QueueSettings:
         """Read what anybody may have stored: what is not understood is not set."""
-        return cls(document.get("paused") is True, Rules.from_document(document))
+        return cls(
+            document.get("paused") is True,
+            Rules.from_document(document),
+            document.get("declared"),
+        )
 
 
 UNSET = QueueSettings()

@@ -111,6 +111,7 @@ class AsyncStore(StoreState):
     paused_queues = _driven(settings.paused_queues)
     read_settings = _driven(settings.read_settings)
     change_settings = _driven(settings.change_settings)
+    declare_rules = _driven(settings.declare_rules)
     ring = _driven(settings.ring)
     reserve = _driven(rates.reserve)
     let_through = _driven(held_back.let_through)

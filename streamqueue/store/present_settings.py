@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
+from anyio import TASK_STATUS_IGNORED
 
 from .. import plain
 from ..backoff import Backoff
@@ -22,6 +23,9 @@ from .known_settings import KnownSettings
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+    from anyio.abc import TaskStatus
+
+    from ..protocol.settings import QueueSettings
     from .asynchronous import AsyncStore
 
 logger = plain.logger("streamqueue.settings")
@@ -39,6 +43,21 @@ class Hears(Protocol):
 
     @property
     def heard_at(self) -> float: ...
+
+
+class Declares(Protocol):
+    """What has settings to be stored before anybody claims by them.
+
+    Attributes:
+        needed: nobody may claim without them.
+    """
+
+    @property
+    def needed(self) -> bool: ...
+
+    async def store(self, settings: Mapping[str, QueueSettings] | None) -> bool:
+        """Store them where these have others; return whether that was so."""
+        ...
 
 
 class PresentSettings:
@@ -63,6 +82,7 @@ class PresentSettings:
         source: Hears,
         changed: Callable[[frozenset[str], frozenset[str]], Awaitable[None]],
         schedules: Callable[[list[dict[str, Any]]], None] | None = None,
+        declares: Declares | None = None,
     ) -> None:
         """Say what brings the bell, and who is told; before :meth:`run`.
 
@@ -70,8 +90,10 @@ class PresentSettings:
             changed: called after every reading, with the queues that are paused since then and
                 those that are so no more.
             schedules: the same, with the schedules of the collection, which are read only then.
+            declares: stores what the first reading does not have.
         """
         self._source, self._changed, self._schedules = source, changed, schedules
+        self._declares = declares
 
     @property
     def sure(self) -> bool:
@@ -100,13 +122,20 @@ class PresentSettings:
         if not self._under_way:
             self._wanted.set()
 
-    async def run(self, *, always: bool = False) -> None:
-        """Read whenever it is wanted, for ever.
+    async def run(
+        self, *, always: bool = False, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
+    ) -> None:
+        """Read whenever it is wanted, for ever; started once nobody can fail for want of rights.
 
         Args:
             always: also when nobody wants to claim and it is not sure any more.
+
+        Raises:
+            ConfigurationError: what is declared cannot be stored.
         """
         failures = 0
+        if self._declares is None or not self._declares.needed:
+            task_status.started()
         while True:
             self._under_way = False
             await self._until_wanted(always)
@@ -114,6 +143,7 @@ class PresentSettings:
             asked = self._known.asking()
             try:
                 settings = await self._store.settings_of(self._queues, self._schedules)
+                declared = self._declares is not None and await self._declares.store(settings)
             except READ_ERRORS as error:
                 self._reading.failed(error, "The settings of the queues could not be read: %s")
                 failures += 1
@@ -122,6 +152,13 @@ class PresentSettings:
                 continue
             failures = 0
             self._reading.succeeded()
+            if self._declares is not None:
+                if self._declares.needed:
+                    task_status.started()
+                self._declares = None
+            if declared:  # and this is news to us as to anybody
+                self._wanted.set()
+                continue
             self._known.answered(asked, settings)
             self._refused = settings is None
             self._under_way = False  # for whoever wants another while the listener is at work

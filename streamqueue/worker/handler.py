@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..durations import shown
 from ..errors import ConfigurationError, type_name
+from ..protocol.limits import UNRULED
 from .sharing.fairness import Fairness
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..backoff import Backoff
     from ..metrics.series import ConsumerMetrics
+    from ..protocol.limits import Rules
     from .sharing.shares import Share
 
 RunIn = Literal["loop", "thread", "process"]
@@ -37,6 +39,7 @@ class Handler:
         concurrency: how many of its jobs may run at a time in this process, or None for as many as
             the worker runs.
         weight: its share of the slots, beside other queues that have work.
+        rules: how many of its jobs may run, or start, and in which order, over all processes.
     """
 
     queue: str
@@ -48,6 +51,7 @@ class Handler:
     time_limit: float | None = None
     concurrency: int | None = None
     weight: int = 1
+    rules: Rules = UNRULED
 
     @property
     def task(self) -> str:

@@ -45,6 +45,7 @@ from .leases import Leases
 from .listener import WorkerListener
 from .partition import Partition
 from .reaper import Reaper
+from .rules.declaration import RuleDeclaration
 from .scheduler import Expiries, HeldBack, Looks, Sweep, Timers
 from .schedules.schedules import Schedules
 from .sharing.lanes import Lanes
@@ -177,7 +178,8 @@ class Run:
             metrics,
             changed=present.rang,
         )
-        present.connect(self._source, self._settings_read, self._schedules.read)
+        declares = RuleDeclaration(store, consumer, settings.handlers)
+        present.connect(self._source, self._settings_read, self._schedules.read, declares)
         listener.connect(
             self._claimer,
             self._timers,
@@ -287,7 +289,7 @@ class Run:
                 await parts.start(part, self._source.run)
                 await self._partition.join()
                 parts.start_soon(part, self._partition.run)
-                parts.start_soon(part, self._settings.run)
+                await parts.start(part, self._settings.run)
                 parts.start_soon(part, self._leases.run)
                 parts.start_soon(part, self._completer.run)
                 parts.start_soon(part, self._store.keep_untaking)

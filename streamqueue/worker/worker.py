@@ -23,6 +23,7 @@ from ..health.health import Health
 from ..health.server import HealthServer, MetricsAddress
 from ..metrics.series import Metrics
 from ..options import WorkerOptions
+from ..protocol.limits import check_rules
 from ..signals import CUT_SHORT, END, HURRY, STOP
 from ..store import first_answer
 from ..store.asynchronous import AsyncStore
@@ -34,7 +35,7 @@ from .schedules.declaring import Scheduling
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import timedelta
 
     from anyio.abc import TaskStatus
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from pymongo.asynchronous.collection import AsyncCollection
 
     from ..health.certificates import StrPath
+    from ..protocol.limits import Limit, Ordered
     from .handler import RunIn
 
 logger = plain.logger("streamqueue.worker")
@@ -163,6 +165,9 @@ class Worker(Scheduling):
         backoff: Backoff | None = None,
         time_limit: float | timedelta | None = None,
         keep: float | timedelta | None = None,
+        ordered: Ordered = False,
+        fair: bool = False,
+        limits: Limit | Sequence[Limit] = (),
         run_in: RunIn | None = None,
     ) -> Callable[[Function], Function]:
         """Register the function that runs the jobs of a queue; one per queue.
@@ -195,6 +200,14 @@ class Worker(Scheduling):
                 beside it, and its attempt has failed when it returns.
             keep: seconds (or a timedelta) that jobs which were put without stay when they are done,
                 with their results; 0 removes them at once. Default the worker's.
+            ordered: run the jobs of each group (``put(group=)``) one at a time, first in first out,
+                over all processes; one that failed holds its group through its backoff. One that is
+                dead lets the others pass with True, and holds them with ``"strict"``.
+            fair: let groups take turns, so that one with many jobs does not keep others waiting.
+            limits: a :class:`Limit`, or several for different jobs: how many of the queue's may run
+                at once, or start in a time, over all processes. ``queue.limit()`` wins. These three
+                are stored when the worker starts, before it claims anything, and hold for whoever
+                claims from the queue; the last start holds, also one that says nothing of them.
             run_in: ``"loop"`` for ``async def``, ``"thread"`` for ``def``, each the default of its
                 kind; or ``"process"``: a child process calls the function with the payload alone.
                 It must be a ``def`` at the top level of a module; payload, result and exceptions
@@ -214,6 +227,7 @@ class Worker(Scheduling):
         if max_attempts is not None:
             attempts = checks.max_attempts(max_attempts)
         share = checks.weight(weight)
+        rules = check_rules(limits, ordered, fair)
         kept = options.keep if keep is None else checks.keep(keep)
         if kept:
             self._settings.store.indexes.want("keep")
@@ -234,6 +248,7 @@ class Worker(Scheduling):
                 time_limit=limit,
                 concurrency=concurrency,
                 weight=share,
+                rules=rules,
             )
             return function
 

@@ -194,6 +194,7 @@ ORDER = [
     "worker.execution.runners",
     "worker.listener",
     "worker.drain",
+    "worker.rules.declaration",
     "worker.schedules.declared",
     "worker.schedules.firing",
     "worker.schedules.declaration",

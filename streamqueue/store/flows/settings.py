@@ -12,11 +12,13 @@ from ...protocol import operations
 from ...protocol.settings import BELL, QueueSettings
 from ..collection import UNAUTHORIZED
 from ..lines import log_settings_refused
+from .setting_up import require_index
 from .steps import ReadSettings, Upsert
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from ...protocol.limits import Rules
     from ..state import StoreState
     from .steps import Flow
 
@@ -87,6 +89,22 @@ def change_settings(store: StoreState, command: operations.Update) -> Flow[None]
     """
     yield Upsert(command, settings=True)
     yield from ring(store)
+
+
+def declare_rules(store: StoreState, declared: Mapping[str, Rules], use: str) -> Flow[None]:
+    """Store the rules that a worker declares for its queues; the bell is for the caller to ring.
+
+    Args:
+        use: what declares them, for the error.
+
+    Raises:
+        ConfigurationError: an index that they need is not there; nothing was stored.
+    """
+    features = {feature for rules in declared.values() for feature in rules.features}
+    for feature in sorted(features):
+        yield from require_index(store, feature, use, sure=True)
+    for queue, rules in declared.items():
+        yield Upsert(operations.declare_rules(queue, rules.declared()), settings=True)
 
 
 def ring(store: StoreState) -> Flow[None]:
