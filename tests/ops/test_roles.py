@@ -31,6 +31,7 @@ from streamqueue import (
     AsyncMongoQueue,
     ConfigurationError,
     DuplicateJob,
+    Limit,
     MongoQueue,
     Schedules,
     Topic,
@@ -79,6 +80,7 @@ CONSUMER = {
 OPERATOR = {
     (JOBS, "insert"): "pause",
     (JOBS, "update"): "pause",
+    (JOBS, "listIndexes"): "limit",
     (SETTINGS, "insert"): "pause",
     (SETTINGS, "update"): "pause",
     (SETTINGS, "find"): "is_paused",
@@ -675,6 +677,7 @@ def test_an_operator_pauses_and_resumes(
     server: SecuredServer, database: str, look: Database[Any], run: Run
 ) -> None:
     uri = server.user(database, role("operator", database))
+    run("init", uri=server.address(database=database))
 
     states = []
     for command in ("pause", "pause", "resume"):
@@ -694,17 +697,32 @@ def test_an_operator_without_a_right_is_refused(
 
     with (
         MongoClient[dict[str, Any]](uri) as client,
-        pytest.raises(OperationFailure, match="not authorized"),
+        pytest.raises((OperationFailure, ConfigurationError), match=r"not authorized|no.* see"),
     ):
         operate(client[database], OPERATOR[missing])
 
 
 def operate(database: Database[Any], call: str) -> None:
-    """Pause the default queue, or the like, or remove a schedule."""
+    """Pause the default queue, or the like, or limit it, or remove a schedule."""
     if call == "remove":
         Schedules(database.jobs).remove("nightly")
+    elif call == "limit":
+        MongoQueue(database.jobs).limit(running=3)
     else:
         getattr(MongoQueue(database.jobs), call)()
+
+
+def test_an_operator_sets_limits_where_the_indexes_are(
+    server: SecuredServer, database: str, look: Database[Any], run: Run
+) -> None:
+    uri = server.user(database, role("operator", database))
+    assert run("limit", "--running", "3", uri=uri).returncode == 2
+    assert run("init", "--features", uri=server.address(database=database)).returncode == 0
+
+    result = run("limit", "--running", "3", "--rate", "50/s", "--per", "group", uri=uri)
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "3 (set)" in result.stdout
 
 
 def store_declared(database: Database[Any]) -> None:
@@ -765,6 +783,38 @@ async def test_a_worker_fires_schedules_with_its_role_and_says_so_without(
             worker.stop()
 
     assert ran.is_set() == (missing is None)
+
+
+@pytest.mark.parametrize("missing", [None, (JOBS, "listIndexes"), *SCHEDULER], ids=str)
+async def test_a_worker_stores_its_limits_with_these_roles_and_does_not_start_without(
+    server: SecuredServer,
+    database: str,
+    look: Database[Any],
+    run: Run,
+    missing: tuple[str, str] | None,
+) -> None:
+    assert run("init", "--features", uri=server.address(database=database)).returncode == 0
+    roles = [role(name, database) for name in ("consumer", "producer", "scheduler")]
+    if missing is not None:
+        roles = [without(one, *missing) for one in roles]
+    async with AsyncMongoClient[dict[str, Any]](server.user(database, *roles)) as client:
+        worker = Worker(client[database].jobs, registry=CollectorRegistry())
+        worker.handler("default", limits=Limit(running=3))(no_job)
+
+        if missing is not None:
+            with pytest.raises(ConfigurationError, match=r"listIndexes|streamqueueScheduler"):
+                await worker.run(handle_signals=False)
+        else:
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(partial(worker.run, handle_signals=False))
+                worker.stop()
+
+    stored = look[SETTINGS].find_one({"_id": "default"})
+    assert (stored is not None) == (missing is None)
+
+
+async def no_job(job: AsyncJob) -> None:
+    raise AssertionError
 
 
 # exporter
