@@ -243,6 +243,22 @@ async def failing_settings(
         yield
 
 
+async def test_nothing_is_claimed_by_what_was_read_before_it_was_stored(
+    start: WorkerStarter, jobs: Collection[Any], queue: AsyncMongoQueue
+) -> None:
+    await queue.put({})
+    worker = prepare(start, limits=Limit(rate=100_000))
+
+    async with failing_settings(jobs, worker, "find", skip=1, **TIME_LIMIT):
+        await start.begin(worker)
+        await wait_until_async(lambda: reads_of_settings(worker) > 3, "it reads what holds")
+        claims = worker.commands.claims()
+
+    assert rules(jobs)
+    assert not claims
+    await worker.until_outcomes(completed=1)
+
+
 async def test_an_outage_while_it_is_stored_delays_the_start_and_no_more(
     start: WorkerStarter, jobs: Collection[Any]
 ) -> None:
