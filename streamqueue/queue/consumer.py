@@ -48,6 +48,9 @@ ELSEWHERE_EVERY = 5.0
 """Seconds between two looks by those that wait for leases that ended in any queue: what a dead
 consumer held is back within its timeout and these. Costs 0.2 reads of an index a second."""
 ELSEWHERE_PAUSE = 0.1
+RULED_EVERY = 5.0
+"""Seconds between two looks by those that wait for jobs which are held back by the rules of their
+queue: whoever had to say that one may start may have been killed."""
 EXPIRED = 0.001
 """The largest ``seconds_to_expiry`` that means that a lease has ended."""
 
@@ -78,6 +81,7 @@ class Consumer:
         self._held_back_at = -math.inf  # when to look for jobs that wait for others
         store.parked = self._look_for_held_back_soon
         self._waiting = LoggedOutage(logger, "wait", "Looking for jobs")
+        self._held_by_rules = False  # what waits, at the last look
 
     def claim(self, limit: int) -> Flow[list[JobRecord]]:
         """Claim up to `limit` ready jobs, the most urgent first; return none if there is none, or
@@ -96,13 +100,13 @@ class Consumer:
             self._unplaced = yield self._store.adopt(self._queues)
         contended = late = 0
         while late < MOST_LATE:
-            window = limit + CONTENDED_WINDOW * contended
-            found = yield self._store.candidates(self._queues, window)
+            found = yield from self._find(limit, limit + CONTENDED_WINDOW * contended)
             if not found:
                 if (yield from self._pass_time()):
                     continue
                 return []
-            if contended:  # somebody was faster: step aside instead of racing for the head again
+            if contended and not self._ruled:
+                # Somebody was faster: step aside instead of racing for the head again.
                 found = random.sample(found, min(limit, len(found)))
             sent = monotonic()
             records = yield from self._take(found[:limit])
@@ -117,10 +121,28 @@ class Consumer:
             if self._some_expired or self._some_parked:
                 continue  # nobody was faster, and what comes next may be in time, and free
             late = late + 1 if self._store.late else 0
+            if contended == MOST_CONTENDED and self._ruled:
+                return []  # others are faster to take the slots there are, again and again
             if contended == MOST_CONTENDED and self._store.unclaimable.full:
                 return []  # what can be seen are stuck ones, more than can be left out
             contended = min(contended + 1, MOST_CONTENDED)
         return []
+
+    @property
+    def _ruled(self) -> bool:
+        """Whether the queue has rules."""
+        return self._options.name in self._store.ruled
+
+    def _find(self, limit: int, window: int) -> Flow[Sequence[dict[str, Any]]]:
+        """Return what may be claimed: in a window of what waits or, of a queue that has rules, what
+        those let start."""
+        self._held_by_rules = False
+        if not self._ruled:
+            found: Sequence[dict[str, Any]] = yield self._store.candidates(self._queues, window)
+            return found
+        chosen = yield self._store.choose(self._options.name, limit)
+        self._held_by_rules = chosen.held_back
+        return chosen.jobs  # type: ignore[no-any-return]
 
     def _take(self, found: Sequence[dict[str, Any]]) -> Flow[list[JobRecord]]:
         options, records = self._options, []
@@ -240,6 +262,8 @@ class Consumer:
                             due_at = monotonic() + min(due_in, LONGEST_SLEEP)
                             if self._some_wait or self._store.keyed:
                                 due_at = min(due_at, self._held_back_at)
+                            if self._held_by_rules:
+                                due_at = min(due_at, monotonic() + RULED_EVERY)
                         expired = yield from self._expired_elsewhere()
                     if expired:
                         yield from self._reap(None)

@@ -50,13 +50,13 @@ class Ends:
         wanted = operations.held(record.id, record.token)
         if not record.stays:
             if (yield from self._remove(record, session)):
-                yield from self._let_through(record, session)
+                yield from self._make_room(record, session)
                 return
             if not (yield self._store.jobs.find_one(wanted, {"_id": 1}, session=session)):
                 raise LeaseLost(record.id)
         try:
             yield from self._done(record, encode_result(result), session)
-            yield from self._let_through(record, session)
+            yield from self._make_room(record, session)
         except PayloadError as problem:
             # Beside the transaction, which ends with the error: to do the work again would come to
             # the same.
@@ -89,6 +89,16 @@ class Ends:
                 yield self._store.let_through([key])
             else:
                 yield self._store.jobs.update_one(*operations.let_through(key), session=session)
+
+    def _make_room(self, record: JobRecord, session: Any = None) -> Flow[None]:
+        """Let those start that were held back by a job which has ended. (For one that ends with a
+        transaction nobody is told of the rules' room: it is there when that is committed.)"""
+        yield from self._let_through(record, session)
+        if record.slots:
+            if record.queue in self._store.ruled:
+                self._store.ruled[record.queue].give_back(record.slots)
+            if session is None:
+                yield self._store.say_room()
 
     def _done(self, record: JobRecord, result: Any, session: Any) -> Flow[None]:
         command = operations.done(record.id, record.token, result)
@@ -191,7 +201,7 @@ class Ends:
             result = yield from self._end_shortened(record, command, error)
         if not result.matched_count:
             raise LeaseLost(record.id)
-        yield from self._let_through(record)
+        yield from self._make_room(record)
 
     def _superseded(self, record: JobRecord) -> Flow[None]:
         """End a job that cannot wait again, since another one has its key."""

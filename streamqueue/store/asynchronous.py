@@ -34,6 +34,7 @@ from .flows import (
     head,
     held_back,
     rates,
+    ruled,
     setting_up,
     settings,
     steps,
@@ -102,6 +103,8 @@ class AsyncStore(StoreState):
     candidates = _driven(head.candidates)
     with_work = _driven(head.with_work)
     adopt = _driven(head.adopt)
+    choose = _driven(ruled.choose)
+    say_room = _driven(ruled.say_room)
     take = _driven(claims.take)
     untake = _driven(claims.untake)
     untake_again = _driven(claims.untake_again)

@@ -23,6 +23,7 @@ from .flows import (
     head,
     held_back,
     rates,
+    ruled,
     setting_up,
     settings,
     steps,
@@ -73,6 +74,8 @@ class Store(StoreState):
     hold_earlier_keys = _driven(unique.hold_earlier_keys)
     candidates = _driven(head.candidates)
     adopt = _driven(head.adopt)
+    choose = _driven(ruled.choose)
+    say_room = _driven(ruled.say_room)
     take = _driven(claims.take)
     untake = _driven(claims.untake)
     untake_again = _driven(claims.untake_again)

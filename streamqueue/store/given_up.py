@@ -50,6 +50,7 @@ class Claim:
         keep_of: says, for a queue, how long a job stays that does not say.
         token: of this command, and of no other.
         sent: :func:`monotonic` time from before it is sent.
+        slots: those that each of them is to have, if they have rules.
     """
 
     ids: Sequence[Any]
@@ -60,6 +61,7 @@ class Claim:
     keep_of: Callable[[str], float | None] = operations.not_kept
     token: bytes = field(default_factory=operations.new_token)
     sent: float = field(default_factory=monotonic)
+    slots: Sequence[Sequence[str]] | None = None
 
     @classmethod
     def of(
@@ -71,13 +73,17 @@ class Claim:
         keep_of: Callable[[str], float | None] = operations.not_kept,
     ) -> Claim:
         """Return a claim of these jobs."""
-        queues = {job["queue"] for job in jobs}
-        return cls([job["_id"] for job in jobs], sorted(queues), timeout, now, limit_of, keep_of)
+        queues = sorted({job["queue"] for job in jobs})
+        claim = cls([job["_id"] for job in jobs], queues, timeout, now, limit_of, keep_of)
+        if jobs and "slots" in jobs[0]:
+            claim.slots = [job["slots"] for job in jobs]
+        return claim
 
     def update(self, consumer: str) -> operations.Update:
         """Return what is sent."""
         until = self.now + timedelta(seconds=self._journey)
-        terms = (until, self.limit_of, self.keep_of)
+        slots = None if self.slots is None else operations.slots_of(self.ids, self.slots)
+        terms = (until, self.limit_of, self.keep_of, slots)
         return operations.claim(self.ids, self.queues, consumer, self.token, self.timeout, *terms)
 
     @property

@@ -112,6 +112,15 @@ def log_left_waiting(error: Exception) -> None:
     )
 
 
+def log_room_unsaid(error: Exception) -> None:
+    """Log that jobs which may start now may wait until somebody looks."""
+    logger.warning(
+        "Nobody could be told that held-back jobs may start, which are looked for later: %s",
+        failure_name(error),
+        extra={"event": "room_unsaid", **failure_facts(error)},
+    )
+
+
 def log_superseded(job: Mapping[str, Any]) -> None:
     """Log that a job was ended instead of waiting again."""
     name = id_text(job["_id"])

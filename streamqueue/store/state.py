@@ -13,12 +13,15 @@ from ..protocol import foreign, operations
 from .given_up import GivenUpClaims
 from .indexes import Indexes
 from .refused import StuckJobs
+from .ruled import RuledQueue
 from .write_limit import ClaimSize, WriteLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from bson.raw_bson import RawBSONDocument
+
+    from ..protocol.limits import Rules
 
 
 class StoreState:
@@ -39,6 +42,7 @@ class StoreState:
         buried: told of jobs that are buried unseen, by the reason, and how many.
         keyed: a job was claimed here that lets go of its key then, so that others may wait for it.
         parked: told when a job waits for another one, or may.
+        ruled: what is known of the queues that have rules; of others there is nothing.
         late: whether the last claim took longer than its lease, and its jobs were given back.
         settings_refused: the user may not read the settings of queues, and was told so.
         rates_refused: the user may not reserve starts, and was told so.
@@ -67,6 +71,7 @@ class StoreState:
         self.late = False
         self.keyed = False
         self.parked: Callable[[], None] = lambda: None
+        self.ruled: dict[str, RuledQueue] = {}
         self.settings_refused = False
         self.rates_refused = False
         self.index_of_buckets_at = -math.inf
@@ -76,6 +81,13 @@ class StoreState:
         """Raise if this is not the process whose connections these are."""
         if os.getpid() != self._pid:
             raise ForkedProcess
+
+    def follow(self, queue: str, rules: Rules) -> None:
+        """Go by these rules from now on when jobs of a queue are claimed."""
+        if rules or queue in self.ruled:
+            self.ruled.setdefault(queue, RuledQueue()).follow(rules)
+            if not rules:
+                del self.ruled[queue]
 
     def claim_given_up(self) -> None:
         """Be told that there is a claim to be undone."""

@@ -43,6 +43,7 @@ from .held_back import *  # noqa: F403
 from .indexes import *  # noqa: F403
 from .keys.holding import *  # noqa: F403
 from .keys.unique import *  # noqa: F403
+from .limits import *  # noqa: F403
 from .looks import *  # noqa: F403
 from .queues import *  # noqa: F403
 from .replies import *  # noqa: F403

@@ -33,13 +33,20 @@ _NOT_ASKED_FOR = dict.fromkeys(("v", "state", "seq", "created_at", "locked_until
 _PLACE = dict.fromkeys(("_id", "queue", "priority", "seq"), 1)
 
 
-def candidates(queues: Sequence[str], limit: int, *, bare: bool = False) -> Find:
+RULED_BY = ("task", "group")
+"""What the rules of a queue go by."""
+
+
+def candidates(
+    queues: Sequence[str], limit: int, *, bare: bool = False, ruled: bool = False
+) -> Find:
     """What waits at the head of the queues: ids and order, read from the index alone.
 
     Nothing else of a job is read ahead: whoever edits it afterwards changes nothing here, and what
-    runs is what the claim returns.
+    runs is what the claim returns. But for what the rules of its queue go by, if it is `ruled`.
     """
-    return Find({"queue": one_of(queues), "state": "ready"}, _PLACE, CLAIM_ORDER, -limit, bare)
+    place = {**_PLACE, **dict.fromkeys(RULED_BY, 1)} if ruled else _PLACE
+    return Find({"queue": one_of(queues), "state": "ready"}, place, CLAIM_ORDER, -limit, bare)
 
 
 MERGED_QUEUES = 200
@@ -97,6 +104,7 @@ def claim(
     until: datetime,
     limit_of: Callable[[str], int],
     keep_of: Callable[[str], float | None] = not_kept,
+    slots: Any = None,
 ) -> Update:
     """Take those of the jobs that are still ready in these queues.
 
@@ -106,6 +114,8 @@ def claim(
 
     A command that reaches the server after `until`, its time, changes nothing: so there is a moment
     from which on it is known that a claim that was given up will never be applied.
+
+    `slots` is an expression: those that each of them is to have.
     """
     fields = {
         "state": "running",
@@ -117,6 +127,8 @@ def claim(
         "allowed": count_of("max_attempts", _by_queue(queues, limit_of)),
         "held_key": LET_GO_AT_START,
     }
+    if slots is not None:
+        fields["slots"] = slots
     if any(keep_of(queue) is not None for queue in queues):
         fields["kept"] = _by_queue(queues, keep_of)
     return Update(

@@ -89,7 +89,7 @@ def check_reply(reply: Mapping[str, Any]) -> None:
 
 def is_repeated_put(error: Exception | None) -> bool:
     """Whether an error only says that this very job is stored already."""
-    return _clash(error) == ["_id"]
+    return clash(error) == ["_id"]
 
 
 def is_duplicate_job(error: Exception | None, key_index: str = KEY_INDEX["name"]) -> bool:
@@ -98,20 +98,20 @@ def is_duplicate_job(error: Exception | None, key_index: str = KEY_INDEX["name"]
     The index is told by its name, which the server has in its text alone: a user's own may be of
     the same fields. One that is not quite ours may also refuse jobs without a key.
     """
-    if _clash(error) == list(KEY_INDEX["key"]):
+    if clash(error) == list(KEY_INDEX["key"]):
         return _by_index(error, key_index, "held_key")
     return is_earlier_key(error)
 
 
 def is_earlier_key(error: Exception | None) -> bool:
     """Whether the index by which an earlier version kept keys unique says so."""
-    return _clash(error) == ["queue", "key"] and _by_index(error, EARLIER_KEY_INDEX, "key")
+    return clash(error) == ["queue", "key"] and _by_index(error, EARLIER_KEY_INDEX, "key")
 
 
 def is_held_back(error: BaseException | None) -> bool:
     """Whether it says of a claim that a job of the same key runs. (Of an index of the same fields,
     whoever it is made by, that is to be looked at.)"""
-    return isinstance(error, Exception) and _clash(error) == list(RUNNING_KEY_INDEX["key"])
+    return isinstance(error, Exception) and clash(error) == list(RUNNING_KEY_INDEX["key"])
 
 
 def _by_index(error: Exception | None, name: str, field: str) -> bool:
@@ -124,7 +124,7 @@ def _by_index(error: Exception | None, name: str, field: str) -> bool:
 _INDEX_NAME = re.compile(r" index: (.*?) dup key: ")
 
 
-def _clash(error: Exception | None) -> list[str]:
+def clash(error: Exception | None) -> list[str]:
     details = error.details if isinstance(error, DuplicateKeyError) else None
     return list((details or {}).get("keyPattern") or ())
 

@@ -54,4 +54,5 @@ class PresentSettings:
         if self._known.rung or self._known.sure_until(self._doorbell.heard_at) < monotonic():
             asked = self._known.asking()
             self._known.answered(asked, (yield self._store.settings_of([self._queue])))
+            self._store.follow(self._queue, self._known.of(self._queue).rules)
         return self.known_as_paused

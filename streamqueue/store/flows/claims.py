@@ -22,6 +22,7 @@ from ..given_up import Claim, GivenUp, merged, together
 from ..lines import log_claims_left, log_late, log_quarantined
 from .changes import change
 from .held_back import park, supersede
+from .ruled import by_rules, take_ruled
 from .setting_up import prepare
 from .steps import Command, Pause, Read, Shielded, UpdateAndGet, UpdateWithoutLimit
 
@@ -61,7 +62,13 @@ def take(
         yield from prepare(store)
     jobs = jobs[: store.claim_size.most]
     terms = (consumer, timeout, limit_of, keep_of)
-    documents: list[Job] = yield Shielded(_take_in_time(store, jobs, *terms))
+    if not store.ruled:
+        documents: list[Job] = yield Shielded(_take_in_time(store, jobs, *terms))
+        return documents
+    documents = []
+    for part in by_rules(jobs):
+        taken: list[Job] = yield Shielded(_take_in_time(store, part, *terms))
+        documents += taken
     return documents
 
 
@@ -74,7 +81,11 @@ def _take_in_time(
     keep_of: Callable[[str], float | None],
 ) -> Flow[list[Job]]:
     sent = monotonic()
-    documents = yield from _take(store, jobs, consumer, timeout, limit_of, keep_of)
+    terms = (consumer, timeout, limit_of, keep_of)
+    if jobs and "slots" in jobs[0]:
+        documents = yield from take_ruled(store, jobs, _take(store, jobs, *terms))
+    else:
+        documents = yield from _take(store, jobs, *terms)
     if not documents:
         store.clock.doubt()
     elif monotonic() - sent < timeout:
@@ -107,6 +118,8 @@ def _take(
     except BaseException as error:
         if len(jobs) > 1 or not operations.is_refusal(error):  # of one: it was not taken
             yield from untake(store, claim.given_up(error))
+        if operations.is_slot_taken(error):
+            raise
         if tries and operations.is_held_back(error):
             parked = yield from park(store, claim.ids)
             jobs = [job for job in jobs if id_key(job["_id"]) not in parked]

@@ -37,10 +37,12 @@ def candidates(
     limit: int,
     *,
     codec: CodecOptions[Any] | None = None,
+    ruled: bool = False,
 ) -> Flow[list[Job]]:
     """Return what waits at the head of the queues, past the jobs that cannot be claimed.
 
-    Ids and order only; `codec` as in ``find()``. One that nobody could run is buried; one that
+    Ids and order only, and what rules go by for a queue that is `ruled`; `codec` as in ``find()``.
+    One that nobody could run is buried; one that
     other programs gave no place in the order, and that would so come before all others, is given
     one first. Where there are so many of those that new ones keep coming, as from producers of an
     earlier version, they are returned all the same: a claim needs no place.
@@ -48,7 +50,7 @@ def candidates(
     seen_to: set[object] = set()
     many = limit
     for _ in range(ROUNDS):
-        found, foreigners = yield from _head(store, queues, many, codec)
+        found, foreigners = yield from _head(store, queues, many, codec, ruled)
         odd = [job for job in found if store.oddness_of(job)] if foreigners else []
         unplaced = [job for job in found if not operations.is_placed(job)]
         if not (odd or unplaced):
@@ -87,7 +89,11 @@ def with_work(store: StoreState, queues: Sequence[str]) -> Flow[Sequence[str]]:
 
 
 def _head(
-    store: StoreState, queues: Sequence[str], limit: int, codec: CodecOptions[Any] | None
+    store: StoreState,
+    queues: Sequence[str],
+    limit: int,
+    codec: CodecOptions[Any] | None,
+    ruled: bool,
 ) -> Flow[tuple[list[Job], bool]]:
     """Return them as they are, and whether one of them is such as no program of ours puts."""
     stuck = store.unclaimable
@@ -97,7 +103,7 @@ def _head(
         if not queues:
             return stuck.sift([]), False
     try:
-        found = yield from _first(queues, many, partial(Read, codec=codec))
+        found = yield from _first(queues, many, partial(Read, codec=codec), ruled=ruled)
         others = [  # almost always none, and of thousands
             job
             for job in found
@@ -107,7 +113,7 @@ def _head(
     except BSONError:
         foreigners = True  # one cannot be decoded; its claim finds out which
     if foreigners:
-        found = yield from _first(queues, many, Read, bare=True)
+        found = yield from _first(queues, many, Read, bare=True, ruled=ruled)
     return stuck.sift(found)[:limit], foreigners
 
 
@@ -117,6 +123,7 @@ def _first(
     read: Callable[[operations.Find], Read],
     *,
     bare: bool = False,
+    ruled: bool = False,
 ) -> Flow[list[Job]]:
     """Read what comes first in many queues, for as many at a time as the server merges.
 
@@ -125,7 +132,7 @@ def _first(
     that may have more of what comes first is asked again for as much as there may be.
     """
     if len(queues) <= operations.MERGED_QUEUES:
-        found: list[Job] = yield read(operations.candidates(queues, limit, bare=bare))
+        found: list[Job] = yield read(operations.candidates(queues, limit, bare=bare, ruled=ruled))
         return found
     parts = operations.merged_parts(queues)
     share = min(limit, 2 * limit // len(parts) + 1)

@@ -1,0 +1,104 @@
+"""Claims under a rule of their queue: what is looked at before them, and what they write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pymongo import ASCENDING
+
+from ..document import UNNUMBERED
+from ..schema import GROUP_INDEX, SLOTS_INDEX
+from .claims import RULED_BY
+from .commands import Document, Find
+from .expressions import literal, one_of
+from .replies import clash
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PLACE: Document = dict.fromkeys(("_id", "queue", "priority", "seq", *RULED_BY), 1)
+_JOINED: Document = {"$gt": UNNUMBERED}
+
+
+def running_jobs(queue: str) -> Find:
+    """The running jobs of a queue, with the slots that they have."""
+    wanted = {"queue": {"$eq": queue}, "state": "running"}
+    return Find(wanted, dict.fromkeys(("_id", "slots", "task", "group"), 1), bare=True)
+
+
+def of_other_groups(queue: str, groups: Sequence[str], after: str, limit: int) -> Find:
+    """Ready jobs of a queue that are of none of these groups, in the order of their groups, from
+    behind one of those on; the index is named, for the server would rather read them in the order
+    of claims, and those groups with them."""
+    group: Document = {"$gt": after} if after else {"$gte": ""}
+    if groups:
+        group["$nin"] = list(groups)
+    return Find(
+        {"queue": {"$eq": queue}, "group": group, "seq": _JOINED, "state": "ready"},
+        _PLACE,
+        [("group", ASCENDING), ("seq", ASCENDING)],
+        -limit,
+        True,
+        list(GROUP_INDEX["key"].items()),
+    )
+
+
+def heads_of(jobs: str, queue: str, groups: Sequence[str]) -> Document:
+    """The first of the live jobs of each of these groups, ready or not: a command, sent to the
+    document that says the rules of the queue, which is there.
+
+    What has a place in its group has a ``seq``: not one that waits for its time, or for others.
+    """
+    member: Document = {
+        "queue": {"$eq": queue},
+        "group": {"$gte": ""},
+        "state": {"$gte": "ready"},
+        "seq": _JOINED,
+    }
+    return {
+        "aggregate": f"{jobs}.settings",
+        "pipeline": [
+            {"$match": {"_id": {"$eq": queue}}},
+            {"$limit": 1},
+            {"$project": {"_id": 0, "group": literal(list(groups))}},
+            {"$unwind": "$group"},
+            {
+                "$lookup": {
+                    "from": jobs,
+                    "localField": "group",
+                    "foreignField": "group",
+                    "pipeline": [
+                        {"$match": member},
+                        {"$sort": {"seq": 1}},
+                        {"$limit": 1},
+                        {"$project": {**_PLACE, "state": 1}},
+                    ],
+                    "as": "head",
+                }
+            },
+            {"$unwind": "$head"},
+            {"$replaceRoot": {"newRoot": "$head"}},
+        ],
+        "cursor": {"batchSize": len(groups) + 1},
+    }
+
+
+def dead_in_groups(queue: str, groups: Sequence[str]) -> Find:
+    """Dead jobs of these groups, as far as to say of which."""
+    wanted = {"queue": {"$eq": queue}, "group": one_of(groups), "state": "dead"}
+    return Find(wanted, {"_id": 0, "group": 1}, bare=True)
+
+
+def slots_of(ids: Sequence[Any], slots: Sequence[Sequence[str]]) -> Any:
+    """An expression: the slots of the job that is claimed, which are in the place of its id. One
+    without any has no such field: an empty list is a value of the index like any other."""
+    texts = [literal(list(each)) if each else None for each in slots]
+    if len(ids) == 1:
+        return texts[0] or "$$REMOVE"
+    place = {"$indexOfArray": [list(map(literal, ids)), "$_id"]}
+    return {"$ifNull": [{"$arrayElemAt": [texts, place]}, "$$REMOVE"]}
+
+
+def is_slot_taken(error: BaseException | None) -> bool:
+    """Whether it says of a claim that a running job has one of its slots."""
+    return isinstance(error, Exception) and clash(error) == list(SLOTS_INDEX["key"])

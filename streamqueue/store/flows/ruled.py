@@ -1,0 +1,267 @@
+"""Jobs of a queue with rules, chosen before they are claimed: each with the slots it is to have.
+
+What is held back is not written to. Where groups matter, one that may start nothing must stand
+before no other, however much of it waits: then those of other groups are read past it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pymongo.errors import PyMongoError
+
+from ...clock import monotonic
+from ...errors import ConfigurationError
+from ...protocol import operations
+from ...protocol.document import id_key
+from ...protocol.slots import Limited, Scope, limits_of
+from ...protocol.stored import text_in
+from ..lines import log_room_unsaid
+from .head import candidates
+from .setting_up import require_index
+from .settings import ring
+from .steps import Command, Read, Shielded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ...protocol.slots import Taken
+    from ..ruled import RuledQueue
+    from ..state import StoreState
+    from .steps import Flow
+
+Job = dict[str, Any]
+
+LEAST_READ = 64
+READ_PER_JOB = 4
+MOST_READ = 1000
+GROUPS_AT_ONCE = 100
+"""Groups whose first jobs are read together, at a tenth of a millisecond each."""
+MOST_GROUPS = 2000
+"""Groups that are passed over in one read, at the most."""
+
+
+class Chosen(NamedTuple):
+    """What may be claimed of a queue now.
+
+    Attributes:
+        jobs: with their ``slots``.
+        held_back: whether jobs wait none of which may be, for a limit or for their group.
+    """
+
+    jobs: list[Job]
+    held_back: bool
+
+
+def choose(store: StoreState, queue: str, most: int) -> Flow[Chosen]:
+    """Choose up to so many jobs of a queue that has rules, in the order in which they are to be
+    claimed, and take slots for them, as far as this process knows of slots.
+
+    Before it is said that others are held back, it is read anew what runs.
+
+    Raises:
+        ConfigurationError: an index that its rules need is not there.
+    """
+    ruled = store.ruled[queue]
+    yield from require_index(store, "limits", f"a limit or the order of queue {queue}")
+    if ruled.rules.by_group:
+        yield from require_index(store, "group", f"the groups of queue {queue}")
+    size = min(MOST_READ, max(LEAST_READ, READ_PER_JOB * most))
+    head: list[Job] = yield from candidates(store, [queue], size, ruled=True)
+    if not head:
+        return Chosen([], False)
+    taken, fresh = ruled.taken, False
+    while True:
+        if taken is None:
+            asked_at = monotonic()
+            running = yield Read(operations.running_jobs(queue))
+            taken, fresh = ruled.were_taken(running, asked_at), True
+        choice = _Choice(store, ruled, taken, queue, most)
+        yield from choice.choose(head, deep=len(head) == size)
+        if choice.jobs or fresh:
+            return Chosen(choice.jobs, held_back=not choice.jobs)
+        taken = None
+
+
+class _Choice:
+    """One choice among what waits, by what is known of what runs."""
+
+    def __init__(
+        self, store: StoreState, ruled: RuledQueue, taken: Taken, queue: str, most: int
+    ) -> None:
+        self._store = store
+        self._ruled = ruled
+        self._rules = ruled.rules
+        self._taken = taken
+        self._queue = queue
+        self._most = most
+        self._seen: set[str] = set()  # groups
+        self.jobs: list[Job] = []
+
+    def choose(self, head: Sequence[Job], *, deep: bool) -> Flow[None]:
+        """Choose of what comes first in the queue, and of what is behind it if that is not all."""
+        if self._is_full():
+            return
+        waiting = list(head)
+        if self._rules.fair and deep:  # a group may hide the others whose turn it is
+            waiting += yield from self._others({group_of(job) for job in head})
+        yield from self._choose_among(waiting)
+        if self._rules.by_group and deep and len(self.jobs) < self._most:
+            passed = {group for job in waiting if self._passes(group := group_of(job))}
+            yield from self._choose_among((yield from self._others(passed)))
+
+    def _is_full(self) -> bool:
+        """Whether no job of the queue may start, whatever its task and its group."""
+        limits = [
+            Limited(Scope("q"), rule.running, rule.rate)
+            for rule in self._rules.limits
+            if rule.per == "queue" and rule.task is None
+        ]
+        return self._taken.is_full(limits)
+
+    def _passes(self, group: str | None) -> bool:
+        """Whether a group needs no more looking at: it may start nothing, or its first job was
+        looked at."""
+        return group is not None and (bool(self._rules.ordered) or self._holds(group))
+
+    def _holds(self, group: str) -> bool:
+        """Whether a group may start nothing, whichever of its jobs it is."""
+        limits = [each for each in limits_of(self._rules, None, group) if each.scope.of == group]
+        return self._taken.is_full(limits)
+
+    def _others(self, passed: set[str | None]) -> Flow[list[Job]]:
+        """Read jobs of other groups than these, and of those behind the last that were read."""
+        ruled, groups = self._ruled, [group for group in passed if group is not None][:MOST_GROUPS]
+        limit = min(MOST_READ, max(LEAST_READ, READ_PER_JOB * self._most))
+        found: list[Job] = []
+        for after in dict.fromkeys((ruled.after, "")):
+            command = operations.of_other_groups(self._queue, groups, after, limit)
+            found = self._fit((yield Read(command)))
+            if found:
+                full = len(found) == limit
+                ruled.after = (group_of(found[-1]) or "") if full else ""
+                break
+        return sorted(found, key=operations.claim_order_of)
+
+    def _fit(self, found: list[Job]) -> list[Job]:
+        store = self._store
+        return [job for job in store.unclaimable.sift(found) if store.oddness_of(job) is None]
+
+    def _choose_among(self, waiting: Sequence[Job]) -> Flow[None]:
+        if not self._rules.ordered:
+            self._take(self._in_turns(waiting))
+            return
+        groups: dict[str, None] = {}
+        free: list[Job] = []
+        for job in waiting:
+            group = group_of(job)
+            if group is None:
+                free.append(job)
+            elif group not in self._seen:
+                self._seen.add(group)
+                if not self._holds(group):
+                    groups[group] = None
+        names = list(groups)
+        while names or free:
+            part, names = names[:GROUPS_AT_ONCE], names[GROUPS_AT_ONCE:]
+            heads = (yield from self._heads(part)) if part else []
+            among = sorted([*free, *heads], key=operations.claim_order_of)
+            self._take(self._in_turns(among))
+            free = []
+            if len(self.jobs) >= self._most:
+                return
+
+    def _heads(self, groups: Sequence[str]) -> Flow[list[Job]]:
+        """Return the first jobs of these groups, of those that are ready.
+
+        A group whose first job waits, or runs, or whose dead job holds it, has none.
+        """
+        reply = yield Command(operations.heads_of(self._store.jobs.name, self._queue, groups))
+        heads = self._fit(
+            [job for job in reply["cursor"]["firstBatch"] if job.get("state") == "ready"]
+        )
+        if self._rules.ordered == "strict" and heads:
+            # After the heads: who was before one of them had ended by then, and may be dead.
+            names = [group for job in heads if (group := group_of(job)) is not None]
+            dead = yield Read(operations.dead_in_groups(self._queue, names))
+            held = {group_of(job) for job in dead}
+            heads = [job for job in heads if group_of(job) not in held]
+        return heads
+
+    def _in_turns(self, waiting: Sequence[Job]) -> Iterable[Job]:
+        """Return the jobs as they come or, where that is fair, one of each group by turns."""
+        if not self._rules.fair:
+            return waiting
+        of_group: dict[str | None, deque[Job]] = {}
+        for job in waiting:
+            of_group.setdefault(group_of(job), deque()).append(job)
+        turns = sorted(of_group, key=self._ruled.turn_of)  # stable: else as they come
+        ordered: list[Job] = []
+        while turns:
+            ordered += [of_group[group].popleft() for group in turns]
+            turns = [group for group in turns if of_group[group]]
+        return ordered
+
+    def _take(self, waiting: Iterable[Job]) -> None:
+        chosen = {id_key(job["_id"]) for job in self.jobs}
+        for job in waiting:
+            if len(self.jobs) >= self._most:
+                return
+            name = id_key(job["_id"])
+            if name in chosen:
+                continue
+            group = group_of(job)
+            slots = self._taken.take_all(limits_of(self._rules, text_in(job.get("task")), group))
+            if slots is not None:
+                job["slots"] = slots
+                self.jobs.append(job)
+                chosen.add(name)
+                if self._rules.fair:
+                    self._ruled.had_turn(group)
+
+
+def by_rules(jobs: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[Mapping[str, Any]]]:
+    """Return jobs in parts to be claimed apart: those without rules, and those of each queue that
+    has some."""
+    parts: dict[str | None, list[Mapping[str, Any]]] = {}
+    for job in jobs:
+        parts.setdefault(job["queue"] if "slots" in job else None, []).append(job)
+    return parts.values()
+
+
+def take_ruled(
+    store: StoreState, jobs: Sequence[Mapping[str, Any]], claim: Flow[list[Job]]
+) -> Flow[list[Job]]:
+    """Claim jobs of one queue that were chosen with slots; none, if somebody has taken one of those
+    meanwhile. Slots of jobs that others were faster to take are free again."""
+    ruled = store.ruled[jobs[0]["queue"]]
+    try:
+        documents = yield from claim
+    except BaseException as error:
+        ruled.forget()
+        if not operations.is_slot_taken(error):
+            raise
+        return []
+    if len(documents) < len(jobs):
+        won = {id_key(document["_id"]) for document in documents}
+        for job in jobs:
+            if id_key(job["_id"]) not in won:
+                ruled.give_back(job["slots"])
+    return documents
+
+
+def say_room(store: StoreState) -> Flow[None]:
+    """Tell whoever waits for it that a job of a queue with rules has ended, and others may start.
+
+    Never raises: it is a hint, and whoever is held back looks again after a while.
+    """
+    try:
+        yield Shielded(ring(store))
+    except (PyMongoError, ConfigurationError) as error:
+        log_room_unsaid(error)
+
+
+def group_of(job: Job) -> str | None:
+    """Return the group of a job as it was read."""
+    return text_in(job.get("group"))

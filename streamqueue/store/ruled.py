@@ -1,0 +1,78 @@
+"""What a process knows of a queue whose jobs are claimed by rules: which slots are taken, which
+groups had their turn, and where it has looked."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from ..clock import monotonic
+from ..protocol.limits import UNRULED
+from ..protocol.slots import Taken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ..protocol.limits import Rules
+
+TAKEN_SECONDS = 1.0
+"""How long it is gone by which slots are taken, before they are read again. It is safe for ever
+where everybody goes by the rules; a process of an earlier version does not."""
+MOST_TURNS = 10_000
+"""Groups whose last turn is remembered."""
+
+
+class RuledQueue:
+    """A queue that has rules.
+
+    Attributes:
+        rules: those that hold, as far as is known.
+        after: the group from behind which other groups are looked for.
+    """
+
+    def __init__(self) -> None:
+        self.rules: Rules = UNRULED
+        self.after = ""
+        self._taken: Taken | None = None
+        self._read_at = -math.inf
+        self._turns: OrderedDict[str | None, int] = OrderedDict()
+        self._turn = 0
+
+    def follow(self, rules: Rules) -> None:
+        """Go by these rules from now on."""
+        if rules != self.rules:
+            self.rules = rules
+            self.forget()
+
+    @property
+    def taken(self) -> Taken | None:
+        """Which slots are taken, None if that has to be read."""
+        return self._taken if monotonic() - self._read_at < TAKEN_SECONDS else None
+
+    def were_taken(self, running: Iterable[Mapping[str, Any]], asked_at: float) -> Taken:
+        """Note which jobs run, as it was read; return the slots that they have."""
+        self._taken, self._read_at = Taken(self.rules, running), asked_at
+        return self._taken
+
+    def give_back(self, slots: Iterable[str]) -> None:
+        """Note that a job that had these slots runs no more."""
+        if self._taken is not None:
+            self._taken.give_back(slots)
+
+    def forget(self) -> None:
+        """Read anew which slots are taken, before the next one is."""
+        self._taken = None
+
+    def turn_of(self, group: str | None) -> int:
+        """Return what sorts groups by their turns: the one that waits for the longest comes first,
+        and before it those that had none yet."""
+        return self._turns.get(group, 0)
+
+    def had_turn(self, group: str | None) -> None:
+        """Note that a job of this group was chosen: the others come first now."""
+        self._turn += 1
+        self._turns[group] = self._turn
+        self._turns.move_to_end(group)
+        if len(self._turns) > MOST_TURNS:
+            self._turns.popitem(last=False)
