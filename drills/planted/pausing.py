@@ -20,7 +20,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         ),
         Edit(
             "processes.waiting_jobs:WaitingJobs.loaded",
-            " and bool(self._settings.open_queues())",
+            " and bool(self._settings.plain_queues())",
             "",
         ),
     ),

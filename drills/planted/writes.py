@@ -285,8 +285,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{CORNERS}::test_no_claim_has_the_token_of_another",
         Edit(
             "store.given_up:Claim.of",
-            "sorted(queues), timeout, now, limit_of, keep_of)",
-            "sorted(queues), timeout, now, limit_of, keep_of, bytes(16))",
+            "queues, timeout, now, limit_of, keep_of)",
+            "queues, timeout, now, limit_of, keep_of, bytes(16))",
         ),
     ),
     PlantedFault(

@@ -75,6 +75,7 @@ class WaitingJobs:
         self._lanes = self._backlog.lanes
         self._intake = Intake(store, partition, self._backlog)
         self._more = self._adopt = True
+        self._ruled_waits = False  # maybe, in a queue that has rules
         self._read_at = -math.inf
         self._reading = LoggedOutage(logger, "dispatch", "Reading what waits")
 
@@ -84,7 +85,7 @@ class WaitingJobs:
         known = self._more or bool(self._backlog)
         if not known and self._lanes:
             known = any(map(self._members.have_room, self._waiting_lanes()))
-        return known and bool(self._settings.open_queues())
+        return known and bool(self._settings.plain_queues())
 
     @property
     def looks_often(self) -> bool:
@@ -118,6 +119,10 @@ class WaitingJobs:
         """Hand out the job of an event, or have it read together with what waits before it."""
         if job["queue"] in self._settings.paused:
             return  # it is looked for when the queue goes on
+        if job["queue"] in self._store.ruled:  # each process looks for itself what may start
+            self._ruled_waits = True
+            self._have_one_fetch()
+            return
         unplaced = is_unplaced(job)
         lane = self._lanes.get(job["queue"])
         if lane is not None and (lane.waits or not self._members.have_room(job["queue"])):
@@ -181,7 +186,7 @@ class WaitingJobs:
 
     def have_known_fetched(self) -> None:
         """Have members that can take jobs ask, if any are known to wait."""
-        if self._more or self._backlog:
+        if self._more or self._backlog or self._ruled_waits:
             self._have_one_fetch()
         asked: set[Member] = set()
         free = sum(member.free > 0 for member in self._members)
@@ -201,6 +206,7 @@ class WaitingJobs:
         # use while all queues are paused, when a member that is asked to fetch has nothing to ask.
         member = self._members.free() if self._settings.open_queues() else None
         if member is not None:
+            self._ruled_waits = False
             member.ask_to_fetch()
 
     # reading

@@ -106,6 +106,16 @@ class PresentSettings:
             return self._queues
         return [queue for queue in self._queues if queue not in self.paused]
 
+    def has_rules(self, queue: str) -> bool:
+        """Return whether jobs of a queue are claimed by rules."""
+        return queue in self._store.ruled
+
+    def plain_queues(self) -> list[str]:
+        """Return those of them that have no rules."""
+        ruled = self._store.ruled
+        queues = self.open_queues()
+        return [queue for queue in queues if queue not in ruled] if ruled else queues
+
     def of_open_queues(self, jobs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Return those of the jobs that may be claimed."""
         return [job for job in jobs if job["queue"] not in self.paused]
@@ -163,6 +173,8 @@ class PresentSettings:
             self._refused = settings is None
             self._under_way = False  # for whoever wants another while the listener is at work
             before, self.paused = self.paused, self._known.paused
+            for queue in self._queues:
+                self._store.follow(queue, self._known.of(queue).rules)
             await self._changed(self.paused - before, before - self.paused)
 
     async def _until_wanted(self, always: bool) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..store.present_settings import PresentSettings
     from .partition import Partition
     from .sharing.lanes import Plan
+    from .sharing.ruled import RuledQueues
     from .sharing.shares import Shares
     from .source import Source
 
@@ -74,10 +75,11 @@ class Backlog:
         lanes: what waits in each queue, if it is not all in one chunk.
         holder: the process that claims from them, if it is always the same.
         dispatched: returns the ids of jobs that a chunk must not have: a process was given them.
+        ruled: chooses jobs of queues with rules; None leaves those to the processes.
         codec: decode what is read with this.
 
     Attributes:
-        settings, partition, lanes, holder: as given.
+        settings, partition, lanes, holder, ruled: as given.
         deep: whether more was waiting than the last chunk held.
         left: whether the last chunk left jobs to those whose turn they are.
         lanes_left: whether jobs that were found in the lanes were left to others.
@@ -93,10 +95,12 @@ class Backlog:
         lanes: Lanes | None = None,
         holder: Shares | None = None,
         dispatched: Callable[[], Collection[ObjectId]] = tuple,
+        ruled: RuledQueues | None = None,
         codec: CodecOptions[Any] = PLACE_CODEC,
     ) -> None:
         self._source = source
         self._dispatched = dispatched
+        self.ruled = ruled
         self._codec = codec
         self._store = store
         self.settings = settings
@@ -178,16 +182,18 @@ class Backlog:
         return True
 
     def open_queues(self) -> list[str]:
-        """Return the queues whose jobs could be taken now."""
+        """Return the queues whose jobs could be taken now, as they come."""
         closed = set(self.lanes.without_room()) if self.lanes else ()
-        return [queue for queue in self.settings.open_queues() if queue not in closed]
+        return [queue for queue in self.settings.plain_queues() if queue not in closed]
 
     async def read(self, wanted: int) -> None:
         """Read what waits in the queues that are not paused, for claims of so many jobs: the next
         chunk, or which of the lanes more should be known of."""
-        if not self.settings.open_queues():
+        if not self.settings.plain_queues():
             self.deep = self.left = False
             self.lanes.empty()
+        self._look_at_ruled()
+        if not self.settings.plain_queues():
             return
         if await self._asked(wanted):
             return
@@ -195,15 +201,22 @@ class Backlog:
         if self.lanes:
             await self._look(wanted)
         else:
-            await self._read_chunk(self.settings.open_queues(), wanted)
+            await self._read_chunk(self.settings.plain_queues(), wanted)
             self._others_too = False
         self._note_read()
+
+    def _look_at_ruled(self) -> None:
+        if self.ruled and self.lanes:
+            self.lanes.look(self.ruled.among(self.settings.open_queues()))
 
     async def fill(self, plan: Plan) -> None:
         """Read the lanes of which more must be known for a plan."""
         together: set[str] = set()
         for left in reversed(range(LANE_ROUNDS)):
             short = self.lanes.short(plan)
+            if self.ruled:
+                for queue in self.ruled.among(short):
+                    await self._choose(self.ruled, queue, short.pop(queue))
             if not short or await self._asked(plan.wanted):
                 return
             if len(short) <= FEW_LANES:
@@ -253,7 +266,7 @@ class Backlog:
         lanes = self.lanes
         queues = self.open_queues()
         quiet = lanes.quiet(queues)
-        lanes.look(set(self.settings.open_queues()).difference(quiet))
+        lanes.look(set(self.settings.plain_queues()).difference(quiet))
         if len(quiet) == len(queues) > 1:
             self.deep = False
             read, deep, left = await self._read_head(quiet, self._chunk_for(wanted))
@@ -276,7 +289,10 @@ class Backlog:
         those in it."""
         lanes = self.lanes
         further = lanes.plan(plan.wanted + MERGED_QUEUES, plan.holder)
-        short = dict(islice(lanes.short(further).items(), MERGED_QUEUES))
+        unknown = lanes.short(further)
+        for queue in self.ruled.among(unknown) if self.ruled else ():
+            del unknown[queue]
+        short = dict(islice(unknown.items(), MERGED_QUEUES))
         lanes.begin_read(short)
         limit = self._chunk_for(max(sum(short.values()), LEAST_OF_LANE * len(short)))
         read, deep, left = await self._read_head(list(short), limit)
@@ -288,6 +304,20 @@ class Backlog:
             lanes.look(found.intersection(short))
         self.lanes_left = self.lanes_left or (left and len(found) < len(short))
         return short
+
+    async def _choose(self, ruled: RuledQueues, queue: str, planned: int) -> None:
+        lane = self.lanes.get(queue)
+        if lane is not None:
+            lane.begin_read(planned)
+            jobs = await ruled.choose(queue, planned)
+            lane.was_read(jobs, more=bool(jobs))
+
+    def give_up_chosen(self) -> None:
+        """Forget jobs that were chosen of queues with rules and are not to be claimed now."""
+        for queue in self.ruled.among(list(self.lanes.chosen())) if self.ruled else ():
+            lane = self.lanes.get(queue)
+            if lane is not None and lane.drop() and self.ruled:
+                self.ruled.give_up(queue)
 
     async def _read_lane(self, queue: str, planned: int) -> None:
         lane = self.lanes.get(queue)

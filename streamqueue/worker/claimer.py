@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .delivery import Delivery
     from .handler import RegisteredHandler
     from .sharing.fairness import Holder
+    from .sharing.ruled import RuledQueues
     from .slots import Slots
     from .source import Source
 
@@ -61,6 +62,7 @@ class Claimer:
         backlog: what waits.
         source: where to ask for it, while somebody hands it out.
         delivery: takes what was claimed.
+        ruled: chooses what to claim of queues that have rules.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Claimer:
         backlog: Backlog,
         source: Source,
         delivery: Delivery,
+        ruled: RuledQueues,
         options: WorkerOptions,
         metrics: Metrics,
     ) -> None:
@@ -89,6 +92,8 @@ class Claimer:
         self._batch = metrics.worker.claim_batch
         self._backlog = backlog
         self._lanes = backlog.lanes
+        self._ruled = ruled
+        ruled.on_room = self.room
         self._intake = Intake(store, backlog.partition, backlog)
         if backlog.holder is not None:
             backlog.holder.on_room = self._intake.wake
@@ -158,6 +163,7 @@ class Claimer:
             self._forget_announced()
             self._backlog.drop()
             self.scan("stream", adopt=bool(resumed))
+        self._ruled.look()  # who made room for others has rung the bell as well
         self._intake.wake()  # it may wait for just this
 
     def unheard(self) -> None:
@@ -174,6 +180,10 @@ class Claimer:
             return
         if job["queue"] in self._settings.paused:  # it is looked for when the queue goes on
             self._intake.wake()  # whoever hands out the jobs waits to hear that it was dealt with
+            return
+        if job["queue"] in self._ruled:
+            self.room(job["queue"])
+            self._adopt = self._adopt or is_unplaced(job)
             return
         job = with_plain_id(job)  # as it is in what a claim returns
         job_id = job["_id"]
@@ -203,6 +213,20 @@ class Claimer:
             self._adopt = self._adopt or unplaced
         else:
             self._announced[job_id] = job
+        self._intake.wake()
+
+    def look_at_ruled(self) -> None:
+        """Choose again wherever jobs are held back: one that ran may have ended elsewhere."""
+        self._ruled.look()
+
+    def room(self, queue: str) -> None:
+        """Choose again of a queue that has rules: more of its jobs may start, or there are more."""
+        if self._lanes:
+            lane = self._lanes.get(queue)
+            if lane is not None:
+                lane.look()
+        else:
+            self._scan_too("stream")
         self._intake.wake()
 
     def stop(self) -> None:
@@ -272,6 +296,8 @@ class Claimer:
                 self._scan_too("scan")
             if self._backlog.holder is not None:
                 await self._claim_shared(wanted, self._backlog.holder)
+            elif self._ruled:
+                await self._claim_ruled(wanted)
             elif self._announced and not self._backlog:
                 # (With a chunk, what was announced is newer and not more urgent: it waits.)
                 await self._claim_announced(wanted)
@@ -318,6 +344,22 @@ class Claimer:
         if jobs:
             await self._take(trigger, jobs)
 
+    async def _claim_ruled(self, wanted: int) -> None:
+        """Claim what may start of the one queue there is, which has rules."""
+        trigger, self._scan_for = self._scan_for or "scan", None
+        self._announced.clear()  # it is found as well
+        self._backlog.drop()
+        jobs: Sequence[Mapping[str, Any]] = ()
+        with self._backlog.looking(), self._metrics.timed("scan"):
+            await self._place_unplaced()
+            for queue in self._settings.open_queues():
+                jobs = await self._ruled.choose(queue, self._size(wanted))
+        if jobs:
+            self._scan_for = trigger  # there may be more behind
+            await self._take(trigger, jobs)
+        else:
+            self._note_empty(trigger)
+
     async def _claim_shared(self, wanted: int, holder: Holder) -> None:
         """Claim what waits in the lanes, as the queues share the slots."""
         looks, backlog = self._scan_for, self._backlog
@@ -340,6 +382,7 @@ class Claimer:
         backlog.left = backlog.deep = False
         self._intake.wait_for_lanes()
         jobs = backlog.take(plan.wanted, plan)
+        backlog.give_up_chosen()
         if jobs:
             await self._take(trigger, jobs)
         elif not self._lanes.waits:

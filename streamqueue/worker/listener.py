@@ -113,6 +113,8 @@ class WorkerListener:
             self._settings.rang()
         if change.scheduled:
             self._timers.note(change.run_at)
+            if event["operationType"] != "insert":  # it may have run until now
+                self._claimer.look_at_ruled()
         if change.ready:
             job = change.job
             if job is None or job.get("queue") not in self._queues:

@@ -49,6 +49,7 @@ from .rules.declaration import RuleDeclaration
 from .scheduler import Expiries, HeldBack, Looks, Sweep, Timers
 from .schedules.schedules import Schedules
 from .sharing.lanes import Lanes
+from .sharing.ruled import RuledQueues
 from .sharing.shares import Shares
 from .slots import Slots
 from .source import SourceSettings
@@ -107,6 +108,8 @@ class Run:
         )
         self._completer = Completer(store, options, metrics, self._leases.renewals, execution.ended)
         execution.completer = self._completer
+        self._ruled = RuledQueues(store, slots, options.timeout)
+        execution.made_room = self._ruled.ended
         self._drain = Drain(self._leases, slots, execution, self._completer, options)
         declared = settings.declared_schedules()
         self._partition = Partition(
@@ -140,7 +143,13 @@ class Run:
         }
         lanes = Lanes(rooms, present, fairness_of(settings.handlers, options.concurrency))
         backlog = Backlog(
-            store, present, self._partition, source=self._source, lanes=lanes, holder=shares
+            store,
+            present,
+            self._partition,
+            source=self._source,
+            lanes=lanes,
+            holder=shares,
+            ruled=self._ruled,
         )
         self._claimer = Claimer(
             store,
@@ -158,6 +167,7 @@ class Run:
                 options,
                 metrics,
             ),
+            self._ruled,
             options,
             metrics,
         )
@@ -296,6 +306,7 @@ class Run:
                 parts.start_soon(part, self._timers.run)
                 parts.start_soon(part, self._expiries.run)
                 parts.start_soon(part, self._held_back.run)
+                parts.start_soon(part, self._ruled.run)
                 parts.start_soon(part, self._reaper.run)
                 parts.start_soon(part, self._schedules.run)
                 if self._sweep is not None:
@@ -369,6 +380,7 @@ class Run:
             await self._claimer.stopped.wait()
         await self._partition.leave()
         await self._drain.run(began, hurry)
+        await self._ruled.say_room()
 
     def _log_stopped(self) -> None:
         now = monotonic()

@@ -16,7 +16,7 @@ from streamqueue.worker.sharing.fairness import Fairness
 from streamqueue.worker.sharing.lanes import Lanes
 
 QUEUES = ("one", "two", "three")
-NOBODY: Any = SimpleNamespace(paused=())
+NOBODY: Any = SimpleNamespace(paused=(), has_rules=lambda _queue: False)
 
 
 class Room:

@@ -66,7 +66,7 @@ def take(
         documents: list[Job] = yield Shielded(_take_in_time(store, jobs, *terms))
         return documents
     documents = []
-    for part in by_rules(jobs):
+    for part in by_rules(store, jobs):
         taken: list[Job] = yield Shielded(_take_in_time(store, part, *terms))
         documents += taken
     return documents

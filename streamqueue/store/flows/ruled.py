@@ -221,12 +221,17 @@ class _Choice:
                     self._ruled.had_turn(group)
 
 
-def by_rules(jobs: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[Mapping[str, Any]]]:
+def by_rules(
+    store: StoreState, jobs: Sequence[Mapping[str, Any]]
+) -> Iterable[Sequence[Mapping[str, Any]]]:
     """Return jobs in parts to be claimed apart: those without rules, and those of each queue that
-    has some."""
+    has some; without jobs of those that nobody has chosen."""
     parts: dict[str | None, list[Mapping[str, Any]]] = {}
     for job in jobs:
-        parts.setdefault(job["queue"] if "slots" in job else None, []).append(job)
+        if "slots" in job:
+            parts.setdefault(job["queue"], []).append(job)
+        elif job["queue"] not in store.ruled:
+            parts.setdefault(None, []).append(job)
     return parts.values()
 
 
@@ -235,7 +240,9 @@ def take_ruled(
 ) -> Flow[list[Job]]:
     """Claim jobs of one queue that were chosen with slots; none, if somebody has taken one of those
     meanwhile. Slots of jobs that others were faster to take are free again."""
-    ruled = store.ruled[jobs[0]["queue"]]
+    ruled = store.ruled.get(jobs[0]["queue"])
+    if ruled is None:  # they had rules when they were chosen
+        return (yield from claim)
     try:
         documents = yield from claim
     except BaseException as error:

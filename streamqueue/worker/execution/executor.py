@@ -34,7 +34,7 @@ from .time_limits import TimeLimits
 from .unbegun import Unbegun
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Sequence
 
     from anyio.abc import TaskGroup
 
@@ -58,9 +58,11 @@ class Execution:
 
     Attributes:
         completer: where finished attempts go; set before the first start.
+        made_room: told of the queue and the slots of jobs that have ended; set likewise.
     """
 
     completer: Completer
+    made_room: Callable[[str, Sequence[str]], None]
     _decimals: bool
     """Whether the context that attempts copy has a decimal context; from :meth:`open` on."""
 
@@ -128,6 +130,8 @@ class Execution:
         """Note that an attempt had its final write, or never will."""
         if attempt.outcome is None:
             self._leases.lose(attempt)
+        elif attempt.record.slots:
+            self.made_room(attempt.record.queue, attempt.record.slots)
         attempt.registered.metrics.outcome[attempt.result()].inc()
         self._leases.remove(attempt)
         self._slots.ended()

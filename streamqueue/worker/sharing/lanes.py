@@ -78,6 +78,11 @@ class Lane:
         return 0 if self._queue in self._settings.paused else self._share.room
 
     @property
+    def ruled(self) -> bool:
+        """Whether the queue has rules: what may be taken of it is for each process to find out."""
+        return self._settings.has_rules(self._queue)
+
+    @property
     def waits(self) -> bool:
         """Whether something waits in it, as far as is known."""
         return self.unread or bool(self.chunk)
@@ -186,6 +191,10 @@ class Lanes:
         """Return those in which something waits, as far as is known, with their queues."""
         return list(self._waiting.items())
 
+    def chosen(self) -> Iterable[str]:
+        """Return the queues of which jobs are known."""
+        return [queue for queue, lane in self._waiting.items() if lane.chunk]
+
     def quiet(self, queues: Iterable[str]) -> list[str]:
         """Return those of the queues in which nothing is known to wait."""
         return [queue for queue in queues if queue not in self._waiting]
@@ -243,20 +252,24 @@ class Lanes:
         return others
 
     def handed(self, jobs: Iterable[Job]) -> list[Job]:
-        """Take what somebody hands out for all there is to be had; return the jobs of others."""
-        self.drop()
+        """Take what somebody hands out for all there is to be had, but of queues with rules; return
+        the jobs of others."""
+        self._dropped = self._dropped or any(lane.chunk for lane in self._plain())
         self.empty()
         return self.sort(jobs)
 
     def empty(self) -> None:
-        """Nothing waits in any of them that could be taken."""
-        for _, lane in self.waiting():
+        """Nothing waits in any of them that could be taken, but for those of queues with rules."""
+        for lane in self._plain():
             lane.empty()
+
+    def _plain(self) -> list[Lane]:
+        return [lane for _, lane in self.waiting() if not lane.ruled]
 
     def give_up(self) -> bool:
         """Forget what waits and cannot be taken, for others to know of; return whether that was
         anything, or something was dropped."""
-        held = [lane for _, lane in self.waiting() if lane.room < 1]
+        held = [lane for lane in self._plain() if lane.room < 1]
         for lane in held:
             lane.empty()
         dropped, self._dropped = self._dropped, False

@@ -1,0 +1,134 @@
+"""Workers that go by the rules of a queue: limits over all of them, and the order of groups.
+
+Law: a limit is a limit; nobody polls.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import anyio
+import pytest
+from pymongo.synchronous.collection import Collection
+
+from streamqueue import AsyncJob, AsyncMongoQueue, MongoQueue
+from streamqueue.worker.worker import settings_of
+from tests.contract.test_queue_limits import put_all, rule
+from tests.waiting import wait_until_async
+from tests.worker.members import Members
+from tests.worker.started import WorkerStarter
+
+SOON = 10.0
+
+
+class Running:
+    """How many run at once, of all and of each group, and what ran in which order."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.now = self.most = 0
+        self.of: Counter[str | None] = Counter()
+        self.most_of = 0
+        self.done: list[int] = []
+
+    async def __call__(self, job: AsyncJob) -> None:
+        group = job._record.group
+        self.now += 1
+        self.of[group] += 1
+        self.most = max(self.most, self.now)
+        self.most_of = max(self.most_of, self.of[group])
+        try:
+            await anyio.sleep(self.seconds)
+        finally:
+            self.now -= 1
+            self.of[group] -= 1
+            self.done.append(job.data["n"])
+
+
+async def test_several_workers_keep_a_limit_and_use_it(
+    start: WorkerStarter, jobs: Collection[Any]
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 3}])
+    handler = Running(0.01)
+    for _ in range(4):
+        await start(handler, concurrency=5)
+
+    put_all(jobs, "-" * 60)
+
+    await wait_until_async(lambda: len(handler.done) == 60, "60 jobs have run", SOON)
+    assert handler.most == 3
+    assert sorted(handler.done) == list(range(60))
+
+
+async def test_ordered_groups_run_side_by_side_each_in_its_order(
+    start: WorkerStarter, jobs: Collection[Any]
+) -> None:
+    rule(jobs, declared={"ordered": True})
+    handler = Running(0.005)
+    put_all(jobs, "abcd" * 15)
+    for _ in range(2):
+        await start(handler, concurrency=10)
+
+    await wait_until_async(lambda: len(handler.done) == 60, "60 jobs have run", SOON)
+
+    assert handler.most_of == 1
+    assert handler.most > 1
+    for first in range(4):
+        ours = [n for n in handler.done if n % 4 == first]
+        assert ours == sorted(ours)
+
+
+async def test_a_place_that_comes_free_is_taken_at_once_by_whoever_waits_for_it(
+    start: WorkerStarter, jobs: Collection[Any], queue: AsyncMongoQueue
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 1}])
+    put_all(jobs, "--")
+    held = await queue.next()
+    assert held is not None
+    handler = Running()
+    await start(handler)
+
+    await held.complete()
+
+    await wait_until_async(lambda: handler.done == [1], "the other job has run", SOON)
+
+
+async def test_a_limit_that_is_set_on_a_busy_queue_holds_for_the_next_start(
+    start: WorkerStarter, jobs: Collection[Any], queue: AsyncMongoQueue
+) -> None:
+    handler = Running(0.05)
+    worker = await start(handler, concurrency=10)
+    put_all(jobs, "-" * 10)
+    await wait_until_async(lambda: handler.most == 10, "all run", SOON)
+
+    rule(jobs, limits=[{"per": "queue", "running": 2}])
+    await queue.resume()  # rings
+    ruled = settings_of(worker.worker).store.ruled
+    await wait_until_async(lambda: "default" in ruled, "it has read the rules", SOON)
+    await wait_until_async(lambda: handler.now == 0, "all have ended", SOON)
+    handler.most = 0
+    put_all(jobs, "-" * 10)
+
+    await wait_until_async(lambda: len(handler.done) == 20, "20 jobs have run", SOON)
+    assert handler.most == 2
+
+
+async def test_members_of_a_dispatcher_keep_a_limit(
+    members: Members, jobs: Collection[Any], blocking: MongoQueue
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 2}])
+    handler = Running(0.01)
+    await members.open()
+    for _ in range(3):
+        await members.start(handler, concurrency=4)
+
+    put_all(jobs, "-" * 30)
+
+    await wait_until_async(lambda: len(handler.done) == 30, "30 jobs have run", SOON)
+    assert handler.most == 2
+
+
+@pytest.fixture
+def blocking(jobs: Collection[Any]) -> MongoQueue:
+    return MongoQueue(jobs)
