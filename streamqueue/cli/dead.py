@@ -211,6 +211,7 @@ def _purge_some(
     if purged < len(died):
         left = operations.purge_to_holders(deaths, died)
         purged += store.jobs.update_many(*left).modified_count
+    store.say_room_in(deaths.queue)  # a group may have been held by one of them
     progress.changed += purged
 
 

@@ -294,6 +294,8 @@ class Dispatcher:
             self._bell_told = True
         if change.scheduled:
             self._timers.note(change.run_at)
+            if self._store.ruled and event["operationType"] != "insert":  # it may have run
+                self._members.broadcast(Bell(bell=True))
         if change.ready:
             job = change.job
             if job is None or not is_ordinary(job) or job["queue"] not in self._queues:

@@ -151,6 +151,7 @@ class Consumer:
             found, options.consumer_id, options.timeout, self._limit_of, self._keep_of
         )
         late: list[tuple[Any, bytes]] = []
+        room = False  # for others, by those
         for document in documents:
             record = JobRecord.from_document(document, max_attempts=options.max_attempts)
             self._store.expiring = self._store.expiring or record.expires_at is not None
@@ -159,6 +160,7 @@ class Consumer:
                 yield from self._discard_damaged(record, record.damage)
             elif record.too_late(self._store.clock.now):
                 late.append((record.id, record.token))
+                room = room or bool(record.slots)
                 if record.lets_go:  # and another one may have been parked for it already
                     self._look_for_held_back_soon()
             else:
@@ -168,6 +170,8 @@ class Consumer:
         self._some_expired = bool(late)
         if late:
             yield from self._expire_claimed(late)
+            if room:
+                yield self._store.say_room()
         return records
 
     def _expire_claimed(self, late: Sequence[tuple[Any, bytes]]) -> Flow[None]:

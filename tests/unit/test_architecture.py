@@ -122,6 +122,7 @@ ORDER = [
     "store.state",
     "store.flows.steps",
     "store.flows.changes",
+    "store.flows.settings",
     "store.flows.held_back",
     "store.flows.timers",
     "store.flows.unique",

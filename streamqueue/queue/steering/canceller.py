@@ -64,8 +64,11 @@ class Canceller:
 
     def _cancel_one(self, job_id: Any) -> Flow[Cancelled | None]:
         jobs = self._store.jobs
-        removed = yield jobs.delete_one(operations.cancel_waiting(self._name, job_id, self._keep))
-        if removed.deleted_count:
+        removed = yield jobs.find_one_and_delete(
+            operations.cancel_waiting(self._name, job_id, self._keep), projection={"group": 1}
+        )
+        if removed is not None:
+            yield from self._make_room(removed)
             return "cancelled"
         # Whoever ends a job that was asked for may not know of it, and leave it to the server to
         # remove it. Where that index cannot be, the job is as cancelled as ever, and stays.
@@ -87,12 +90,18 @@ class Canceller:
         if found.get("state") == "running":
             return "asked"
         yield self._store.remove_cancelled([job_id])
+        yield from self._make_room(found)
         return "cancelled"
+
+    def _make_room(self, ended: dict[str, Any]) -> Flow[None]:
+        """Let the next of its group start, before which a job came that has ended."""
+        if "group" in ended:
+            yield self._store.say_room()
 
     def _change(self, command: operations.Update) -> Flow[dict[str, Any] | None]:
         found: dict[str, Any] | None = yield self._store.jobs.find_one_and_update(
             *command,
-            projection={"state": 1},
+            projection={"state": 1, "group": 1},
             return_document=ReturnDocument.AFTER,
             # A job that somebody's open transaction has changed would be waited for until its end.
             maxTimeMS=PATIENCE_MS,
@@ -116,6 +125,8 @@ class Canceller:
         removed += int((yield jobs.bulk_write(holders, ordered=False)).modified_count)
         for wanted in operations.moved_back(self._name):
             removed += int((yield jobs.delete_many(wanted)).deleted_count)
+        if removed:
+            yield self._store.say_room_in(self._name)
         return removed
 
     def drop_dead(self) -> Flow[int]:
@@ -125,4 +136,6 @@ class Canceller:
         jobs, dead = self._store.jobs, operations.of_queue(self._name, "dead")
         removed = (yield jobs.delete_many(operations.not_holding_on(dead))).deleted_count
         left = (yield jobs.update_many(*operations.to_holders(dead))).modified_count
+        if removed or left:
+            yield self._store.say_room_in(self._name)
         return int(removed + left)

@@ -9,19 +9,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pymongo.errors import PyMongoError
-
 from ...clock import monotonic
-from ...errors import ConfigurationError
 from ...protocol import operations
 from ...protocol.document import id_key
 from ...protocol.slots import Limited, Scope, limits_of
 from ...protocol.stored import text_in
-from ..lines import log_room_unsaid
 from .head import candidates
 from .setting_up import require_index
-from .settings import ring
-from .steps import Command, Read, Shielded
+from .steps import Command, Read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -256,17 +251,6 @@ def take_ruled(
             if id_key(job["_id"]) not in won:
                 ruled.give_back(job["slots"])
     return documents
-
-
-def say_room(store: StoreState) -> Flow[None]:
-    """Tell whoever waits for it that a job of a queue with rules has ended, and others may start.
-
-    Never raises: it is a hint, and whoever is held back looks again after a while.
-    """
-    try:
-        yield Shielded(ring(store))
-    except (PyMongoError, ConfigurationError) as error:
-        log_room_unsaid(error)
 
 
 def group_of(job: Job) -> str | None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from ...errors import ConfigurationError
 from ...failures import failure_name
 from ...protocol import operations
 from ...protocol.settings import BELL, QueueSettings
 from ..collection import UNAUTHORIZED
-from ..lines import log_settings_refused
+from ..lines import log_room_unsaid, log_settings_refused
 from .setting_up import require_index
-from .steps import ReadSettings, Upsert
+from .steps import ReadSettings, Shielded, Upsert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -127,3 +127,24 @@ def ring(store: StoreState) -> Flow[None]:
             f"by which consumers learn of that ({failure_name(error)}): install the validator of "
             "this version with `streamqueue init --validator`, and try again"
         ) from error
+
+
+def say_room(store: StoreState) -> Flow[None]:
+    """Tell whoever waits for it that a job of a queue with rules has ended, and others may start.
+
+    Never raises: it is a hint, and whoever is held back looks again after a while.
+    """
+    try:
+        yield Shielded(ring(store))
+    except (PyMongoError, ConfigurationError) as error:
+        log_room_unsaid(error)
+
+
+def say_room_in(store: StoreState, queue: str) -> Flow[None]:
+    """Do so if a queue has rules. Never raises."""
+    try:
+        found = yield ReadSettings(operations.settings_of([queue]))
+    except PyMongoError:
+        return
+    if any(QueueSettings.from_document(document).rules for document in found):
+        yield from say_room(store)

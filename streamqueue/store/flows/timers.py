@@ -14,6 +14,7 @@ from ...protocol import operations
 from ...protocol.document import JobRecord
 from .changes import change_each, remove_cancelled
 from .held_back import let_through, supersede
+from .settings import say_room
 from .steps import DeleteMany, Read
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def reap(
                 yield from change_each(store, unkept, operations.cancelled_to_holders, stuck)
         records = (JobRecord.from_document(job, max_attempts=0) for job in jobs)
         yield from let_through(store, operations.keys_let_go(records))
+        if any("slots" in job for job in jobs):  # (Of those that are dead no event tells.)
+            yield from say_room(store)
     stuck.settle()
     return reaped
 
@@ -110,6 +113,8 @@ def expire(
             by_queue.setdefault(document["queue"], []).append(document["_id"])
         for queue, ids in by_queue.items():
             expired[queue] += yield from _expire(store, ids, keep_of(queue))
+        if any("group" in document for document in jobs):
+            yield from say_room(store)
     stuck.settle()
     return expired
 
