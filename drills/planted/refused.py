@@ -69,7 +69,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_stuck.py"
         "::test_more_stuck_jobs_than_can_be_remembered_keep_no_worker_busy",
         Edit(
-            "worker.claimer:Claimer._note_lost",
+            "worker.claims:Claims._note_lost",
             "if not won and self._store.unclaimable.full:",
             "if False:",
         ),

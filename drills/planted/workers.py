@@ -390,7 +390,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         2,
         "worker/test_worker_leases.py::test_a_lease_is_counted_from_before_its_claim_was_sent",
         Edit(
-            "worker.claimer:Claimer._take",
+            "worker.claims:Claims.take",
             "            await self._delivery.deliver(trigger, documents, sent)\n",
             "            await self._delivery.deliver(trigger, documents, monotonic())\n",
         ),
@@ -634,7 +634,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         12,
         "worker/test_worker_shutdown.py::test_a_claim_that_is_answered_after_a_stop_is_given_back",
         Edit(
-            "worker.claimer:Claimer._take", "        if not self._stopping:\n", "        if True:\n"
+            "worker.claims:Claims.take", "        if not self._stopping():\n", "        if True:\n"
         ),
     ),
     PlantedFault(

@@ -21,10 +21,9 @@ from bson.errors import BSONError
 from pymongo.errors import PyMongoError
 
 from .. import plain
-from ..clock import monotonic
 from ..outage import LoggedOutage
 from ..protocol.foreign import is_ordinary, is_unplaced, with_plain_id
-from .handler import keep_of, limit_of
+from .claims import Claims
 from .intake import AFTER_FAILURE, Intake
 from .sharing.lanes import urgency_of
 
@@ -48,11 +47,6 @@ logger = plain.logger("streamqueue.claimer")
 
 MAX_ANNOUNCED = 1000
 """Events kept; with more than that waiting, a scan is the better way to find them."""
-MOST_AT_ONCE = 250
-"""Jobs in a claim: with many free slots, handlers run while the next claim is under way."""
-FIRST_CLAIM = 16
-"""Jobs in the first claim of a backlog: consumers that are started together all go for its head,
-and learn of one another by what they lose."""
 
 
 class Claimer:
@@ -78,18 +72,14 @@ class Claimer:
         metrics: Metrics,
     ) -> None:
         self._store = store
-        self._handlers = handlers
         self._slots = slots
         self._settings = backlog.settings
         self._partition = backlog.partition
         self._source = source
         self._delivery = delivery
-        self._consumer = str(options.consumer_id)
-        self._timeout = options.timeout
-        self._limit_of = limit_of(handlers, options.max_attempts)
-        self._keep_of = keep_of(handlers)
+        parts = (store, handlers, slots, backlog, delivery, options, metrics)
+        self._claims = Claims(*parts, stopping=lambda: self._stopping)
         self._metrics = metrics
-        self._batch = metrics.worker.claim_batch
         self._backlog = backlog
         self._lanes = backlog.lanes
         self._ruled = ruled
@@ -102,7 +92,6 @@ class Claimer:
         # What is known to be claimable. Only `run` claims; events and timers only add.
         self._announced: dict[ObjectId, Mapping[str, Any]] = {}
         self._scan_for: ClaimTrigger | None = "scan"
-        self._claim_size = FIRST_CLAIM
         self._adopt = True
         self._failures = 0
         self._claiming = LoggedOutage(logger, "claim", "Claiming")
@@ -325,7 +314,7 @@ class Claimer:
 
     async def _claim_waiting(self, wanted: int) -> None:
         trigger = self._scan_for or "scan"
-        size = self._size(wanted)
+        size = self._claims.size(wanted)
         if len(self._backlog) < size and self._scan_for is not None:
             self._backlog.drop()  # its rest would make a small claim; the next chunk has it too
         if not self._backlog:
@@ -333,7 +322,7 @@ class Claimer:
             if not self._backlog:
                 if self._backlog.left:
                     self._intake.wait_for_turn(1)
-                self._note_empty(trigger)
+                self._claims.note_empty(trigger)
                 return
             if self._backlog.deep or self._backlog.left:
                 self._scan_for = trigger  # there may be more behind
@@ -353,12 +342,12 @@ class Claimer:
         with self._backlog.looking(), self._metrics.timed("scan"):
             await self._place_unplaced()
             for queue in self._settings.open_queues():
-                jobs = await self._ruled.choose(queue, self._size(wanted))
+                jobs = await self._ruled.choose(queue, self._claims.size(wanted))
         if jobs:
             self._scan_for = trigger  # there may be more behind
             await self._take(trigger, jobs)
         else:
-            self._note_empty(trigger)
+            self._claims.note_empty(trigger)
 
     async def _claim_shared(self, wanted: int, holder: Holder) -> None:
         """Claim what waits in the lanes, as the queues share the slots."""
@@ -370,13 +359,13 @@ class Claimer:
         trigger = looks or ("stream" if self._announced else "scan")
         backlog.add(sorted(self._announced.values(), key=urgency_of))
         self._announced.clear()
-        plan = self._lanes.plan(self._size(wanted), holder)
+        plan = self._lanes.plan(self._claims.size(wanted), holder)
         if self._lanes.short(plan):
             with self._metrics.timed("scan"):
                 await self._place_unplaced()
                 await backlog.fill(plan)
             wanted = self._slots.wanted  # handlers have come to their ends
-            plan = self._lanes.plan(self._size(wanted), holder, known=True)
+            plan = self._lanes.plan(self._claims.size(wanted), holder, known=True)
         if backlog.left or (self._source.dispatched and backlog.deep):
             self._scan_too(trigger)  # there may be more behind
         backlog.left = backlog.deep = False
@@ -386,12 +375,9 @@ class Claimer:
         if jobs:
             await self._take(trigger, jobs)
         elif not self._lanes.waits:
-            self._note_empty(trigger)
+            self._claims.note_empty(trigger)
         elif self._slots.free < 1:  # what could be claimed ahead is of other queues
             await self._slots.wait_for_change()
-
-    def _size(self, wanted: int) -> int:
-        return min(wanted, self._claim_size, self._store.claim_size.most)
 
     async def _look(self, wanted: int) -> None:
         # Cleared before the read: what is announced while it is under way counts as new.
@@ -400,10 +386,6 @@ class Claimer:
             await self._place_unplaced()
             await self._backlog.read(wanted)
 
-    def _note_empty(self, trigger: ClaimTrigger) -> None:
-        for registered in self._handlers.values():
-            registered.metrics.claims[trigger, "empty"].inc()
-
     async def _place_unplaced(self) -> None:
         if self._adopt and not self._source.dispatched:
             self._adopt = False
@@ -411,32 +393,8 @@ class Claimer:
             self._adopt = await self._store.adopt(self._settings.open_queues()) or self._adopt
 
     async def _take(self, trigger: ClaimTrigger, jobs: Sequence[Mapping[str, Any]]) -> None:
-        """Claim jobs, and run them as they are then; but for those of queues that are paused."""
-        if self._settings.paused and not (jobs := self._settings.of_open_queues(jobs)):
-            return
-        self._batch.observe(len(jobs))
-        sent = monotonic()
-        with self._metrics.timed("claim"):
-            terms = (self._timeout, self._limit_of, self._keep_of)
-            documents = await self._store.take(jobs, self._consumer, *terms)
-        self._claim_size = MOST_AT_ONCE
-        if len(documents) < len(jobs):
-            self._note_lost(trigger, len(jobs), len(documents))
-        self._slots.answered(monotonic() - sent)
-        if not self._stopping:
-            await self._delivery.deliver(trigger, documents, sent)
-        elif documents:
-            await self._delivery.release(documents)
-
-    def _note_lost(self, trigger: ClaimTrigger, wanted: int, won: int) -> None:
-        # The queue of a lost job is not known; with several queues the first one stands for it.
-        metrics = next(iter(self._handlers.values())).metrics
-        metrics.claims[trigger, "lost"].inc(wanted - won)
-        self._partition.look()
-        if self._backlog.claimed(wanted, won):
+        lost = await self._claims.take(trigger, jobs)
+        if lost == "some":
             self._scan_too(trigger)
-        if not won and self._store.unclaimable.full:
-            # More refused ones than can be left out: what is read next would be of them as well.
-            # Look again when they are tried again; what is announced until then does not wait.
-            self._backlog.drop()
+        elif lost == "stuck":
             self._scan_for = None

@@ -194,6 +194,7 @@ ORDER = [
     "worker.execution.executor",
     "worker.intake",
     "worker.delivery",
+    "worker.claims",
     "worker.claimer",
     "worker.scheduler",
     "worker.reaper",
