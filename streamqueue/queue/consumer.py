@@ -82,6 +82,7 @@ class Consumer:
         store.parked = self._look_for_held_back_soon
         self._waiting = LoggedOutage(logger, "wait", "Looking for jobs")
         self._held_by_rules = False  # what waits, at the last look
+        self._starts_at = math.inf  # when a start of it may come, by a rate
 
     def claim(self, limit: int) -> Flow[list[JobRecord]]:
         """Claim up to `limit` ready jobs, the most urgent first; return none if there is none, or
@@ -136,12 +137,13 @@ class Consumer:
     def _find(self, limit: int, window: int) -> Flow[Sequence[dict[str, Any]]]:
         """Return what may be claimed: in a window of what waits or, of a queue that has rules, what
         those let start."""
-        self._held_by_rules = False
+        self._held_by_rules, self._starts_at = False, math.inf
         if not self._ruled:
             found: Sequence[dict[str, Any]] = yield self._store.candidates(self._queues, window)
             return found
         chosen = yield self._store.choose(self._options.name, limit)
         self._held_by_rules = chosen.held_back
+        self._starts_at = chosen.again_at
         return chosen.jobs  # type: ignore[no-any-return]
 
     def _take(self, found: Sequence[dict[str, Any]]) -> Flow[list[JobRecord]]:
@@ -267,7 +269,7 @@ class Consumer:
                             if self._some_wait or self._store.keyed:
                                 due_at = min(due_at, self._held_back_at)
                             if self._held_by_rules:
-                                due_at = min(due_at, monotonic() + RULED_EVERY)
+                                due_at = min(due_at, self._starts_at, monotonic() + RULED_EVERY)
                         expired = yield from self._expired_elsewhere()
                     if expired:
                         yield from self._reap(None)

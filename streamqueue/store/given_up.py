@@ -51,6 +51,7 @@ class Claim:
         token: of this command, and of no other.
         sent: :func:`monotonic` time from before it is sent.
         slots: those that each of them is to have, if they have rules.
+        void_at: from when on it must change nothing, by the server's clock, for the sake of a rate.
     """
 
     ids: Sequence[Any]
@@ -62,6 +63,7 @@ class Claim:
     token: bytes = field(default_factory=operations.new_token)
     sent: float = field(default_factory=monotonic)
     slots: Sequence[Sequence[str]] | None = None
+    void_at: datetime | None = None
 
     @classmethod
     def of(
@@ -77,11 +79,15 @@ class Claim:
         claim = cls([job["_id"] for job in jobs], queues, timeout, now, limit_of, keep_of)
         if jobs and "slots" in jobs[0]:
             claim.slots = [job["slots"] for job in jobs]
+            voids = [start.until for job in jobs for _, _, start in job.get("starts", ())]
+            claim.void_at = min(voids, default=None)
         return claim
 
     def update(self, consumer: str) -> operations.Update:
         """Return what is sent."""
         until = self.now + timedelta(seconds=self._journey)
+        if self.void_at is not None:
+            until = min(until, self.void_at)
         slots = None if self.slots is None else operations.slots_of(self.ids, self.slots)
         terms = (until, self.limit_of, self.keep_of, slots)
         return operations.claim(self.ids, self.queues, consumer, self.token, self.timeout, *terms)

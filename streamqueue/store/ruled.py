@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..clock import monotonic
 from ..protocol.limits import UNRULED
 from ..protocol.slots import Taken
+from .starts import Starts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,6 +30,7 @@ class RuledQueue:
     Attributes:
         rules: those that hold, as far as is known.
         after: the group from behind which other groups are looked for.
+        starts: those that are reserved here under the rates of the queue.
     """
 
     def __init__(self) -> None:
@@ -38,6 +40,7 @@ class RuledQueue:
         self._read_at = -math.inf
         self._turns: OrderedDict[str | None, int] = OrderedDict()
         self._turn = 0
+        self.starts = Starts()
 
     def follow(self, rules: Rules) -> None:
         """Go by these rules from now on."""

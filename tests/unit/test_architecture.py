@@ -128,7 +128,6 @@ ORDER = [
     "store.flows.unique",
     "store.flows.setting_up",
     "store.flows.head",
-    "store.flows.settings",
     "store.flows.rates",
     "store.flows.ruled",
     "store.flows.claims",

@@ -132,3 +132,36 @@ async def test_members_of_a_dispatcher_keep_a_limit(
 @pytest.fixture
 def blocking(jobs: Collection[Any]) -> MongoQueue:
     return MongoQueue(jobs)
+
+
+async def test_starts_keep_a_rate_over_all_workers(
+    start: WorkerStarter, jobs: Collection[Any]
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "rate": {"count": 50, "seconds": 1.0}}])
+    began: list[float] = []
+
+    async def handler(_job: AsyncJob) -> None:
+        began.append(anyio.current_time())
+
+    put_all(jobs, "-" * 60)
+    for _ in range(3):
+        await start(handler)
+
+    await wait_until_async(lambda: len(began) == 60, "60 jobs have run", SOON)
+    began.sort()
+    assert began[-1] - began[0] > 59 / 51 * 0.9
+
+
+async def test_a_queue_object_waits_for_the_next_start(
+    jobs: Collection[Any], queue: AsyncMongoQueue
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "rate": {"count": 5, "seconds": 1.0}}])
+    put_all(jobs, "---")
+    began = []
+
+    for _ in range(3):
+        job = await queue.next(wait=SOON)
+        assert job is not None
+        began.append(job.locked_at)
+
+    assert (began[2] - began[0]).total_seconds() > 0.3

@@ -6,25 +6,32 @@ before no other, however much of it waits: then those of other groups are read p
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...clock import monotonic
 from ...protocol import operations
 from ...protocol.document import id_key
+from ...protocol.rates import bucket_id
 from ...protocol.slots import Limited, Scope, limits_of
 from ...protocol.stored import text_in
 from .head import candidates
+from .rates import reserve
 from .setting_up import require_index
 from .steps import Command, Read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from ...protocol.limits import Rate
+    from ...protocol.rates import Start
     from ...protocol.slots import Taken
     from ..ruled import RuledQueue
     from ..state import StoreState
     from .steps import Flow
+
+    Starting = Sequence[tuple[Scope, Rate, Start]]
 
 Job = dict[str, Any]
 
@@ -41,12 +48,14 @@ class Chosen(NamedTuple):
     """What may be claimed of a queue now.
 
     Attributes:
-        jobs: with their ``slots``.
+        jobs: with their ``slots``, and what else of their claim depends on them.
         held_back: whether jobs wait none of which may be, for a limit or for their group.
+        again_at: when more may be, by a rate, as a time of :func:`monotonic`.
     """
 
     jobs: list[Job]
     held_back: bool
+    again_at: float = math.inf
 
 
 def choose(store: StoreState, queue: str, most: int) -> Flow[Chosen]:
@@ -74,8 +83,10 @@ def choose(store: StoreState, queue: str, most: int) -> Flow[Chosen]:
             taken, fresh = ruled.were_taken(running, asked_at), True
         choice = _Choice(store, ruled, taken, queue, most)
         yield from choice.choose(head, deep=len(head) == size)
-        if choice.jobs or fresh:
-            return Chosen(choice.jobs, held_back=not choice.jobs)
+        if choice.late:
+            yield from choice.reserve()
+        if choice.jobs or choice.late or fresh:
+            return Chosen(choice.jobs, not choice.jobs, choice.again_at())
         taken = None
 
 
@@ -93,6 +104,8 @@ class _Choice:
         self._most = most
         self._seen: set[str] = set()  # groups
         self.jobs: list[Job] = []
+        self.late: list[Job] = []  # that only rates hold back
+        self._rates: dict[Scope, tuple[Rate, int]] = {}  # by which they do, and how many
 
     def choose(self, head: Sequence[Job], *, deep: bool) -> Flow[None]:
         """Choose of what comes first in the queue, and of what is behind it if that is not all."""
@@ -199,21 +212,87 @@ class _Choice:
         return ordered
 
     def _take(self, waiting: Iterable[Job]) -> None:
-        chosen = {id_key(job["_id"]) for job in self.jobs}
+        chosen = {id_key(job["_id"]) for job in (*self.jobs, *self.late)}
         for job in waiting:
             if len(self.jobs) >= self._most:
                 return
             name = id_key(job["_id"])
-            if name in chosen:
-                continue
-            group = group_of(job)
-            slots = self._taken.take_all(limits_of(self._rules, text_in(job.get("task")), group))
-            if slots is not None:
-                job["slots"] = slots
-                self.jobs.append(job)
+            if name not in chosen and self._take_one(job):
                 chosen.add(name)
-                if self._rules.fair:
-                    self._ruled.had_turn(group)
+
+    def _take_one(self, job: Job) -> bool:
+        """Choose a job if it may start, or would but for a rate; return whether that is so."""
+        group = group_of(job)
+        limits = limits_of(self._rules, text_in(job.get("task")), group)
+        slots = self._taken.take_all(limits)
+        if slots is None:
+            return False
+        starts = self._starts(limits)
+        if starts is None:
+            self._taken.give_back(slots)
+            self.late.append(job)
+            return True
+        job["slots"] = slots
+        if starts:
+            job["starts"] = starts
+        self.jobs.append(job)
+        if self._rules.fair:
+            self._ruled.had_turn(group)
+        return True
+
+    def _starts(self, limits: Sequence[Limited]) -> Starting | None:
+        """Take a reserved start of each rate; None, and take none, if there is not one of each."""
+        starts: list[tuple[Scope, Rate, Start]] = []
+        now = monotonic()
+        for scope, _, rate in limits:
+            if rate is not None:
+                start = self._ruled.starts.take(scope.name, rate, now)
+                if start is None:
+                    _, waiting = self._rates.get(scope, (rate, 0))
+                    self._rates[scope] = rate, waiting + 1
+                    give_back_starts(self._ruled, starts)
+                    return None
+                starts.append((scope, rate, start))
+        return starts
+
+    def reserve(self) -> Flow[None]:
+        """Reserve starts for what only rates hold back, and choose what may start by those that
+        are due at once."""
+        now, starts = monotonic(), self._ruled.starts
+        most = self._most - len(self.jobs)
+        wanted: dict[str, tuple[Rate, int]] = {}
+        scopes: dict[str, tuple[Scope, Rate]] = {}
+        for scope, (rate, waiting) in self._rates.items():
+            count = starts.wants(scope.name, rate, min(waiting, most), now) if most > 0 else 0
+            if count:
+                bucket = bucket_id(self._queue, scope.name)
+                wanted[bucket], scopes[bucket] = (rate, count), (scope, rate)
+        if not wanted:
+            return
+        reserved = yield from reserve(self._store, wanted)
+        for bucket, reservation in reserved.items():
+            scope, rate = scopes[bucket]
+            starts.add(scope.name, rate, reservation, monotonic())
+        late, self.late, self._rates = self.late, [], {}
+        self._take(late)
+
+    def again_at(self) -> float:
+        """Return when more may start, as far as rates are concerned."""
+        now, starts = monotonic(), self._ruled.starts
+        return min(
+            (
+                starts.next_at(scope.name, rate, min(waiting, self._most), now)
+                for scope, (rate, waiting) in self._rates.items()
+            ),
+            default=math.inf,
+        )
+
+
+def give_back_starts(ruled: RuledQueue, starts: Starting) -> None:
+    """Hold starts again by which certainly nothing was started."""
+    now = monotonic()
+    for scope, rate, start in starts:
+        ruled.starts.give_back(scope.name, rate, start, now)
 
 
 def by_rules(
@@ -250,6 +329,7 @@ def take_ruled(
         for job in jobs:
             if id_key(job["_id"]) not in won:
                 ruled.give_back(job["slots"])
+                give_back_starts(ruled, job.get("starts", ()))
     return documents
 
 

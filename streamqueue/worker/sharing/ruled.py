@@ -65,7 +65,7 @@ class RuledQueues:
         self._look_at.pop(queue, None)
         chosen = await self._store.choose(queue, min(most, self._slots.free))
         if chosen.held_back:
-            self._look_at[queue] = monotonic() + self._timeout
+            self._look_at[queue] = min(monotonic() + self._timeout, chosen.again_at)
             self._changed.set()
         return chosen.jobs
 
