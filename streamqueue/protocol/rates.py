@@ -30,10 +30,11 @@ no longer if::
     seconds + late <= (count + 1) * I
 
 and so ``I`` is ``(seconds + late) / (count + 1)``. The time that a start may be late is an interval
-of the rate, ``seconds / count``: then ``I`` is exactly that. A claim takes the server some
-milliseconds, so it is never less than ``LEAST_LATE``, and where intervals are shorter they are
-longer by as little as keeps the promise: by no more than ``late / seconds`` of themselves. That is
-2 % for so many in a second, and more than 10 % only for rates whose ``seconds`` are below 0.2.
+of the rate, ``seconds / count``: then ``I`` is exactly that. A claim takes some milliseconds, and
+more where machines are busy, so it is never less than ``LEAST_LATE``, nor than a twentieth of the
+``seconds`` (or ``MOST_LATE``), and where intervals are shorter they are longer by as little as
+keeps the promise: by no more than ``late / seconds`` of themselves. That is 5 %, and more than 10 %
+only for rates whose ``seconds`` are below 0.2.
 
 The server holds a claim to the end of that time, by its own clock. That none begins too early is
 for the process: it counts from the answer to its reservation, which says what the server's clock
@@ -63,6 +64,8 @@ AHEAD = 50 * MILLISECOND
 """From now, how far away a start may be planned for somebody to have it reserved."""
 LEAST_LATE = 20 * MILLISECOND
 """How late a start may at least be: less would be over before a claim has reached the server."""
+MOST_LATE = 200 * MILLISECOND
+"""How late it may be where a longer time would make the rate slower than need be."""
 LIMIT = 10.0
 """Seconds that a reservation may take. ``$$NOW`` is the time at which a command has begun, and one
 that had to wait writes after others that began later: its time goes back by as much."""
@@ -101,7 +104,7 @@ class Pace(NamedTuple):
 def pace_of(rate: Rate) -> Pace:
     """Return how a rate is kept."""
     span = ceil(rate.seconds * SECOND)
-    late = max(-(-span // rate.count), LEAST_LATE)
+    late = max(-(-span // rate.count), LEAST_LATE, min(span // 20, MOST_LATE))
     return Pace(-(-(span + late) // (rate.count + 1)), late, rate.burst)
 
 
