@@ -158,7 +158,7 @@ def test_no_window_has_more_by_the_dates_that_let_claims_through(
     assert most_in_a_window(dates, int(rate.seconds * SECOND)) <= worst.allowed
 
 
-@pytest.mark.parametrize("rate", [Rate(50), Rate(50, 1, 10), Rate(3)], ids=str)
+@pytest.mark.parametrize("rate", [Rate(20), Rate(20, 1, 10), Rate(3)], ids=str)
 def test_as_many_as_are_promised_may_come_in_one_window(rate: Rate) -> None:
     worst = AtTheWorst(rate)
     worst.reserve(1, 0, rate.burst, [1.0])
