@@ -16,7 +16,7 @@ from streamqueue.store.starts import Starts
 from tests.buckets import BEGIN, Bucket, local, most_in_a_window, run
 
 NOW = 0.0
-RATE = Rate(50)
+RATE = Rate(20, 0.4)
 INTERVAL = pace_of(RATE).interval
 
 
@@ -55,7 +55,7 @@ def test_no_more_are_asked_for_than_jobs_wait(held: Starts) -> None:
 
 
 def test_at_a_high_rate_those_of_the_next_moments_are_asked_for_at_once(held: Starts) -> None:
-    assert held.wants("q", Rate(1000), 10_000, NOW) == 50
+    assert held.wants("q", Rate(1000), 10_000, NOW) == 48
 
 
 def test_at_a_low_rate_one_is_asked_for(held: Starts) -> None:
