@@ -95,8 +95,8 @@ FAULTS = (
         "::test_a_connection_that_breaks_while_an_index_is_made_is_an_outage",
         Edit(
             "store.flows.setting_up:require_index",
-            "raise missing(feature, use) if outage is None else outage",
-            "raise missing(feature, use)",
+            "raise missing(feature, use, seen=not unseen) if outage is None else outage",
+            "raise missing(feature, use, seen=not unseen)",
         ),
     ),
     PlantedFault(

@@ -115,9 +115,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         ),
         Edit(
             "worker.run:Run._serve",
-            "                parts.start_soon(part, self._settings.run)\n"
-            "                parts.start_soon(part, self._leases.run)\n",
-            "                parts.start_soon(part, self._leases.run)\n",
+            "                await parts.start(part, self._settings.run)\n                passing",
+            "                passing",
         ),
         Edit(
             "worker.run:Run._serve",

@@ -30,12 +30,14 @@ class RuledQueue:
     Attributes:
         rules: those that hold, as far as is known.
         after: the group from behind which other groups are looked for.
+        checked: whether the indexes were seen on which its rules rest, since it may have changed.
         starts: those that are reserved here under the rates of the queue.
     """
 
     def __init__(self) -> None:
         self.rules: Rules = UNRULED
         self.after = ""
+        self.checked = False
         self._taken: Taken | None = None
         self._read_at = -math.inf
         self._turns: OrderedDict[str | None, int] = OrderedDict()
@@ -46,6 +48,7 @@ class RuledQueue:
         """Go by these rules from now on."""
         if rules != self.rules:
             self.rules = rules
+            self.checked = False
             self.forget()
 
     @property

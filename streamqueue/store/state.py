@@ -117,6 +117,8 @@ class StoreState:
     def recheck_indexes(self) -> None:
         """Make the next ``prepare()`` create the indexes again: the collection may be new."""
         self.indexes.recheck()
+        for ruled in self.ruled.values():
+            ruled.checked = False
 
     def try_stuck_again(self) -> None:
         """Leave no job out next time: somebody wants to see all of them tried."""

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from ..store.asynchronous import AsyncStore
     from ..store.present_settings import PresentSettings
     from .partition import Partition
+    from .rules.queues import RuledQueues
     from .sharing.lanes import Plan
-    from .sharing.ruled import RuledQueues
     from .sharing.shares import Shares
     from .source import Source
 

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from .backlog import Backlog
     from .delivery import Delivery
     from .handler import RegisteredHandler
+    from .rules.queues import RuledQueues
     from .sharing.fairness import Holder
-    from .sharing.ruled import RuledQueues
     from .slots import Slots
     from .source import Source
 

@@ -46,10 +46,10 @@ from .listener import WorkerListener
 from .partition import Partition
 from .reaper import Reaper
 from .rules.declaration import RuleDeclaration
+from .rules.queues import RuledQueues
 from .scheduler import Expiries, HeldBack, Looks, Sweep, Timers
 from .schedules.schedules import Schedules
 from .sharing.lanes import Lanes
-from .sharing.ruled import RuledQueues
 from .sharing.shares import Shares
 from .slots import Slots
 from .source import SourceSettings
@@ -78,8 +78,7 @@ class Run:
     """
 
     def __init__(self, settings: Settings, health: Health, metrics: Metrics) -> None:
-        options, store = settings.options, settings.store
-        queues = list(settings.handlers)
+        options, store, queues = settings.options, settings.store, list(settings.handlers)
         self._store = store
         store.buried = metrics.buried
         self._health = health
@@ -103,9 +102,8 @@ class Run:
         for registered in self._handlers.values():
             registered.metrics.limit.set(options.concurrency)
         self._leases = Leases(store, options, metrics)
-        self._execution = execution = Execution(
-            store, self._leases, slots, health, log_tracebacks=options.log_tracebacks
-        )
+        parts = (store, self._leases, slots, health)
+        self._execution = execution = Execution(*parts, log_tracebacks=options.log_tracebacks)
         self._completer = Completer(store, options, metrics, self._leases.renewals, execution.ended)
         execution.completer = self._completer
         self._ruled = RuledQueues(store, slots, options.timeout)
@@ -300,15 +298,10 @@ class Run:
                 await self._partition.join()
                 parts.start_soon(part, self._partition.run)
                 await parts.start(part, self._settings.run)
-                parts.start_soon(part, self._leases.run)
-                parts.start_soon(part, self._completer.run)
+                passing = (self._timers, self._expiries, self._held_back, self._ruled, self._reaper)
+                for each in (self._leases, self._completer, *passing, self._schedules):
+                    parts.start_soon(part, each.run)
                 parts.start_soon(part, self._store.keep_untaking)
-                parts.start_soon(part, self._timers.run)
-                parts.start_soon(part, self._expiries.run)
-                parts.start_soon(part, self._held_back.run)
-                parts.start_soon(part, self._ruled.run)
-                parts.start_soon(part, self._reaper.run)
-                parts.start_soon(part, self._schedules.run)
                 if self._sweep is not None:
                     parts.start_soon(part, self._sweep.run)
                 if self._exporter is not None:

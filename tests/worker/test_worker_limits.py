@@ -6,6 +6,7 @@ Law: a limit is a limit; nobody polls.
 from __future__ import annotations
 
 from collections import Counter
+from datetime import datetime
 from typing import Any
 
 import anyio
@@ -64,11 +65,12 @@ async def test_several_workers_keep_a_limit_and_use_it(
 async def test_ordered_groups_run_side_by_side_each_in_its_order(
     start: WorkerStarter, jobs: Collection[Any]
 ) -> None:
-    rule(jobs, declared={"ordered": True})
     handler = Running(0.005)
     put_all(jobs, "abcd" * 15)
     for _ in range(2):
-        await start(handler, concurrency=10)
+        worker = start.prepare(concurrency=10)
+        worker.worker.handler("default", ordered=True)(handler)
+        await start.begin(worker)
 
     await wait_until_async(lambda: len(handler.done) == 60, "60 jobs have run", SOON)
 
@@ -157,11 +159,12 @@ async def test_a_queue_object_waits_for_the_next_start(
 ) -> None:
     rule(jobs, limits=[{"per": "queue", "rate": {"count": 5, "seconds": 1.0}}])
     put_all(jobs, "---")
-    began = []
+    began: list[datetime] = []
 
     for _ in range(3):
         job = await queue.next(wait=SOON)
         assert job is not None
+        assert job.locked_at is not None
         began.append(job.locked_at)
 
     assert (began[2] - began[0]).total_seconds() > 0.3

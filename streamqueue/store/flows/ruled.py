@@ -68,9 +68,11 @@ def choose(store: StoreState, queue: str, most: int) -> Flow[Chosen]:
         ConfigurationError: an index that its rules need is not there.
     """
     ruled = store.ruled[queue]
-    yield from require_index(store, "limits", f"a limit or the order of queue {queue}")
-    if ruled.rules.by_group:
-        yield from require_index(store, "group", f"the groups of queue {queue}")
+    if not ruled.checked:
+        yield from require_index(store, "limits", f"a limit of queue {queue}", sure=True)
+        if ruled.rules.by_group:
+            yield from require_index(store, "group", f"a group of queue {queue}", sure=True)
+        ruled.checked = True
     size = min(MOST_READ, max(LEAST_READ, READ_PER_JOB * most))
     head: list[Job] = yield from candidates(store, [queue], size, ruled=True)
     if not head:
