@@ -62,6 +62,7 @@ EVENTS = {
     "job_expired": "a claimed job was too late to begin, as `put(expires=)` said",
     "jobs_expired": "jobs that waited were too late to begin, and ended",
     "job_stays_dead": "a dead job was not requeued, because a live one has its key",
+    "rules_refused": "an index is missing without which the rules of a queue cannot be kept",
     "room_unsaid": "a held-back job that may start now was told to nobody, and is looked for later",
     "left_waiting": "a job that waits for its key was not let through, and is looked for later",
     "queue_paused": "it claims no job of the queue, and has given back what it had not begun",

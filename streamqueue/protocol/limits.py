@@ -216,6 +216,11 @@ class Rules:
         used = {"limits": bool(slots), "group": self.by_group}
         return {name for name, is_used in used.items() if is_used}
 
+    @property
+    def by_task(self) -> bool:
+        """Whether it matters to which task a job belongs."""
+        return any(rule.per == "task" or rule.task is not None for rule in self.limits)
+
     def declared(self) -> dict[str, Any]:
         """Return what a worker stores that has these at its handler; empty for none."""
         fields = {

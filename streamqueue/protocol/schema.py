@@ -116,6 +116,14 @@ DEAD_GROUP_INDEX: Mapping[str, Any] = IndexModel(
     collation=BY_BYTES,
 ).document
 """The one by which groups are found that have a dead job, which may hold its group."""
+TASK_INDEX: Mapping[str, Any] = IndexModel(
+    [("queue", ASCENDING), ("task", ASCENDING), ("seq", ASCENDING), ("state", ASCENDING)],
+    name="streamqueue_task",
+    partialFilterExpression={"task": {"$gte": ""}, "state": "ready"},
+    collation=BY_BYTES,
+).document
+"""The one by which jobs of other tasks than some are found, where tasks have limits of their
+own."""
 SLOTS_INDEX: Mapping[str, Any] = IndexModel(
     [("queue", ASCENDING), ("slots", ASCENDING), ("state", ASCENDING)],
     name="streamqueue_slots",
@@ -131,6 +139,7 @@ FEATURE_INDEXES = {
     "expires": (EXPIRES_INDEX,),
     "group": (GROUP_INDEX, DEAD_GROUP_INDEX),
     "limits": (SLOTS_INDEX,),
+    "task limits": (TASK_INDEX,),
 }
 """Those that only a feature needs, by the feature."""
 

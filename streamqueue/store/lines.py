@@ -12,6 +12,8 @@ from ..protocol.document import id_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from ..errors import ConfigurationError
+
 logger = plain.logger("streamqueue.store")
 reaper_logger = plain.logger("streamqueue.reaper")
 
@@ -118,6 +120,16 @@ def log_room_unsaid(error: Exception) -> None:
         "Nobody could be told that held-back jobs may start, which are looked for later: %s",
         failure_name(error),
         extra={"event": "room_unsaid", **failure_facts(error)},
+    )
+
+
+def log_rules_refused(queue: str, error: ConfigurationError) -> None:
+    """Log that nothing is claimed of a queue whose rules could not be kept."""
+    logger.error(
+        "No job of queue %s is claimed: %s",
+        queue,
+        error,
+        extra={"event": "rules_refused", "queue": queue},
     )
 
 

@@ -29,14 +29,14 @@ class RuledQueue:
 
     Attributes:
         rules: those that hold, as far as is known.
-        after: the group from behind which other groups are looked for.
+        after: the group, and the task, from behind which others are looked for.
         checked: whether the indexes were seen on which its rules rest, since it may have changed.
         starts: those that are reserved here under the rates of the queue.
     """
 
     def __init__(self) -> None:
         self.rules: Rules = UNRULED
-        self.after = ""
+        self.after = {"group": "", "task": ""}
         self.checked = False
         self._taken: Taken | None = None
         self._read_at = -math.inf

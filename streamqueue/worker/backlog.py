@@ -310,7 +310,7 @@ class Backlog:
         if lane is not None:
             lane.begin_read(planned)
             jobs = await ruled.choose(queue, planned)
-            lane.was_read(jobs, more=bool(jobs))
+            lane.was_read(jobs or (), more=jobs is None or bool(jobs))
 
     def give_up_chosen(self) -> None:
         """Forget jobs that were chosen of queues with rules and are not to be claimed now."""

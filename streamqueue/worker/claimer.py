@@ -78,7 +78,7 @@ class Claimer:
         self._source = source
         self._delivery = delivery
         parts = (store, handlers, slots, backlog, delivery, options, metrics)
-        self._claims = Claims(*parts, stopping=lambda: self._stopping)
+        self._claims = Claims(*parts, lambda: self._stopping)
         self._metrics = metrics
         self._backlog = backlog
         self._lanes = backlog.lanes
@@ -99,8 +99,7 @@ class Claimer:
     @property
     def idle(self) -> bool:
         """Whether it has a free slot and knows of nothing to claim into it."""
-        waits = self._intake.awaits_turn
-        busy = self._knows or self._under_way or waits or self._stopping
+        busy = self._knows or self._under_way or self._intake.awaits_turn or self._stopping
         return not busy and self._slots.free > 0
 
     @property
@@ -152,7 +151,7 @@ class Claimer:
             self._forget_announced()
             self._backlog.drop()
             self.scan("stream", adopt=bool(resumed))
-        self._ruled.look()  # who made room for others has rung the bell as well
+        self.room()  # who made some for others has rung the bell as well
         self._intake.wake()  # it may wait for just this
 
     def unheard(self) -> None:
@@ -204,13 +203,12 @@ class Claimer:
             self._announced[job_id] = job
         self._intake.wake()
 
-    def look_at_ruled(self) -> None:
-        """Choose again wherever jobs are held back: one that ran may have ended elsewhere."""
-        self._ruled.look()
-
-    def room(self, queue: str) -> None:
-        """Choose again of a queue that has rules: more of its jobs may start, or there are more."""
-        if self._lanes:
+    def room(self, queue: str | None = None) -> None:
+        """Choose again of a queue that has rules: more of its jobs may start, or there are more.
+        None is wherever jobs are held back: one that ran may have ended elsewhere."""
+        if queue is None:
+            self._ruled.look()
+        elif self._lanes:
             lane = self._lanes.get(queue)
             if lane is not None:
                 lane.look()
@@ -335,6 +333,9 @@ class Claimer:
 
     async def _claim_ruled(self, wanted: int) -> None:
         """Claim what may start of the one queue there is, which has rules."""
+        if self._slots.free < 1:  # nothing is claimed ahead: it may have to wait for others
+            await self._slots.wait_for_change()
+            return
         trigger, self._scan_for = self._scan_for or "scan", None
         self._announced.clear()  # it is found as well
         self._backlog.drop()
@@ -342,7 +343,7 @@ class Claimer:
         with self._backlog.looking(), self._metrics.timed("scan"):
             await self._place_unplaced()
             for queue in self._settings.open_queues():
-                jobs = await self._ruled.choose(queue, self._claims.size(wanted))
+                jobs = await self._ruled.choose(queue, self._claims.size(wanted)) or ()
         if jobs:
             self._scan_for = trigger  # there may be more behind
             await self._take(trigger, jobs)

@@ -114,7 +114,7 @@ class WorkerListener:
         if change.scheduled:
             self._timers.note(change.run_at)
             if event["operationType"] != "insert":  # it may have run until now
-                self._claimer.look_at_ruled()
+                self._claimer.room()
         if change.ready:
             job = change.job
             if job is None or job.get("queue") not in self._queues:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pymongo.synchronous.collection import Collection
 
+from streamqueue import ConfigurationError
 from tests.contract.shells import Shell
 
 
@@ -127,3 +128,48 @@ async def test_a_group_that_is_held_stands_before_no_other_however_many_jobs_it_
     await queue.next()
 
     assert await taken(queue) == [3000]
+
+
+def put_of_tasks(jobs: Collection[Any], tasks: str) -> None:
+    """Put a job of each task, a letter each, in this order."""
+    put_all(jobs, "-" * len(tasks))
+    for task in set(tasks):
+        numbers = [number for number, each in enumerate(tasks) if each == task]
+        jobs.update_many({"payload.n": {"$in": numbers}}, {"$set": {"task": task}})
+
+
+async def test_a_task_that_is_limited_stands_before_no_other_however_many_jobs_it_has(
+    jobs: Collection[Any], shell: Shell
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "task": "a", "running": 2}])
+    put_of_tasks(jobs, "a" * 1500 + "bb")
+
+    assert await taken(shell.queue(), 10) == [0, 1, 1500, 1501]
+
+
+async def test_a_group_that_waits_for_its_rate_stands_before_no_other(
+    jobs: Collection[Any], shell: Shell
+) -> None:
+    rate = {"count": 1, "seconds": 60.0}
+    rule(jobs, limits=[{"per": "group", "rate": rate}])
+    put_all(jobs, "a" * 1500 + "b")
+    queue = shell.queue()
+    assert await taken(queue) == [0, 1500]
+
+
+async def test_without_its_index_a_rule_is_refused_and_other_queues_go_on(
+    jobs: Collection[Any], shell: Shell
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 2}])
+    put_all(jobs, "-")
+    await shell.queue(name="other").put({"n": 7})
+    if "streamqueue_slots" in jobs.index_information():
+        jobs.drop_index("streamqueue_slots")
+    jobs.create_index([("x", 1)], name="streamqueue_slots")
+    try:
+        with pytest.raises(ConfigurationError, match="streamqueue_slots"):
+            await shell.queue().next()
+
+        assert await taken(shell.queue(name="other")) == [7]
+    finally:
+        jobs.drop_index("streamqueue_slots")

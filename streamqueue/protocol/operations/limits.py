@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pymongo import ASCENDING
 
 from ..document import UNNUMBERED
-from ..schema import GROUP_INDEX, SLOTS_INDEX
+from ..schema import GROUP_INDEX, SLOTS_INDEX, TASK_INDEX
 from .claims import RULED_BY
 from .commands import Document, Find
 from .expressions import literal, one_of
@@ -26,20 +26,23 @@ def running_jobs(queue: str) -> Find:
     return Find(wanted, dict.fromkeys(("_id", "slots", "task", "group"), 1), bare=True)
 
 
-def of_other_groups(queue: str, groups: Sequence[str], after: str, limit: int) -> Find:
-    """Ready jobs of a queue that are of none of these groups, in the order of their groups, from
-    behind one of those on; the index is named, for the server would rather read them in the order
-    of claims, and those groups with them."""
-    group: Document = {"$gt": after} if after else {"$gte": ""}
-    if groups:
-        group["$nin"] = list(groups)
+def of_others(
+    field: Literal["group", "task"], queue: str, passed: Sequence[str], after: str, limit: int
+) -> Find:
+    """Ready jobs of a queue that are of none of these groups, or tasks, in the order of those, from
+    behind one on; the index is named, for the server would rather read them in the order of claims,
+    and what is passed over with them."""
+    name: Document = {"$gt": after} if after else {"$gte": ""}
+    if passed:
+        name["$nin"] = list(passed)
+    index = GROUP_INDEX if field == "group" else TASK_INDEX
     return Find(
-        {"queue": {"$eq": queue}, "group": group, "seq": _JOINED, "state": "ready"},
+        {"queue": {"$eq": queue}, field: name, "seq": _JOINED, "state": "ready"},
         _PLACE,
-        [("group", ASCENDING), ("seq", ASCENDING)],
+        [(field, ASCENDING), ("seq", ASCENDING)],
         -limit,
         True,
-        list(GROUP_INDEX["key"].items()),
+        list(index["key"].items()),
     )
 
 

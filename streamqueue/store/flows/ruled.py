@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...clock import monotonic
 from ...protocol import operations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..state import StoreState
     from .steps import Flow
 
+    Field = Literal["group", "task"]
     Starting = Sequence[tuple[Scope, Rate, Start]]
 
 Job = dict[str, Any]
@@ -40,7 +41,7 @@ READ_PER_JOB = 4
 MOST_READ = 1000
 GROUPS_AT_ONCE = 100
 """Groups whose first jobs are read together, at a tenth of a millisecond each."""
-MOST_GROUPS = 2000
+MOST_PASSED = 2000
 """Groups that are passed over in one read, at the most."""
 
 
@@ -72,6 +73,8 @@ def choose(store: StoreState, queue: str, most: int) -> Flow[Chosen]:
         yield from require_index(store, "limits", f"a limit of queue {queue}", sure=True)
         if ruled.rules.by_group:
             yield from require_index(store, "group", f"a group of queue {queue}", sure=True)
+        if ruled.rules.by_task:
+            yield from require_index(store, "task limits", f"a task of queue {queue}", sure=True)
         ruled.checked = True
     size = min(MOST_READ, max(LEAST_READ, READ_PER_JOB * most))
     head: list[Job] = yield from candidates(store, [queue], size, ruled=True)
@@ -115,11 +118,14 @@ class _Choice:
             return
         waiting = list(head)
         if self._rules.fair and deep:  # a group may hide the others whose turn it is
-            waiting += yield from self._others({group_of(job) for job in head})
+            waiting += yield from self._others("group", {group_of(job) for job in head})
         yield from self._choose_among(waiting)
-        if self._rules.by_group and deep and len(self.jobs) < self._most:
+        if deep and self._rules.by_group and len(self.jobs) < self._most:
             passed = {group for job in waiting if self._passes(group := group_of(job))}
-            yield from self._choose_among((yield from self._others(passed)))
+            yield from self._choose_among((yield from self._others("group", passed)))
+        if deep and self._rules.by_task and len(self.jobs) < self._most:
+            tasks = {task for job in waiting if self._holds_task(task := text_in(job.get("task")))}
+            yield from self._choose_among((yield from self._others("task", tasks)))
 
     def _is_full(self) -> bool:
         """Whether no job of the queue may start, whatever its task and its group."""
@@ -138,19 +144,28 @@ class _Choice:
     def _holds(self, group: str) -> bool:
         """Whether a group may start nothing, whichever of its jobs it is."""
         limits = [each for each in limits_of(self._rules, None, group) if each.scope.of == group]
-        return self._taken.is_full(limits)
+        return self._may_start_none(limits)
 
-    def _others(self, passed: set[str | None]) -> Flow[list[Job]]:
-        """Read jobs of other groups than these, and of those behind the last that were read."""
-        ruled, groups = self._ruled, [group for group in passed if group is not None][:MOST_GROUPS]
+    def _holds_task(self, task: str | None) -> bool:
+        """The same of a task, whatever the groups of its jobs."""
+        limits = limits_of(self._rules, task, None)
+        return self._may_start_none([each for each in limits if each.scope.kind != "q"])
+
+    def _may_start_none(self, limits: Sequence[Limited]) -> bool:
+        return self._taken.is_full(limits) or any(each.scope in self._rates for each in limits)
+
+    def _others(self, field: Field, passed: set[str | None]) -> Flow[list[Job]]:
+        """Read jobs of other groups, or tasks, than these: of those behind the last that were
+        read, by turns."""
+        after, names = self._ruled.after, [name for name in passed if name is not None]
         limit = min(MOST_READ, max(LEAST_READ, READ_PER_JOB * self._most))
         found: list[Job] = []
-        for after in dict.fromkeys((ruled.after, "")):
-            command = operations.of_other_groups(self._queue, groups, after, limit)
+        for begin in dict.fromkeys((after[field], "")):
+            command = operations.of_others(field, self._queue, names[:MOST_PASSED], begin, limit)
             found = self._fit((yield Read(command)))
             if found:
-                full = len(found) == limit
-                ruled.after = (group_of(found[-1]) or "") if full else ""
+                last = text_in(found[-1].get(field)) or ""
+                after[field] = last if len(found) == limit else ""
                 break
         return sorted(found, key=operations.claim_order_of)
 

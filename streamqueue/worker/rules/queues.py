@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from ...clock import LONGEST_SLEEP, monotonic
+from ...errors import ConfigurationError
+from ...store.flows.ruled import Chosen
+from ...store.lines import log_rules_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -45,6 +48,7 @@ class RuledQueues:
         self._timeout = timeout
         self._look_at: dict[str, float] = {}  # of those in which something is held back
         self._unsaid: dict[str, float] = {}  # of those in which there is room, since when
+        self._refused: set[str] = set()  # queues whose rules cannot be kept
         self._changed = anyio.Event()
         self.on_room: Callable[[str], object] = lambda _queue: None
 
@@ -59,11 +63,23 @@ class RuledQueues:
         ruled = self._store.ruled
         return [queue for queue in queues if queue in ruled] if ruled else []
 
-    async def choose(self, queue: str, most: int) -> Sequence[Mapping[str, Any]]:
-        """Return up to so many jobs that may be claimed now, with their slots."""
+    async def choose(self, queue: str, most: int) -> Sequence[Mapping[str, Any]] | None:
+        """Return up to so many jobs that may be claimed now, with their slots; None with no slot of
+        the process free, for nothing is claimed ahead."""
+        most = min(most, self._slots.free)
+        if most < 1:
+            return None
         self._unsaid.pop(queue, None)
         self._look_at.pop(queue, None)
-        chosen = await self._store.choose(queue, min(most, self._slots.free))
+        try:
+            chosen = await self._store.choose(queue, most)
+        except ConfigurationError as error:  # the other queues go on
+            if queue not in self._refused:
+                self._refused.add(queue)
+                log_rules_refused(queue, error)
+            chosen = Chosen([], held_back=True)
+        else:
+            self._refused.discard(queue)
         if chosen.held_back:
             self._look_at[queue] = min(monotonic() + self._timeout, chosen.again_at)
             self._changed.set()
