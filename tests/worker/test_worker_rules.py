@@ -12,6 +12,8 @@ from typing import Any
 
 import anyio
 import pytest
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import (
@@ -35,6 +37,14 @@ DECLARED = {"limits": Limit(running=3)}
 
 async def handle(job: AsyncJob) -> None:
     pass
+
+
+@pytest.fixture
+async def nowhere() -> AsyncIterator[AsyncCollection[Any]]:
+    """A collection to which nothing is sent."""
+    client: AsyncMongoClient[Any] = AsyncMongoClient(connect=False)
+    yield client.test.jobs
+    await client.close()
 
 
 def rules_of(collection: Any, **options: Any) -> Rules:
@@ -83,10 +93,10 @@ def reads_of_settings(worker: StartedWorker) -> int:
 # registered
 
 
-async def test_a_handler_says_its_limits_and_its_order(async_jobs: Any) -> None:
+async def test_a_handler_says_its_limits_and_its_order(nowhere: Any) -> None:
     limits = [Limit(running=5, per="group"), Limit(running=30, rate=Rate(100, 60))]
 
-    said = rules_of(async_jobs, limits=limits, ordered="strict", fair=True)
+    said = rules_of(nowhere, limits=limits, ordered="strict", fair=True)
 
     assert said.ordered == "strict"
     assert said.fair is True
@@ -96,9 +106,9 @@ async def test_a_handler_says_its_limits_and_its_order(async_jobs: Any) -> None:
     }
 
 
-async def test_one_limit_needs_no_list_and_a_handler_without_says_nothing(async_jobs: Any) -> None:
-    assert rules_of(async_jobs, limits=Limit(rate=50)).limits == (Rule("queue", rate=Rate(50)),)
-    assert not rules_of(async_jobs)
+async def test_one_limit_needs_no_list_and_a_handler_without_says_nothing(nowhere: Any) -> None:
+    assert rules_of(nowhere, limits=Limit(rate=50)).limits == (Rule("queue", rate=Rate(50)),)
+    assert not rules_of(nowhere)
 
 
 @pytest.mark.parametrize(
@@ -117,10 +127,10 @@ async def test_one_limit_needs_no_list_and_a_handler_without_says_nothing(async_
     ids=repr,
 )
 async def test_what_is_no_rule_is_refused_where_it_stands(
-    async_jobs: Any, wrong: dict[str, Any], told: str
+    nowhere: Any, wrong: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=told):
-        rules_of(async_jobs, **wrong)
+        rules_of(nowhere, **wrong)
 
 
 # stored
@@ -129,7 +139,7 @@ async def test_what_is_no_rule_is_refused_where_it_stands(
 async def test_what_is_declared_is_stored_when_the_worker_starts(
     start: WorkerStarter, jobs: Collection[Any]
 ) -> None:
-    await start.begin(prepare(start, limits=Limit(3, 50), ordered=True, fair=True))
+    await started(start, limits=Limit(3, 50), ordered=True, fair=True)
 
     assert rules(jobs) == Rules((Rule("queue", running=3, rate=Rate(50)),), True, True)
     assert jobs.count_documents({"_id": BELL}) == 1
@@ -145,15 +155,20 @@ async def test_where_that_is_stored_already_nothing_more_is_sent_than_one_readin
         await (await started(start, **declared)).stop()
 
     worker = await started(start, **declared)
-    await worker.until_idle()
 
     assert changes_of_settings(worker) == 0
     assert reads_of_settings(worker) == 1
 
 
 async def started(start: WorkerStarter, **rules: Any) -> StartedWorker:
+    """Start a worker whose handler has these; return when it has looked at all there is."""
     worker: StartedWorker = prepare(start, **rules)
+    return await begun(start, worker)
+
+
+async def begun(start: WorkerStarter, worker: StartedWorker) -> StartedWorker:
     await start.begin(worker)
+    await worker.until_idle(0.1)  # one that ends at once may leave a connection half open
     return worker
 
 
@@ -173,7 +188,7 @@ async def test_a_start_whose_code_declares_nothing_any_more_takes_it_away(
 
     await started(start)
 
-    await wait_until_async(lambda: "declared" not in stored(jobs), "it is taken away")
+    assert "declared" not in stored(jobs)
     assert rules(jobs) == Rules((Rule("queue", rate=Rate(50)),))
 
 
@@ -194,7 +209,7 @@ async def test_each_queue_has_its_own(start: WorkerStarter, jobs: Collection[Any
     worker.worker.handler("calls", limits=Limit(rate=50))(handle)
     worker.worker.handler("plain")(handle)
 
-    await start.begin(worker)
+    await begun(start, worker)
 
     assert rules(jobs) == Rules((Rule("queue", running=3),))
     assert rules(jobs, "calls") == Rules((Rule("queue", rate=Rate(50)),))
@@ -209,6 +224,7 @@ async def test_members_of_a_dispatcher_store_it_too(
     worker.worker.handler("default", limits=Limit(3))(handle)
 
     await members.begin(worker)
+    await worker.until_idle(0.1)
 
     assert rules(jobs) == Rules((Rule("queue", running=3),))
 
@@ -265,7 +281,7 @@ async def test_an_outage_while_it_is_stored_delays_the_start_and_no_more(
     worker = prepare(start, limits=Limit(3))
 
     async with failing_settings(jobs, worker, "find", times=2, **TIME_LIMIT):
-        await start.begin(worker)
+        await begun(start, worker)
 
     assert rules(jobs) == Rules((Rule("queue", running=3),))
 
@@ -308,8 +324,7 @@ async def test_one_that_declares_nothing_leaves_what_it_may_not_take_away_and_sa
     worker = prepare(start)
 
     async with failing_settings(jobs, worker, "update", errorCode=13):
-        await start.begin(worker)
-        await worker.until_idle()
+        await begun(start, worker)
 
     assert rules(jobs) == Rules((Rule("queue", running=3),))
     (line,) = [line for line in caplog.records if getattr(line, "event", "") == "rules_left"]
