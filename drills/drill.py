@@ -37,6 +37,7 @@ from drills.transactions import LEDGER
 from streamqueue.clock import monotonic
 from streamqueue.embedded import EmbeddedServer
 from streamqueue.protocol.settings import BELL
+from streamqueue.store.collection import BESIDE
 
 Kept = TypeVar("Kept")
 
@@ -268,7 +269,7 @@ class Stage:
         """Yield every job of the drill's database, whichever collection it is in."""
         database = self.jobs.database
         for name in database.list_collection_names():
-            if name.endswith((".consumers", ".settings")) or name == LEDGER:
+            if name.endswith(BESIDE) or name == LEDGER:
                 continue
             jobs = database.get_collection(name, read_concern=ReadConcern("majority"))
             yield from jobs.find({"_id": {"$ne": BELL}})

@@ -1,10 +1,10 @@
 """Rates: how many jobs may start in a time, over all processes; the arithmetic of it.
 
-What is known of a rate is a *bucket*, a document among the settings of the queues, one for each of
-whom the rate is for (the queue, a task, a group)::
+What is known of a rate is a *bucket*, a document in a collection beside the jobs, ``<jobs>.rates``:
+one for each of whom the rate is for (the queue, a task, a group). It is not among the settings of
+the queues, because whoever starts jobs writes it, and need not be allowed to change those::
 
-    _id              "rate:", the queue, a colon, and whose it is; no queue's name has a colon
-    kind             "rate"
+    _id              the queue, a colon, and whose it is; no queue's name has a colon
     last             when the last start is planned that was reserved: nanoseconds since 1970
     taken            the last few reservations: [{by, first, count, at}], times as in ``last``
     full_at          from when on it says no more than no document would, and is removed
@@ -54,9 +54,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from .limits import Rate
 
-PREFIX = "rate:"
-KIND = "rate"
-
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 
@@ -78,7 +75,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def bucket_id(queue: str, scope: str) -> str:
     """Return the ``_id`` of the bucket of a rate: of a queue, and whose it is there."""
-    return f"{PREFIX}{queue}:{scope}"
+    return f"{queue}:{scope}"
 
 
 class Pace(NamedTuple):

@@ -9,7 +9,6 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from ..options import MAX_PRIORITY
 from .document import State
-from .rates import KIND as RATE
 from .settings import BELL
 
 if TYPE_CHECKING:
@@ -147,10 +146,9 @@ BUCKETS_INDEX: Mapping[str, Any] = IndexModel(
     [("full_at", ASCENDING)],
     name="streamqueue_buckets",
     expireAfterSeconds=0,
-    partialFilterExpression={"kind": RATE},
 ).document
 """The one by which the server removes the buckets of rates that nobody has used for a while. It is
-in the collection of settings, and is made when the first starts are reserved."""
+in the collection that has the buckets, and is made when the first starts are reserved."""
 
 FIRST_DATE = DatetimeMS(-62_135_596_800_000)
 LAST_DATE = DatetimeMS(253_402_300_799_999)

@@ -34,6 +34,11 @@ HELLO_SECONDS = 5.0
 
 UNAUTHORIZED = 13
 
+CONSUMERS, RATES, SETTINGS = ".consumers", ".rates", ".settings"
+BESIDE = (CONSUMERS, RATES, SETTINGS)
+"""What follows the name of the jobs' collection in those of the collections that are kept beside
+it. Whoever looks for jobs in a whole database leaves these out."""
+
 AnyCollection = TypeVar("AnyCollection", Collection[Any], AsyncCollection[Any])
 
 
@@ -117,7 +122,7 @@ def consumers_of(jobs: AsyncCollection[Any]) -> AsyncCollection[Any]:
     It is advice, so not worth waiting for a majority.
     """
     return jobs.database.get_collection(
-        f"{jobs.name}.consumers",
+        f"{jobs.name}{CONSUMERS}",
         codec_options=BARE_CODEC,  # anybody may have written it
         read_preference=ReadPreference.PRIMARY,
         write_concern=WriteConcern(1),
@@ -131,12 +136,20 @@ def settings_of(jobs: AnyCollection) -> AnyCollection:
     Read by majority: what a primary has that is about to be replaced is nobody's decision.
     """
     return jobs.database.get_collection(
-        f"{jobs.name}.settings",
+        f"{jobs.name}{SETTINGS}",
         codec_options=BARE_CODEC,  # anybody may have written it
         read_preference=ReadPreference.PRIMARY,
         write_concern=WriteConcern("majority", wtimeout=WRITE_TIMEOUT_MS),
         read_concern=ReadConcern("majority"),
     )
+
+
+def rates_beside(jobs: str) -> str:
+    """Return the name of the collection that has the buckets of rates, by that of the jobs'.
+
+    Its documents are written by majority, in single commands.
+    """
+    return f"{jobs}{RATES}"
 
 
 def check_hello(hello: Mapping[str, Any]) -> None:

@@ -162,7 +162,7 @@ def log_rates_refused(collection: str) -> None:
     """Log that no job can be started whose starts have a rate."""
     logger.error(
         "No right to write to %s: jobs whose starts have a rate are not started; give the user "
-        "insert and update on it, as the role streamqueueScheduler does",
+        "find, insert and update on it, as the role streamqueueConsumer does",
         collection,
         extra={"event": "rates_refused", "reason": collection},
     )
@@ -173,7 +173,7 @@ def log_buckets_stay(collection: str, error: Exception) -> None:
     logger.warning(
         "The index streamqueue_buckets of %s cannot be made for now (%s), so what is known of the "
         "rates of quiet groups stays there: it is made when a user with the right createIndex on "
-        "it starts jobs at a rate",
+        "it starts jobs at a rate, and by `streamqueue init --features`",
         collection,
         failure_name(error),
         extra={"event": "buckets_stay", **failure_facts(error)},

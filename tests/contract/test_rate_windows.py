@@ -20,6 +20,7 @@ from streamqueue.clock import monotonic
 from streamqueue.protocol.limits import Rate
 from streamqueue.protocol.rates import SECOND, Reservation, bucket_id, moment_of
 from streamqueue.store.blocking import Store
+from streamqueue.store.collection import rates_beside
 from streamqueue.store.starts import Starts
 from tests.buckets import most_in_a_window
 from tests.waiting import wait_until
@@ -30,10 +31,10 @@ RATE = Rate(50)
 @pytest.fixture
 def jobs(jobs: Collection[Any]) -> Iterator[Collection[Any]]:
     """As everywhere, with no bucket left behind."""
-    settings = jobs.database[f"{jobs.name}.settings"]
-    settings.drop()
+    buckets = jobs.database[rates_beside(jobs.name)]
+    buckets.drop()
     yield jobs
-    settings.drop()
+    buckets.drop()
 
 
 @pytest.mark.parametrize("count", [1, 20])

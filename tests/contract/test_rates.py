@@ -6,6 +6,7 @@ front of the work.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from datetime import datetime
@@ -20,7 +21,6 @@ from pymongo.errors import OperationFailure, PyMongoError, WTimeoutError
 from pymongo.monitoring import CommandListener
 from pymongo.synchronous.collection import Collection
 
-from streamqueue.protocol import operations
 from streamqueue.protocol.limits import Rate
 from streamqueue.protocol.rates import (
     AHEAD,
@@ -33,6 +33,7 @@ from streamqueue.protocol.rates import (
 )
 from streamqueue.store.asynchronous import AsyncStore
 from streamqueue.store.blocking import Store
+from streamqueue.store.collection import rates_beside
 from tests.buckets import Bucket
 from tests.contract.looks import server_time
 from tests.waiting import wait_until_async
@@ -51,25 +52,32 @@ Reserve = Callable[[Mapping[str, tuple[Rate, int]]], Coroutine[Any, Any, dict[st
 
 
 class Commands(CommandListener):
-    """Counts the commands of a client."""
+    """Counts the commands of a client.
+
+    Attributes:
+        then: what to do when the first of a name was answered, before its client hears of it.
+    """
 
     def __init__(self) -> None:
         self.count: Counter[str] = Counter()
+        self.then: dict[str, Callable[[], object]] = {}
 
     def started(self, event: Any) -> None:
         self.count[event.command_name] += 1
 
-    def succeeded(self, event: Any) -> None: ...
+    def succeeded(self, event: Any) -> None:
+        self.then.pop(event.command_name, lambda: None)()
+
     def failed(self, event: Any) -> None: ...
 
 
 @pytest.fixture
 def buckets(jobs: Collection[Any]) -> Iterator[Collection[Any]]:
     """The collection that has the buckets, left empty."""
-    settings = jobs.database[f"{jobs.name}.settings"]
-    settings.drop()
-    yield settings
-    settings.drop()
+    buckets = jobs.database[rates_beside(jobs.name)]
+    buckets.drop()
+    yield buckets
+    buckets.drop()
 
 
 @pytest.fixture
@@ -124,6 +132,19 @@ async def test_the_server_reserves_what_the_arithmetic_says(
         assert stored["last"] == model.last
 
 
+@pytest.mark.parametrize("off", [3600, -3600])
+async def test_a_wrong_clock_of_a_process_changes_nothing(
+    reserve: Reserve, buckets: Collection[Any], monkeypatch: pytest.MonkeyPatch, off: int
+) -> None:
+    true_time = time.time
+    monkeypatch.setattr(time, "time", lambda: true_time() + off)
+    now = moment_of(server_time(buckets))
+
+    found = await reserve_one(reserve)
+
+    assert now <= found.starts[0].planned <= now + 5 * SECOND
+
+
 @pytest.mark.parametrize("ago", [0.1, 3600, 10**9])
 async def test_after_a_pause_a_start_is_planned_at_once(
     reserve: Reserve, buckets: Collection[Any], ago: float
@@ -165,7 +186,7 @@ async def test_a_last_start_that_is_far_ahead_was_of_another_clock_and_holds_up_
         {"last": None, "taken": [1, {"by": None}, [], {}]},
         {"last": Int64(-(2**63)), "full_at": "never"},
         {"last": Int64(2**63 - 1), "taken": {"by": 1}},
-        {"kind": [1], "last": datetime(2020, 1, 1)},
+        {"last": datetime(2020, 1, 1), "full_at": []},
     ],
     ids=str,
 )
@@ -221,6 +242,21 @@ async def test_a_bucket_is_kept_until_it_would_give_what_none_gives(
         [stored] = buckets.find()
 
         assert full < moment_of(stored["full_at"]) <= full + 2 * MILLISECOND
+
+
+async def test_what_another_reserves_before_the_answer_is_read_is_its_own(
+    reserve: Reserve, jobs: Collection[Any], commands: Commands
+) -> None:
+    wanted = {bucket_id("default", f"g:{number}"): (RATE, 2) for number in range(3)}
+    others: list[dict[str, Reservation]] = []
+    commands.then["update"] = lambda: others.append(Store(jobs).reserve(wanted))
+
+    mine = await reserve(wanted)
+
+    [theirs] = others
+    for bucket in wanted:
+        assert len(mine[bucket].starts) == 2
+        assert theirs[bucket].starts[0].planned > mine[bucket].starts[-1].planned
 
 
 # what it costs
@@ -301,27 +337,6 @@ async def test_a_majority_that_does_not_answer_is_said(
         await reserve_one(reserve)
 
 
-# who sees a bucket
-
-
-@pytest.mark.usefixtures("buckets")
-async def test_no_other_setting_is_taken_for_a_bucket_nor_a_bucket_for_one(
-    reserve: Reserve, jobs: Collection[Any], buckets: Collection[Any]
-) -> None:
-    await reserve({bucket_id("default", "q:"): (RATE, 1), bucket_id("default", "g:a"): (RATE, 1)})
-
-    for command in (
-        operations.settings_of(["default", "rate"]),
-        operations.paused_queues(10),
-        operations.schedules(),
-        operations.settings_and_schedules(["default"]),
-        operations.schedules_late(),
-        operations.all_topics(10),
-    ):
-        assert list(buckets.find(command.filter)) == []
-    assert list(buckets.aggregate(operations.subscriptions(10))) == []
-
-
 # what is left of it
 
 
@@ -334,7 +349,7 @@ async def test_the_server_is_told_to_remove_full_buckets(
 
     assert index["key"] == [("full_at", 1)]
     assert index["expireAfterSeconds"] == 0
-    assert index["partialFilterExpression"] == {"kind": "rate"}
+    assert "partialFilterExpression" not in index
 
 
 async def test_a_user_who_may_make_no_index_reserves_all_the_same_and_is_told_once(
@@ -348,7 +363,7 @@ async def test_a_user_who_may_make_no_index_reserves_all_the_same_and_is_told_on
     assert events(caplog) == ["buckets_stay"]
 
 
-async def test_a_user_who_may_not_write_to_the_settings_is_told_once(
+async def test_a_user_who_may_not_write_to_the_buckets_is_told_once(
     reserve: Reserve, client: MongoClient[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     with failing(client, "findAndModify", app=APP, errorCode=13):

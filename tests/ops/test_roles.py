@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from traceback import format_exception
@@ -38,10 +38,13 @@ from streamqueue import (
     Worker,
 )
 from streamqueue.exporter.exporter import Exporter
+from streamqueue.protocol.limits import Rate
 from streamqueue.protocol.operations import declare
+from streamqueue.protocol.rates import bucket_id
 from streamqueue.protocol.schedules import check_schedule
 from streamqueue.protocol.ticks import check_rule
 from streamqueue.store.asynchronous import AsyncStore
+from streamqueue.store.blocking import Store
 from tests.contract.looks import awaited_streams
 from tests.ops.deploy_files import resources
 from tests.ops.running import Run, Spawn, says_one_sentence
@@ -49,7 +52,7 @@ from tests.ops.secured import ROLES, SecuredServer, actions, role, without
 from tests.waiting import wait_until, wait_until_async
 
 JOBS, CONSUMERS, OPLOG = "jobs", "jobs.consumers", "oplog.rs"
-SETTINGS = "jobs.settings"
+RATES, SETTINGS = "jobs.rates", "jobs.settings"
 KINDS = ["plain", "retried", "discarded", "delayed", "stale", "foreign"]
 UNAUTHORIZED = 13
 
@@ -65,6 +68,7 @@ SETUP = {
     (JOBS, "collMod"): "to collMod",
     (JOBS, "listIndexes"): "",
     (JOBS, "dropIndex"): "streamqueue_ready is of an earlier version: drop it",
+    (RATES, "createIndex"): "streamqueue_buckets of jobs.rates is left to the first worker",
 }
 CONSUMER = {
     (JOBS, "find"): "to find",
@@ -76,6 +80,10 @@ CONSUMER = {
     (CONSUMERS, "update"): "without regard for other consumers",
     (CONSUMERS, "remove"): "stays on the list",
     (SETTINGS, "find"): "queues that are paused are worked on all the same",
+    (RATES, "find"): "No right to write to jobs.rates",
+    (RATES, "insert"): "No right to write to jobs.rates",
+    (RATES, "update"): "No right to write to jobs.rates",
+    (RATES, "createIndex"): "streamqueue_buckets of jobs.rates cannot be made",
 }
 OPERATOR = {
     (JOBS, "insert"): "pause",
@@ -171,7 +179,7 @@ def test_the_script_creates_the_roles_and_brings_them_up_to_date(
     assert {
         (privilege["resource"]["db"], privilege["resource"]["collection"])
         for privilege in reply["roles"][0]["privileges"]
-    } == {(database, "tasks"), (database, "tasks.consumers"), (database, "tasks.settings")}
+    } == {(database, f"tasks{beside}") for beside in ("", ".consumers", ".rates", ".settings")}
 
 
 @pytest.fixture
@@ -297,6 +305,29 @@ def test_setup_without_the_rights_to_drop_leaves_the_indexes_of_earlier_versions
     assert "streamqueue_ready" in there
     assert "streamqueue_ready, of an earlier version, dropped" in dropped.stdout
     assert "streamqueue_ready" not in look.jobs.index_information()
+
+
+def test_setup_makes_the_indexes_of_features(
+    server: SecuredServer, database: str, look: Database[Any], run: Run
+) -> None:
+    result = run("init", "--features", uri=server.user(database, role("setup", database)))
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "streamqueue_slots" in look.jobs.index_information()
+    assert "streamqueue_buckets" in look[RATES].index_information()
+
+
+def test_setup_that_may_not_make_the_index_of_the_rates_leaves_it_to_others_and_does_the_rest(
+    server: SecuredServer, database: str, look: Database[Any], run: Run
+) -> None:
+    missing = (RATES, "createIndex")
+    uri = server.user(database, without(role("setup", database), *missing))
+
+    result = run("init", "--features", uri=uri)
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert SETUP[missing] in result.stdout
+    assert "streamqueue_slots" in look.jobs.index_information()
 
 
 # producer
@@ -670,6 +701,33 @@ def test_a_worker_with_the_consumer_role_obeys_a_pause(
     assert CONSUMER[SETTINGS, "find"] not in worker.log
 
 
+@pytest.mark.parametrize(
+    "missing", [None, *(right for right in CONSUMER if right[0] == RATES)], ids=str
+)
+def test_a_consumer_reserves_starts_with_its_role_and_says_so_without(
+    server: SecuredServer,
+    database: str,
+    caplog: pytest.LogCaptureFixture,
+    missing: tuple[str, str] | None,
+) -> None:
+    rights = role("consumer", database)
+    if missing is not None:
+        rights = without(rights, *missing)
+    refused: AbstractContextManager[object] = nullcontext()
+    if missing is not None and missing[1] != "createIndex":
+        refused = pytest.raises(OperationFailure, match="not authorized")
+    with MongoClient[Any](server.user(database, rights), tz_aware=True) as client:
+        store = Store(client[database].jobs)
+        for groups in (["g:a"], ["g:a", "g:b"]):
+            wanted = {bucket_id("default", group): (Rate(50), 1) for group in groups}
+            with refused:
+                assert all(one.starts for one in store.reserve(wanted).values())
+
+    said = [] if missing is None else [CONSUMER[missing]]
+    assert [text for text in said if caplog.text.count(text) == 1] == said
+    assert len(caplog.records) == len(said)
+
+
 # operator
 
 
@@ -1004,6 +1062,9 @@ def test_an_exporter_that_may_not_read_the_jobs_says_so_and_ends(
         ("exporter", lambda jobs: jobs.database.client.local["oplog.rs"].find_one()),
         ("consumer", lambda jobs: jobs.database.client.local["oplog.rs"].find_one()),
         ("consumer", lambda jobs: jobs.create_index("n")),
+        ("consumer", lambda jobs: jobs.database[SETTINGS].update_one({}, {"$set": {"n": 1}})),
+        ("consumer", lambda jobs: jobs.database[RATES].delete_one({})),
+        ("consumer", lambda jobs: jobs.database[RATES].drop()),
         ("oplog-window", lambda jobs: jobs.find_one()),
         ("setup", lambda jobs: jobs.find_one()),
         ("setup", lambda jobs: jobs.drop()),

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamqueue.names import is_name
 from streamqueue.protocol.limits import Rate
 from streamqueue.protocol.rates import (
     AHEAD,
@@ -143,6 +142,24 @@ def test_no_window_has_more_starts_than_the_rate_and_its_burst(
         worst.reserve(*command)
 
     assert worst.most(int(rate.seconds * SECOND)) <= worst.allowed
+
+
+@given(small_rates(), st.sampled_from([0.999, 2.0]) | st.floats(0, 3))
+def test_no_window_has_more_when_all_that_may_be_late_wait_for_one_moment(
+    rate: Rate, wait: float
+) -> None:
+    """The most there can be: many that were planned before it begin then, and the next on time."""
+    worst = AtTheWorst(rate)
+    window = int(rate.seconds * SECOND)
+    moment = BEGIN + int(wait * worst.pace.late)
+    while worst.now < moment + window:
+        worst.reserve(1.0, 0, 1000, [0.0])
+
+    starts = [
+        min(max(one.planned, moment), moment_of(one.until) - worst.tick) for one in worst.reserved
+    ]
+
+    assert most_in_a_window(sorted(starts), window) <= worst.allowed
 
 
 @given(small_rates(), COMMANDS)
@@ -290,10 +307,6 @@ def test_a_date_is_its_moment_but_for_what_dates_leave_out(moment: int) -> None:
 
 
 # names
-
-
-def test_no_queue_has_the_name_of_a_bucket() -> None:
-    assert not is_name(bucket_id("default", "q:"))
 
 
 def test_queues_and_scopes_have_buckets_of_their_own() -> None:

@@ -46,9 +46,9 @@ from .keys.unique import *  # noqa: F403
 from .limits import *  # noqa: F403
 from .looks import *  # noqa: F403
 from .queues import *  # noqa: F403
+from .rates import *  # noqa: F403
 from .replies import *  # noqa: F403
 from .settings.queues import *  # noqa: F403
-from .settings.rates import *  # noqa: F403
 from .settings.schedules import *  # noqa: F403
 from .settings.topics import *  # noqa: F403
 from .timers import *  # noqa: F403

@@ -12,7 +12,7 @@ from ...durations import milliseconds
 from ...protocol import operations
 from ...protocol.rates import pace_of
 from ...protocol.schema import BUCKETS_INDEX
-from ..collection import UNAUTHORIZED
+from ..collection import UNAUTHORIZED, rates_beside
 from ..lines import log_buckets_stay, log_rates_refused
 from .steps import Command, Shielded
 
@@ -69,14 +69,14 @@ def reserve(
         except OperationFailure as error:
             if error.code == UNAUTHORIZED and not store.rates_refused:
                 store.rates_refused = True
-                log_rates_refused(_settings(store))
+                log_rates_refused(_rates(store))
             raise
     store.rates_refused = False
     return found
 
 
-def _settings(store: StoreState) -> str:
-    return f"{store.jobs.name}.settings"
+def _rates(store: StoreState) -> str:
+    return rates_beside(store.jobs.name)
 
 
 def _reserve(store: StoreState, wanted: Wanted) -> Flow[dict[str, Reservation]]:
@@ -86,7 +86,7 @@ def _reserve(store: StoreState, wanted: Wanted) -> Flow[dict[str, Reservation]]:
     else:
         yield from _reserve_each(store, wanted, by)
         command = operations.reserved(list(wanted), by)
-        reply = yield Command(operations.find_once(_settings(store), command))
+        reply = yield Command(operations.find_once(_rates(store), command))
         found = reply["cursor"]["firstBatch"]
     # One that is not there was full, and was removed since: what was reserved is lost.
     received = monotonic()
@@ -98,7 +98,7 @@ def _reserve(store: StoreState, wanted: Wanted) -> Flow[dict[str, Reservation]]:
 
 def _reserve_one(store: StoreState, wanted: Wanted, by: bytes) -> Flow[Sequence[Mapping[str, Any]]]:
     (update,) = _updates(wanted, by)
-    command = operations.reserve_one(_settings(store), update, by, _concern(store))
+    command = operations.reserve_one(_rates(store), update, by, _concern(store))
     for left in reversed(range(TRIES)):
         try:
             reply = yield Command(command)
@@ -114,7 +114,7 @@ def _reserve_one(store: StoreState, wanted: Wanted, by: bytes) -> Flow[Sequence[
 def _reserve_each(store: StoreState, wanted: Wanted, by: bytes) -> Flow[None]:
     updates = _updates(wanted, by)
     for left in reversed(range(TRIES)):
-        reply = yield Command(operations.reserve_each(_settings(store), updates, _concern(store)))
+        reply = yield Command(operations.reserve_each(_rates(store), updates, _concern(store)))
         again = operations.made_by_others(reply)
         if not left or not again:
             operations.check_reply(reply)
@@ -136,11 +136,11 @@ def _make_index(store: StoreState) -> Flow[None]:
     says: without it they stay, and nothing else is different."""
     store.index_of_buckets_at = math.inf
     command = operations.create_indexes(
-        _settings(store), _concern(store), [BUCKETS_INDEX], limit_ms=milliseconds(INDEX_SECONDS)
+        _rates(store), _concern(store), [BUCKETS_INDEX], limit_ms=milliseconds(INDEX_SECONDS)
     )
     try:
         yield Command(command)
     except PyMongoError as error:
-        log_buckets_stay(_settings(store), error)
+        log_buckets_stay(_rates(store), error)
         if not isinstance(error, OperationFailure) or error.code != UNAUTHORIZED:
             store.index_of_buckets_at = monotonic() + INDEX_AGAIN

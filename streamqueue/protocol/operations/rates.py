@@ -1,4 +1,4 @@
-"""Rates: starts reserved in their buckets, in the collection of settings."""
+"""Rates: starts reserved in their buckets, which have a collection of their own."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from bson import Int64
 
-from ....durations import milliseconds
-from ...rates import AHEAD, KIND, LIMIT, MILLISECOND, OTHER_CLOCK, Answered, moment_of, reservation
-from ..commands import Find, Update
-from ..expressions import one_of
-from ..replies import DUPLICATE_KEY
+from ...durations import milliseconds
+from ..rates import AHEAD, LIMIT, MILLISECOND, OTHER_CLOCK, Answered, moment_of, reservation
+from .commands import Find, Update
+from .expressions import one_of
+from .replies import DUPLICATE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ...rates import Pace, Reservation
-    from ..commands import Document
+    from ..rates import Pace, Reservation
+    from .commands import Document
 
 MOST_TAKEN = 8
 """Reservations that a bucket remembers: of those that others make until the first is read."""
@@ -51,7 +51,6 @@ def reserve(bucket: str, pace: Pace, count: int, by: bytes) -> Update:
         "last": {"$add": ["$$first", {"$multiply": [{"$subtract": ["$$granted", 1]}, interval]}]},
     }
     bucket_then: Document = {
-        "kind": KIND,
         "last": "$$last",
         "taken": _taken(by),
         "full_at": _date({"$add": ["$$last", Int64(pace.to_fill)]}),
