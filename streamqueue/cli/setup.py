@@ -14,6 +14,7 @@ from ..plain import printable
 from ..protocol import operations
 from ..protocol.document import BARE_CODEC
 from ..protocol.schema import (
+    BUCKETS_INDEX,
     EARLIER_KEY_INDEX,
     FEATURE_INDEXES,
     INDEXES,
@@ -21,7 +22,7 @@ from ..protocol.schema import (
     VALIDATOR,
 )
 from ..store.blocking import Store
-from ..store.collection import WRITE_TIMEOUT_MS, check_hello
+from ..store.collection import WRITE_TIMEOUT_MS, check_hello, rates_beside
 from ..store.indexes import check_kind, conflict
 from .command import Options, command, setting
 from .connection import open_database
@@ -71,7 +72,7 @@ def init(options: Options) -> None:
                 superseded.remove(EARLIER_KEY_INDEX)
         if options.features:
             wanted += chain.from_iterable(FEATURE_INDEXES.values())
-        new = _create_indexes(options, database, wanted)
+        new = _create_indexes(options.collection, database, wanted)
         print(printable(f"{database.name}.{options.collection}: {len(wanted)} indexes, {new} new"))
         if superseded:
             _give_places(options, database)
@@ -88,6 +89,8 @@ def init(options: Options) -> None:
                 "collMod", options.collection, validator=VALIDATOR, validationLevel="moderate"
             )
             print("validator installed: the server refuses documents that are not jobs")
+        if options.features:
+            _prepare_rates(rates_beside(options.collection), database)
 
 
 def _description(options: Options, database: Database[Any]) -> list[dict[str, Any]] | None:
@@ -102,8 +105,27 @@ def _description(options: Options, database: Database[Any]) -> list[dict[str, An
     return found
 
 
+def _prepare_rates(buckets: str, database: Database[Any]) -> None:
+    """Have the server remove what rates leave in this collection, where the user may say so.
+
+    Nothing rests on it, and whoever starts jobs at a rate makes it where it is missing: so a role
+    of before there were rates does not fail the rest.
+    """
+    try:
+        new = _create_indexes(buckets, database, [BUCKETS_INDEX])
+    except OperationFailure as error:
+        if error.code not in operations.NOT_ALLOWED:
+            raise
+        print(
+            f"{BUCKETS_INDEX['name']} of {buckets} is left to the first worker that starts jobs at "
+            "a rate: this user has no right to createIndex on it"
+        )
+    else:
+        print(printable(f"{database.name}.{buckets}: 1 index, {new} new"))
+
+
 def _create_indexes(
-    options: Options, database: Database[Any], wanted: Sequence[Mapping[str, Any]]
+    collection: str, database: Database[Any], wanted: Sequence[Mapping[str, Any]]
 ) -> int:
     """Create these indexes, in the time that it takes; return how many are new. Nothing is
     replaced.
@@ -112,7 +134,7 @@ def _create_indexes(
         StreamQueueError: others are in the way of some; the rest has been made.
     """
     concern = {"w": "majority", "wtimeout": WRITE_TIMEOUT_MS}
-    command = partial(operations.create_indexes, options.collection, concern)
+    command = partial(operations.create_indexes, collection, concern)
     try:
         return _new(database.command(command(wanted)))
     except OperationFailure as error:
@@ -126,7 +148,7 @@ def _create_indexes(
             if error.code not in operations.INDEX_ERRORS:
                 raise
             blocked.append((index, error))
-    there = _indexes_there(options, database)
+    there = _indexes_there(collection, database)
     left = [
         conflict(index, error, there)
         for index, error in blocked
@@ -139,7 +161,7 @@ def _create_indexes(
 
 def _superseded(options: Options, database: Database[Any]) -> list[str]:
     """Return the names of indexes that are of no use any more; none for a user who may not look."""
-    names = [index["name"] for index in _indexes_there(options, database) or ()]
+    names = [index["name"] for index in _indexes_there(options.collection, database) or ()]
     return [name for name in names if name in SUPERSEDED_INDEXES]
 
 
@@ -191,10 +213,10 @@ def _give_places(options: Options, database: Database[Any]) -> None:
         print(f"{count} ready jobs of an earlier version given their places in the order")
 
 
-def _indexes_there(options: Options, database: Database[Any]) -> list[dict[str, Any]] | None:
+def _indexes_there(collection: str, database: Database[Any]) -> list[dict[str, Any]] | None:
     """Return the indexes of the collection, or None if the user may not look."""
     try:
-        listed = database.command(operations.list_indexes(options.collection, WRITE_TIMEOUT_MS))
+        listed = database.command(operations.list_indexes(collection, WRITE_TIMEOUT_MS))
     except OperationFailure as error:
         if error.code in operations.NOT_THERE:  # there is no collection yet
             return []

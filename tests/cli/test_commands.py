@@ -28,6 +28,7 @@ from streamqueue import Backoff, MongoQueue
 from streamqueue.cli.main import main
 from streamqueue.embedded import find_mongod
 from streamqueue.protocol.schema import FEATURE_INDEXES, INDEXES
+from streamqueue.store.collection import rates_beside
 from tests.contract.looks import let_lease_run_out
 from tests.contract.uris import COMBINED
 from tests.waiting import free_port, wait_until
@@ -117,6 +118,20 @@ def test_init_makes_the_index_of_the_keys_for_who_asks_for_it(
     said = run("init", "--features").stdout
     assert f"{len(INDEXES) + OF_FEATURES} indexes, {OF_FEATURES} new" in said
     assert jobs.index_information()["streamqueue_held_key"]["unique"]
+
+
+def test_init_makes_the_index_of_the_rates_for_who_asks_for_it(
+    run: Run, jobs: Collection[Any]
+) -> None:
+    buckets = jobs.database[rates_beside(jobs.name)]
+    run("init")
+    assert "streamqueue_buckets" not in buckets.index_information()
+
+    first, second = (run("init", "--features").stdout for _ in range(2))
+
+    assert f"{buckets.full_name}: 1 index, 1 new" in first
+    assert f"{buckets.full_name}: 1 index, 0 new" in second
+    assert buckets.index_information()["streamqueue_buckets"]["expireAfterSeconds"] == 0
 
 
 def test_init_drops_indexes_that_are_of_no_use_any_more(run: Run, jobs: Collection[Any]) -> None:
