@@ -1,0 +1,62 @@
+"""Faults in rates: starts that are too many, or two at a time, or somebody else's."""
+
+from __future__ import annotations
+
+from drills.planted.fault import Edit, PlantedFault
+
+RATES = "contract/test_rates.py"
+COMMANDS = "protocol.operations.rates"
+
+FAULTS: tuple[PlantedFault, ...] = (
+    PlantedFault(
+        "starts that are planned by the clock of whoever reserves them",
+        8,
+        f"{RATES}::test_a_wrong_clock_of_a_process_changes_nothing",
+        Edit(COMMANDS, "from bson import Int64\n", "import time\nfrom bson import Int64\n"),
+        Edit(
+            f"{COMMANDS}:reserve",
+            '{"$multiply": [{"$toLong": "$$NOW"}, Int64(MILLISECOND)]}',
+            "Int64(time.time() * 1e9)",
+        ),
+    ),
+    PlantedFault(
+        "starts that are never too late",
+        17,
+        "unit/test_rates.py::test_no_window_has_more_when_all_that_may_be_late_wait_for_one_moment",
+        Edit(
+            "protocol.rates:reservation",
+            "until = (max(planned, at) + pace.late)",
+            "until = (max(planned, at) + 60 * SECOND)",
+        ),
+    ),
+    PlantedFault(
+        "starts that are read from the newest reservation, whoever made it",
+        17,
+        f"{RATES}::test_what_another_reserves_before_the_answer_is_read_is_its_own",
+        Edit(
+            f"{COMMANDS}:_reserved_by",
+            '{"$filter": {"input": "$taken", "cond": mine}}',
+            '{"$slice": ["$taken", -1]}',
+        ),
+    ),
+    PlantedFault(
+        "a last start ahead of the clock that counts as one of now",
+        17,
+        f"{RATES}::test_a_last_start_that_is_ahead_of_the_clock_is_believed_as_of_a_late_command",
+        Edit(
+            f"{COMMANDS}:reserve",
+            '{"$cond": [is_odd, latest, "$last"]}',
+            '{"$min": ["$last", "$$now"]}',
+        ),
+    ),
+    PlantedFault(
+        "a bucket that is removed while it still holds starts back",
+        17,
+        f"{RATES}::test_a_bucket_is_kept_until_it_would_give_what_none_gives",
+        Edit(
+            f"{COMMANDS}:reserve",
+            '_date({"$add": ["$$last", Int64(pace.to_fill)]})',
+            '_date("$$last")',
+        ),
+    ),
+)
