@@ -12,14 +12,16 @@ import pytest
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import ConfigurationError
+from streamqueue.store.collection import BESIDE
 from tests.contract.shells import Shell
 
 
 @pytest.fixture
 def jobs(jobs: Collection[Any]) -> Iterator[Collection[Any]]:
-    """As everywhere, with no settings left behind."""
+    """As everywhere, with no settings left behind, nor what they have made of rates."""
     yield jobs
-    jobs.database[f"{jobs.name}.settings"].delete_many({})
+    for beside in BESIDE:
+        jobs.database[f"{jobs.name}{beside}"].delete_many({})
 
 
 def rule(jobs: Collection[Any], queue: str = "default", **settings: Any) -> None:
