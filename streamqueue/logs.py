@@ -88,7 +88,7 @@ EVENTS = {
     "operation_failing": "the server or the way there fails an operation: the first time in a row",
     "operation_recovered": "that operation works again",
     "consumers_refused": "no right to write the list of consumers: claims are not shared out",
-    "settings_refused": "no right to read which queues are paused: they are worked on",
+    "settings_refused": "no right to read which queues are paused or limited: they are worked on",
     "rates_refused": "no right to reserve starts: jobs whose starts have a rate are not started",
     "buckets_stay": "no index removes what is known of the rates of quiet groups",
     "indexes_failed": "the indexes could not be created for now; they are tried again later",

@@ -181,10 +181,10 @@ def log_buckets_stay(collection: str, error: Exception) -> None:
 
 
 def log_settings_refused(collection: str) -> None:
-    """Log that nobody can be obeyed who pauses a queue."""
+    """Log that nobody can be obeyed who pauses or limits a queue."""
     logger.warning(
-        "No right to read %s: queues that are paused are worked on all the same; give the user "
-        "find on it (deploy/mongodb has the roles)",
+        "No right to read %s: queues that are paused are worked on all the same, and no limit or "
+        "order is kept; give the user find on it (deploy/mongodb has the roles)",
         collection,
         extra={"event": "settings_refused", "reason": collection},
     )

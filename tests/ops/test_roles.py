@@ -79,7 +79,7 @@ CONSUMER = {
     (CONSUMERS, "insert"): "without regard for other consumers",
     (CONSUMERS, "update"): "without regard for other consumers",
     (CONSUMERS, "remove"): "stays on the list",
-    (SETTINGS, "find"): "queues that are paused are worked on all the same",
+    (SETTINGS, "find"): "queues that are paused are worked on all the same, and no limit or",
     (RATES, "find"): "No right to write to jobs.rates",
     (RATES, "insert"): "No right to write to jobs.rates",
     (RATES, "update"): "No right to write to jobs.rates",
