@@ -104,6 +104,7 @@ class AsyncStore(StoreState):
     with_work = _driven(head.with_work)
     adopt = _driven(head.adopt)
     choose = _driven(ruled.choose)
+    with_room = _driven(ruled.with_room)
     say_room = _driven(settings.say_room)
     say_room_in = _driven(settings.say_room_in)
     take = _driven(claims.take)

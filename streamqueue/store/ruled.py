@@ -8,6 +8,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from ..clock import monotonic
+from ..protocol.document import id_key
 from ..protocol.limits import UNRULED
 from ..protocol.slots import Taken
 from .starts import Starts
@@ -39,6 +40,7 @@ class RuledQueue:
         self.after = {"group": "", "task": ""}
         self.checked = False
         self._taken: Taken | None = None
+        self._running: frozenset[object] = frozenset()
         self._read_at = -math.inf
         self._turns: OrderedDict[str | None, int] = OrderedDict()
         self._turn = 0
@@ -58,8 +60,15 @@ class RuledQueue:
 
     def were_taken(self, running: Iterable[Mapping[str, Any]], asked_at: float) -> Taken:
         """Note which jobs run, as it was read; return the slots that they have."""
+        running = list(running)
         self._taken, self._read_at = Taken(self.rules, running), asked_at
+        self._running = ids_of(running)
         return self._taken
+
+    def may_start_more(self, running: Iterable[Mapping[str, Any]]) -> bool:
+        """Whether more may start than when something was held back: others run than then, or what
+        runs is not all that holds a job back."""
+        return bool(self.rules.ordered) or ids_of(running) != self._running
 
     def give_back(self, slots: Iterable[str]) -> None:
         """Note that a job that had these slots runs no more."""
@@ -82,3 +91,8 @@ class RuledQueue:
         self._turns.move_to_end(group)
         if len(self._turns) > MOST_TURNS:
             self._turns.popitem(last=False)
+
+
+def ids_of(jobs: Iterable[Mapping[str, Any]]) -> frozenset[object]:
+    """Return what the ids of some jobs are compared by."""
+    return frozenset(id_key(job["_id"]) for job in jobs)

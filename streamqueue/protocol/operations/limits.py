@@ -20,10 +20,10 @@ _PLACE: Document = dict.fromkeys(("_id", "queue", "priority", "seq", *RULED_BY),
 _JOINED: Document = {"$gt": UNNUMBERED}
 
 
-def running_jobs(queue: str) -> Find:
-    """The running jobs of a queue, with the slots that they have."""
-    wanted = {"queue": {"$eq": queue}, "state": "running"}
-    return Find(wanted, dict.fromkeys(("_id", "slots", "task", "group"), 1), bare=True)
+def running_jobs(queues: Sequence[str]) -> Find:
+    """The running jobs of these queues, with the slots that they have."""
+    wanted = {"queue": one_of(queues), "state": "running"}
+    return Find(wanted, dict.fromkeys(("_id", "queue", "slots", *RULED_BY), 1), bare=True)
 
 
 def of_others(

@@ -19,7 +19,7 @@ from ...protocol.stored import text_in
 from .head import candidates
 from .rates import reserve
 from .setting_up import require_index
-from .steps import Command, Read
+from .steps import Command, Pause, Read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -41,6 +41,9 @@ READ_PER_JOB = 4
 MOST_READ = 1000
 GROUPS_AT_ONCE = 100
 """Groups whose first jobs are read together, at a tenth of a millisecond each."""
+MOMENT = 0.01
+"""Seconds for which a start that was reserved just now is waited for, so that who does not wait
+for jobs gets one which may start at once, but for the clocks."""
 MOST_PASSED = 2000
 """Groups that are passed over in one read, at the most."""
 
@@ -84,15 +87,32 @@ def choose(store: StoreState, queue: str, most: int) -> Flow[Chosen]:
     while True:
         if taken is None:
             asked_at = monotonic()
-            running = yield Read(operations.running_jobs(queue))
+            running = yield Read(operations.running_jobs([queue]))
             taken, fresh = ruled.were_taken(running, asked_at), True
         choice = _Choice(store, ruled, taken, queue, most)
         yield from choice.choose(head, deep=len(head) == size)
         if choice.late:
             yield from choice.reserve()
+            left = choice.again_at() - monotonic()
+            if not choice.jobs and 0 < left <= MOMENT:
+                yield Pause(left)
+                choice.take_late()
         if choice.jobs or choice.late or fresh:
             return Chosen(choice.jobs, not choice.jobs, choice.again_at())
         taken = None
+
+
+def with_room(store: StoreState, queues: Sequence[str]) -> Flow[list[str]]:
+    """Return those of some queues, in which something is held back, of which more may start now, as
+    far as one read for all of them tells."""
+    ruled = {queue: store.ruled[queue] for queue in queues if queue in store.ruled}
+    running: dict[str, list[Job]] = {queue: [] for queue in ruled}
+    unordered = [queue for queue, each in ruled.items() if not each.rules.ordered]
+    if unordered:
+        for job in (yield Read(operations.running_jobs(unordered))):
+            if job.get("queue") in running:
+                running[job["queue"]].append(job)
+    return [queue for queue, each in ruled.items() if each.may_start_more(running[queue])]
 
 
 class _Choice:
@@ -290,6 +310,10 @@ class _Choice:
         for bucket, reservation in reserved.items():
             scope, rate = scopes[bucket]
             starts.add(scope.name, rate, reservation, monotonic())
+        self.take_late()
+
+    def take_late(self) -> None:
+        """Choose of what only rates held back what may start by now."""
         late, self.late, self._rates = self.late, [], {}
         self._take(late)
 

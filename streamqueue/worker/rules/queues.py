@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from ... import plain
+from ...backoff import Backoff
 from ...clock import LONGEST_SLEEP, monotonic
 from ...errors import ConfigurationError
+from ...outage import LoggedOutage
 from ...store.flows.ruled import Chosen
 from ...store.lines import log_rules_refused
+from ...stream.verdict import READ_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
     from ...store.asynchronous import AsyncStore
     from ..slots import Slots
 
+logger = plain.logger("streamqueue.claimer")
+
+AGAIN = Backoff(initial=0.2, maximum=2, factor=2, jitter=0.5)
+"""The pause after looks that failed in a row."""
 GRACE = 0.02
 """Seconds within which this process takes the place of a job of its own that has ended, or tells
 the others."""
@@ -46,9 +54,12 @@ class RuledQueues:
         self._store = store
         self._slots = slots
         self._timeout = timeout
-        self._look_at: dict[str, float] = {}  # of those in which something is held back
+        self._held_back: set[str] = set()  # those in which something is
+        self._starts_at: dict[str, float] = {}  # when more may start of them, by a rate
+        self._look_at = math.inf  # when to look at them in any case
         self._unsaid: dict[str, float] = {}  # of those in which there is room, since when
         self._refused: set[str] = set()  # queues whose rules cannot be kept
+        self._looking = LoggedOutage(logger, "scan", "Looking at what is held back")
         self._changed = anyio.Event()
         self.on_room: Callable[[str], object] = lambda _queue: None
 
@@ -70,7 +81,8 @@ class RuledQueues:
         if most < 1:
             return None
         self._unsaid.pop(queue, None)
-        self._look_at.pop(queue, None)
+        self._starts_at.pop(queue, None)
+        self._held_back.discard(queue)
         try:
             chosen = await self._store.choose(queue, most)
         except ConfigurationError as error:  # the other queues go on
@@ -81,7 +93,10 @@ class RuledQueues:
         else:
             self._refused.discard(queue)
         if chosen.held_back:
-            self._look_at[queue] = min(monotonic() + self._timeout, chosen.again_at)
+            self._held_back.add(queue)
+            self._look_at = min(self._look_at, monotonic() + self._timeout)
+            if math.isfinite(chosen.again_at):
+                self._starts_at[queue] = chosen.again_at
             self._changed.set()
         return chosen.jobs
 
@@ -100,22 +115,43 @@ class RuledQueues:
 
     def look(self) -> None:
         """Look again wherever something is held back: somebody else may have made room."""
-        for queue in list(self._look_at):
-            self.on_room(queue)
+        if self._held_back:
+            self._look_at = -math.inf
+            self._changed.set()
 
     async def run(self) -> None:
         """Tell others of room that is not taken here, and look now and then, for ever."""
+        failures = 0
         while True:
             waits = [said + GRACE for said in self._unsaid.values()]
-            left = min([*waits, *self._look_at.values()], default=math.inf) - monotonic()
+            look_at = self._look_at if self._held_back else math.inf
+            left = min([*waits, *self._starts_at.values()], default=look_at) - monotonic()
             self._changed = anyio.Event()
-            with anyio.move_on_after(min(max(left, 0), LONGEST_SLEEP)):
+            with anyio.move_on_after(min(max(left, 0), look_at - monotonic(), LONGEST_SLEEP)):
                 await self._changed.wait()
             await self.say_room(since=monotonic() - GRACE)
-            for queue, at in list(self._look_at.items()):
+            for queue, at in list(self._starts_at.items()):
                 if at <= monotonic():
-                    self._look_at[queue] = monotonic() + self._timeout
+                    del self._starts_at[queue]
                     self.on_room(queue)
+            if self._held_back and self._look_at <= monotonic():
+                self._look_at = monotonic() + self._timeout
+                try:
+                    await self._look()
+                except READ_ERRORS as error:
+                    failures += 1
+                    self._looking.failed(error, "Looking at what is held back failed: %s")
+                    self._look_at = monotonic() + AGAIN.delay(failures)
+                else:
+                    failures = 0
+                    self._looking.succeeded()
+
+    async def _look(self) -> None:
+        queues = list(self._held_back)
+        if len(queues) > 1:  # one is looked at as soon as it is asked whether to
+            queues = await self._store.with_room(queues)
+        for queue in queues:
+            self.on_room(queue)
 
     async def say_room(self, *, since: float = math.inf) -> None:
         """Tell others of room that is not taken here; of what was there at that time."""
