@@ -29,6 +29,7 @@ async def test_no_claim_has_the_token_of_another(
     ids = await queue.put_many([{"n": n} for n in range(9)])
     jobs.update_one({"_id": ids[4]}, {"$set": {"priority": 1}})
     client.admin.command("profile", 0)
+    jobs.database.system.profile.drop()
     jobs.database.command("profile", 2)
     rule = {"$or": [{"state": {"$ne": "running"}}, {"payload.n": {"$ne": 4}}]}
     jobs.database.command("collMod", jobs.name, validator=rule)

@@ -225,8 +225,11 @@ async def test_without_its_index_no_limit_is_stored(shell: Shell, jobs: Collecti
     jobs.drop_indexes()
     jobs.create_index([("other", 1)], name="streamqueue_slots")
 
-    with pytest.raises(ConfigurationError, match=r"streamqueue_slots.*init"):
-        await shell.queue().limit(running=3)
+    try:
+        with pytest.raises(ConfigurationError, match=r"streamqueue_slots.*init"):
+            await shell.queue().limit(running=3)
+    finally:
+        jobs.drop_index("streamqueue_slots")
 
     assert stored(jobs) == {}
 
