@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .queue.blocking import MongoQueue
     from .queue.info import JobInfo, PastError
     from .queue.job import AsyncJob, Job
+    from .queue.parents import AsyncParents, Parents
     from .queue.schedules.info import ScheduleInfo
     from .queue.schedules.schedules import AsyncSchedules, Schedules
     from .queue.topic import AsyncTopic, Topic
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncJob",
     "AsyncMongoQueue",
+    "AsyncParents",
     "AsyncSchedules",
     "AsyncTopic",
     "Backoff",
@@ -63,6 +65,7 @@ __all__ = [
     "Limit",
     "MongoQueue",
     "NewJob",
+    "Parents",
     "PastError",
     "PayloadError",
     "PutIds",
@@ -83,6 +86,7 @@ __all__ = [
 _HOMES = {
     "AsyncJob": "queue.job",
     "AsyncMongoQueue": "queue.asynchronous",
+    "AsyncParents": "queue.parents",
     "AsyncSchedules": "queue.schedules.schedules",
     "AsyncTopic": "queue.topic",
     "Backoff": "backoff",
@@ -92,6 +96,7 @@ _HOMES = {
     "Limit": "protocol.limits",
     "MongoQueue": "queue.blocking",
     "NewJob": "protocol.put",
+    "Parents": "queue.parents",
     "PastError": "queue.info",
     "PutIds": "protocol.puts",
     "Rate": "protocol.limits",

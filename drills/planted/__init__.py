@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drills.planted import (
+    dependencies,
     documents,
     handlers,
     held_keys,
@@ -45,4 +46,5 @@ FAULTS: tuple[PlantedFault, ...] = (
     *looking.FAULTS,
     *topics.FAULTS,
     *schedules.FAULTS,
+    *dependencies.FAULTS,
 )

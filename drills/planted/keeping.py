@@ -34,7 +34,7 @@ FAULTS = (
         f"{WORKER_KEEP}::test_jobs_that_are_awaited_only_while_they_run_stay_with_their_results",
         Edit(
             "worker.ends:Ends._left_of",
-            "if held and not attempt.kept:",
+            "if held and (found_needed or not attempt.kept):",
             "if False:",
         ),
     ),

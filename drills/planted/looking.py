@@ -149,6 +149,6 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a request that is not marked as waited for",
         4,
         f"{ENDS}::test_every_request_of_many_returns_its_own_value",
-        Edit("protocol.put:Put.document", "self.awaited or None", "None"),
+        Edit("protocol.put:Put.document", "self.awaited or self.needed or None", "None"),
     ),
 )

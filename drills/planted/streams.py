@@ -16,7 +16,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_wait.py::test_a_wait_ends_when_a_job_is_released[async]",
         Edit(
             "protocol.operations.events:stream_pipeline",
-            '{"$match": {"$or": [whole, part, bell]}}',
+            '{"$match": {"$or": [whole, part, bell, *([waits] if dependents else [])]}}',
             '{"$match": whole}',
         ),
         Edit(
@@ -42,8 +42,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "unit/test_operations.py::test_an_event_passes_only_for_our_queues_or_if_it_does_not_say",
         Edit(
             "protocol.operations.events:stream_pipeline",
-            '"fullDocument.queue": one_of(queues),\n',
-            "\n",
+            '"fullDocument.queue": one_of(queues),\n        "fullDocument.state": {',
+            '"fullDocument.state": {',
         ),
     ),
     PlantedFault(

@@ -603,7 +603,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_an_error_without_room_is_written_without_its_message[blocking]",
         Edit(
             "queue.ends:Ends._end",
-            "result = yield from self._end_shortened(record, command, error)",
+            "yield from self._end_shortened(record, command, error)",
             "raise",
         ),
     ),

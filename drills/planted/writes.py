@@ -176,7 +176,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_shared_puts.py::test_what_may_meet_another_job_shares_no_write",
         Edit(
             "queue.asynchronous:AsyncMongoQueue._put",
-            "session is None and not put.may_exist and",
+            "session is None and put.is_plain and",
             "session is None and",
         ),
     ),

@@ -36,7 +36,7 @@ from ..stream.verdict import change_of
 from ..stream.watcher import Watcher
 from ..worker.handler import fairness_of, share_slots
 from ..worker.partition import Partition
-from ..worker.scheduler import Expiries, Timers
+from ..worker.scheduler import Expiries, HeldBack, Timers
 from ..worker.worker import Worker, settings_of
 from .members import Members
 from .messages import Asked, Bell, Broken, Buried, Opened, Refused, Tick
@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 
 EXPIRED_AGAIN = 5.0
 """Seconds until another member is asked to end what has expired, while there is some."""
+HELD_BACK_AGAIN = 30.0
+"""Seconds between two looks at jobs that wait for others, while there are some."""
 
 
 class Dispatcher:
@@ -91,6 +93,7 @@ class Dispatcher:
         metrics = Metrics(self._registry)
         self._timers = Timers(store, queues, metrics)
         self._expiries = Expiries(store, queues, self._have_one_expire)
+        self._held_back = HeldBack(store, queues, HELD_BACK_AGAIN, metrics)
         self._watcher = Watcher(
             store.jobs.with_options(codec_options=RAW),
             queues,
@@ -139,6 +142,7 @@ class Dispatcher:
             tasks.start_soon(self._partition.run)
             tasks.start_soon(self._timers.run)
             tasks.start_soon(self._expiries.run)
+            tasks.start_soon(self._held_back.run)
             tasks.start_soon(self._waiting.run)
             tasks.start_soon(self._tick)
             tasks.start_soon(self._members.run)
@@ -307,6 +311,9 @@ class Dispatcher:
             self._have_one_look()
         if change.asked:  # any of them may hold it, whether it has a free slot or not
             self._members.broadcast(Asked(asked=True))
+        if change.waits:
+            self._store.needless = False
+            self._held_back.note()
 
     def _note_buried(self, reason: BuryReason, count: int) -> None:
         self._buried[reason] += count

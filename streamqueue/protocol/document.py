@@ -15,6 +15,10 @@ default, so any program may insert ``{queue, state: "ready", payload}`` and noth
     keep                                             seconds, while it was put with one
     expires_at                                       while it was put with one
     awaited                                          true while somebody waits for its end
+    after, if_parent_fails                           while it was put with them
+    delay                                            seconds, while it waits for its parents
+    needed                                           since when, while others come after it
+    kept_until                                       its removed_at once it is not needed any more
     schedule, tick                                   while a schedule has put it
     group                                            while it was put with one
     slots                                            while running: one of each limit it is under
@@ -48,6 +52,7 @@ from bson.timestamp import Timestamp
 from ..durations import shown
 from ..errors import ConfigurationError
 from .stored import date_of as _date
+from .stored import list_in as _list
 from .stored import seconds_in as _seconds
 from .stored import text_in as _text
 from .stored import texts_in as _texts
@@ -100,7 +105,12 @@ def id_key(job_id: object) -> object:
     """Return what an id can be looked up by, the same however it was decoded, whatever it is."""
     if type(job_id) is ObjectId:
         return job_id
-    return repr(Binary.from_uuid(job_id) if isinstance(job_id, UUID) else job_id)
+    return repr(bare_id(job_id))
+
+
+def bare_id(job_id: Any) -> Any:
+    """Return the same id as ``BARE_CODEC`` decodes it, which takes no other."""
+    return Binary.from_uuid(job_id) if isinstance(job_id, UUID) else job_id
 
 
 def ids_meant(value: object) -> list[Any]:
@@ -213,12 +223,13 @@ def encode_fields(
             to run later has no place in the order yet: it joins its group when it is due.
     """
     later = run_at is not None and run_at > now
+    waits = settings.get("waits_for") is not None  # it has its place when it waits no more
     fields: dict[str, Any] = {
         "v": VERSION,
         "queue": queue,
-        "state": "scheduled" if later else "ready",
+        "state": "waiting" if waits else "scheduled" if later else "ready",
         "priority": priority,
-        "seq": UNNUMBERED,
+        **({} if waits else {"seq": UNNUMBERED}),
         "run_at": run_at if later else settings.get("tick") or now,
         "created_at": now,
         "attempts": 0,
@@ -283,6 +294,8 @@ class JobRecord:
     tick: datetime | None = None
     group: str | None = None
     slots: Sequence[str] = ()
+    after: Sequence[Any] = ()
+    needed: bool = False
 
     @property
     def stays(self) -> bool:
@@ -330,6 +343,8 @@ class JobRecord:
             holds_on=get("unique_until") is not None,
             group=_text(get("group")),
             slots=_texts(get("slots")),
+            after=_list(get("after")),
+            needed=get("needed") is not None,
         )
 
 

@@ -11,16 +11,18 @@ from bson import ObjectId
 from .. import options
 from ..durations import point_in_time, seconds, seconds_or_moment
 from ..errors import ConfigurationError
+from .dependencies import NO_PARENTS, check_parents
 from .document import new_document, object_id
 from .payload import encode_payload, split_priority
 from .trace import current_traceparent
 from .unique import NO_RULE, check_rule
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from bson.raw_bson import RawBSONDocument
 
+    from .dependencies import IfParentFails, Parents
     from .unique import KeyUntil, OnConflict, Unique, UniqueRule
 
 
@@ -48,6 +50,8 @@ class NewJob:
     unique_for: float | timedelta | None = None
     max_delay: float | timedelta | None = None
     group: str | None = None
+    after: Iterable[Any] | None = None
+    if_parent_fails: IfParentFails | None = None
     expires: float | timedelta | datetime | None = None
     keep: float | timedelta | None = None
 
@@ -58,6 +62,8 @@ class Put:
 
     Attributes:
         named: its id was given, so that it may be there already.
+        parents: the jobs that it comes after.
+        needed: others of the same call come after it.
         schedule: the name of the schedule that puts it, and `tick` the moment it is for.
     """
 
@@ -76,6 +82,8 @@ class Put:
     awaited: bool = False
     schedule: str | None = None
     tick: datetime | None = None
+    parents: Parents = NO_PARENTS
+    needed: bool = False
 
     @property
     def features(self) -> set[str]:
@@ -83,7 +91,8 @@ class Put:
         used = {
             "group": self.group is not None,
             "expires": self.expires is not None,
-            "keep": bool(self.keep),
+            "keep": bool(self.keep or self.parents.ids),
+            "after": bool(self.parents.ids),
         }
         return {name for name, is_used in used.items() if is_used}
 
@@ -102,8 +111,15 @@ class Put:
         """Whether a job with its id or its key may be there already."""
         return self.named or self.key is not None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is to be done for it but to insert it."""
+        return not (self.may_exist or self.parents.ids)
+
     def due(self, now: datetime) -> datetime | None:
-        """Return when it is to run; None for now."""
+        """Return when it is to run; None for now, or for as soon as its parents have ended."""
+        if self.parents.ids:
+            return self.run_at
         return now + timedelta(seconds=self.delay) if self.delay else self.run_at
 
     def expires_at(self, now: datetime) -> datetime | None:
@@ -135,10 +151,12 @@ class Put:
             group=self.group,
             expires_at=self.expires_at(now),
             keep=self.keep,
-            awaited=self.awaited or None,
+            awaited=self.awaited or self.needed or None,
+            needed=now if self.needed else None,
             schedule=self.schedule,
             tick=self.tick,
             **unique,
+            **self.parents.fields(self.delay),
         )
 
 
@@ -155,15 +173,19 @@ def check_put(
     unique_for: float | timedelta | None = None,
     max_delay: float | timedelta | None = None,
     group: str | None = None,
+    after: object = None,
+    if_parent_fails: str | None = None,
     expires: float | timedelta | datetime | None = None,
     keep: float | timedelta | None = None,
     job_id: object = None,
     awaited: bool = False,
     rule: UniqueRule = NO_RULE,
+    parents: Parents | None = None,
 ) -> Put:
     """Return the put, or raise PayloadError or ConfigurationError.
 
-    `rule` is what holds for its key unless the put says otherwise.
+    `rule` is what holds for its key unless the put says otherwise; `parents` is what it comes
+    after, checked before.
     """
     own_rule = check_rule(on_conflict, key_until, unique_for, max_delay)
     unique = own_rule.over(rule).of(key)
@@ -171,6 +193,13 @@ def check_put(
         own_rule.need_key()
     if delay is not None and run_at is not None:
         raise ConfigurationError("give delay or run_at, not both")
+    if parents is None:
+        parents = check_parents(after, if_parent_fails)
+    if parents.ids and unique.upserts:
+        raise ConfigurationError(
+            f"on_conflict={unique.on_conflict!r} does not go with after: whether the job that has "
+            "the key is to come after these is not said; leave out one of the two"
+        )
     if priority is None:
         payload, priority = split_priority(payload)
     return Put(
@@ -187,4 +216,5 @@ def check_put(
         expires=seconds_or_moment(expires, "expires"),
         keep=options.keep(keep),
         awaited=awaited,
+        parents=parents,
     )

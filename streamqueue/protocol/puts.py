@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bson import ObjectId
 
 from .. import options
 from ..durations import shown
 from ..errors import ConfigurationError
+from .dependencies import NO_PARENTS, check_parents, key_of, latest, parents_first
 from .document import encode_fields, join_document
 from .payload import encode_payload, split_priority
 from .put import NewJob, check_put
 from .unique import check_rule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from datetime import datetime, timedelta
 
     from bson.raw_bson import RawBSONDocument
 
+    from .dependencies import Parents
     from .put import Put
     from .unique import UniqueRule
 
@@ -63,6 +65,8 @@ class Puts:
         shared: the one whose settings are those of all that have none of their own.
         own: those that have, by their position.
         named: some of their ids were given.
+        parents: the ids of jobs that are there already, and that some of these come after.
+        depths: how many of these each comes after, one behind the other; of none that is none.
     """
 
     shared: Put
@@ -71,6 +75,24 @@ class Puts:
     priorities: list[int]
     own: dict[int, Put]
     named: bool
+    parents: Sequence[Any] = ()
+    depths: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def depend(self) -> bool:
+        """Whether some of them come after other jobs."""
+        return bool(self.parents or self.depths)
+
+    def plain_dependents(self) -> list[ObjectId]:
+        """Return the ids of those that do, and have no settings of their own."""
+        if not self.shared.parents.ids:
+            return []
+        return [job_id for at, job_id in enumerate(self.ids) if at not in self.own]
+
+    def all_parents(self) -> list[Any]:
+        """Return the ids of all jobs that some of them come after."""
+        among = [put.id for put in self.own.values() if put.needed]
+        return [*self.parents, *among]
 
     @property
     def features(self) -> set[str]:
@@ -91,19 +113,26 @@ class Puts:
         and those that are put by upserts. A key that both have is for the one that comes first."""
         upserted = {position: put for position, put in self.own.items() if put.upserts}
         if not upserted:
-            return [Run(False, range(len(self.ids)))]
+            return [Run(False, self._parents_first())]
         upserted_keys = {put.key for put in upserted.values()}
         both = any(
             put.key in upserted_keys
             for position, put in self.own.items()
             if put.key is not None and position not in upserted
         )
-        positions: Sequence[int] = range(len(self.ids))
+        positions: Sequence[int] = self._parents_first()
         if not both:
             positions = sorted(positions, key=upserted.__contains__)
         return [
             Run(upserts, list(part)) for upserts, part in groupby(positions, upserted.__contains__)
         ]
+
+    def _parents_first(self) -> Sequence[int]:
+        """Return all positions, of a job behind those of its parents: nobody is to see it and not
+        them."""
+        positions = range(len(self.ids))
+        depths = self.depths
+        return sorted(positions, key=lambda at: depths.get(at, 0)) if depths else positions
 
     @property
     def may_exist(self) -> bool:
@@ -119,6 +148,7 @@ class Puts:
             "group": shared.group,
             "expires_at": shared.expires_at(now),
             "keep": shared.keep,
+            **shared.parents.fields(shared.delay),
         }
         due = shared.due(now)
         fields = {
@@ -149,6 +179,8 @@ def check_puts(
     unique_for: float | timedelta | None = None,
     max_delay: float | timedelta | None = None,
     group: str | None = None,
+    after: object = None,
+    if_parent_fails: str | None = None,
     expires: float | timedelta | datetime | None = None,
     keep: float | timedelta | None = None,
 ) -> Puts | None:
@@ -164,6 +196,8 @@ def check_puts(
         run_at=run_at,
         max_attempts=max_attempts,
         group=group,
+        after=after,
+        if_parent_fails=if_parent_fails,
         expires=expires,
         keep=keep,
     )
@@ -201,7 +235,50 @@ def check_puts(
             put.id = ids[position]  # the jobs of one call run in its order
     if named and len(set(ids)) < len(ids):
         raise ConfigurationError("two of these jobs have the same job_id")
-    return Puts(shared, ids, encoded, priorities, own, named)
+    puts = Puts(shared, ids, encoded, priorities, own, named)
+    if shared.parents.ids or any(put.parents.ids for put in own.values()):
+        _sort_parents(puts)
+    return puts
+
+
+def _sort_parents(puts: Puts) -> None:
+    """Tell which of their parents are among them, and put those first; the others are to be there.
+
+    Raises:
+        ConfigurationError: jobs come after one another in a circle.
+    """
+    places = {puts.ids[at]: at for at, put in puts.own.items() if put.named}
+    among: dict[int, list[int]] = {}
+    elsewhere: dict[object, Any] = {}
+    for parents in {id(one): one for one in _all_parents(puts)}.values():
+        elsewhere.update((key_of(each), each) for each in parents.ids if each not in places)
+    for at, put in puts.own.items():
+        among[at] = [places[each] for each in put.parents.ids if each in places]
+    shared = [places[each] for each in puts.shared.parents.ids if each in places]
+    if shared:  # they are themselves among those that were to come after them
+        among = {at: among.get(at, shared) for at in range(len(puts.ids))}
+    ids = {at: puts.ids[at] for at in among}
+    depths = parents_first({ids[at]: [ids[one] for one in its] for at, its in among.items()})
+    puts.parents = list(elsewhere.values())
+    puts.depths = {at: depth for at in among if (depth := depths[ids[at]])}
+    for at, its in among.items():
+        for one in its:
+            parent = puts.own[one]
+            parent.needed = True
+            if parent.upserts:
+                raise ConfigurationError(
+                    f"job {parent.id}, which others of these come after, may not be put where "
+                    f"another job has its key: on_conflict={parent.unique.on_conflict!r} does not "
+                    "go with that"
+                )
+        if its and at in puts.own:
+            put = puts.own[at]
+            put.parents = put.parents._replace(witness=latest([ids[one] for one in its]))
+
+
+def _all_parents(puts: Puts) -> Iterable[Parents]:
+    yield puts.shared.parents
+    yield from (put.parents for put in puts.own.values())
 
 
 class _Keys:
@@ -249,7 +326,18 @@ def _check_new_job(
         expires=shared.expires if job.expires is None else job.expires,
         keep=shared.keep if job.keep is None else job.keep,
         job_id=job.job_id,
+        parents=_parents_of(job, shared.parents),
     )
+
+
+def _parents_of(job: NewJob, shared: Parents) -> Parents:
+    """Return what it comes after: what it says itself, and else what is said of all."""
+    if job.after is None and job.if_parent_fails is None:
+        return shared
+    if job.after is None and shared is not NO_PARENTS:
+        return shared._replace(rule=check_parents((), job.if_parent_fails).rule)
+    own = check_parents(job.after, job.if_parent_fails)
+    return own if job.if_parent_fails is not None else own._replace(rule=shared.rule)
 
 
 def _ids_after(first: ObjectId, count: int) -> list[ObjectId]:

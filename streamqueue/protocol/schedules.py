@@ -59,6 +59,7 @@ HIGHEST_LIMIT = 100_000
 PUT_SETTINGS = sorted(
     {*inspect.signature(check_put).parameters}
     - {"payload", "delay", "run_at", "job_id", "awaited", "rule", "max_delay"}
+    - {"after", "if_parent_fails", "parents"}
 )
 _NOT_TAKEN = {
     "delay": "a tick has its time; to start later, use offset= or spread=",
@@ -66,6 +67,8 @@ _NOT_TAKEN = {
     "session": "a tick is put in a transaction of its own",
     "job_id": "each tick has a job of its own",
     "max_delay": "it bounds delay=, which a tick does not take",
+    "after": "its jobs end only once, and ticks go on: let the job of a tick put what follows",
+    "if_parent_fails": "it goes with after=, which a tick does not take",
 }
 
 

@@ -132,6 +132,32 @@ SLOTS_INDEX: Mapping[str, Any] = IndexModel(
 ).document
 """The one by which no two running jobs have a slot of a limit in common. A slot cannot leak: it is
 in it exactly while its job runs."""
+# Two that begin with what a look asks for, and end with the ids, by which it goes on from one part
+# of the dependents to the next.
+AFTER_INDEX: Mapping[str, Any] = IndexModel(
+    [("after", ASCENDING), ("_id", ASCENDING)],
+    name="streamqueue_after",
+    partialFilterExpression={"after": {"$exists": True}, "state": {"$gte": "ready"}},
+).document
+"""The one by which the dependents of a parent are found that have not ended."""
+WITNESS_INDEX: Mapping[str, Any] = IndexModel(
+    [("waits_for.parent", ASCENDING), ("_id", ASCENDING)],
+    name="streamqueue_witness",
+    partialFilterExpression={"state": "waiting", "waits_for.parent": {"$exists": True}},
+).document
+"""The one by which those are found that wait for this parent in particular."""
+HELD_INDEX: Mapping[str, Any] = IndexModel(
+    [("queue", ASCENDING)],
+    name="streamqueue_held",
+    partialFilterExpression={"state": "waiting", "waits_for.failed": True},
+).document
+"""The one by which those are counted whose parents will not end unless somebody requeues one."""
+NEEDED_INDEX: Mapping[str, Any] = IndexModel(
+    [("queue", ASCENDING), ("needed", ASCENDING)],
+    name="streamqueue_needed",
+    partialFilterExpression={"needed": {"$exists": True}},
+).document
+"""The one by which parents are found that nobody may need any more."""
 FEATURE_INDEXES = {
     "key": (KEY_INDEX, RUNNING_KEY_INDEX),
     "keep": (REMOVED_INDEX,),
@@ -139,6 +165,7 @@ FEATURE_INDEXES = {
     "group": (GROUP_INDEX, DEAD_GROUP_INDEX),
     "limits": (SLOTS_INDEX,),
     "task limits": (TASK_INDEX,),
+    "after": (AFTER_INDEX, WITNESS_INDEX, HELD_INDEX, NEEDED_INDEX),
 }
 """Those that only a feature needs, by the feature."""
 
@@ -157,6 +184,7 @@ LAST_DATE = DatetimeMS(253_402_300_799_999)
 _DATES = (
     *("run_at", "created_at", "locked_at", "locked_until"),
     *("finished_at", "removed_at", "expires_at", "cancel_requested_at", "tick", "unique_until"),
+    *("needed", "kept_until"),
 )
 
 _FIELDS: dict[str, Any] = {
@@ -198,6 +226,10 @@ _IS_A_JOB: dict[str, Any] = {
             "key_until": {"enum": ["start"]},
             "group": {"bsonType": "string"},
             "slots": {"bsonType": "array", "items": {"bsonType": "string"}},
+            "after": {"bsonType": "array"},
+            "if_parent_fails": {"enum": ["cancel", "run", "hold"]},
+            "delay": {"bsonType": ["int", "long", "double"]},
+            "waits_for": {"bsonType": "object"},
             "seq": {"bsonType": "timestamp"},
             **{field: {"bsonType": "date"} for field in _DATES},
         },

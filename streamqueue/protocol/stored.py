@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..durations import LONGEST
 
@@ -36,6 +36,11 @@ def texts_in(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         return ()
     return tuple(one for one in value if type(one) is str)
+
+
+def list_in(value: object) -> tuple[Any, ...]:
+    """Return a stored list; empty for what is none."""
+    return tuple(value) if isinstance(value, list) else ()
 
 
 def date_of(value: object) -> datetime | None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pymongo.synchronous.client_session import ClientSession
     from pymongo.synchronous.collection import Collection
 
+    from ..protocol.dependencies import IfParentFails
     from ..protocol.put import NewJob, Put
     from ..protocol.unique import KeyUntil, OnConflict
 
@@ -128,6 +129,8 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLim
         unique_for: float | timedelta | None = None,
         max_delay: float | timedelta | None = None,
         group: str | None = None,
+        after: Iterable[Any] | None = None,
+        if_parent_fails: IfParentFails = "hold",
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -159,6 +162,9 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLim
             group: a text of 1 to 512 characters: what the job belongs to, such as a customer. Order
                 and limits can be per group. One that is put for later joins its group when it is
                 due. Needs an index.
+            after: ids of jobs that end first, which exist or come in the same ``put_many``.
+            if_parent_fails: when one is dead, cancelled or gone, ``"hold"`` (the default) waits for
+                a dead one to be requeued, else cancels it, as ``"cancel"`` does; or ``"run"`` it.
             max_attempts: how often the job may be claimed before it is dead; without it, whoever
                 claims the job decides: its handler, else the worker, or the queue object.
             expires: seconds (or a timedelta) from the put, or the moment (aware datetime), after
@@ -183,6 +189,7 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLim
             ConfigurationError: an argument out of its range, or a key without the index that keeps
                 keys unique. Nothing was put.
             DuplicateJob: the key is taken.
+            JobNotFound: a job of `after` is not there. Nothing was put.
             PyMongoError: the server; after a timeout or a lost connection the job may be there.
         """
         put = check_put(
@@ -196,6 +203,8 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLim
             unique_for=unique_for,
             max_delay=max_delay,
             group=group,
+            after=after,
+            if_parent_fails=if_parent_fails,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,
@@ -216,6 +225,8 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLim
         unique_for: float | timedelta | None = None,
         max_delay: float | timedelta | None = None,
         group: str | None = None,
+        after: Iterable[Any] | None = None,
+        if_parent_fails: IfParentFails = "hold",
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -251,6 +262,8 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLim
             unique_for=unique_for,
             max_delay=max_delay,
             group=group,
+            after=after,
+            if_parent_fails=if_parent_fails,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,

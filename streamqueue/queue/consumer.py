@@ -210,6 +210,7 @@ class Consumer:
         try:
             yield self._store.jobs.update_one(*command)
             self._store.buried("payload", 1)
+            yield self._store.tell_dependents([record.id])
             if record.lets_go:
                 self._look_for_held_back_soon()
         except PyMongoError as error:
@@ -266,7 +267,7 @@ class Consumer:
                             if self._settings.known_as_paused:  # what is stuck is not tried again
                                 due_in = max(due_in, PROMOTE_EVERY)
                             due_at = monotonic() + min(due_in, LONGEST_SLEEP)
-                            if self._some_wait or self._store.keyed:
+                            if self._some_wait or self._store.depended or self._store.keyed:
                                 due_at = min(due_at, self._held_back_at)
                             if self._held_by_rules:
                                 due_at = min(due_at, self._starts_at, monotonic() + RULED_EVERY)
@@ -329,7 +330,9 @@ class Consumer:
         self._held_back_at = monotonic() + self._options.timeout
         self._some_wait = False
         look = yield self._store.look_for_held_back(self._queues)
-        self._some_wait = self._some_wait or look.waiting > 0
+        # There may be many, for long, and who ends their parents tells them.
+        self._store.depended = self._store.depended or look.dependents > 0
+        self._some_wait = self._some_wait or look.waiting > look.dependents
         return int(look.let_through)
 
     def _look_for_held_back_soon(self) -> None:

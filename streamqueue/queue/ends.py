@@ -18,10 +18,14 @@ from ..protocol import operations
 from ..protocol.progress import QUIET, QUIET_SHARE, progress_of
 from ..protocol.result import encode_result
 from .flow import run
+from .info import RAW_JOBS
 from .lines import log_shortened
 from .outcome import End, write_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bson.raw_bson import RawBSONDocument
     from pymongo.synchronous.client_session import ClientSession
 
     from ..options import QueueOptions
@@ -52,8 +56,10 @@ class Ends:
             if (yield from self._remove(record, session)):
                 yield from self._make_room(record, session)
                 return
-            if not (yield self._store.jobs.find_one(wanted, {"_id": 1}, session=session)):
+            found = yield self._store.jobs.find_one(wanted, {"needed": 1}, session=session)
+            if not found:
                 raise LeaseLost(record.id)
+            record.needed = found.get("needed") is not None
         try:
             yield from self._done(record, encode_result(result), session)
             yield from self._make_room(record, session)
@@ -82,13 +88,18 @@ class Ends:
         return int((yield jobs.delete_one(wanted, session=session)).deleted_count)
 
     def _let_through(self, record: JobRecord, session: Any = None) -> Flow[None]:
-        """Let the job be claimed that waits for this one, which has ended; in the transaction by
-        which it does. (If it waits again it has its key, so that there is none.)"""
+        """Let the jobs be claimed that wait for this one, which has ended, and let its parents go;
+        in the transaction by which it ends. (If it waits again it has its key, so that nobody waits
+        for that.)"""
         for key in operations.keys_let_go([record]):
             if session is None:
                 yield self._store.let_through([key])
             else:
                 yield self._store.jobs.update_one(*operations.let_through(key), session=session)
+        if record.needed:
+            yield self._store.tell_dependents([record.id], session, needed=True)
+        if record.after and session is None:
+            yield self._store.release_of([record])
 
     def _make_room(self, record: JobRecord, session: Any = None) -> Flow[None]:
         """Let those start that were held back by a job which has ended. (For one that ends with a
@@ -104,12 +115,27 @@ class Ends:
         command = operations.done(record.id, record.token, result)
         command = operations.with_progress(command, record.unstored)
         try:
-            done = yield self._store.jobs.update_one(*command, session=session)
+            yield from self._end_held(record, command, session)
         except OperationFailure as error:
             if result is None or session is not None or not operations.is_refusal(error):
                 raise
             raise cannot_store(len(result.raw), error) from error
-        if not done.matched_count:
+
+    def _end_held(
+        self, record: JobRecord, command: operations.Update, session: Any = None
+    ) -> Flow[None]:
+        """Write an end. Somebody may have put a job meanwhile that comes after this one: whoever
+        ends it has to know."""
+        jobs = self._store.jobs
+        if not record.needed:
+            one = operations.if_unneeded(command)
+            if (yield jobs.update_one(*one, session=session)).matched_count:
+                return
+            needed = operations.if_needed(command.filter)
+            if not (yield jobs.find_one(needed, {"_id": 1}, session=session)):
+                raise LeaseLost(record.id)
+            record.needed = True
+        if not (yield jobs.update_one(*command, session=session)).matched_count:
             raise LeaseLost(record.id)
 
     def end(self, record: JobRecord, end: End) -> Flow[None]:
@@ -144,6 +170,14 @@ class Ends:
             record.asked = found is not None
         except PyMongoError:
             pass  # as it was, as far as is known
+
+    def parents(self, ids: Sequence[Any], whole: bool) -> Flow[Sequence[RawBSONDocument]]:
+        """Read some parents of a job."""
+        self._store.check_place()
+        found: list[RawBSONDocument] = yield self._store.find(
+            operations.results_of(ids, whole=whole), RAW_JOBS, committed=True
+        )
+        return found
 
     def _end_if_asked(self, record: JobRecord) -> Flow[None]:
         """Raise JobCancelled, and end the job, if it is known that somebody has asked for that."""
@@ -191,16 +225,14 @@ class Ends:
         if record.holds_on and not record.stays:
             command = operations.leaving_its_holder(command)
         try:
-            result = yield self._store.jobs.update_one(*command)
+            yield from self._end_held(record, command)
         except OperationFailure as error:
             if self._store.is_duplicate_job(error):
                 yield from self._superseded(record)
                 return
             if not operations.is_refusal(error):
                 raise
-            result = yield from self._end_shortened(record, command, error)
-        if not result.matched_count:
-            raise LeaseLost(record.id)
+            yield from self._end_shortened(record, command, error)
         yield from self._make_room(record)
 
     def _superseded(self, record: JobRecord) -> Flow[None]:
@@ -210,16 +242,16 @@ class Ends:
 
     def _end_shortened(
         self, record: JobRecord, command: operations.Update, refusal: OperationFailure
-    ) -> Flow[Any]:
+    ) -> Flow[None]:
         for smaller in operations.smaller(command):
             try:
-                result = yield self._store.jobs.update_one(*smaller)
+                yield from self._end_held(record, smaller)
             except OperationFailure as error:
                 if not operations.is_refusal(error):
                     raise
             else:
                 log_shortened(record, refusal)
-                return result
+                return
         raise refusal
 
 
@@ -256,3 +288,8 @@ class BlockingEnds:
 
     def progress(self, record: JobRecord, count: int | None, note: str | None) -> None:
         run(self._ends.progress(record, count, note))
+
+    def parents(
+        self, _record: JobRecord, ids: Sequence[Any], whole: bool
+    ) -> Sequence[RawBSONDocument]:
+        return run(self._ends.parents(ids, whole))

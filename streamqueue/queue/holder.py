@@ -6,11 +6,12 @@ call raises LeaseLost, and changes nothing, when the job is no longer held.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Sequence
 
+    from bson.raw_bson import RawBSONDocument
     from pymongo.asynchronous.client_session import AsyncClientSession
     from pymongo.synchronous.client_session import ClientSession
 
@@ -39,6 +40,12 @@ class Holder(Protocol):
         """Store the count and the note (None: keep the last one), now or with a later write, and
         renew the lease; with neither it is renewed now."""
 
+    def parents(
+        self, record: JobRecord, ids: Sequence[Any], whole: bool
+    ) -> Sequence[RawBSONDocument]:
+        """Return those of some parents of the job that are there, with their results, or whole, as
+        the majority has them."""
+
 
 class AsyncHolder(Protocol):
     """Writes what an :class:`~streamqueue.AsyncJob` says: as :class:`Holder`, to be awaited."""
@@ -54,3 +61,7 @@ class AsyncHolder(Protocol):
     def progress(
         self, record: JobRecord, count: int | None, note: str | None
     ) -> Awaitable[None]: ...
+
+    def parents(
+        self, record: JobRecord, ids: Sequence[Any], whole: bool
+    ) -> Awaitable[Sequence[RawBSONDocument]]: ...

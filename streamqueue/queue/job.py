@@ -13,6 +13,7 @@ from ..durations import seconds
 from ..errors import JobCancelled, LeaseLost, text_of
 from .flow import run, run_async
 from .outcome import End
+from .parents import AsyncParents, Parents
 from .view import JobView
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ class Job(JobView):
 
     __slots__ = ()
     _holder: Holder
+
+    @property
+    def parents(self) -> Parents:
+        """The jobs that it came after: their results, read as they are iterated over."""
+        return Parents(self._record, self._holder)
 
     def complete(self, result: Any = None, *, session: ClientSession | None = None) -> None:
         """Complete the job: it is removed from the queue, or kept as done with its result.
@@ -140,6 +146,11 @@ class AsyncJob(JobView):
 
     __slots__ = ()
     _holder: AsyncHolder
+
+    @property
+    def parents(self) -> AsyncParents:
+        """The jobs that it came after: their results, read as they are iterated over."""
+        return AsyncParents(self._record, self._holder)
 
     async def complete(
         self, result: Any = None, *, session: AsyncClientSession | None = None

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
-from ..errors import DuplicateJob
+from ..errors import DuplicateJob, JobNotFound
 from ..options import MAX_BATCH
 from ..protocol import operations
 from ..protocol.puts import PutIds
+from .dependencies import Dependents
 from .flow import in_transaction
 from .unique import Placed, UniquePuts, tell_of_wait
 
@@ -43,6 +44,7 @@ class Producer:
         self._name = name
         self._registry = registry
         self._unique = UniquePuts(store, name)
+        self._dependents = Dependents(store)
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -63,10 +65,38 @@ class Producer:
         if put.key is not None:
             yield self._store.require_key_index(self._name, build=build)
         yield from self._require(put.features, "put", build)
+        if put.parents.ids:
+            yield from self._prepare_parents(put, session)
         return put.document(self._name, self._store.clock.now())
+
+    def _prepare_parents(self, put: Put, session: Any) -> Flow[None]:
+        try:
+            yield from self._dependents.prepare(put, session)
+        except JobNotFound:
+            # It may have ended, and let them go, if this one is put again by its id.
+            if not (put.named and (yield from self._unique.known([put.id]))):
+                raise
 
     def put(self, put: Put, document: RawBSONDocument, session: Any) -> Flow[ObjectId]:
         """Put a job, or raise why it is not there for certain; return the id of the one that is."""
+        if put.parents.ids:
+            return (yield from self._put_dependent(put, document, session))
+        return (yield from self._put(put, document, session))
+
+    def _put_dependent(self, put: Put, document: RawBSONDocument, session: Any) -> Flow[ObjectId]:
+        try:
+            job_id = yield from self._put(put, document, session)
+        except DuplicateJob:
+            yield from self._dependents.release(put.parents.ids, session)
+            raise
+        yield from self.look_at(put, [put.id], session)
+        return job_id
+
+    def look_at(self, put: Put, ids: Sequence[ObjectId], session: Any) -> Flow[None]:
+        """Look how the parents of a put stand; by the ids of the jobs that it was."""
+        yield from self._dependents.look(put, ids, session)
+
+    def _put(self, put: Put, document: RawBSONDocument, session: Any) -> Flow[ObjectId]:
         if put.key is None:
             with self.counting:
                 yield from self._insert_one(put, document, session)
@@ -153,6 +183,8 @@ class Producer:
         if puts.keyed:
             yield self._store.require_key_index(self._name, build=build)
         yield from self._require(puts.features, "put_many", build)
+        if puts.depend:
+            yield from self._dependents.prepare_many(puts, session)
         return puts.documents(self._name, self._store.clock.now())
 
     def _require(self, features: Iterable[str], call: str, build: bool) -> Flow[None]:
@@ -166,6 +198,21 @@ class Producer:
     ) -> Flow[PutIds]:
         """Put jobs, in order; return their ids, or raise DuplicateJob for keys that are taken once
         the rest has been put."""
+        if not puts.depend:
+            return (yield from self._put_many(puts, documents, session))
+        try:
+            ids = yield from self._put_many(puts, documents, session)
+        except DuplicateJob:
+            if not in_transaction(session):  # it has ended
+                yield from self._dependents.look_at_many(puts, session)
+                yield from self._dependents.release(puts.parents, session)
+            raise
+        yield from self._dependents.look_at_many(puts, session)
+        return ids
+
+    def _put_many(
+        self, puts: Puts, documents: Sequence[Mapping[str, Any]], session: Any
+    ) -> Flow[PutIds]:
         ids: list[ObjectId | None] = list(puts.ids)
         existing: list[int] = []
         refused: list[int] = []
@@ -192,6 +239,8 @@ class Producer:
                     if there.holders and in_transaction(session):
                         break  # it has ended
                 else:
+                    if puts.depths:
+                        documents = [documents[position] for position in positions]
                     with self.metrics.timed("put"):
                         yield self._store.jobs.insert_many(documents, session=session)
                     counted["inserted"] += len(documents)

@@ -130,6 +130,8 @@ class Publisher:
             copies = yield from self._publish(put, session)
         for queue, result in copies.new.items():
             self._count(result, [queue])
+        if put.parents.ids:
+            yield from self._checks.look_at(put, list(copies.jobs.values()), session)
         self._checks.metrics.published(self._name, unread=not copies.jobs)
         return list(copies.jobs.values())
 

@@ -10,8 +10,9 @@ from anyio.lowlevel import checkpoint, current_token
 from .flow import run_async, shield
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Sequence
 
+    from bson.raw_bson import RawBSONDocument
     from pymongo.asynchronous.client_session import AsyncClientSession
 
     from ..protocol.document import JobRecord
@@ -51,3 +52,8 @@ class ShieldedEnds:
     async def progress(self, record: JobRecord, count: int | None, note: str | None) -> None:
         await run_async(self._ends.progress(record, count, note), shield())
         await checkpoint()  # most of them wait for nothing, and must not keep out all others
+
+    def parents(
+        self, _record: JobRecord, ids: Sequence[Any], whole: bool
+    ) -> Awaitable[Sequence[RawBSONDocument]]:
+        return run_async(self._ends.parents(ids, whole))

@@ -19,7 +19,7 @@ from .flow import run, run_async
 from .publisher import Publisher
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime, timedelta
 
     from bson import ObjectId
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pymongo.synchronous.client_session import ClientSession
     from pymongo.synchronous.collection import Collection
 
+    from ..protocol.dependencies import IfParentFails
     from ..protocol.unique import KeyUntil, OnConflict
 
 
@@ -123,6 +124,8 @@ class Topic:
         unique_for: float | timedelta | None = None,
         max_delay: float | timedelta | None = None,
         group: str | None = None,
+        after: Iterable[Any] | None = None,
+        if_parent_fails: IfParentFails = "hold",
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -171,6 +174,8 @@ class Topic:
             unique_for=unique_for,
             max_delay=max_delay,
             group=group,
+            after=after,
+            if_parent_fails=if_parent_fails,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,
@@ -272,6 +277,8 @@ class AsyncTopic:
         unique_for: float | timedelta | None = None,
         max_delay: float | timedelta | None = None,
         group: str | None = None,
+        after: Iterable[Any] | None = None,
+        if_parent_fails: IfParentFails = "hold",
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -320,6 +327,8 @@ class AsyncTopic:
             unique_for=unique_for,
             max_delay=max_delay,
             group=group,
+            after=after,
+            if_parent_fails=if_parent_fails,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,

@@ -14,7 +14,6 @@ import anyio
 import pymongo
 from anyio import CancelScope, Lock
 from anyio.lowlevel import current_token
-from bson import Timestamp
 from pymongo import ReturnDocument
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.read_concern import ReadConcern
@@ -25,12 +24,13 @@ from ..durations import milliseconds
 from ..errors import ForeignLoop
 from ..options import MAX_BATCH
 from ..protocol import foreign, operations
-from ..protocol.document import BARE_CODEC, CODEC
+from ..protocol.document import CODEC
 from .answered import answered_within
 from .collection import jobs_collection, settings_of
 from .flows import (
     changes,
     claims,
+    dependencies,
     head,
     held_back,
     rates,
@@ -41,12 +41,14 @@ from .flows import (
     timers,
     unique,
 )
+from .moments import ReadsOfMoments
 from .state import StoreState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
     from contextlib import AbstractContextManager
 
+    from bson import Timestamp
     from bson.codec_options import CodecOptions
     from pymongo import UpdateOne
 
@@ -75,7 +77,7 @@ def _driven(
     return method
 
 
-class AsyncStore(StoreState):
+class AsyncStore(StoreState, ReadsOfMoments):
     """The collection and the server's clock.
 
     Args:
@@ -122,6 +124,11 @@ class AsyncStore(StoreState):
     let_through = _driven(held_back.let_through)
     look_for_held_back = _driven(held_back.look_for_held_back)
     supersede = _driven(held_back.supersede)
+    tell_dependents = _driven(dependencies.tell_dependents)
+    look_at_dependents = _driven(dependencies.look)
+    look_at_requeued = _driven(dependencies.look_at_requeued)
+    release = _driven(dependencies.release)
+    release_of = _driven(dependencies.release_of)
     promote = _driven(timers.promote)
     reap = _driven(timers.reap)
     seconds_to_next = _driven(timers.seconds_to_next)
@@ -223,40 +230,18 @@ class AsyncStore(StoreState):
                 moment = session.operation_time
         return document, moment
 
-    async def find_committed(
-        self, command: operations.Find
-    ) -> tuple[list[dict[str, Any]], Timestamp]:
-        """Read what the majority has; return all of it, and the moment at which it was so."""
-        client = self.jobs.database.client
+    async def aggregate_committed(self, pipeline: operations.Pipeline, session: Any) -> list[Any]:
+        """Send an aggregation of what the majority has, or of what the session's transaction sees,
+        and return all of its answer."""
+        jobs = self._committed if session is None else self._raw
         with self.limit():
-            async with (
-                client.start_session(causal_consistency=False) as session,
-                self._committed.find(
-                    command.filter,
-                    command.projection,
-                    sort=command.sort,
-                    limit=command.limit,
-                    batch_size=abs(command.limit) or MAX_BATCH,
-                    session=session,
-                ) as cursor,
-            ):
-                found = list(map(self.read, await cursor.to_list()))
-                return found, session.operation_time or Timestamp(0, 0)
+            async with await jobs.aggregate(
+                pipeline, batchSize=MAX_BATCH, session=session
+            ) as cursor:
+                return list(map(self.read, await cursor.to_list()))
 
-    async def changed_between(
-        self, ids: Sequence[Any], first: Timestamp, last: Timestamp
-    ) -> list[Any]:
-        """Return the ids of those jobs that were written to after one moment and by another."""
-        after = Timestamp(first.time, first.inc + 1)
-        changed = []
-        with CancelScope(shield=True), self.limit():  # the read of a stream must not be cancelled
-            jobs = self._committed.with_options(codec_options=BARE_CODEC)
-            async with await jobs.watch(
-                operations.changes(ids, last), start_at_operation_time=after, max_await_time_ms=100
-            ) as stream:
-                while (event := await stream.try_next()) is not None:
-                    changed.append(event["documentKey"]["_id"])
-        return changed
+    async def _update_in(self, command: operations.Update, session: Any) -> None:
+        await self.jobs.update_many(*command, session=session)
 
     async def _command(self, document: operations.Document, limited: bool) -> dict[str, Any]:
         limit: AbstractContextManager[object] = self.limit() if limited else nullcontext()
@@ -381,6 +366,8 @@ class AsyncStore(StoreState):
 
 _ANSWERS: dict[type, Callable[..., Awaitable[Any]]] = {
     steps.Read: AsyncStore.find,
+    steps.Aggregate: AsyncStore.aggregate_committed,
+    steps.UpdateIn: AsyncStore._update_in,
     steps.Command: AsyncStore._command,
     steps.Hello: AsyncStore._hello,
     steps.ReadSettings: AsyncStore._read_settings,

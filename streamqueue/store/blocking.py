@@ -20,6 +20,7 @@ from .collection import jobs_collection, settings_of
 from .flows import (
     changes,
     claims,
+    dependencies,
     head,
     held_back,
     rates,
@@ -64,6 +65,7 @@ class Store(StoreState):
         self.jobs: Collection[Any] = jobs_collection(collection, Collection)
         self._raw = self.jobs.with_options(codec_options=foreign.RAW_CODEC)
         self._safe = self.jobs.with_options(read_concern=ReadConcern("majority"))
+        self._committed = self._raw.with_options(read_concern=ReadConcern("majority"))
         self._settings = settings_of(self.jobs)
         self._building = threading.RLock()  # a signal handler may put, too
 
@@ -91,6 +93,11 @@ class Store(StoreState):
     let_through = _driven(held_back.let_through)
     look_for_held_back = _driven(held_back.look_for_held_back)
     supersede = _driven(held_back.supersede)
+    tell_dependents = _driven(dependencies.tell_dependents)
+    look_at_dependents = _driven(dependencies.look)
+    look_at_requeued = _driven(dependencies.look_at_requeued)
+    release = _driven(dependencies.release)
+    release_of = _driven(dependencies.release_of)
     promote = _driven(timers.promote)
     reap = _driven(timers.reap)
     seconds_to_next = _driven(timers.seconds_to_next)
@@ -173,6 +180,16 @@ class Store(StoreState):
             )
             return document, session.operation_time
 
+    def aggregate_committed(self, pipeline: operations.Pipeline, session: Any) -> list[Any]:
+        """Send an aggregation of what the majority has, or of what the session's transaction sees,
+        and return all of its answer."""
+        jobs = self._committed if session is None else self._raw
+        with jobs.aggregate(pipeline, batchSize=MAX_BATCH, session=session) as cursor:
+            return list(map(self.read, cursor))
+
+    def _update_in(self, command: operations.Update, session: Any) -> None:
+        self.jobs.update_many(*command, session=session)
+
     def _command(self, document: operations.Document, _limited: bool) -> dict[str, Any]:
         return self.jobs.database.command(document, codec_options=CODEC)
 
@@ -254,6 +271,8 @@ class Store(StoreState):
 
 _ANSWERS: dict[type, Callable[..., Any]] = {
     steps.Read: Store.find,
+    steps.Aggregate: Store.aggregate_committed,
+    steps.UpdateIn: Store._update_in,
     steps.Command: Store._command,
     steps.Hello: Store._hello,
     steps.ReadSettings: Store._read_settings,

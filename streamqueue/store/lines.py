@@ -133,6 +133,24 @@ def log_rules_refused(queue: str, error: ConfigurationError) -> None:
     )
 
 
+def log_dependents_left(error: Exception) -> None:
+    """Log that jobs that come after others may wait a while longer than these take."""
+    logger.warning(
+        "Dependents could not be looked at, and are looked for later: %s",
+        failure_name(error),
+        extra={"event": "left_waiting", **failure_facts(error)},
+    )
+
+
+def log_dependents_cancelled(count: int) -> None:
+    """Log that jobs were cancelled because of those that they come after."""
+    logger.warning(
+        "%d dependents are cancelled: a parent has failed, or is gone",
+        count,
+        extra={"event": "dependents_cancelled", "count": count},
+    )
+
+
 def log_superseded(job: Mapping[str, Any]) -> None:
     """Log that a job was ended instead of waiting again."""
     name = id_text(job["_id"])

@@ -41,6 +41,9 @@ class StoreState:
         write_limit: how long the server may work on a write for many.
         buried: told of jobs that are buried unseen, by the reason, and how many.
         keyed: a job was claimed here that lets go of its key then, so that others may wait for it.
+        depended: a job was put here that comes after others.
+        needless: nobody has used dependencies, as far as is known, so that no job is needed.
+        needed_before: where the look for parents that nobody needs goes on; None is the beginning.
         parked: told when a job waits for another one, or may.
         ruled: what is known of the queues that have rules; of others there is nothing.
         late: whether the last claim took longer than its lease, and its jobs were given back.
@@ -70,6 +73,9 @@ class StoreState:
         self.buried: Callable[[foreign.BuryReason, int], None] = lambda _reason, _count: None
         self.late = False
         self.keyed = False
+        self.depended = False
+        self.needless = False
+        self.needed_before: Any = None
         self.parked: Callable[[], None] = lambda: None
         self.ruled: dict[str, RuledQueue] = {}
         self.settings_refused = False
@@ -116,6 +122,7 @@ class StoreState:
 
     def recheck_indexes(self) -> None:
         """Make the next ``prepare()`` create the indexes again: the collection may be new."""
+        self.needless = False
         self.indexes.recheck()
         for ruled in self.ruled.values():
             ruled.checked = False

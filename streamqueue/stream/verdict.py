@@ -303,6 +303,7 @@ class Change(NamedTuple):
         asked: whoever runs it is to cancel it.
         expires_at: when it is too late to begin it, where the event says so.
         bell: it is of no job, but of the bell: the settings of a queue may have been changed.
+        waits: it was put to come after others.
     """
 
     job: Mapping[str, Any] | None = None
@@ -313,6 +314,7 @@ class Change(NamedTuple):
     asked: bool = False
     expires_at: datetime | None = None
     bell: bool = False
+    waits: bool = False
 
 
 def is_bell(event: Mapping[str, Any]) -> bool:
@@ -337,7 +339,8 @@ def change_of(event: Mapping[str, Any]) -> Change:
     if job is not None or "state" in fields:
         state = fields.get("state")
         ready, scheduled, runs = (state == each for each in ("ready", "scheduled", "running"))
-        return Change(job, ready, scheduled, run_at, runs, asked and runs, expires_at)
+        waits = state == "waiting"
+        return Change(job, ready, scheduled, run_at, runs, asked and runs, expires_at, waits=waits)
     touched = {*fields, *(update.get("removedFields") or ())}
     if "queue" in touched:
         ends = "locked_until" in touched

@@ -132,7 +132,7 @@ class Watcher:
         pipeline: operations.Pipeline | None = None,
     ) -> None:
         self._jobs = jobs
-        self._pipeline = pipeline or operations.stream_pipeline(queues)
+        self._pipeline = pipeline or operations.stream_pipeline(queues, dependents=True)
         self._listener = listener
         self._max_await = max_await
         self._metrics = metrics

@@ -33,7 +33,7 @@ from .execution.attempt import LEAST_TIME
 from .nearest import Nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from anyio.abc import TaskGroup
     from pymongo.asynchronous.client_session import AsyncClientSession
@@ -73,6 +73,7 @@ class Completer(Ends):
         self._limit = WriteLimit.of_lease(options.timeout)
         self._pause = Nearest()
         self._apart: TaskGroup | None = None
+        self._over: list[Attempt] = []  # for whose ends others may wait
 
     async def run(self) -> None:
         """Write completes for ever."""
@@ -157,19 +158,6 @@ class Completer(Ends):
             attempt.outcome = AttemptOutcome.COMPLETED
             await self._let_through(attempt)
 
-    async def _end_in(self, attempt: Attempt, result: object, session: AsyncClientSession) -> bool:
-        """Write the complete of a job in a session; return whether it was ours."""
-        wanted = operations.held(attempt.record.id, attempt.record.token)
-        jobs = self._store.jobs
-        if not attempt.kept:
-            if await self._remove(attempt, session):
-                return True
-            if not await jobs.find_one(wanted, {"_id": 1}, session=session):
-                return False
-            self._keep([attempt])
-        attempt.value = Result(result)
-        return bool((await jobs.update_one(*done(attempt), session=session)).matched_count)
-
     async def _renew_beside(self, attempt: Attempt, reason: PyMongoError) -> None:
         wanted = operations.held(attempt.record.id, attempt.record.token)
         sent = monotonic()
@@ -217,12 +205,6 @@ class Completer(Ends):
                 written = False
         return written
 
-    def _keep(self, attempts: Iterable[Attempt]) -> None:
-        """End these jobs by updates, since somebody waits for them."""
-        for attempt in attempts:
-            attempt.kept = True
-        self._store.indexes.want("keep")  # as whoever waits has wanted it, unless it may not
-
     def _not_too_large(self, kept: list[Attempt]) -> list[Attempt]:
         """Return as many of some jobs as can be in one write; the rest goes in the next."""
         total = 0
@@ -243,7 +225,7 @@ class Completer(Ends):
         spoils it, in parts."""
         sent = monotonic()
         limit = min(self._limit.seconds, time_left(*group))
-        ended, stay = None, group[0].kept
+        ended = None
         with CancelScope(shield=True):
             try:
                 with self._metrics.timed("complete"):
@@ -272,8 +254,9 @@ class Completer(Ends):
             self._keep(left.awaited)
             self._finished[:0] = left.awaited
             self._wake.set()
+        held = set(left.awaited)
         for attempt in group:
-            if attempt.kept is stay or attempt in left.lost:
+            if attempt not in held:
                 self._settle(attempt, lost=attempt in left.lost)
         return True
 
@@ -385,12 +368,22 @@ class Completer(Ends):
                 left.append(attempt)
         return left
 
+    async def _let_all_through(self) -> None:
+        """Do so for those that were ended together: how many they are, it is asked once for
+        whoever comes after them."""
+        await cancel_shielded_checkpoint()
+        ended, self._over = self._over, []
+        await self._let_through(*ended)
+
     def _settle(self, attempt: Attempt, *, lost: bool) -> None:
         attempt.ending = False
         if not lost and attempt.outcome is None:
             attempt.outcome = AttemptOutcome.COMPLETED
-        if not lost and attempt.record.lets_go and self._apart is not None:
-            self._apart.start_soon(self._let_through, attempt)
+        record = attempt.record
+        if not lost and (record.lets_go or record.needed or record.after) and self._apart:
+            if not self._over:
+                self._apart.start_soon(self._let_all_through)
+            self._over.append(attempt)
         attempt.value = NO_RESULT
         if attempt.settled is not None:
             attempt.settled.set()

@@ -153,6 +153,7 @@ class Delivery:
                 command = operations.discard(record.id, record.token, reason)
                 await self._store.jobs.update_one(*command)
                 await self._store.let_through(operations.keys_let_go([record]))
+                await self._store.tell_dependents([record.id])
         except PyMongoError as error:
             logger.warning(
                 "Job %s could not be buried: %s",

@@ -6,7 +6,7 @@ the server refuses for good is no doubt and not retried: it is written smaller, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 import pymongo
@@ -21,14 +21,17 @@ from ..metrics.series import AttemptOutcome
 from ..outage import LoggedOutage
 from ..protocol import operations
 from ..protocol.progress import QUIET, progress_of
+from ..protocol.result import Result
+from ..queue.info import RAW_JOBS
 from ..queue.lines import log_cancelled, log_refused, log_shortened
 from ..queue.outcome import write_of
 from ..store.write_limit import LONGEST_WRITE
 from .execution.attempt import LEAST_TIME
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from bson.raw_bson import RawBSONDocument
     from pymongo.asynchronous.client_session import AsyncClientSession
 
     from ..metrics.series import Metrics, Operation
@@ -133,6 +136,12 @@ class Ends:
         self._renewals.note(attempt.renew_at)
         attempt.registered.metrics.leases_renewed.inc()
 
+    async def parents(self, ids: Sequence[Any], whole: bool) -> list[RawBSONDocument]:
+        """Read some parents of a job."""
+        command = operations.results_of(ids, whole=whole)
+        found: list[Any] = await self._store.find(command, RAW_JOBS, committed=True)
+        return found
+
     def _check(self, attempt: Attempt) -> None:
         if attempt.lost or attempt.ending or attempt.outcome is not None:
             raise LeaseLost(attempt.record.id)
@@ -156,14 +165,21 @@ class Ends:
         tries = 0
         unknown: PyMongoError | None = None
         refused: PyMongoError | None = None
+        needed = attempt.record.needed  # whoever ends a job that others come after has to know
         superseded = False  # another job has its key, so this one cannot wait again
         smaller = iter(operations.smaller(command))
         try:
             while True:
                 limit = pymongo.timeout(time_left(attempt))
+                one = command if needed else operations.if_unneeded(command)
                 try:
                     with self._metrics.timed(operation), CancelScope(shield=True), limit:
-                        result = await self._store.jobs.update_one(*command)
+                        result = await self._store.jobs.update_one(*one)
+                        if not (result.matched_count or needed):
+                            needed = await self._is_needed(command.filter)
+                            if needed:
+                                attempt.record.needed = True
+                                continue
                 except PyMongoError as error:
                     if self._store.is_duplicate_job(error) and not superseded:
                         superseded = True
@@ -211,13 +227,24 @@ class Ends:
                 await self._store.remove_cancelled([attempt.record.id])
         await self._let_through(attempt)
 
-    async def _let_through(self, ended: Attempt) -> None:
-        """Let the job be claimed that waits for this one, which has ended. (If it waits again it
-        has its key, so that there is none.)"""
-        keys = operations.keys_let_go([ended.record])
-        if keys:
-            with CancelScope(shield=True):
+    async def _is_needed(self, wanted: operations.Document) -> bool:
+        """Return whether a job is held still, and there are others by now that come after it."""
+        return bool(await self._store.jobs.find_one(operations.if_needed(wanted), {"_id": 1}))
+
+    async def _let_through(self, *ended: Attempt) -> None:
+        """Let the jobs be claimed that wait for these, which have ended, and let their parents go.
+        (If one waits again it has its key, so that nobody waits for that.)"""
+        records = [attempt.record for attempt in ended]
+        keys = operations.keys_let_go(records)
+        needed = [record.id for record in records if record.needed]
+        dependents = [record for record in records if record.after]
+        with CancelScope(shield=True):
+            if keys:
                 await self._store.let_through(keys)
+            if needed:
+                await self._store.tell_dependents(needed, needed=True)
+            if dependents:
+                await self._store.release_of(dependents)
 
     async def _remove(self, attempt: Attempt, session: AsyncClientSession | None) -> int:
         """Remove a job that nobody keeps or awaits, or leave what holds its key; return whether
@@ -232,6 +259,31 @@ class Ends:
                 return 1
             wanted = operations.held_for_long_enough(wanted)
         return (await jobs.delete_one(wanted, session=session)).deleted_count
+
+    async def _end_in(self, attempt: Attempt, result: object, session: AsyncClientSession) -> bool:
+        """Write the complete of a job in a session; return whether it was ours."""
+        wanted = operations.held(attempt.record.id, attempt.record.token)
+        jobs = self._store.jobs
+        if not attempt.kept:
+            if await self._remove(attempt, session):
+                return True
+            if not await jobs.find_one(wanted, {"_id": 1}, session=session):
+                return False
+            self._keep([attempt])
+        attempt.value = Result(result)
+        if (await jobs.update_one(*done(attempt), session=session)).matched_count:
+            return True
+        needed = operations.if_needed(wanted)
+        if attempt.record.needed or not await jobs.find_one(needed, {"_id": 1}, session=session):
+            return False
+        attempt.record.needed = True
+        return bool((await jobs.update_one(*done(attempt), session=session)).matched_count)
+
+    def _keep(self, attempts: Iterable[Attempt]) -> None:
+        """End these jobs by updates, since somebody waits for them."""
+        for attempt in attempts:
+            attempt.kept = True
+        self._store.indexes.want("keep")  # as whoever waits has wanted it, unless it may not
 
     async def _note_if_committed(self, attempt: Attempt) -> None:
         """Note that a job is gone because the transaction was committed that completed it."""
@@ -251,13 +303,16 @@ class Ends:
         with pymongo.timeout(time_left(*attempts)):
             found = await self._store.find(command)
         tokens = {document["_id"]: document.get("lease") for document in found}
+        needed = {document["_id"] for document in found if document.get("needed") is not None}
         now = monotonic()
         left = Left(set(), [])
         for attempt in attempts:
             if attempt.record.id in tokens:
                 attempt.unknown = None  # no try has ended it
                 held = tokens[attempt.record.id] == attempt.record.token
-                if held and not attempt.kept:
+                found_needed = held and attempt.record.id in needed and not attempt.record.needed
+                attempt.record.needed = attempt.record.needed or found_needed
+                if held and (found_needed or not attempt.kept):
                     left.awaited.append(attempt)
                 else:
                     left.lost.add(attempt)
@@ -271,7 +326,8 @@ class Left(NamedTuple):
 
     Attributes:
         lost: attempts that hold their job no more.
-        awaited: attempts that hold it still: the delete has left it, since somebody waits for it.
+        awaited: attempts that hold it still: it was left, since somebody waits for it, or since it
+            has turned out only now that others come after it.
     """
 
     lost: set[Attempt]
@@ -285,7 +341,8 @@ def done(attempt: Attempt) -> operations.Update:
     """Return what completes a job that stays."""
     record = attempt.record
     command = operations.done(record.id, record.token, attempt.value.encoded())
-    return operations.with_progress(command, record.unstored)
+    command = operations.with_progress(command, record.unstored)
+    return command if record.needed else operations.if_unneeded(command)
 
 
 def is_storable(attempt: Attempt) -> bool:

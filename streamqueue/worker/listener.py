@@ -127,6 +127,9 @@ class WorkerListener:
             self._reaper.look()
         if change.asked:
             self._leases.look()
+        if change.waits:
+            self._store.needless = False
+            self._held_back.note()
 
     def asked(self) -> None:
         """Look whether a job that is held here is to be cancelled."""

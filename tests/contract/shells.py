@@ -22,6 +22,7 @@ from streamqueue import (
     AsyncTopic,
     Job,
     MongoQueue,
+    Parents,
     Schedules,
     Topic,
 )
@@ -36,15 +37,15 @@ class InThreads:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._target, name)
-        return partial(self._call, value) if inspect.ismethod(value) else value
+        return partial(self._call, value) if inspect.ismethod(value) else self._wrap(value)
 
     def __repr__(self) -> str:
         return repr(self._target)
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        jobs = iter(self._target)
-        while True:
-            yield await self._call(partial(next, jobs))
+        jobs, end = iter(self._target), object()
+        while (job := await self._call(partial(next, jobs, end))) is not end:
+            yield job
 
     async def __aenter__(self) -> Any:
         return await self._call(self._target.__enter__)
@@ -56,7 +57,7 @@ class InThreads:
         return self._wrap(await run_sync(partial(method, *args, **settings), limiter=self._threads))
 
     def _wrap(self, value: Any) -> Any:
-        if isinstance(value, (Job, MongoQueue)):
+        if isinstance(value, (Job, MongoQueue, Parents)):
             return InThreads(value, self._threads)
         return [self._wrap(item) for item in value] if type(value) is list else value
 

@@ -35,6 +35,7 @@ from .claims import *  # noqa: F403
 from .commands import *  # noqa: F403
 from .consumers import *  # noqa: F403
 from .deaths import *  # noqa: F403
+from .dependencies import *  # noqa: F403
 from .earlier import *  # noqa: F403
 from .events import *  # noqa: F403
 from .expiry import *  # noqa: F403

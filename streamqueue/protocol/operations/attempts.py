@@ -126,9 +126,10 @@ def _unneeded(wanted: Document) -> Document:
 
 
 def not_done(ids: Sequence[ObjectId]) -> Find:
-    """Those of some held jobs that no complete has ended, with their tokens, and whether somebody
-    has asked to cancel them. (What only holds a key has no state.)"""
-    fields = {"_id": 1, "lease": 1, "cancel_requested_at": 1}
+    """Those of some held jobs that no complete has ended, with their tokens, whether somebody has
+    asked to cancel them, and whether others come after them. (What only holds a key has no
+    state.)"""
+    fields = {"_id": 1, "lease": 1, "cancel_requested_at": 1, "needed": 1}
     return Find({"_id": one_of(ids), "state": {"$nin": ["done", None]}}, fields)
 
 

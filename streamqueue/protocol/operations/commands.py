@@ -33,6 +33,18 @@ class Find(NamedTuple):
     hint: Sequence[tuple[str, int]] | None = None  # the keys of the index to use
 
 
+def as_pipeline(command: Find) -> Pipeline:
+    """The same read as an aggregation."""
+    pipeline: Pipeline = [{"$match": command.filter}]
+    if command.sort:
+        pipeline.append({"$sort": dict(command.sort)})
+    if command.limit:
+        pipeline.append({"$limit": abs(command.limit)})
+    if command.projection:
+        pipeline.append({"$project": command.projection})
+    return pipeline
+
+
 def find_once(collection: str, command: Find) -> Document:
     """The same read as a command with one reply, and no cursor after it."""
     return {

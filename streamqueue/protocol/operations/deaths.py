@@ -10,7 +10,7 @@ from .commands import Document, Find, Pipeline, Update
 from .expressions import one_of_ids
 from .keys.holding import BARE_HOLDER, HELD_ANEW, holding_on, not_holding_on
 from .queues import of_queue
-from .transitions import IN_A_GROUP, LAST_IN, over
+from .transitions import IN_A_GROUP, IS_NEEDED, LAST_IN, over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,29 +33,39 @@ def requeue(
     wanted = {**of_queue(queue, "dead", "cancelled"), "_id": one_of_ids([job_id])}
     if died is not None:
         wanted |= {"state": "dead", "finished_at": {"$eq": died.get("finished_at")}}
+    again = "ready" if run_at is None else "scheduled"
+    moment = "$$NOW" if run_at is None else {"$literal": run_at}
     fields = {
-        "state": "ready",
+        "state": {"$cond": [_WAITED_FOR_PARENTS, "waiting", again]},
         "attempts": 0,
-        "run_at": "$$NOW",
+        "run_at": moment,
         "held_key": HELD_ANEW,
         **NOT_ENDED,
         **LAST_IN,
         **over(),
+        "waits_for": {"$cond": [_WAITED_FOR_PARENTS, "$waits_for", "$$REMOVE"]},
+        "if_parent_fails": {"$cond": [_WAITED_FOR_PARENTS, "run", "$if_parent_fails"]},
     }
     if run_at is not None:
-        fields |= {"state": "scheduled", "run_at": {"$literal": run_at}}
         # One that has not joined its group does so when it is due.
         fields["seq"] = {"$cond": [IN_A_GROUP, "$seq", LAST_IN["seq"]]}
+    fields["seq"] = {"$cond": [_WAITED_FOR_PARENTS, "$$REMOVE", fields["seq"]]}
     return Update(wanted, [{"$set": fields}])
+
+
+# It was cancelled before they had ended. Who puts it back knows how they stand, and wants it to run
+# when none is left to wait for.
+_WAITED_FOR_PARENTS: Document = {"$ne": [{"$type": "$waits_for.parent"}, "missing"]}
 
 
 NOT_ENDED: Document = dict.fromkeys(
     (
-        *("finished_at", "removed_at", "result", "awaited", "cancel_requested_at", "expires_at"),
-        "waits_for",
+        *("finished_at", "removed_at", "kept_until", "result", "cancel_requested_at"),
+        "expires_at",
     ),
     "$$REMOVE",
 )
+NOT_ENDED["awaited"] = {"$cond": [IS_NEEDED, True, "$$REMOVE"]}
 """Fields of an update that makes a job live again which had ended."""
 
 
@@ -107,7 +117,8 @@ class Deaths(NamedTuple):
 
 def dead_by_now(deaths: Deaths, limit: int = 0) -> Find:
     """The deaths of these jobs, the first of them first; 0 is all of them."""
-    return Find(deaths.filter(), {"_id": 1, "finished_at": 1}, [("finished_at", 1)], limit)
+    fields = {"_id": 1, "finished_at": 1, "needed": 1}
+    return Find(deaths.filter(), fields, [("finished_at", 1)], limit)
 
 
 def count_dead(deaths: Deaths, limit: int = 0) -> Pipeline:

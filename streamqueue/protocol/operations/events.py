@@ -27,7 +27,7 @@ ENDS_SOON = 1
 time of an event is cut to whole seconds (there is a finer one from 6.0 on only)."""
 
 
-def stream_pipeline(queues: Sequence[str]) -> Pipeline:
+def stream_pipeline(queues: Sequence[str], *, dependents: bool = False) -> Pipeline:
     """What the server filters and cuts before an event is sent: whatever makes work of a job.
 
     That is a job which is claimable or scheduled now, a change of what it is claimed by, a lease
@@ -37,6 +37,9 @@ def stream_pipeline(queues: Sequence[str]) -> Pipeline:
     attempts that leave nothing to claim. The bell does, which says that somebody has changed the
     settings of a queue.
 
+    With `dependents` a job passes too that is put to come after others: should whoever puts it die
+    before it has looked how these stand, somebody is to know of it.
+
     A plain update does not say whose job it was, nor, if it leaves the state alone, in which state
     it is; it is let through for any. ``_id`` must stay, or the stream cannot be resumed (error
     280).
@@ -45,6 +48,11 @@ def stream_pipeline(queues: Sequence[str]) -> Pipeline:
         "operationType": {"$in": ["insert", "replace"]},
         "fullDocument.queue": one_of(queues),
         "fullDocument.state": {"$in": [*_CLAIMABLE, "running"]},
+    }
+    waits = {
+        "operationType": "insert",
+        "fullDocument.queue": one_of(queues),
+        "fullDocument.state": "waiting",
     }
     part = {
         "operationType": "update",
@@ -58,7 +66,7 @@ def stream_pipeline(queues: Sequence[str]) -> Pipeline:
         # The server applies this to its oplog, before it makes events of it. What is left are
         # claimable jobs, renewals and edits by hand; to find out which in here as well would cost
         # half as much again for every write to any job (6.0.5).
-        {"$match": {"$or": [whole, part, bell]}},
+        {"$match": {"$or": [whole, part, bell, *([waits] if dependents else [])]}},
         {
             "$project": {
                 "operationType": 1,
@@ -99,6 +107,12 @@ _MAKES_WORK: Document = {
     "$or": [
         {"$in": ["$fullDocument.state", _CLAIMABLE]},
         {"$in": [f"${_UPDATED}.state", _CLAIMABLE]},
+        {
+            "$and": [
+                {"$eq": ["$operationType", "insert"]},
+                {"$eq": ["$fullDocument.state", "waiting"]},
+            ]
+        },
         {
             "$and": [
                 {"$eq": ["$fullDocument.state", "running"]},

@@ -94,15 +94,18 @@ def let_through(key: JobKey) -> Update:
         "task": {"$eq": key.task},
         "held_key": {"$eq": key.key},
         "state": str(State.WAITING),
+        **_NOT_FOR_PARENTS,
     }
     return Update(wanted, _LET_THROUGH)
 
 
 def let_these_through(ids: Sequence[Any]) -> Update:
     """Let these jobs be claimed, if they wait for another one."""
-    return Update({"_id": one_of_ids(ids), "state": str(State.WAITING)}, _LET_THROUGH)
+    wanted = {"_id": one_of_ids(ids), "state": str(State.WAITING), **_NOT_FOR_PARENTS}
+    return Update(wanted, _LET_THROUGH)
 
 
+_NOT_FOR_PARENTS: Document = {f"{WAITS_FOR}.parent": {"$exists": False}}
 # One that was given another time meanwhile waits for that.
 _IS_EARLY: Document = {"$and": [is_date("run_at"), {"$gt": ["$run_at", "$$NOW"]}]}
 # Only one that has a group may have no place: the first that is free, when it joins.
@@ -122,7 +125,9 @@ _LET_THROUGH: list[Document] = [
 def held_back(queues: Sequence[str], limit: int) -> Find:
     """Jobs of these queues that wait for another one."""
     wanted = {"queue": one_of(queues), "state": str(State.WAITING)}
-    return Find(wanted, {**_PLACE, WAITS_FOR: 1}, [("run_at", 1)], -limit, bare=True)
+    size = {"$size": {"$cond": [{"$isArray": "$after"}, "$after", []]}}
+    fields = {**_PLACE, WAITS_FOR: 1, "size": size}
+    return Find(wanted, fields, [("run_at", 1)], -limit, bare=True)
 
 
 def waits_for_key(job: Mapping[str, Any]) -> bool:

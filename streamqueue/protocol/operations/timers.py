@@ -74,6 +74,7 @@ def next_expiry(queues: Sequence[str] | None, limit: int = 1) -> Find:
 _JUDGED_BY = (
     *("_id", "queue", "attempts", "max_attempts", "allowed", "locked_by"),
     *("cancel_requested_at", "task", "key", "key_until", "unique_until", "keep", "kept", "slots"),
+    "after",
 )
 
 

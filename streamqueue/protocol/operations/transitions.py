@@ -63,14 +63,23 @@ def answered(ends: Document | bool = True) -> Document:
     return {"awaited": {"$cond": [waits, False, "$awaited"]}}
 
 
+IS_NEEDED: Document = {"$eq": [{"$type": "$needed"}, "date"]}
+"""An expression; whether the job is the parent of others, which may not have ended."""
+
+
 def kept(keep: float = 0) -> Document:
-    """A field of an update that makes a job done or cancelled: until when it stays. One that nobody
-    keeps or awaits has stayed long enough, unless it is needed to hold its key. `keep` is for one
-    of which nobody says."""
+    """Fields of an update that makes a job done or cancelled: until when it stays. One that nobody
+    keeps or awaits has stayed long enough, unless it is needed to hold its key. A parent stays for
+    as long as it is needed, and that time is for when it is not any more. `keep` is for one of
+    which nobody says."""
     needed = {"$cond": [{"$eq": ["$awaited", True]}, milliseconds(AWAITED_SECONDS), 0]}
     said = {"$multiply": [seconds_of("keep", seconds_of("kept", keep)), 1000]}
     until = {"$add": ["$$NOW", {"$max": [needed, said]}]}
-    return {"removed_at": {"$max": [until, {"$cond": [HOLDS_ON, "$unique_until", None]}]}}
+    until = {"$max": [until, {"$cond": [HOLDS_ON, "$unique_until", None]}]}
+    return {
+        "removed_at": {"$cond": [IS_NEEDED, "$$REMOVE", until]},
+        "kept_until": {"$cond": [IS_NEEDED, until, "$$REMOVE"]},
+    }
 
 
 KEPT = kept()

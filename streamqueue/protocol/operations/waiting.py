@@ -16,6 +16,9 @@ WAITING_STATES = ("ready", "scheduled", "waiting")
 """States of jobs that nobody holds, and that somebody will claim."""
 
 
+_FOR_PARENTS: Document = {"$ne": [{"$type": "$waits_for.parent"}, "missing"]}
+
+
 def that_waits(queue: str, job_id: Any) -> Document:
     """The filter for a job of a queue, if it waits."""
     return {
@@ -37,10 +40,14 @@ def rescheduled(
     if delay is not None or run_at is not None:
         moment = {"$literal": run_at} if delay is None else later(delay)
         is_later = {"$gt": [moment, "$$NOW"]}
+        in_time: Document = {"$cond": [is_later, "scheduled", "ready"]}
+        at_once = {"$cond": [is_later, LEFT, LAST_IN["seq"]]}
+        # What comes after others does so whatever its time.
         fields |= {
-            "state": {"$cond": [is_later, "scheduled", "ready"]},
+            "state": {"$cond": [_FOR_PARENTS, "$state", in_time]},
             "run_at": {"$cond": [is_later, moment, "$$NOW"]},
-            "seq": {"$cond": [is_later, LEFT, LAST_IN["seq"]]},
-            "waits_for": "$$REMOVE",
+            "seq": {"$cond": [_FOR_PARENTS, "$seq", at_once]},
+            "waits_for": {"$cond": [_FOR_PARENTS, "$waits_for", "$$REMOVE"]},
+            "delay": "$$REMOVE",
         }
     return [{"$set": fields}]

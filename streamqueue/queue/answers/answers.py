@@ -9,11 +9,12 @@ from ..flow import run, run_async
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
     from datetime import datetime, timedelta
 
     from bson import ObjectId
 
+    from ...protocol.dependencies import IfParentFails
     from ...protocol.put import Put
     from ...protocol.unique import KeyUntil, OnConflict
     from ..info import JobInfo
@@ -161,6 +162,8 @@ class BlockingAnswers:
         unique_for: float | timedelta | None = None,
         max_delay: float | timedelta | None = None,
         group: str | None = None,
+        after: Iterable[Any] | None = None,
+        if_parent_fails: IfParentFails = "hold",
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -187,6 +190,8 @@ class BlockingAnswers:
             unique_for=unique_for,
             max_delay=max_delay,
             group=group,
+            after=after,
+            if_parent_fails=if_parent_fails,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,
@@ -336,6 +341,8 @@ class AsyncAnswers:
         unique_for: float | timedelta | None = None,
         max_delay: float | timedelta | None = None,
         group: str | None = None,
+        after: Iterable[Any] | None = None,
+        if_parent_fails: IfParentFails = "hold",
         max_attempts: int | None = None,
         expires: float | timedelta | datetime | None = None,
         keep: float | timedelta | None = None,
@@ -362,6 +369,8 @@ class AsyncAnswers:
             unique_for=unique_for,
             max_delay=max_delay,
             group=group,
+            after=after,
+            if_parent_fails=if_parent_fails,
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,

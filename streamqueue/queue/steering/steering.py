@@ -120,6 +120,8 @@ class Steering:
         try:
             # In bulk, for the same reason as in Producer.insert().
             written = yield self._store.jobs.bulk_write([UpdateOne(*command)])
+            if written.modified_count:
+                yield self._store.look_at_requeued([job_id])
             return bool(written.modified_count)
         except BulkWriteError as error:
             (problem,) = operations.errors_of_each(error, 1)
@@ -136,6 +138,10 @@ class Steering:
         that was."""
         times = None if spread is None else spread.some(len(died))
         count, refused = yield self._store.requeue(self._name, died, times)
+        # Whether others come after them was read with them; but for those, nobody is to look.
+        needed = [one["_id"] for one in died if one.get("needed") is not None]
+        if needed:
+            yield self._store.look_at_requeued(needed)
         for job_id, error in refused:
             taken = self._store.is_duplicate_job(error)
             log_stays_dead(self._name, job_id, error, key_taken=taken)
@@ -157,7 +163,9 @@ class BlockingSteering:
     _steering: Steering
     _canceller: Canceller
 
-    def cancel(self, job_id: Any) -> Literal["cancelled", "asked"] | None:
+    def cancel(
+        self, job_id: Any, *, dependents: bool = False
+    ) -> Literal["cancelled", "asked"] | None:
         """End a job that waits, or have one that runs stopped.
 
         Returns ``"cancelled"`` when it waited, and has ended; ``"asked"`` when it runs: whoever
@@ -169,6 +177,8 @@ class BlockingSteering:
 
         Args:
             job_id: the id of a job, of the type that ``job.id`` has; for an ObjectId also its text.
+            dependents: cancel all that comes after it as well, and after that, in whatever queue,
+                also when it had ended. By default each goes by its `if_parent_fails`.
 
         Raises:
             ConfigurationError: `job_id` cannot be an id.
@@ -177,7 +187,7 @@ class BlockingSteering:
                 ExecutionTimeout after 5 seconds, when an open transaction has changed the job, as
                 one that completes it: nothing was changed, so call again.
         """
-        return run(self._canceller.cancel(ids_meant(job_id)))
+        return run(self._canceller.cancel(ids_meant(job_id), dependents))
 
     def reschedule(
         self,
@@ -253,7 +263,9 @@ class AsyncSteering:
     _steering: Steering
     _canceller: Canceller
 
-    async def cancel(self, job_id: Any) -> Literal["cancelled", "asked"] | None:
+    async def cancel(
+        self, job_id: Any, *, dependents: bool = False
+    ) -> Literal["cancelled", "asked"] | None:
         """End a job that waits, or have one that runs stopped.
 
         Returns ``"cancelled"`` when it waited, and has ended; ``"asked"`` when it runs: whoever
@@ -265,6 +277,8 @@ class AsyncSteering:
 
         Args:
             job_id: the id of a job, of the type that ``job.id`` has; for an ObjectId also its text.
+            dependents: cancel all that comes after it as well, and after that, in whatever queue,
+                also when it had ended. By default each goes by its `if_parent_fails`.
 
         Raises:
             ConfigurationError: `job_id` cannot be an id.
@@ -273,7 +287,7 @@ class AsyncSteering:
                 ExecutionTimeout after 5 seconds, when an open transaction has changed the job, as
                 one that completes it: nothing was changed, so call again.
         """
-        return await run_async(self._canceller.cancel(ids_meant(job_id)), shield())
+        return await run_async(self._canceller.cancel(ids_meant(job_id), dependents), shield())
 
     async def reschedule(
         self,

@@ -21,6 +21,7 @@ from ...protocol.document import id_key
 from ..given_up import Claim, GivenUp, merged, together
 from ..lines import log_claims_left, log_late, log_quarantined
 from .changes import change
+from .dependencies import tell_dependents
 from .held_back import park, supersede
 from .ruled import by_rules, take_ruled
 from .setting_up import prepare
@@ -202,6 +203,7 @@ def _quarantine(store: StoreState, job_id: Any, error: BaseException) -> Flow[No
         except OperationFailure as refusal:  # a validator that takes nothing
             store.unclaimable.refused(job_id, refusal)
             return
+    yield from tell_dependents(store, [job_id])
     log_quarantined(job_id, reason)
     store.buried("undecodable" if isinstance(error, BSONError) else "refused", 1)
 

@@ -15,6 +15,7 @@ from ..collection import UNAUTHORIZED
 from ..lines import log_buried
 from . import timers
 from .changes import change_each
+from .dependencies import tell_dependents
 from .steps import Command, Read
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ def _bury_odd(store: StoreState, ids: Sequence[Any], reason: foreign.BuryReason)
     bury = partial(operations.bury, message=text)
     count = yield from change_each(store, ids, bury, store.unclaimable, operations.quarantine)
     if count:
+        yield from tell_dependents(store, ids)
         log_buried(count, text)
         store.buried(reason, count)
 

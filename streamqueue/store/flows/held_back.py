@@ -17,6 +17,7 @@ from ...protocol import operations
 from ...protocol.document import id_key
 from ..lines import log_left_waiting, log_superseded
 from .changes import change, change_each, remove_cancelled
+from .dependencies import look_for_forgotten, look_for_orphans, release, tell_dependents
 from .steps import Read, Shielded, UpdateAndGet
 
 if TYPE_CHECKING:
@@ -97,24 +98,29 @@ class Look(NamedTuple):
     Attributes:
         let_through: how many waited for nobody any more.
         waiting: how many others there are.
+        dependents: how many of these wait for their parents.
     """
 
     let_through: int
     waiting: int
+    dependents: int = 0
 
 
 def look_for_held_back(store: StoreState, queues: Sequence[str]) -> Flow[Look]:
     """Let those jobs of the queues through that wait for no running one any more."""
-    let = waiting = 0
+    let = waiting = dependents = 0
     for part in operations.merged_parts(queues):
+        yield from look_for_forgotten(store, part)
         found = yield Read(operations.held_back(part, BATCH))
         if len(found) == BATCH:
             found = yield Read(operations.held_back(part, MOST))
         for start in range(0, len(found), BATCH):
             some = found[start : start + BATCH]
             done = yield from _let_through_of(store, some)
-            let, waiting = let + done, waiting + len(some) - done
-    return Look(let, waiting)
+            orphans = yield from look_for_orphans(store, some)
+            let, waiting = let + done + orphans, waiting + len(some) - done - orphans
+            dependents += sum(operations.witness_of(job) is not None for job in some) - orphans
+    return Look(let, waiting, dependents)
 
 
 def _let_through_of(store: StoreState, found: Sequence[dict[str, Any]]) -> Flow[int]:
@@ -140,5 +146,9 @@ def supersede(store: StoreState, wanted: operations.Document) -> Flow[bool]:
     log_superseded(ended)
     if (key := operations.job_key(ended)) is not None:
         yield from let_through(store, [key])
+    if ended.get("needed") is not None:
+        yield from tell_dependents(store, [ended["_id"]], needed=True)
     yield from remove_cancelled(store, [ended["_id"]])
+    if ended.get("after"):
+        yield from release(store, ended["after"])
     return True

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from bson.codec_options import CodecOptions
     from pymongo import UpdateOne
 
-    from ...protocol.operations import Document, Find, Update
+    from ...protocol.operations import Document, Find, Pipeline, Update
 
 Result = TypeVar("Result")
 Flow = Generator[NamedTuple, Any, Result]
@@ -26,6 +26,25 @@ class Read(NamedTuple):
     command: Find
     codec: CodecOptions[Any] | None = None
     committed: bool = False
+
+
+class Aggregate(NamedTuple):
+    """Send an aggregation of what the majority has; the answer is all of its documents, read so
+    that none can fail it.
+
+    Attributes:
+        session: of a transaction that it is part of; None for none.
+    """
+
+    pipeline: Pipeline
+    session: Any = None
+
+
+class UpdateIn(NamedTuple):
+    """Update the documents of a filter as part of a transaction."""
+
+    command: Update
+    session: Any
 
 
 class Command(NamedTuple):

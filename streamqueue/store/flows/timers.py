@@ -13,6 +13,7 @@ from ...clock import monotonic
 from ...protocol import operations
 from ...protocol.document import JobRecord
 from .changes import change_each, remove_cancelled
+from .dependencies import release_of, tell_dependents
 from .held_back import let_through, supersede
 from .settings import say_room
 from .steps import DeleteMany, Read
@@ -68,14 +69,17 @@ def reap(
             smaller = partial(command, note=False)
             superseded = partial(_supersede, store, reaped, group[0])
             reaped[group] += yield from change_each(store, ids, command, stuck, smaller, superseded)
+            if group[1] != "requeued":
+                yield from tell_dependents(store, ids)
             if group[1] == "cancelled":
                 yield from remove_cancelled(store, ids)
                 unkept = operations.unkept_holders(jobs)
                 yield from change_each(store, unkept, operations.cancelled_to_holders, stuck)
-        records = (JobRecord.from_document(job, max_attempts=0) for job in jobs)
+        records = [JobRecord.from_document(job, max_attempts=0) for job in jobs]
         yield from let_through(store, operations.keys_let_go(records))
         if any("slots" in job for job in jobs):  # (Of those that are dead no event tells.)
             yield from say_room(store)
+        yield from release_of(store, records)
     stuck.settle()
     return reaped
 
@@ -115,6 +119,8 @@ def expire(
             expired[queue] += yield from _expire(store, ids, keep_of(queue))
         if any("group" in document for document in jobs):
             yield from say_room(store)
+        records = [JobRecord.from_document(job, max_attempts=0) for job in jobs]
+        yield from release_of(store, records)
     stuck.settle()
     return expired
 
@@ -128,6 +134,8 @@ def _expire(store: StoreState, ids: Sequence[Any], keep: float | None) -> Flow[i
     command = partial(operations.expire, keep=keep)
     as_jobs = partial(command, as_jobs=True)
     ended = yield from change_each(store, ids, command, store.unexpirable, as_jobs)
+    if ended:
+        yield from tell_dependents(store, ids)
     if ended and not keep:  # somebody stood in the way of the delete, maybe
         yield from remove_cancelled(store, ids)
     return removed + ended
@@ -144,6 +152,7 @@ def expire_held(
     as_jobs = partial(operations.expire_held, tokens=tokens)
     ended = yield from change_each(store, ids, command, store.unexpirable, as_jobs)
     if ended:
+        yield from tell_dependents(store, ids)
         yield from remove_cancelled(store, ids)
     return ended
 

@@ -8,7 +8,7 @@ server counts from later, so it never gives the job away before that moment.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anyio.lowlevel import checkpoint
 
@@ -21,7 +21,10 @@ from ...queue.job import AsyncJob
 from ...queue.lines import facts, log_asked
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import anyio
+    from bson.raw_bson import RawBSONDocument
     from pymongo.asynchronous.client_session import AsyncClientSession
     from pymongo.errors import PyMongoError
 
@@ -51,6 +54,9 @@ class Ender(Protocol):
     async def progress(self, attempt: Attempt, *, renews: bool) -> None:
         """Write what was said of progress, or see to it that it is written when it may be; to renew
         the lease, write now."""
+
+    async def parents(self, ids: Sequence[Any], whole: bool) -> Sequence[RawBSONDocument]:
+        """Return those of some parents of a job that are there, with their results, or whole."""
 
 
 class Attempt:
@@ -211,6 +217,11 @@ class Attempt:
         if self.says(count, note):
             await self.write_progress(count, note)
         await checkpoint()  # most of them wait for nothing, and must not keep out all others
+
+    async def parents(
+        self, _record: JobRecord, ids: Sequence[Any], whole: bool
+    ) -> Sequence[RawBSONDocument]:
+        return await self._ender.parents(ids, whole)
 
     def says(self, count: int | None, note: str | None) -> bool:
         """Keep what its handler says of progress, in whichever thread; return whether

@@ -20,9 +20,10 @@ from anyio.lowlevel import current_token
 from ...errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from anyio.lowlevel import EventLoopToken
+    from bson.raw_bson import RawBSONDocument
 
     from ...protocol.document import JobRecord
     from ...queue.outcome import End
@@ -142,3 +143,9 @@ class FromThread:
     def progress(self, _record: JobRecord, count: int | None, note: str | None) -> None:
         if self._attempt.says(count, note):
             self._run(self._attempt.write_progress, count, note)
+
+    def parents(
+        self, record: JobRecord, ids: Sequence[Any], whole: bool
+    ) -> Sequence[RawBSONDocument]:
+        found: Sequence[RawBSONDocument] = self._run(self._attempt.parents, record, ids, whole)
+        return found

@@ -65,7 +65,7 @@ PLACED = {"state": 1, "held_key": 1}
 """What a put asks to be told of the job that is there once it was sent."""
 _NEW: Document = {"$eq": [{"$type": "$_id"}, "missing"]}
 """An expression of an upsert: there was nothing, and this is the document to be inserted."""
-_OF_EARLIER_PUTS = ("errors", "last_error", "progress", "note", "steps")
+_OF_EARLIER_PUTS = ("delay", "errors", "last_error", "progress", "note", "steps")
 
 
 def put_unique(queue: str, put: Put) -> Update:
