@@ -183,6 +183,9 @@ def _requeue_some(
     store: Store, deaths: Deaths, died: list[dict[str, Any]], progress: _Progress
 ) -> None:
     count, refused = store.requeue(deaths.queue, died)
+    needed = [one["_id"] for one in died if one.get("needed") is not None]
+    if needed:
+        store.look_at_requeued(needed)
     progress.changed += count
     for job_id, error in refused:
         reason = why_it_stays_dead(error, key_taken=store.is_duplicate_job(error))
@@ -212,6 +215,9 @@ def _purge_some(
         left = operations.purge_to_holders(deaths, died)
         purged += store.jobs.update_many(*left).modified_count
     store.say_room_in(deaths.queue)  # a group may have been held by one of them
+    needed = [one["_id"] for one in died if one.get("needed") is not None]
+    if needed:
+        store.tell_dependents(needed, needed=True)
     progress.changed += purged
 
 

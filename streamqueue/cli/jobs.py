@@ -11,6 +11,7 @@ from pymongo.errors import OperationFailure
 
 from ..errors import ConfigurationError, JobNotFound, StreamQueueError
 from ..options import QueueOptions
+from ..protocol.dependencies import IfParentFails
 from ..protocol.document import ids_of_text
 from ..protocol.operations import LISTED, stats_of
 from ..protocol.unique import KeyUntil, OnConflict, check_rule
@@ -72,6 +73,19 @@ PUT = (
     option("--keep", "how long it stays when done", type=number, metavar="SECONDS"),
 )
 """How jobs are put; :func:`put_settings` hands it on, but for the key."""
+AFTER = (
+    option(
+        "--after",
+        "the job with this ID ends first; may be repeated",
+        multiple=True,
+        metavar="ID",
+    ),
+    option(
+        "--if-parent-fails",
+        "when one of those is dead, cancelled or gone; default hold",
+        type=click.Choice(get_args(IfParentFails)),
+    ),
+)
 
 
 @command(
@@ -80,6 +94,7 @@ PUT = (
     QUEUE,
     JSON,
     *PUT,
+    *AFTER,
     example='streamqueue put \'{"to": "ada@example.org"}\' --queue emails --delay 60',
 )
 def put(options: Options) -> None:
@@ -94,6 +109,9 @@ def put(options: Options) -> None:
     of_key = key_settings(options)
     ids: list[ObjectId] = []
     with open_queue(options) as queue:
+        if options.after or options.if_parent_fails:
+            settings["after"] = _parents(queue, options) or None
+            settings["if_parent_fails"] = options.if_parent_fails or "hold"
         if len(payloads) == 1:
             ids.append(queue.put(payloads[0], **of_key, **settings))
         for start in range(0, len(payloads) if len(payloads) > 1 else 0, PUT_BATCH):
@@ -104,6 +122,21 @@ def put(options: Options) -> None:
         print(file=sys.stderr)
     texts = [str(job_id) for job_id in ids]
     show(options, texts, texts if len(texts) <= PUT_BATCH else [f"put {len(texts):,} jobs"])
+
+
+def _parents(queue: MongoQueue, options: Options) -> list[Any]:
+    """Return the ids that are meant, of whatever kind, in whichever queue."""
+    looking = Looking(queue._store, None)
+    queue._store.prepare()
+    found = []
+    for text in options.after:
+        try:
+            found.append(run(looking.first_of(ids_of_text(text), data=False)).id)
+        except JobNotFound:
+            raise StreamQueueError(
+                f"no job {text} to come after: it has ended and was not kept, or never was there"
+            ) from None
+    return found
 
 
 def key_settings(options: Options) -> dict[str, Any]:

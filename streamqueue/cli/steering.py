@@ -36,22 +36,25 @@ QUEUE = setting("--queue", "default: that of the ID, else default", metavar="NAM
     click.Argument(["job_id"], metavar="ID"),
     *WHERE,
     JSON,
+    option("--dependents", "and all that comes after it, in whatever queue", is_flag=True),
     example="streamqueue cancel 69f0c0ffee15900d5ea51de5",
 )
 def cancel(options: Options) -> None:
     """End the job with this ID, of any queue: at once if it waits; one that runs is stopped."""
     with open_database(options) as database:
-        result = _cancel(database, options.collection, options.job_id)
+        result = _cancel(database, options)
     show(options, {"id": options.job_id, "cancel": result}, [SAID[result]])
 
 
-def _cancel(database: Database[Any], collection: str, text: str) -> str | None:
+def _cancel(database: Database[Any], options: Options) -> str | None:
+    collection, text = options.collection, options.job_id
     for job_id in ids_of_text(text):
         find = operations.Find({"_id": {"$eq": job_id}}, {"queue": 1}, None, 1)
         for job in Store(database[collection]).find(find):
             if is_name(job.get("queue")):
                 try:
-                    return MongoQueue(database[collection], name=job["queue"]).cancel(job_id)
+                    queue = MongoQueue(database[collection], name=job["queue"])
+                    return queue.cancel(job_id, dependents=options.dependents)
                 except JobNotFound:
                     pass  # it has ended since, and is gone
     raise StreamQueueError(f"no job {text}")

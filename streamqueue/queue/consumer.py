@@ -330,7 +330,6 @@ class Consumer:
         self._held_back_at = monotonic() + self._options.timeout
         self._some_wait = False
         look = yield self._store.look_for_held_back(self._queues)
-        # There may be many, for long, and who ends their parents tells them.
         self._store.depended = self._store.depended or look.dependents > 0
         self._some_wait = self._some_wait or look.waiting > look.dependents
         return int(look.let_through)

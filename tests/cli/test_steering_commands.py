@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from bson import ObjectId
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import MongoQueue
@@ -146,3 +147,68 @@ def test_a_job_is_rescheduled_by_its_id(
         "scheduled",
         7,
     )
+
+
+def test_a_job_is_put_after_others_of_whatever_id_and_queue(
+    command: Any, jobs: Collection[Any]
+) -> None:
+    parents = [MongoQueue(jobs, name="emails").put({}), 7]
+    jobs.insert_one({"_id": 7, "queue": "default", "state": "ready", "payload": {}})
+    after = [word for parent in parents for word in ("--after", str(parent))]
+
+    [put] = command("put", "{}", *after, "--if-parent-fails", "run")
+
+    found = document(jobs, ObjectId(put))
+    stored = (found["state"], found["after"], found["if_parent_fails"])
+    assert stored == ("waiting", parents, "run")
+
+
+def test_a_job_is_not_put_after_one_that_is_not_there(
+    address: str, jobs: Collection[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["put", "{}", "--uri", address, "--after", "nothing"]) == 1
+
+    assert "no job nothing to come after" in capsys.readouterr().err
+    assert jobs.count_documents({}) == 0
+
+
+def test_a_job_is_cancelled_with_all_that_comes_after_it(
+    command: Command, jobs: Collection[Any]
+) -> None:
+    queue, emails = MongoQueue(jobs), MongoQueue(jobs, name="emails")
+    parent = queue.put({})
+    dependent = emails.put({}, after=[parent], if_parent_fails="run", keep=60)
+
+    said = command("cancel", str(parent), "--dependents")
+
+    assert said["cancel"] == "cancelled"
+    assert states(jobs, dependent) == ["cancelled"]
+
+
+def test_purging_a_dead_parent_is_told_to_what_comes_after_it(
+    command: Command, jobs: Collection[Any]
+) -> None:
+    queue = MongoQueue(jobs)
+    parent = queue.put({}, max_attempts=1)
+    dependent = queue.put({}, after=[parent], keep=60)
+    job: Any = queue.next()
+    job.error("oops")
+    held = states(jobs, dependent)
+
+    command("dead", "purge", "--yes")
+
+    assert (held, states(jobs, dependent)) == (["waiting"], ["cancelled"])
+
+
+def test_requeueing_a_dead_parent_is_told_to_what_comes_after_it(
+    command: Command, jobs: Collection[Any]
+) -> None:
+    queue = MongoQueue(jobs)
+    parent = queue.put({}, max_attempts=1)
+    dependent = queue.put({}, after=[parent])
+    job: Any = queue.next()
+    job.error("oops")
+
+    command("dead", "requeue", "--yes")
+
+    assert document(jobs, dependent)["waits_for"] == {"parent": parent}

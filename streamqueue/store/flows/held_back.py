@@ -98,7 +98,8 @@ class Look(NamedTuple):
     Attributes:
         let_through: how many waited for nobody any more.
         waiting: how many others there are.
-        dependents: how many of these wait for their parents.
+        dependents: how many of these wait for their parents: there may be many, and for long, and
+            who ends their parents tells them.
     """
 
     let_through: int
