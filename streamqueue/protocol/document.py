@@ -236,7 +236,7 @@ def encode_fields(
     }
     fields |= {name: value for name, value in settings.items() if value is not None}
     if later and "group" in fields:
-        del fields["seq"]
+        fields.pop("seq", None)
     return bson.encode(fields, codec_options=CODEC)[4:-1]
 
 

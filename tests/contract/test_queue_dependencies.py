@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -182,6 +183,32 @@ async def test_a_dependent_whose_key_is_let_go_of_waits_for_its_parents(
     await runs.complete()
 
     assert await state_of(queue, dependent) == "waiting"
+
+
+@pytest.mark.parametrize("later", [{}, {"run_at": datetime(2126, 5, 1, tzinfo=UTC)}])
+async def test_a_dependent_joins_its_group_when_it_is_let_run_and_due(
+    queue: Any, jobs: Collection[Any], later: dict[str, Any]
+) -> None:
+    _, dependent = await pair(queue, group="ada", **later)
+    before = document(jobs, dependent)
+    await complete_next(queue)
+
+    after = document(jobs, dependent)
+    assert ("seq" in before, "seq" in after) == (False, not later)
+    assert after["state"] == ("scheduled" if later else "ready")
+
+
+async def test_a_requeued_dependent_that_waits_again_is_in_no_order(
+    queue: Any, jobs: Collection[Any]
+) -> None:
+    parents = await queue.put_many([{}, {}])
+    dependent = await queue.put({}, after=parents, group="ada", keep=60)
+    await queue.cancel(parents[0])
+
+    await queue.requeue(dependent)
+
+    stored = document(jobs, dependent)
+    assert (stored["state"], "seq" in stored) == ("waiting", False)
 
 
 # failures
