@@ -1,4 +1,4 @@
-"""``streamqueue put``, ``get``, ``list``, ``stats``, ``pause``, ``resume`` and ``reap``."""
+"""``streamqueue put``, ``get``, ``list``, ``pause``, ``resume`` and ``reap``."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
-from pymongo.errors import OperationFailure
 
 from ..errors import ConfigurationError, JobNotFound, StreamQueueError
 from ..options import QueueOptions
 from ..protocol.dependencies import IfParentFails
 from ..protocol.document import ids_of_text
-from ..protocol.operations import LISTED, stats_of
+from ..protocol.operations import LISTED
 from ..protocol.unique import KeyUntil, OnConflict, check_rule
 from ..queue.flow import run
 from ..queue.looking import Looking
 from ..store.blocking import Store
-from ..store.collection import UNAUTHORIZED
-from .command import Options, command, option, setting
+from .command import Options, command, option
 from .connection import open_database, open_queue
 from .given import read_payloads
 from .options import JSON, QUEUE, WHERE, at_least_one, integer, number, time_limit
@@ -28,12 +26,9 @@ from .tables import columns, job_facts, job_lines, job_rows, show
 if TYPE_CHECKING:
     from bson import ObjectId
 
-    from ..queue.blocking import MongoQueue
     from ..queue.info import JobInfo
 
 PUT_BATCH = 1000
-MOST_PAUSED = 10_000
-"""Paused queues that are named, with jobs or without."""
 
 
 PUT = (
@@ -217,65 +212,6 @@ def list_jobs(options: Options) -> None:
     behind = "" if options.start_after is None else " behind that one"
     nothing = f"no {which} in queue {options.queue}{behind}"
     show(options, content, columns(rows) if found else [nothing])
-
-
-@command(
-    *WHERE,
-    setting("--queue", "default: every queue", metavar="NAME"),
-    JSON,
-    example="streamqueue stats --queue emails",
-)
-def stats(options: Options) -> None:
-    """Count the jobs of every queue, or of one, and say which are paused."""
-    if options.queue is not None:
-        _stats_of_one(options)
-        return
-    with open_database(options) as database:
-        store = Store(database[options.collection])
-        counts = run(Looking(store, None).counts())
-        paused = store.paused_queues(MOST_PAUSED)
-    names = sorted({*counts, *(paused or ())})
-    content: dict[str, dict[str, int | bool]] = {
-        name: {**stats_of(counts.get(name, {}))} for name in names
-    }
-    if paused is not None:
-        for name in names:
-            content[name]["paused"] = name in paused
-    show(options, content, columns(_table(content)) if content else ["no jobs in any queue"])
-
-
-def _stats_of_one(options: Options) -> None:
-    with open_queue(options) as queue:
-        stats: dict[str, int | bool] = {**queue.stats()}
-        lines = [f"{name:<10} {count:>10,}" for name, count in stats.items()]
-        paused = _is_paused(queue)
-    if paused is not None:
-        stats["paused"] = paused
-    if paused:
-        lines.append(f"{'paused':<10} {'yes':>10}")
-    show(options, stats, lines)
-
-
-def _table(stats: dict[str, dict[str, int | bool]]) -> list[list[str]]:
-    """Return a row for each queue, under a header."""
-    rows = [["QUEUE", *(name.upper() for name in next(iter(stats.values())))]]
-    for queue, counts in stats.items():
-        cells = [
-            ("yes" if count else "-") if isinstance(count, bool) else f"{count:,}"
-            for count in counts.values()
-        ]
-        rows.append([queue, *cells])
-    return rows
-
-
-def _is_paused(queue: MongoQueue) -> bool | None:
-    """Return whether a queue is paused; None if this user may not know."""
-    try:
-        return queue.is_paused()
-    except OperationFailure as error:
-        if error.code != UNAUTHORIZED:
-            raise
-        return None
 
 
 @command(*WHERE, QUEUE, JSON, example="streamqueue pause --queue emails")

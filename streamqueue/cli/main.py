@@ -35,7 +35,7 @@ HOMES = {
     "put": "jobs",
     "get": "jobs",
     "list": "jobs:list_jobs",
-    "stats": "jobs",
+    "stats": "monitor.stats",
     "pause": "jobs",
     "resume": "jobs",
     "limit": "limits",

@@ -15,7 +15,7 @@ from ..tracebacks import last_line
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ..exporter.counts import ConsumerCensus
+    from ..exporter.counts import ConsumerCensus, LimitCensus, QueueCensus
     from ..queue.info import JobInfo
     from .command import Options
     from .monitor.pulse import Pulse
@@ -118,11 +118,45 @@ def job_rows(found: Sequence[JobInfo], *, data: bool) -> list[list[str]]:
     return rows
 
 
+# limits
+
+
+def limit_text(limit: LimitCensus) -> str:
+    """Return how a limit stands: whose it is, how many of how many run, and what it holds back."""
+    return f"{_scope(limit)} {_use(limit)}{_saturated(limit)}"
+
+
+def _scope(limit: LimitCensus) -> str:
+    """Return whose jobs a limit counts together."""
+    if limit.task is None:
+        return limit.per
+    task = printable(limit.task)
+    return f"task {task}" if limit.per != "group" else f"group of {task}"
+
+
+def _use(limit: LimitCensus) -> str:
+    """Return how many of how many run, and how many may start in a time."""
+    uses = []
+    if limit.limit is not None:
+        uses.append(f"running {short(limit.running or 0)}/{short(limit.limit)}")
+    if limit.rate is not None:
+        uses.append(f"rate {limit.rate}")
+    return ", ".join(uses)
+
+
+def _saturated(limit: LimitCensus) -> str:
+    if not limit.saturated:
+        return ""
+    if limit.per == "queue" or (limit.per == "task" and limit.task is not None):
+        return " (saturated)"
+    return f" ({limit.saturated:,} saturated)"
+
+
 # the pulse
 
 WIDTH = 80
 NAME_WIDTH = 20
-MOST_QUEUES, MOST_CONSUMERS = 12, 10
+MOST_QUEUES, MOST_LIMITS, MOST_CONSUMERS = 12, 8, 10
 
 
 def pulse(title: str, now: Pulse) -> Iterator[str]:
@@ -169,12 +203,30 @@ def _queues(now: Pulse) -> Iterator[str]:
         yield "no queues yet"
     if paused:
         yield f"PAUSED: {', '.join(paused)}"
+    yield from _limits(queues)
     late = now.census.late_schedules.items()
     if late:
         each = ", ".join(f"{name} {length(seconds)}" for name, seconds in late)
         yield f"LATE SCHEDULES: {each}"
     if now.census.paused_schedules:
         yield f"PAUSED SCHEDULES: {', '.join(now.census.paused_schedules)}"
+
+
+def _limits(queues: Sequence[QueueCensus]) -> Iterator[str]:
+    """Yield a line for each limit, those that hold jobs back first, and what a dead job holds."""
+    found = [(queue.name, limit) for queue in queues for limit in queue.limits]
+    found.sort(key=lambda each: not each[1].saturated)
+    for name, limit in found[:MOST_LIMITS]:
+        yield f"LIMIT: {name_cell(name)} {limit_text(limit)}"
+    if len(found) > MOST_LIMITS:
+        yield f"and {len(found) - MOST_LIMITS} more limits"
+    for what, held in (
+        ("HELD GROUPS", [(queue.name, queue.held_groups or 0) for queue in queues]),
+        ("HELD DEPENDENTS", [(queue.name, queue.held_dependents) for queue in queues]),
+    ):
+        some = [f"{name} {short(count)}" for name, count in held if count]
+        if some:
+            yield f"{what}: {', '.join(some)}"
 
 
 def _consumers(now: Pulse) -> Iterator[str]:

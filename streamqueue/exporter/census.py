@@ -19,10 +19,12 @@ from ..clock import monotonic
 from ..names import INVALID, is_name, label_of
 from ..protocol import operations
 from ..protocol.document import BARE_CODEC, State
+from ..queue.flow import run_async
 from ..store.collection import UNAUTHORIZED, consumers_of, oplog_of, settings_of
 from . import queries, settings
 from .counts import Census, ConsumerCensus, QueueCensus
 from .discovery import MOST_FOREIGN, Walk
+from .limits import count_rules
 from .roll import Roll
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from pymongo.asynchronous.collection import AsyncCollection
 
+    from ..protocol.limits import Rules
     from ..store.asynchronous import AsyncStore
 
 logger = plain.logger("streamqueue.census")
@@ -43,8 +46,8 @@ DISCOVERY = 5.0
 """Seconds of these for finding which queues there are; the next one goes on from there."""
 MOST_RUNNING = 10_000
 """Running jobs of queues that are not known yet that are looked at; those of the others all are."""
-MOST_SUBSCRIBED = 2000
-"""Queues whose subscriptions are counted."""
+MOST_SET, MOST_SUBSCRIBED = 2000, 2000
+"""Queues whose pauses and limits are read, and whose subscriptions are counted."""
 MOST_HELD, MOST_HOLDERS = 100_000, 1000
 """Running jobs that are sorted by who holds them, and consumers known by that alone."""
 
@@ -70,8 +73,9 @@ class Surveyor:
         self._left_out_without = {
             self._consumers.name: "consumers are",
             self._oplog.name: "the window of the oplog is",
-            self._settings.name: "pauses, schedules and subscriptions are",
+            self._settings.name: "pauses, limits, schedules and subscriptions are",
         }
+        self._rules: Mapping[str, Rules] = {}
         self._roll = Roll()
         self._walks = [Walk(store, state) for state in queries.QUEUE_FIRST]
         self._tells_left_out = True
@@ -147,6 +151,10 @@ class Surveyor:
                     queue.overdue = row["count"]
                 case _:
                     queue.oldest_ready_age = max(queue.oldest_ready_age, row["age"] / 1000)
+        if (rules := self._rules.get(queue.name)) is not None:
+            counts = {"running": queue.running, "ready": queue.ready, "dead": queue.dead}
+            found = await run_async(count_rules(self._store, queue.name, rules, **counts))
+            queue.limits, queue.held_groups = found.limits, found.held_groups
 
     async def _count_foreign(self, census: Census) -> None:
         """Count the documents whose queue is no valid name, except the running ones."""
@@ -205,8 +213,13 @@ class Surveyor:
                 queue.slots += consumer.slots or 0
 
     async def _note_settings(self, census: Census) -> None:
+        def note_queues(census: Census, rows: Sequence[Mapping[str, Any]]) -> None:
+            settings.note_paused(census, rows)
+            self._rules = settings.rules_in(rows)
+
+        self._rules = {}
         for command, note in (
-            (operations.paused_queues(MAX_QUEUES), settings.note_paused),
+            (operations.queues_with_settings(MOST_SET), note_queues),
             (operations.schedules_late(), settings.note_schedules),
             (operations.subscriptions(MOST_SUBSCRIBED), settings.note_subscriptions),
         ):

@@ -16,11 +16,14 @@ from prometheus_client.registry import Collector
 from ..clock import monotonic
 from ..names import INVALID
 from .counts import Census
+from .limit_queries import MOST_GROUPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from prometheus_client.metrics_core import Metric
+
+    from .counts import QueueCensus
 
 CENSUS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -102,6 +105,49 @@ class StateMetrics(Collector):
             yield from own.collect()
 
 
+class _LimitFamilies:
+    """What is shown of limits: of each one its scope and, if it is for one task, that."""
+
+    def __init__(self) -> None:
+        labels = ("queue", "per", "task")
+        self._limit = GaugeMetricFamily(
+            "streamqueue_queue_limit",
+            "Jobs of a queue, or of each task or group of it, that may run at once in all "
+            "processes; 1 of each group where groups have an order.",
+            labels=labels,
+        )
+        self._running = GaugeMetricFamily(
+            "streamqueue_queue_limit_running",
+            "Jobs that run under such a limit; those of the fullest task or group, if it is of "
+            "each.",
+            labels=labels,
+        )
+        self._starts = GaugeMetricFamily(
+            "streamqueue_queue_limit_starts_per_second",
+            "Jobs of a queue, or of each task or group of it, that may start in a second in all "
+            "processes.",
+            labels=labels,
+        )
+        self._saturated = GaugeMetricFamily(
+            "streamqueue_queue_limit_saturated",
+            "1 while a limit has no room for a job that is ready, else 0; if it is of each task or "
+            f"group, how many have none, of the {MOST_GROUPS} fullest.",
+            labels=labels,
+        )
+        self.all = (self._limit, self._running, self._starts, self._saturated)
+
+    def add(self, queue: QueueCensus) -> None:
+        """Show the limits of a queue."""
+        for one in queue.limits:
+            labels = (queue.name, one.per, one.task or "")
+            if one.limit is not None:
+                self._limit.add_metric(labels, one.limit)
+                self._running.add_metric(labels, one.running or 0)
+            if one.rate is not None:
+                self._starts.add_metric(labels, one.rate.count / one.rate.seconds)
+            self._saturated.add_metric(labels, one.saturated)
+
+
 def _families(census: Census) -> Iterable[Metric]:
     jobs = GaugeMetricFamily(
         "streamqueue_queue_jobs", "Jobs of a queue, by state.", labels=("queue", "state")
@@ -143,6 +189,13 @@ def _families(census: Census) -> Iterable[Metric]:
         "Topics to which a queue subscribes.",
         labels=("queue",),
     )
+    limits = _LimitFamilies()
+    held_groups = GaugeMetricFamily(
+        "streamqueue_queue_held_groups",
+        "Groups of a queue with strict order whose ready jobs a dead one holds back; of no more "
+        f"than {MOST_GROUPS} that have a dead job.",
+        labels=("queue",),
+    )
     consumers = GaugeMetricFamily(
         "streamqueue_queue_consumers", "Live workers of a queue.", labels=("queue",)
     )
@@ -164,6 +217,9 @@ def _families(census: Census) -> Iterable[Metric]:
         if queue.has_schedules:
             late.add_metric((queue.name,), queue.schedules_late)
         subscriptions.add_metric((queue.name,), queue.subscriptions)
+        limits.add(queue)
+        if queue.held_groups is not None:
+            held_groups.add_metric((queue.name,), queue.held_groups)
         consumers.add_metric((queue.name,), queue.consumers)
         slots.add_metric((queue.name,), queue.slots)
     yield from (jobs, oldest, running, overdue, expired)
@@ -178,7 +234,7 @@ def _families(census: Census) -> Iterable[Metric]:
         value=census.left_out,
     )
     if census.knows_settings:
-        yield from (paused, late, subscriptions)
+        yield from (paused, late, subscriptions, *limits.all, held_groups)
     if census.consumers is not None:
         yield from (consumers, slots)
     if census.oplog_window is not None:

@@ -3,9 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..names import INVALID
 from ..protocol.document import State
+
+if TYPE_CHECKING:
+    from ..protocol.limits import Per, Rate
+
+
+@dataclass(slots=True)
+class LimitCensus:
+    """How one limit of a queue stands.
+
+    Attributes:
+        per: of which jobs it is: those of the queue, of each task or of each group.
+        task: the task that it is for; None for all.
+        limit: jobs that may run at once, or None.
+        rate: how many may start in a time, or None.
+        running: jobs that run under it; those of the fullest task or group, if each has as many.
+            None where it is no limit of those.
+        saturated: whether it has no room for a job that is ready, 1 or 0; how many tasks or groups
+            have none, if each has a limit.
+    """
+
+    per: Per
+    task: str | None = None
+    limit: int | None = None
+    rate: Rate | None = None
+    running: int | None = None
+    saturated: int = 0
+
+
+@dataclass(slots=True)
+class RulesCensus:
+    """How the rules of one queue stand.
+
+    Attributes:
+        limits: each of them; the order of groups is one, of each group a job at a time.
+        held_groups: groups with a dead job that holds back ready ones, where the order is strict;
+            None where it is not.
+    """
+
+    limits: list[LimitCensus] = field(default_factory=list)
+    held_groups: int | None = None
 
 
 @dataclass(slots=True)
@@ -33,6 +74,9 @@ class QueueCensus:
             have fired; 0 when none is overdue.
         has_schedules: whether there are such, which are not paused.
         subscriptions: topics to which it subscribes.
+        limits: how its limits stand.
+        held_groups: groups that a dead job holds; None where none may.
+        held_dependents: jobs that wait for a parent that is dead.
     """
 
     name: str
@@ -51,6 +95,9 @@ class QueueCensus:
     schedules_late: float = 0.0
     has_schedules: bool = False
     subscriptions: int = 0
+    limits: list[LimitCensus] = field(default_factory=list)
+    held_groups: int | None = None
+    held_dependents: int = 0
 
     def jobs(self) -> dict[str, int]:
         """Return how many jobs there are in each state."""
@@ -102,8 +149,8 @@ class Census:
             or paused, by name. All documents whose queue is no valid name are in one,
             ``(invalid)``, which is there when there are any.
         consumers: by name; None when the list may not be read.
-        knows_settings: whether it may be read which queues are paused, how late schedules are,
-            and who subscribes to topics.
+        knows_settings: whether it may be read which queues are paused or have limits, how late
+            schedules are, and who subscribes to topics.
         late_schedules: seconds since they should have fired, by name, the latest first.
         paused_schedules: their names.
         oplog_window: seconds from the oldest entry of the oplog to the newest, which is how long a

@@ -192,7 +192,7 @@ def running_elsewhere(queues: Sequence[str], limit: int) -> Pipeline:
     return [
         {"$match": {"state": State.RUNNING, "$expr": {"$not": [_is_one_of(queues)]}}},
         {"$limit": limit},
-        {"$group": {"_id": _short_text("$queue", LONGEST), **_HELD}},
+        {"$group": {"_id": short_text("$queue", LONGEST), **_HELD}},
     ]
 
 
@@ -202,7 +202,7 @@ def held_census(limit: int, rows: int) -> Pipeline:
     Reads the running jobs themselves, no more than so many; and the rows are bounded too, because
     ``locked_by`` is what anybody may have written. Rows with ``_id`` None: no text, or too long.
     """
-    by_holder = {"_id": _short_text("$locked_by", LONGEST_HOLDER), **_HELD}
+    by_holder = {"_id": short_text("$locked_by", LONGEST_HOLDER), **_HELD}
     return [
         {"$match": {"state": State.RUNNING}},
         {"$limit": limit},
@@ -216,7 +216,8 @@ def _is_one_of(queues: Sequence[str]) -> Document:
     return {"$in": ["$queue", {"$literal": list(queues)}]}
 
 
-def _short_text(value: str, longest: int) -> Document:
+def short_text(value: str, longest: int) -> Document:
+    """An expression: the value where it is a text of no more bytes than that, else null."""
     is_text = {"$eq": [{"$type": value}, "string"]}
     # (Bytes may be counted of what is no valid text, characters may not.)
     size = {"$strLenBytes": {"$cond": [is_text, value, ""]}}

@@ -1,4 +1,5 @@
-"""What the settings of a collection say of its queues: pauses, schedules, subscriptions to topics.
+"""What the settings of a collection say of its queues: pauses, rules, schedules, subscriptions to
+topics.
 
 Anybody who may pause a queue may have written anything there; what is not understood is left out.
 """
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..names import is_name
 from ..protocol.schedules import PREFIX as SCHEDULE
+from ..protocol.settings import QueueSettings
 from ..protocol.stored import seconds_in, text_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from ..protocol.limits import Rules
     from .counts import Census
 
     Rows = Iterable[Mapping[str, Any]]
@@ -27,8 +30,17 @@ MOST_NAMED = 100
 def note_paused(census: Census, rows: Rows) -> None:
     """Note which queues are paused."""
     for row in rows:
-        if is_name(row["_id"]):
+        if is_name(row["_id"]) and row.get("paused") is True:
             census.queue(row["_id"]).paused = True
+
+
+def rules_in(rows: Rows) -> dict[str, Rules]:
+    """Return the rules of those queues that have some. (Of one that has nothing else, neither jobs
+    nor consumers, there is nothing to be said.)"""
+    found = {
+        row["_id"]: QueueSettings.from_document(row).rules for row in rows if is_name(row["_id"])
+    }
+    return {name: rules for name, rules in found.items() if rules}
 
 
 def note_schedules(census: Census, rows: Rows) -> None:

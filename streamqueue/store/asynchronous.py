@@ -115,7 +115,7 @@ class AsyncStore(StoreState, ReadsOfMoments):
     requeue = _driven(changes.requeue)
     settings_of = _driven(settings.settings_of)
     is_paused = _driven(settings.is_paused)
-    paused_queues = _driven(settings.paused_queues)
+    queues_with_settings = _driven(settings.queues_with_settings)
     read_settings = _driven(settings.read_settings)
     change_settings = _driven(settings.change_settings)
     declare_rules = _driven(settings.declare_rules)
@@ -202,13 +202,20 @@ class AsyncStore(StoreState, ReadsOfMoments):
                 return list(map(self.read, found)) if command.bare else found
 
     async def aggregate(
-        self, pipeline: operations.Pipeline, codec: CodecOptions[Any] = CODEC
+        self,
+        pipeline: operations.Pipeline,
+        codec: CodecOptions[Any] = CODEC,
+        **options: Any,
     ) -> list[Any]:
-        """Send an aggregation and return all of its answer, decoded with `codec`."""
+        """Send an aggregation and return all of its answer, decoded with `codec`.
+
+        Args:
+            options: of the command, such as a ``hint``.
+        """
         jobs = self.jobs.with_options(codec_options=codec)
         with self.limit():
             async with await jobs.aggregate(
-                pipeline, allowDiskUse=True, batchSize=MAX_BATCH
+                pipeline, allowDiskUse=True, batchSize=MAX_BATCH, **options
             ) as cursor:
                 return await cursor.to_list()
 

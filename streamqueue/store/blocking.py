@@ -85,7 +85,7 @@ class Store(StoreState):
     requeue = _driven(changes.requeue)
     settings_of = _driven(settings.settings_of)
     is_paused = _driven(settings.is_paused)
-    paused_queues = _driven(settings.paused_queues)
+    queues_with_settings = _driven(settings.queues_with_settings)
     read_settings = _driven(settings.read_settings)
     change_settings = _driven(settings.change_settings)
     ring = _driven(settings.ring)
@@ -158,11 +158,18 @@ class Store(StoreState):
             return list(map(self.read, cursor) if command.bare else cursor)
 
     def aggregate(
-        self, pipeline: operations.Pipeline, codec: CodecOptions[Any] = CODEC
+        self,
+        pipeline: operations.Pipeline,
+        codec: CodecOptions[Any] = CODEC,
+        **options: Any,
     ) -> list[Any]:
-        """Send an aggregation and return all of its answer, decoded with `codec`."""
+        """Send an aggregation and return all of its answer, decoded with `codec`.
+
+        Args:
+            options: of the command, such as a ``hint``.
+        """
         jobs = self.jobs.with_options(codec_options=codec)
-        with jobs.aggregate(pipeline, allowDiskUse=True, batchSize=MAX_BATCH) as cursor:
+        with jobs.aggregate(pipeline, allowDiskUse=True, batchSize=MAX_BATCH, **options) as cursor:
             return list(cursor)
 
     def change_one(

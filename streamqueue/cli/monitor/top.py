@@ -120,6 +120,7 @@ def _in_colours(title: str, pulse: Pulse) -> Any:
             name = re.escape(tables.name_cell(queue.name))  # anybody may have chosen it
             drawn.highlight_regex(rf"(?m)^{name} .*$", colour)
     drawn.highlight_regex(r"(?m)^PAUSED( SCHEDULES)?:.*$", "yellow")
-    drawn.highlight_regex(r"(?m)^LATE SCHEDULES:.*$", "red")
+    drawn.highlight_regex(r"(?m)^LIMIT: .*[( ]saturated\)$", "yellow")
+    drawn.highlight_regex(r"(?m)^(LATE SCHEDULES|HELD (GROUPS|DEPENDENTS)):.*$", "red")
     drawn.highlight_regex(r"(?m) dead:.*$", "red")
     return drawn

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PLACE: Document = dict.fromkeys(("_id", "queue", "priority", "seq", *RULED_BY), 1)
-_JOINED: Document = {"$gt": UNNUMBERED}
+JOINED: Document = {"$gt": UNNUMBERED}
 
 
 def running_jobs(queues: Sequence[str]) -> Find:
@@ -37,7 +37,7 @@ def of_others(
         name["$nin"] = list(passed)
     index = GROUP_INDEX if field == "group" else TASK_INDEX
     return Find(
-        {"queue": {"$eq": queue}, field: name, "seq": _JOINED, "state": "ready"},
+        {"queue": {"$eq": queue}, field: name, "seq": JOINED, "state": "ready"},
         _PLACE,
         [(field, ASCENDING), ("seq", ASCENDING)],
         -limit,
@@ -56,7 +56,7 @@ def heads_of(jobs: str, queue: str, groups: Sequence[str]) -> Document:
         "queue": {"$eq": queue},
         "group": {"$gte": ""},
         "state": {"$gte": "ready"},
-        "seq": _JOINED,
+        "seq": JOINED,
     }
     return {
         "aggregate": f"{jobs}.settings",

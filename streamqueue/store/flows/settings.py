@@ -8,6 +8,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from ...errors import ConfigurationError
 from ...failures import failure_name
+from ...names import is_name
 from ...protocol import operations
 from ...protocol.settings import BELL, QueueSettings
 from ..collection import UNAUTHORIZED
@@ -64,15 +65,20 @@ def is_paused(store: StoreState, queue: str) -> Flow[bool]:
     return any(QueueSettings.from_document(document).paused for document in found)
 
 
-def paused_queues(_store: StoreState, limit: int) -> Flow[set[str] | None]:
-    """Return the names of paused queues, no more than so many; None if the user may not know."""
+def queues_with_settings(_store: StoreState, limit: int) -> Flow[dict[str, QueueSettings] | None]:
+    """Return the settings of the queues that have any, of no more than so many; None if the user
+    may not know."""
     try:
-        found = yield ReadSettings(operations.paused_queues(limit))
+        found = yield ReadSettings(operations.queues_with_settings(limit))
     except OperationFailure as error:
         if error.code != UNAUTHORIZED:
             raise
         return None
-    return {document["_id"] for document in found}
+    return {
+        document["_id"]: QueueSettings.from_document(document)
+        for document in found
+        if is_name(document["_id"])
+    }
 
 
 def read_settings(_store: StoreState, command: operations.Find) -> Flow[list[dict[str, Any]]]:

@@ -20,9 +20,15 @@ def settings_of(queues: Sequence[str]) -> Find:
     return Find({"_id": one_of(queues)}, dict.fromkeys(OBEYED, 1))
 
 
-def paused_queues(limit: int) -> Find:
-    """Which queues are paused, by name, but no more than so many."""
-    return Find({"_id": {"$type": "string"}, "paused": True}, {"_id": 1}, [("_id", 1)], limit)
+def queues_with_settings(limit: int) -> Find:
+    """What is stored of the queues of which anything is, by name, but of no more than so many."""
+    says: list[Document] = [
+        {"paused": True},
+        {"declared": {"$type": "object"}},
+        {"limits": {"$type": "array"}},
+    ]
+    wanted: Document = {"_id": {"$type": "string"}, "$or": says}
+    return Find(wanted, dict.fromkeys(OBEYED, 1), [("_id", 1)], limit)
 
 
 def pause(queue: str) -> Update:
