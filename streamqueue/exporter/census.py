@@ -8,6 +8,7 @@ second of the server's time. The ages are differences on the server's clock.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from ..queue.flow import run_async
 from ..store.collection import UNAUTHORIZED, consumers_of, oplog_of, settings_of
 from . import queries, settings
 from .counts import Census, ConsumerCensus, QueueCensus
-from .discovery import MOST_FOREIGN, Walk
+from .discovery import MOST_FOREIGN, NO_SUCH_INDEX, Walk
 from .limits import count_rules
 from .roll import Roll
 
@@ -48,6 +49,8 @@ MOST_RUNNING = 10_000
 """Running jobs of queues that are not known yet that are looked at; those of the others all are."""
 MOST_SET, MOST_SUBSCRIBED = 2000, 2000
 """Queues whose pauses and limits are read, and whose subscriptions are counted."""
+NO_DEPENDENTS_SECONDS = 60.0
+"""For so long they are not asked for again where no job has parents."""
 MOST_HELD, MOST_HOLDERS = 100_000, 1000
 """Running jobs that are sorted by who holds them, and consumers known by that alone."""
 
@@ -79,6 +82,7 @@ class Surveyor:
         self._roll = Roll()
         self._walks = [Walk(store, state) for state in queries.QUEUE_FIRST]
         self._tells_left_out = True
+        self._dependents_at = -math.inf  # when they are asked for again
 
     async def take(self) -> Census:
         """Count everything now. A queue that was there once stays for an hour, with zeros.
@@ -101,6 +105,8 @@ class Surveyor:
             chosen = self._roll.choose(names | set(census.queues) - {INVALID}, served, MAX_QUEUES)
             for name in chosen:
                 await self._count_queue(census.queue(name))
+            if any(census.queue(name).waiting for name in chosen):
+                await self._count_held_dependents(census)
             await self._count_foreign(census)
             if self._holders and census.consumers is not None:
                 await self._count_held(census.consumers)
@@ -155,6 +161,22 @@ class Surveyor:
             counts = {"running": queue.running, "ready": queue.ready, "dead": queue.dead}
             found = await run_async(count_rules(self._store, queue.name, rules, **counts))
             queue.limits, queue.held_groups = found.limits, found.held_groups
+
+    async def _count_held_dependents(self, census: Census) -> None:
+        """Count the jobs that wait for a dead parent; there is an index for those where any may."""
+        if monotonic() < self._dependents_at:
+            return
+        pipeline = queries.held_dependents()
+        try:
+            rows = await self._aggregate(pipeline, hint=queries.HELD_DEPENDENTS)
+        except OperationFailure as error:
+            if error.code != NO_SUCH_INDEX:
+                raise
+            self._dependents_at = monotonic() + NO_DEPENDENTS_SECONDS
+            return
+        for row in rows:
+            if is_name(row["_id"]):
+                census.queue(row["_id"]).held_dependents = row["count"]
 
     async def _count_foreign(self, census: Census) -> None:
         """Count the documents whose queue is no valid name, except the running ones."""

@@ -17,6 +17,7 @@ from ..clock import monotonic
 from ..names import INVALID
 from .counts import Census
 from .limit_queries import MOST_GROUPS
+from .queries import MOST_DEPENDENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -196,6 +197,12 @@ def _families(census: Census) -> Iterable[Metric]:
         f"than {MOST_GROUPS} that have a dead job.",
         labels=("queue",),
     )
+    held_dependents = GaugeMetricFamily(
+        "streamqueue_queue_held_dependents",
+        "Jobs that wait for a parent that is dead; of all queues no more than "
+        f"{MOST_DEPENDENTS} are counted.",
+        labels=("queue",),
+    )
     consumers = GaugeMetricFamily(
         "streamqueue_queue_consumers", "Live workers of a queue.", labels=("queue",)
     )
@@ -212,6 +219,7 @@ def _families(census: Census) -> Iterable[Metric]:
         oldest.add_metric((queue.name,), queue.oldest_ready_age)
         running.add_metric((queue.name,), queue.oldest_running_age)
         overdue.add_metric((queue.name,), queue.overdue)
+        held_dependents.add_metric((queue.name,), queue.held_dependents)
         expired.add_metric((queue.name,), queue.expired_leases)
         paused.add_metric((queue.name,), queue.paused)
         if queue.has_schedules:
@@ -222,7 +230,7 @@ def _families(census: Census) -> Iterable[Metric]:
             held_groups.add_metric((queue.name,), queue.held_groups)
         consumers.add_metric((queue.name,), queue.consumers)
         slots.add_metric((queue.name,), queue.slots)
-    yield from (jobs, oldest, running, overdue, expired)
+    yield from (jobs, oldest, running, overdue, expired, held_dependents)
     yield GaugeMetricFamily(
         "streamqueue_foreign_documents",
         "Documents whose queue is no valid name, so that nobody works on them; there may be more.",

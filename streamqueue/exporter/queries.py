@@ -237,6 +237,25 @@ _HELD: Document = {
 }
 
 
+MOST_DEPENDENTS = 10_000
+"""Jobs that wait for a dead parent that are counted."""
+
+
+def held_dependents() -> Pipeline:
+    """Count by queue the jobs that wait for a parent that is dead, :data:`MOST_DEPENDENTS` in all.
+    To be sent with :data:`HELD_DEPENDENTS` as its hint.
+
+    Rows ``{_id: <queue>, count}``.
+    """
+    wanted = {"queue": {"$gte": ""}, "state": State.WAITING, "waits_for.failed": True}
+    by_queue = {"$group": {"_id": short_text("$queue", LONGEST), "count": {"$sum": 1}}}
+    return [{"$match": wanted}, {"$limit": MOST_DEPENDENTS}, by_queue]
+
+
+HELD_DEPENDENTS = "streamqueue_held"
+"""The index that has them, and no other job; it is there where jobs have parents."""
+
+
 def end_of_oplog(direction: int) -> Find:
     """Find the oldest entry (1) of the oplog, or the newest one (-1)."""
     return Find({}, {"_id": 0, "ts": 1}, [("$natural", direction)], 1)
