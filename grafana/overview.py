@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from board import board, variable
 from glance import at_a_glance, in_numbers
+from held_back import held_back
 from panels import Json, heatmap, increase, quantile, rate, ratio, state_timeline, table, timeseries
 from series import (
     AGE_OF_COUNTS,
@@ -57,6 +58,7 @@ def overview() -> Json:
             "How late are we, and what takes the time?": latency(),
             "What flows in and out?": flow(),
             "Do schedules fire, do messages arrive, and what do keys hold back?": by_itself(),
+            "What do limits, groups and parents hold back?": held_back(),
             "What went wrong, and was it made good?": recovery(),
             "How is MongoDB, as we see it?": mongodb(),
         },

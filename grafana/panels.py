@@ -54,6 +54,11 @@ def state(series: str) -> str:
     return f"max by (queue) ({series})"
 
 
+def limit_state(series: str) -> str:
+    """Return the same of each limit of the queues."""
+    return f"max by (queue, per, task) ({series})"
+
+
 def quantile(share: float, histogram: str, by: str = "") -> str:
     """Return a quantile; nothing, rather than NaN, while nothing was observed."""
     metric, _, matchers = histogram.partition("{")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from panels import since, state
+from panels import limit_state, since, state
 
 WAIT = "streamqueue_job_wait_seconds{@queue}"
 DURATION = "streamqueue_job_duration_seconds{@queue}"
@@ -28,6 +28,12 @@ PAUSED = state("streamqueue_paused{@queue}")
 LATE_SCHEDULES = state("streamqueue_schedules_late_seconds{@queue}")
 SUBSCRIPTIONS = state("streamqueue_queue_subscriptions{@queue}")
 SLOTS = state("streamqueue_queue_slots{@queue}")
+HELD_GROUPS = state("streamqueue_queue_held_groups{@queue}")
+HELD_DEPENDENTS = state("streamqueue_queue_held_dependents{@queue}")
+LIMIT = limit_state("streamqueue_queue_limit{@queue}")
+UNDER_LIMIT = limit_state("streamqueue_queue_limit_running{@queue}")
+STARTS_PER_SECOND = limit_state("streamqueue_queue_limit_starts_per_second{@queue}")
+SATURATED = limit_state("streamqueue_queue_limit_saturated{@queue}")
 AGE_OF_COUNTS = since("max(streamqueue_state_last_success_timestamp_seconds{@job})")
 
 CONNECTED = "streamqueue_stream_connected{@job}"

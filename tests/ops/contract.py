@@ -8,8 +8,9 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from streamqueue.exporter.collector import StateMetrics
-from streamqueue.exporter.counts import Census, QueueCensus
+from streamqueue.exporter.counts import Census, LimitCensus, QueueCensus
 from streamqueue.metrics.series import Metrics, Operation
+from streamqueue.protocol.limits import Per, Rate
 
 Series = dict[str, dict[str, set[str]]]
 """The values of each label of each series; an empty set where they are not from a closed list."""
@@ -49,7 +50,9 @@ def exposed() -> Series:
 def _state() -> StateMetrics:
     state = StateMetrics()
     state.lead(math.inf)
-    queues = {"emails": QueueCensus("emails", has_schedules=True)}
+    limits = [LimitCensus(per, "resize", 1, Rate(1)) for per in get_args(Per)]
+    of_queue = QueueCensus("emails", has_schedules=True, limits=limits, held_groups=0)
+    queues = {"emails": of_queue}
     state.show(Census(queues, consumers={}, oplog_window=0.0), math.inf)
     return state
 
