@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .scale import Scale
 
 PARTS = (
-    *("latency", "answers", "drain", "queues", "put", "depth", "idle"),
+    *("latency", "answers", "drain", "queues", "limits", "put", "depth", "idle"),
     *("fanout", "scrape", "soak", "import", "model"),
 )
 
@@ -80,6 +80,7 @@ def run(
         idle,
         imports,
         latency,
+        limits,
         puts,
         queues,
         report,
@@ -95,6 +96,7 @@ def run(
         "answers": answers,
         "drain": drain,
         "queues": queues,
+        "limits": limits,
         "put": puts,
         "depth": depth,
         "idle": idle,

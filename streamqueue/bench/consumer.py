@@ -29,6 +29,7 @@ from pymongo import AsyncMongoClient, monitoring
 from ..plain import printable
 from ..processes.dispatcher import dispatcher_for
 from ..processes.subscriber import subscribe
+from ..protocol.limits import Limit
 from ..worker import Worker
 from .channel import obey, say, wait_for_go
 from .environment import has_uvloop
@@ -38,11 +39,14 @@ if TYPE_CHECKING:
 
     from ..queue.job import AsyncJob
 
-HandlerKind = Literal["passes", "announces", "waits"]
-"""What the handler of a consumer does: nothing; it says that it has started; and it says that, and
-waits until it is cancelled, which it says too."""
+HandlerKind = Literal["passes", "announces", "waits", "holds"]
+"""What the handler of a consumer does: nothing; it says that it has started; it says that, and
+waits until it is cancelled, which it says too; and it says both its start and its end, for which it
+waits some time."""
 QUEUE, OTHER_QUEUE = "bench", "other"  # the first as in floor.py, which a consumer need not load
 WRITES = {"insert", "update", "delete", "findAndModify", "bulkWrite"}
+DRAIN_SECONDS = 1.0
+"""For handlers that wait until they are cancelled; the others are done by then."""
 COUNTED = ("streamqueue_attempts_total", "streamqueue_claims_total")
 
 
@@ -82,7 +86,9 @@ class Consumer:
 
     Args:
         settings: ``database`` and ``collection`` to work on, ``queues``, ``concurrency``, and what
-            the ``handler`` does (:data:`HandlerKind`; what is said of each job costs). With
+            the ``handler`` does (:data:`HandlerKind`; what is said of each job costs), for how many
+            seconds (``hold``), and which ``rules`` it declares: ``running``, ``rate``, ``ordered``,
+            ``fair``. With
             ``serve`` it also serves metrics, as many as a worker of two queues has. With
             ``dispatcher``, a descriptor, it is handed its jobs; with ``members``, several, it hands
             them out.
@@ -98,6 +104,7 @@ class Consumer:
         self._worker = Worker(
             client[settings["database"]][settings["collection"]],
             concurrency=settings["concurrency"],
+            drain_timeout=DRAIN_SECONDS,
             registry=self._registry,
             metrics_port=0 if settings.get("serve") else None,
         )
@@ -110,9 +117,19 @@ class Consumer:
         self._members = settings.get("members", ())
         self._first_started_at: float | None = None
         self._cpu_before = 0.0
-        handlers = {"passes": self._pass, "announces": self._announce, "waits": self._wait}
+        self._hold = settings.get("hold", 0.0)
+        handlers = {
+            "passes": self._pass,
+            "announces": self._announce,
+            "waits": self._wait,
+            "holds": self._hold_for_a_while,
+        }
+        rules = dict(settings.get("rules", {}))
+        limits = {name: rules.pop(name) for name in ("running", "rate") if name in rules}
+        if limits:
+            rules["limits"] = Limit(**limits)
         for queue in settings.get("queues", [QUEUE]):
-            self._worker.handler(queue)(handlers[settings["handler"]])
+            self._worker.handler(queue, **rules)(handlers[settings["handler"]])
 
     async def _pass(self, _: AsyncJob) -> None:
         if self._first_started_at is None:
@@ -131,6 +148,12 @@ class Consumer:
             at = time.monotonic()
             say({"what": "cancelled", "number": job.data["number"], "at": at})
             raise
+
+    async def _hold_for_a_while(self, job: AsyncJob) -> None:
+        await self._announce(job)
+        await anyio.sleep(self._hold)
+        at = time.monotonic()
+        say({"what": "ended", "number": job.data["number"], "at": at})
 
     def report(self) -> dict[str, Any]:
         """Return the account so far; times are of the monotonic clock, which processes share."""

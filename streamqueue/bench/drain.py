@@ -134,10 +134,11 @@ def _drain_bare(ground: Ground, name: str) -> Drained:
             stack.enter_context(floor.listening(ground.uri, jobs))
         before = ground.server_seconds()
         rate = floor.drain(jobs, FLOORS[name])
-        return Drained(rate, server=_per_job(before, ground.server_seconds(), count))
+        return Drained(rate, server=per_job(before, ground.server_seconds(), count))
 
 
-def _per_job(before: float | None, after: float | None, count: int) -> float | None:
+def per_job(before: float | None, after: float | None, count: int) -> float | None:
+    """Return the server's processor time for a job, in microseconds, where that is known."""
     return None if before is None or after is None else 1e6 * (after - before) / count
 
 
@@ -154,8 +155,8 @@ def _drain(ground: Ground, case: Case) -> Drained:
     return Drained(
         rate=count / length_of(reports),
         lost=100 * _share_lost(reports),
-        round_trips=_round_trips(reports) / completed_by(reports),
-        server=_per_job(before, after, count),
+        round_trips=round_trips(reports) / completed_by(reports),
+        server=per_job(before, after, count),
     )
 
 
@@ -174,7 +175,8 @@ def _share_lost(reports: list[Report]) -> float:
     return lost / (won + lost)
 
 
-def _round_trips(reports: list[Report]) -> int:
+def round_trips(reports: list[Report]) -> int:
+    """Return how many commands they have sent, but for those of the change stream."""
     return sum(
         count
         for report in reports

@@ -46,10 +46,13 @@ def queue_names(count: int) -> list[str]:
     return [QUEUE] if count == 1 else [f"{QUEUE}-{number}" for number in range(count)]
 
 
-def document(payload: Mapping[str, Any], *, later: float = 0, queue: str = QUEUE) -> dict[str, Any]:
+def document(
+    payload: Mapping[str, Any], *, later: float = 0, queue: str = QUEUE, group: str | None = None
+) -> dict[str, Any]:
     """Return a job as ours inserts it: ready, or scheduled for `later` seconds from now."""
     now = datetime.now(UTC)
     return {
+        **({} if group is None else {"group": group}),
         "_id": ObjectId(),
         "v": 1,
         "queue": queue,

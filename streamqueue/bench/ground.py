@@ -21,7 +21,7 @@ from .fleet import Fleet
 from .process import Team
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from pymongo.synchronous.collection import Collection
     from pymongo.synchronous.database import Database
@@ -67,13 +67,15 @@ class Ground:
         return self.server_seconds() or 0.0
 
     @contextmanager
-    def jobs(self, waiting: int = 0, *, queues: int = 1) -> Iterator[Collection[dict[str, Any]]]:
+    def jobs(
+        self, waiting: int = 0, *, queues: int = 1, groups: int = 0
+    ) -> Iterator[Collection[dict[str, Any]]]:
         """Give a new collection with the queue's indexes and some waiting jobs; drop it after."""
         name = f"jobs_{secrets.token_hex(4)}"
         jobs = self.database.get_collection(name, write_concern=floor.MAJORITY)
         try:
             jobs.create_indexes(INDEXES)
-            fill(jobs, waiting, queues=queues)
+            fill(jobs, waiting, queues=queues, groups=groups)
             yield jobs
         finally:
             _drop_quietly(jobs)
@@ -87,6 +89,8 @@ class Ground:
         handler: HandlerKind = "passes",
         serve: bool = False,
         queues: int = 1,
+        hold: float = 0.0,
+        rules: Mapping[str, Any] | None = None,
     ) -> Team:
         """Return worker processes on this collection, to be entered; see ``consumer.py``."""
         settings = {
@@ -94,6 +98,8 @@ class Ground:
             "handler": handler,
             "serve": serve,
             "queues": floor.queue_names(queues),
+            "hold": hold,
+            "rules": rules or {},
         }
         return Team("consumer", fleet, self.uri, settings | _place(jobs))
 
@@ -107,14 +113,24 @@ def _place(jobs: Collection[dict[str, Any]]) -> dict[str, str]:
 
 
 def fill(
-    jobs: Collection[dict[str, Any]], count: int, *, later: float = 0, queues: int = 1
+    jobs: Collection[dict[str, Any]],
+    count: int,
+    *,
+    later: float = 0,
+    queues: int = 1,
+    groups: int = 0,
 ) -> None:
-    """Insert this many jobs, ready or due `later` (seconds), as ours would be stored."""
+    """Insert this many jobs, ready or due `later` (seconds), as ours would be stored; in turns over
+    the queues, and over the groups, of which there are none by default."""
     names = cycle(floor.queue_names(queues))
+    members = cycle([f"group-{number}" for number in range(groups)] or [None])
     for start in range(0, count, INSERT_BATCH):
         numbers = range(start, min(start + INSERT_BATCH, count))
         jobs.insert_many(
-            [floor.document({"number": n}, later=later, queue=next(names)) for n in numbers]
+            [
+                floor.document({"number": n}, later=later, queue=next(names), group=next(members))
+                for n in numbers
+            ]
         )
 
 

@@ -241,6 +241,11 @@ class Team:
             except queue.Empty:
                 return [line for line in lines if line["what"] == "started"]
 
+    def next_lines(self, count: int) -> list[dict[str, Any]]:
+        """Return the next so many lines that are said of jobs."""
+        failure = f"no job was started or ended for {PATIENCE_SECONDS:.0f} s"
+        return [self._next(lambda _line: True, failure) for _ in range(count)]
+
     def _next(self, wanted: Callable[[dict[str, Any]], bool], failure: str) -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:

@@ -23,7 +23,7 @@ from streamqueue.bench.report import Row, Spread
 from streamqueue.bench.scale import Scale
 from tests.waiting import wait_until
 
-MEASURED = ("latency", "answers", "drain", "queues", "put", "depth", "scrape", "soak")
+MEASURED = ("latency", "answers", "drain", "queues", "limits", "put", "depth", "scrape", "soak")
 TINY = ("--rounds", "1", "--jobs", "50", "--big", "200", "--max-processes", "1", "--json")
 
 
@@ -42,7 +42,7 @@ def result(uri: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
         command(*MEASURED, *TINY, "--uri", uri),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         cwd=tmp_path_factory.mktemp("bench"),
     )
     assert done.returncode == 0, done.stderr
