@@ -36,15 +36,20 @@ LEAST_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True, init=False)
 class Rate:
-    """A number of starts in a time, over all processes.
+    """A number of starts in a time, over all processes, by the server's clock.
 
     Starts are spread over the time: ten in a second are one each tenth of a second, and not ten at
-    once and nothing for the rest. In any span of `seconds` there are at most `count` + `burst`.
+    once and nothing for the rest. In any span of `seconds` there are at most `count` + `burst`; for
+    that a rate is up to 5 % slower than it says, and more only where `seconds` is under 0.2.
+
+    A start counts once a job is claimed by it: each attempt is one, and what is given back, or
+    whose lease is lost, has used its own. One that nobody uses within a moment is not made up for.
 
     Attributes:
         count: how many jobs may start, from 1 to a million.
-        seconds: in how many seconds; from 0.01. A number or a timedelta.
-        burst: how many may start at once after a pause, from 1, the default, to `count`.
+        seconds: in how many seconds; from 0.01. A number or a timedelta; 1 by default.
+        burst: how many may start at once after a pause, from 1, the default, which spreads them as
+            evenly as can be, to `count`.
 
     Raises:
         ConfigurationError: a value is out of its range.
@@ -93,12 +98,17 @@ _seconds = seconds  # where a parameter has that name
 class Limit:
     """How many jobs may run at once, or start in a time, over all processes.
 
+    What it holds back stays ready, and uses no attempt.
+
     Attributes:
-        running: jobs that may run at once, from 1; None limits none. (How many run in one process
-            is ``concurrency``.)
-        rate: how many may start in a time; a number is so many in a second. None limits none.
+        running: jobs that may run at once, from 1 to a million; None, the default, limits none. It
+            counts leases: a job whose lease has ended counts no more, though a handler that cannot
+            be stopped may still be at it. (How many run in one process is ``concurrency``.)
+        rate: how many may start in a time; a whole number is so many in a second. None, the
+            default, limits none.
         per: of which jobs: all of the "queue", those of a "task", or those of a "group", each of
             which has as many. None, the default, is the queue at a handler, and the task at a task.
+            Under a limit per group are only jobs that have one (``put(group=)``).
 
     Raises:
         ConfigurationError: it limits nothing, or a value is none of these.

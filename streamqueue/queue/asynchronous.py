@@ -171,8 +171,8 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing, AsyncLimiting):
             max_delay: seconds (or a timedelta) from the first put after which the job is due,
                 however often ``on_conflict="replace"`` starts its delay again.
             group: a text of 1 to 512 characters: what the job belongs to, such as a customer. Order
-                and limits can be per group. One that is put for later joins its group when it is
-                due. Needs an index.
+                and limits can be per group; by default none, which they leave alone. A job that is
+                put for later, or after others, joins its group when it is due. Needs an index.
             after: ids of jobs that end first, which exist or come in the same ``put_many``.
             if_parent_fails: when one is dead, cancelled or gone, ``"hold"`` (the default) waits for
                 a dead one to be requeued, else cancels it, as ``"cancel"`` does; or ``"run"`` it.

@@ -201,13 +201,15 @@ class Worker(Scheduling):
             keep: seconds (or a timedelta) that jobs which were put without stay when they are done,
                 with their results; 0 removes them at once. Default the worker's.
             ordered: run the jobs of each group (``put(group=)``) one at a time, first in first out,
-                over all processes; one that failed holds its group through its backoff. One that is
-                dead lets the others pass with True, and holds them with ``"strict"``.
-            fair: let groups take turns, so that one with many jobs does not keep others waiting.
+                over all processes; one that failed, or lost its lease, holds its group until it
+                runs again. One that is dead lets the others pass with True, and holds them with
+                ``"strict"``. Priorities count between groups. Default False: as they come.
+            fair: let groups take turns, before priorities, so that one with many jobs does not keep
+                others waiting; each process has turns of its own. Default False.
             limits: a :class:`Limit`, or several for different jobs: how many of the queue's may run
-                at once, or start in a time, over all processes. ``queue.limit()`` wins. These three
-                are stored when the worker starts, before it claims anything, and hold for whoever
-                claims from the queue; the last start holds, also one that says nothing of them.
+                at once, or start in a time, over all processes; default none. ``queue.limit()``
+                wins. These three need indexes. They are stored when the worker starts, before it
+                claims, and hold for whoever claims from the queue; the last start holds for all.
             run_in: ``"loop"`` for ``async def``, ``"thread"`` for ``def``, each the default of its
                 kind; or ``"process"``: a child process calls the function with the payload alone.
                 It must be a ``def`` at the top level of a module; payload, result and exceptions
@@ -217,7 +219,7 @@ class Worker(Scheduling):
         Raises:
             ConfigurationError: the queue has a handler, or an argument is outside its range; for a
                 function that cannot run there, or takes no single argument, when it is registered
-                or when the worker starts.
+                or when the worker starts. So it is then if limits or order cannot be stored.
         """
         name = checks.queue_name(queue)
         handlers, options = self._settings.handlers, self._settings.options

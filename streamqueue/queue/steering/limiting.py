@@ -36,16 +36,18 @@ class BlockingLimiting:
 
         It is stored, and wins over what a handler declares (``@worker.handler(limits=)``), also of
         workers that are started later. When this returns, a majority of the servers has it; workers
-        learn of it within milliseconds, everybody else within two seconds of claiming. What runs
-        goes on to its end: under a lower limit nothing starts until enough has ended.
+        learn of it within milliseconds, and nobody claims by an older one after two seconds. What
+        runs goes on to its end: under a lower limit nothing starts until enough has ended. What is
+        held back stays ready.
 
         What is not given stays as it is; ``None`` takes away what was set here, and then what the
         handler declares holds again.
 
         Args:
-            running: how many may run at once, from 1 to a million. Needs an index.
+            running: how many may run at once, from 1 to a million; it counts leases. Needs an
+                index.
             rate: how many may start in a time: a :class:`~streamqueue.Rate`, or a whole number of
-                starts in a second.
+                starts in a second, spread over it.
             per: whether all jobs of the queue are meant together, ``"queue"``, the default, or
                 those of each ``"group"``, every one of which may have as many. Needs indexes.
 
@@ -76,16 +78,18 @@ class AsyncLimiting:
 
         It is stored, and wins over what a handler declares (``@worker.handler(limits=)``), also of
         workers that are started later. When this returns, a majority of the servers has it; workers
-        learn of it within milliseconds, everybody else within two seconds of claiming. What runs
-        goes on to its end: under a lower limit nothing starts until enough has ended.
+        learn of it within milliseconds, and nobody claims by an older one after two seconds. What
+        runs goes on to its end: under a lower limit nothing starts until enough has ended. What is
+        held back stays ready.
 
         What is not given stays as it is; ``None`` takes away what was set here, and then what the
         handler declares holds again.
 
         Args:
-            running: how many may run at once, from 1 to a million. Needs an index.
+            running: how many may run at once, from 1 to a million; it counts leases. Needs an
+                index.
             rate: how many may start in a time: a :class:`~streamqueue.Rate`, or a whole number of
-                starts in a second.
+                starts in a second, spread over it.
             per: whether all jobs of the queue are meant together, ``"queue"``, the default, or
                 those of each ``"group"``, every one of which may have as many. Needs indexes.
 
