@@ -104,6 +104,7 @@ class Dispatcher:
         )
         self._settings.connect(self._watcher, self._settings_read)
         self._open = self._was_open = self._bell_told = False
+        self._ruled: frozenset[str] = frozenset()
         self._tasks: TaskGroup | None = None
         self._stop: anyio.Event | None = None
         self._ending = False
@@ -281,7 +282,8 @@ class Dispatcher:
 
     async def _settings_read(self, paused: Collection[str], resumed: Collection[str]) -> None:
         told, self._bell_told = self._bell_told, False
-        if not (paused or resumed):
+        ruled, self._ruled = self._ruled, frozenset(self._store.ruled)
+        if not (paused or resumed) and ruled == self._ruled:
             return
         if not told:  # it was read without a bell
             self._members.broadcast(Bell(bell=True))

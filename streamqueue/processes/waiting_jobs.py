@@ -75,7 +75,7 @@ class WaitingJobs:
         self._lanes = self._backlog.lanes
         self._intake = Intake(store, partition, self._backlog)
         self._more = self._adopt = True
-        self._ruled_waits = False  # maybe, in a queue that has rules
+        self._ruled_wait: set[str] = set()  # queues with rules in which something may wait
         self._read_at = -math.inf
         self._reading = LoggedOutage(logger, "dispatch", "Reading what waits")
 
@@ -109,9 +109,11 @@ class WaitingJobs:
         was known to wait: their events are not read."""
         self._adopt = True
         self._more = self._more or bool(self._lanes)
+        self._ruled_wait.update(self._store.ruled)
 
     def settings_changed(self, *, resumed: bool) -> None:
-        """Read anew, as some queues are paused by now; or, `resumed`, no more."""
+        """Read anew, as some queues are paused by now, or have rules or none; or, `resumed`, are
+        paused no more."""
         self._backlog.drop()  # it may have jobs of a queue that is paused now
         self.look_for_more(adopt=resumed)
 
@@ -119,11 +121,12 @@ class WaitingJobs:
         """Hand out the job of an event, or have it read together with what waits before it."""
         if job["queue"] in self._settings.paused:
             return  # it is looked for when the queue goes on
-        if job["queue"] in self._store.ruled:  # each process looks for itself what may start
-            self._ruled_waits = True
-            self._have_one_fetch()
-            return
         unplaced = is_unplaced(job)
+        if job["queue"] in self._store.ruled:  # each process looks for itself what may start
+            self._adopt = self._adopt or unplaced
+            self._ruled_wait.add(job["queue"])
+            self._have_ruled_fetched()
+            return
         lane = self._lanes.get(job["queue"])
         if lane is not None and (lane.waits or not self._members.have_room(job["queue"])):
             lane.heard(job)
@@ -178,15 +181,18 @@ class WaitingJobs:
         """Read what waits, once a member with a free slot has asked for it."""
         self.note_more()
         self._adopt = self._adopt or adopt
+        self._have_ruled_fetched()
         self._have_one_fetch()
 
     def note_more(self) -> None:
         """Read what waits the next time that a member asks."""
         self._more = True
+        self._ruled_wait.update(self._store.ruled)
 
     def have_known_fetched(self) -> None:
         """Have members that can take jobs ask, if any are known to wait."""
-        if self._more or self._backlog or self._ruled_waits:
+        self._have_ruled_fetched()
+        if self._more or self._backlog:
             self._have_one_fetch()
         asked: set[Member] = set()
         free = sum(member.free > 0 for member in self._members)
@@ -203,11 +209,26 @@ class WaitingJobs:
 
     def _have_one_fetch(self) -> None:
         # Not itself a reason to read: each answer would be the reason for the next question. Nor of
-        # use while all queues are paused, when a member that is asked to fetch has nothing to ask.
-        member = self._members.free() if self._settings.open_queues() else None
+        # use while all queues are paused, or have rules, when a member that is asked to fetch has
+        # nothing to ask: it would say so, and be asked to again, without end.
+        member = self._members.free() if self._settings.plain_queues() else None
         if member is not None:
-            self._ruled_waits = False
             member.ask_to_fetch()
+
+    def _have_ruled_fetched(self) -> None:
+        """Have members look that can claim of the queues with rules in which something may wait. A
+        member that cannot take all of it says that there is more."""
+        for queue in list(self._ruled_wait):
+            if queue not in self._store.ruled:
+                self._ruled_wait.discard(queue)
+            elif queue not in self._settings.paused:
+                member = self._members.free(queue=queue)
+                if member is not None:
+                    self._ruled_wait.discard(queue)
+                    # Where nobody asks for jobs, nobody has them given their places here.
+                    member.ask_to_fetch(everything=self._adopt)
+                    if not self._settings.plain_queues():
+                        self._adopt = False
 
     # reading
 

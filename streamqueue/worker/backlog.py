@@ -186,6 +186,12 @@ class Backlog:
         closed = set(self.lanes.without_room()) if self.lanes else ()
         return [queue for queue in self.settings.plain_queues() if queue not in closed]
 
+    def to_be_placed(self, dispatched: bool) -> list[str]:
+        """Return the queues whose jobs are given their places in the order here: where somebody
+        hands out jobs, `dispatched`, those that have rules, for of those it reads none."""
+        queues = self.settings.open_queues()
+        return self.ruled.among(queues) if dispatched and self.ruled is not None else queues
+
     async def read(self, wanted: int) -> None:
         """Read what waits in the queues that are not paused, for claims of so many jobs: the next
         chunk, or which of the lanes more should be known of."""

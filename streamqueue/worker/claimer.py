@@ -255,12 +255,11 @@ class Claimer:
             self.stopped.set()
 
     def _report(self, free: int) -> None:
-        news, holder = self._store.unclaimable.news(), self._backlog.holder
+        holder, more, room = self._backlog.holder, self._knows, None
         if holder is not None and self._source.dispatched:
-            more = self._lanes.give_up() or self._knows  # others may have room for those
-            self._source.report(free, more, news, holder.room)
-        else:
-            self._source.report(free, self._knows, news)
+            more = self._lanes.give_up() or more  # others may have room for those
+            room = holder.room
+        self._source.report(free, more, self._store.unclaimable.news(), room)
 
     async def _wait(self) -> None:
         # (A source that hands out jobs tries refused ones again itself.)
@@ -271,8 +270,7 @@ class Claimer:
     def _forget_announced(self) -> None:
         """Events that wait for a slot grow stale; the documents do not."""
         if self._announced:
-            if any(map(is_unplaced, self._announced.values())):
-                self._adopt = True
+            self._adopt = self._adopt or any(map(is_unplaced, self._announced.values()))
             self._announced.clear()
             self._scan_too("stream")
 
@@ -388,10 +386,11 @@ class Claimer:
             await self._backlog.read(wanted)
 
     async def _place_unplaced(self) -> None:
-        if self._adopt and not self._source.dispatched:
+        queues = self._backlog.to_be_placed(self._source.dispatched)
+        if self._adopt and queues:
             self._adopt = False
             await self._store.prepare()
-            self._adopt = await self._store.adopt(self._settings.open_queues()) or self._adopt
+            self._adopt = await self._store.adopt(queues) or self._adopt
 
     async def _take(self, trigger: ClaimTrigger, jobs: Sequence[Mapping[str, Any]]) -> None:
         lost = await self._claims.take(trigger, jobs)

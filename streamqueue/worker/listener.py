@@ -141,7 +141,7 @@ class WorkerListener:
 
     def more(self, everything: bool) -> None:
         """Claim what waits; with `everything` promote, reap and end what there is as well."""
-        self._claimer.scan("stream")
+        self._claimer.scan("stream", adopt=everything)
         if everything:
             self._timers.look()
             self._reaper.look()

@@ -69,6 +69,7 @@ class Lane:
         self._queue, self._share, self._settings, self._waiting = queue, share, settings, waiting
         self.chunk: deque[Job] = deque()
         self.unread = False
+        self._told = False  # others, that something waits in it, since it was read last
         self._read_at = -math.inf
         self._size = 0
 
@@ -109,7 +110,7 @@ class Lane:
         """Return how many jobs to read for a claim of so many; what comes from now on is new.
 
         What was read last was not enough: with a deep backlog, it takes fewer and larger reads."""
-        self.unread = False
+        self.unread = self._told = False
         size = max(LEAST_CHUNK, CHUNK_PER_SLOT * planned, CHUNK_PER_SLOT * self._size)
         self._size = min(MOST_CHUNK, size)
         return self._size
@@ -137,6 +138,12 @@ class Lane:
         self._size = 0
         self.unread = True
         return True
+
+    def tell(self) -> bool:
+        """Return whether others are to be told that something waits in it: once, until it is read
+        again."""
+        told, self._told = self._told, True
+        return not told
 
     def empty(self) -> None:
         """Nothing waits in it that could be taken here."""
@@ -272,8 +279,9 @@ class Lanes:
         held = [lane for lane in self._plain() if lane.room < 1]
         for lane in held:
             lane.empty()
+        told = [lane.tell() for _, lane in self.waiting() if lane.ruled and lane.room < 1]
         dropped, self._dropped = self._dropped, False
-        return bool(held) or dropped
+        return bool(held) or dropped or any(told)
 
     def plan(self, count: int, holder: Holder, *, known: bool = False) -> Plan:
         """Plan how a process takes up to so many jobs, as its queues share its slots; `known`: of
