@@ -90,6 +90,7 @@ class Consumer:
         if self._options.keep is not None:
             yield self._store.require_index("keep", "a queue with keep=")
         yield self._store.untake_again()
+        yield self._store.say_unsaid_room()
         if (yield from self._settings.paused()):
             while (yield from self._pass_time()):  # nobody else may be left to do so
                 pass
@@ -213,6 +214,8 @@ class Consumer:
             yield self._store.tell_dependents([record.id])
             if record.lets_go:
                 self._look_for_held_back_soon()
+            if record.slots:
+                yield self._store.say_room()
         except PyMongoError as error:
             logger.warning(
                 "Job %s could not be buried: %s",

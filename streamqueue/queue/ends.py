@@ -102,14 +102,17 @@ class Ends:
             yield self._store.release_of([record])
 
     def _make_room(self, record: JobRecord, session: Any = None) -> Flow[None]:
-        """Let those start that were held back by a job which has ended. (For one that ends with a
-        transaction nobody is told of the rules' room: it is there when that is committed.)"""
+        """Let those start that were held back by a job which has ended. The room that one leaves
+        under the rules is there when its transaction is committed, of which nobody hears: others
+        are told when this queue object claims again."""
         yield from self._let_through(record, session)
         if record.slots:
             if record.queue in self._store.ruled:
                 self._store.ruled[record.queue].give_back(record.slots)
             if session is None:
                 yield self._store.say_room()
+            else:
+                self._store.room_unsaid = True
 
     def _done(self, record: JobRecord, result: Any, session: Any) -> Flow[None]:
         command = operations.done(record.id, record.token, result)

@@ -79,6 +79,7 @@ class Store(StoreState):
     choose = _driven(ruled.choose)
     say_room = _driven(settings.say_room)
     say_room_in = _driven(settings.say_room_in)
+    say_unsaid_room = _driven(settings.say_unsaid_room)
     take = _driven(claims.take)
     untake = _driven(claims.untake)
     untake_again = _driven(claims.untake_again)

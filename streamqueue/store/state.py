@@ -46,6 +46,7 @@ class StoreState:
         needed_before: where the look for parents that nobody needs goes on; None is the beginning.
         parked: told when a job waits for another one, or may.
         ruled: what is known of the queues that have rules; of others there is nothing.
+        room_unsaid: a job has ended here whose place others may take, and were not told of.
         late: whether the last claim took longer than its lease, and its jobs were given back.
         settings_refused: the user may not read the settings of queues, and was told so.
         rates_refused: the user may not reserve starts, and was told so.
@@ -78,6 +79,7 @@ class StoreState:
         self.needed_before: Any = None
         self.parked: Callable[[], None] = lambda: None
         self.ruled: dict[str, RuledQueue] = {}
+        self.room_unsaid = False
         self.settings_refused = False
         self.rates_refused = False
         self.index_of_buckets_at = -math.inf

@@ -154,6 +154,8 @@ class Delivery:
                 await self._store.jobs.update_one(*command)
                 await self._store.let_through(operations.keys_let_go([record]))
                 await self._store.tell_dependents([record.id])
+            if record.queue in self._store.ruled:
+                await self._store.say_room()
         except PyMongoError as error:
             logger.warning(
                 "Job %s could not be buried: %s",

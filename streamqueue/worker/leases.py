@@ -148,6 +148,9 @@ class Leases:
                 extra={"event": "claim_left", "count": len(left), **failure_facts(error)},
             )
             return 0
+        # (One that was asked for has ended by that, of which no event tells.)
+        if any(attempt.record.slots and attempt.asked for attempt in left):
+            await self._store.say_room()
         return len(left)
 
     async def _superseded(self, attempt: Attempt) -> bool:

@@ -9,8 +9,8 @@ from pymongo import ASCENDING
 from ..document import UNNUMBERED
 from ..schema import GROUP_INDEX, SLOTS_INDEX, TASK_INDEX
 from .claims import RULED_BY
-from .commands import Document, Find
-from .expressions import literal, one_of
+from .commands import Document, Find, Update
+from .expressions import literal, one_of, one_of_ids
 from .replies import clash
 
 if TYPE_CHECKING:
@@ -100,6 +100,11 @@ def slots_of(ids: Sequence[Any], slots: Sequence[Sequence[str]]) -> Any:
         return texts[0] or "$$REMOVE"
     place = {"$indexOfArray": [list(map(literal, ids)), "$_id"]}
     return {"$ifNull": [{"$arrayElemAt": [texts, place]}, "$$REMOVE"]}
+
+
+def unslot(ids: Sequence[Any]) -> Update:
+    """Take the slots from ready jobs, which have none unless another program wrote them."""
+    return Update({"_id": one_of_ids(ids), "state": "ready"}, [{"$unset": "slots"}])
 
 
 def is_slot_taken(error: BaseException | None) -> bool:

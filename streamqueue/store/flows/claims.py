@@ -20,7 +20,7 @@ from ...protocol import operations
 from ...protocol.document import id_key
 from ..given_up import Claim, GivenUp, merged, together
 from ..lines import log_claims_left, log_late, log_quarantined
-from .changes import change
+from .changes import change, change_each
 from .dependencies import tell_dependents
 from .held_back import park, supersede
 from .ruled import by_rules, take_ruled
@@ -120,7 +120,12 @@ def _take(
         if len(jobs) > 1 or not operations.is_refusal(error):  # of one: it was not taken
             yield from untake(store, claim.given_up(error))
         if operations.is_slot_taken(error):
-            raise
+            if "slots" in jobs[0]:
+                raise  # they are chosen anew
+            if tries:  # somebody has written slots into jobs of a queue without rules
+                yield from change_each(store, claim.ids, operations.unslot, store.unclaimable)
+                terms = (consumer, timeout, limit_of, keep_of)
+                return (yield from _take(store, jobs, *terms, tries - 1))
         if tries and operations.is_held_back(error):
             parked = yield from park(store, claim.ids)
             jobs = [job for job in jobs if id_key(job["_id"]) not in parked]

@@ -18,6 +18,7 @@ from ...protocol.document import id_key
 from ..lines import log_left_waiting, log_superseded
 from .changes import change, change_each, remove_cancelled
 from .dependencies import look_for_forgotten, look_for_orphans, release, tell_dependents
+from .settings import say_room
 from .steps import Read, Shielded, UpdateAndGet
 
 if TYPE_CHECKING:
@@ -149,6 +150,8 @@ def supersede(store: StoreState, wanted: operations.Document) -> Flow[bool]:
         yield from let_through(store, [key])
     if ended.get("needed") is not None:
         yield from tell_dependents(store, [ended["_id"]], needed=True)
+    if ended.get("queue") in store.ruled:
+        yield from say_room(store)
     yield from remove_cancelled(store, [ended["_id"]])
     if ended.get("after"):
         yield from release(store, ended["after"])

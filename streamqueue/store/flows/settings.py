@@ -146,6 +146,13 @@ def say_room(store: StoreState) -> Flow[None]:
         log_room_unsaid(error)
 
 
+def say_unsaid_room(store: StoreState) -> Flow[None]:
+    """Do so if a job has ended here and nobody was told. Never raises."""
+    if store.room_unsaid:
+        store.room_unsaid = False
+        yield from say_room(store)
+
+
 def say_room_in(store: StoreState, queue: str) -> Flow[None]:
     """Do so if a queue has rules. Never raises."""
     try:
