@@ -161,6 +161,7 @@ class Consumer:
             self._store.keyed = self._store.keyed or record.lets_go
             if record.damage is not None:
                 yield from self._discard_damaged(record, record.damage)
+                room = room or bool(record.slots)
             elif record.too_late(self._store.clock.now):
                 late.append((record.id, record.token))
                 room = room or bool(record.slots)
@@ -173,21 +174,16 @@ class Consumer:
         self._some_expired = bool(late)
         if late:
             yield from self._expire_claimed(late)
-            if room:
-                yield self._store.say_room()
+        if room:
+            yield self._store.say_room()
         return records
 
     def _expire_claimed(self, late: Sequence[tuple[Any, bytes]]) -> Flow[None]:
         """End claimed jobs that are not begun in time, and all that wait and are too late as well;
         if that fails, their leases will return them."""
         try:
-            log_expired(
-                {
-                    self._queues[0]: (
-                        yield self._store.expire_held(late, kept=self._options.keep is not None)
-                    )
-                }
-            )
+            ended = yield self._store.expire_held(late, kept=self._options.keep is not None)
+            log_expired({self._queues[0]: ended})
             yield from self._expire()
         except PyMongoError as error:
             self._passing.failed(error, "Jobs that have expired are left for later: %s")
@@ -214,8 +210,6 @@ class Consumer:
             yield self._store.tell_dependents([record.id])
             if record.lets_go:
                 self._look_for_held_back_soon()
-            if record.slots:
-                yield self._store.say_room()
         except PyMongoError as error:
             logger.warning(
                 "Job %s could not be buried: %s",

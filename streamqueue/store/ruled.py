@@ -32,6 +32,7 @@ class RuledQueue:
         rules: those that hold, as far as is known.
         after: the group, and the task, from behind which others are looked for.
         checked: whether the indexes were seen on which its rules rest, since it may have changed.
+        room: how many jobs have ended here whose places were not taken here since.
         starts: those that are reserved here under the rates of the queue.
     """
 
@@ -39,6 +40,7 @@ class RuledQueue:
         self.rules: Rules = UNRULED
         self.after = {"group": "", "task": ""}
         self.checked = False
+        self.room = 0
         self._taken: Taken | None = None
         self._running: frozenset[object] = frozenset()
         self._read_at = -math.inf

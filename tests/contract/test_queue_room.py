@@ -1,6 +1,6 @@
 """Who waits for room under a limit hears of it, however the job ended that had it.
 
-Law: nothing is stuck, and nobody polls.
+Laws: nothing is stuck; nobody polls.
 """
 
 from __future__ import annotations

@@ -365,6 +365,7 @@ def take_ruled(
         if not operations.is_slot_taken(error):
             raise
         return []
+    ruled.room = max(0, ruled.room - len(documents))
     if len(documents) < len(jobs):
         won = {id_key(document["_id"]) for document in documents}
         for job in jobs:

@@ -37,6 +37,9 @@ AGAIN = Backoff(initial=0.2, maximum=2, factor=2, jitter=0.5)
 GRACE = 0.02
 """Seconds within which this process takes the place of a job of its own that has ended, or tells
 the others."""
+CHOSEN_GRACE = 0.25
+"""The same where jobs were chosen for the places: their claim is on its way, or will not be sent,
+for the slots of the process went to other queues."""
 
 
 class RuledQueues:
@@ -57,7 +60,7 @@ class RuledQueues:
         self._held_back: set[str] = set()  # those in which something is
         self._starts_at: dict[str, float] = {}  # when more may start of them, by a rate
         self._look_at = math.inf  # when to look at them in any case
-        self._unsaid: dict[str, float] = {}  # of those in which there is room, since when
+        self._unsaid: dict[str, float] = {}  # when to tell of room, where there may be some
         self._refused: set[str] = set()  # queues whose rules cannot be kept
         self._looking = LoggedOutage(logger, "scan", "Looking at what is held back")
         self._changed = anyio.Event()
@@ -80,7 +83,8 @@ class RuledQueues:
         most = min(most, self._slots.free)
         if most < 1:
             return None
-        self._unsaid.pop(queue, None)
+        if queue in self._unsaid:
+            self._unsaid[queue] = monotonic() + CHOSEN_GRACE
         self._starts_at.pop(queue, None)
         self._held_back.discard(queue)
         try:
@@ -92,6 +96,7 @@ class RuledQueues:
             chosen = Chosen([], held_back=True)
         else:
             self._refused.discard(queue)
+        self._note_room(queue, chosen, most)
         if chosen.held_back:
             self._held_back.add(queue)
             self._look_at = min(self._look_at, monotonic() + self._timeout)
@@ -99,6 +104,17 @@ class RuledQueues:
                 self._starts_at[queue] = chosen.again_at
             self._changed.set()
         return chosen.jobs
+
+    def _note_room(self, queue: str, chosen: Chosen, most: int) -> None:
+        """See to it that others are told of the places that those chosen will not take."""
+        ruled = self._store.ruled.get(queue)
+        if ruled is None or queue not in self._unsaid:
+            return
+        if len(chosen.jobs) < most:  # others could start no more either
+            ruled.room = min(ruled.room, len(chosen.jobs))
+        if ruled.room > len(chosen.jobs):
+            self._unsaid[queue] = monotonic() + GRACE
+            self._changed.set()
 
     def give_up(self, queue: str) -> None:
         """Read anew what runs in a queue: jobs were chosen that are not claimed."""
@@ -109,7 +125,9 @@ class RuledQueues:
         """Have the place of a job of ours taken that has ended, and had these slots."""
         if queue in self._store.ruled:
             self._store.ruled[queue].give_back(slots)
-        self._unsaid.setdefault(queue, monotonic())
+            self._store.ruled[queue].room += 1
+            say_at = monotonic() + GRACE
+            self._unsaid[queue] = min(say_at, self._unsaid.get(queue, say_at))
         self._changed.set()
         self.on_room(queue)
 
@@ -123,13 +141,13 @@ class RuledQueues:
         """Tell others of room that is not taken here, and look now and then, for ever."""
         failures = 0
         while True:
-            waits = [said + GRACE for said in self._unsaid.values()]
+            waits = self._unsaid.values()
             look_at = self._look_at if self._held_back else math.inf
             left = min([*waits, *self._starts_at.values()], default=look_at) - monotonic()
             self._changed = anyio.Event()
             with anyio.move_on_after(min(max(left, 0), look_at - monotonic(), LONGEST_SLEEP)):
                 await self._changed.wait()
-            await self.say_room(since=monotonic() - GRACE)
+            await self.say_room(until=monotonic())
             for queue, at in list(self._starts_at.items()):
                 if at <= monotonic():
                     del self._starts_at[queue]
@@ -153,10 +171,13 @@ class RuledQueues:
         for queue in queues:
             self.on_room(queue)
 
-    async def say_room(self, *, since: float = math.inf) -> None:
-        """Tell others of room that is not taken here; of what was there at that time."""
-        unsaid = [queue for queue, at in self._unsaid.items() if at <= since]
-        for queue in unsaid:
+    async def say_room(self, *, until: float = math.inf) -> None:
+        """Tell others of room that is not taken here, where it is time to by then."""
+        room = 0
+        for queue in [queue for queue, at in self._unsaid.items() if at <= until]:
             del self._unsaid[queue]
-        if unsaid:
+            ruled = self._store.ruled.get(queue)
+            if ruled is not None:
+                room, ruled.room = room + ruled.room, 0
+        if room:
             await self._store.say_room()
