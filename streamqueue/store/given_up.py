@@ -78,7 +78,8 @@ class Claim:
         queues = sorted({job["queue"] for job in jobs})
         claim = cls([job["_id"] for job in jobs], queues, timeout, now, limit_of, keep_of)
         if jobs and "slots" in jobs[0]:
-            claim.slots = [job["slots"] for job in jobs]
+            # (One beside it has none where rules were taken away since it was chosen.)
+            claim.slots = [job.get("slots", ()) for job in jobs]
             voids = [start.until for job in jobs for _, _, start in job.get("starts", ())]
             claim.void_at = min(voids, default=None)
         return claim

@@ -73,7 +73,10 @@ async def start(members: Members, add: Add, count: int, concurrency: int) -> Non
 
 
 def of_one_queue(held: Held) -> Add:
-    return lambda worker: worker.worker.handler("a")(held) and None
+    def add(worker: StartedWorker) -> None:
+        worker.worker.handler("a")(held)
+
+    return add
 
 
 async def test_members_ask_for_nothing_while_all_that_waits_is_held_back(

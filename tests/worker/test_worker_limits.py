@@ -14,6 +14,7 @@ import pytest
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, MongoQueue
+from streamqueue.protocol.limits import UNRULED
 from streamqueue.worker.worker import settings_of
 from tests.contract.test_queue_limits import put_all, rule
 from tests.waiting import wait_until_async
@@ -168,3 +169,59 @@ async def test_a_queue_object_waits_for_the_next_start(
         began.append(job.locked_at)
 
     assert (began[2] - began[0]).total_seconds() > 0.3
+
+
+async def test_rules_that_are_taken_away_while_jobs_are_chosen_by_them_end_no_worker(
+    start: WorkerStarter, jobs: Collection[Any]
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 1}])
+    handler = Running()
+    worker = await start(handler, handle_other, concurrency=4)
+    await worker.until_idle()
+    store = settings_of(worker.worker).store
+    choose = store.choose
+
+    async def choose_after(queue: str, most: int) -> Any:
+        store.follow(queue, UNRULED)
+        return await choose(queue, most)
+
+    store.choose = choose_after  # type: ignore[method-assign]
+    put_all(jobs, "-" * 5)
+
+    await wait_until_async(lambda: len(handler.done) == 5, "5 jobs have run", SOON)
+
+
+async def handle_other(job: AsyncJob) -> None:
+    pass
+
+
+async def test_what_waits_in_several_queues_starts_when_their_rules_are_taken_away(
+    start: WorkerStarter, jobs: Collection[Any]
+) -> None:
+    queues = [MongoQueue(jobs, name=name) for name in ("default", "handle_more")]
+    go_on = anyio.Event()
+    begun: Counter[str] = Counter()
+
+    async def handle(job: AsyncJob) -> None:
+        begun[job.queue] += 1
+        await go_on.wait()
+
+    async def handle_more(job: AsyncJob) -> None:
+        await handle(job)
+
+    for each in queues:
+        each.limit(running=1)
+        each.put_many([{}] * 3)
+    worker = await start(handle, handle_more)
+    await wait_until_async(lambda: begun.total() == 2, "one of each runs", SOON)
+    await worker.until_idle()
+
+    for each in queues:
+        each.limit(running=None)
+
+    try:
+        await wait_until_async(lambda: begun.total() == 6, "all run", SOON)
+    finally:
+        go_on.set()
+        for each in queues:
+            each.close()

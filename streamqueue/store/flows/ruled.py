@@ -71,7 +71,9 @@ def choose(store: StoreState, queue: str, most: int) -> Flow[Chosen]:
     Raises:
         ConfigurationError: an index that its rules need is not there.
     """
-    ruled = store.ruled[queue]
+    ruled = store.ruled.get(queue)
+    if ruled is None:  # its rules were taken away just now
+        return Chosen((yield from candidates(store, [queue], most)), False)
     if not ruled.checked:
         yield from require_index(store, "limits", f"a limit of queue {queue}", sure=True)
         if ruled.rules.by_group:

@@ -165,6 +165,10 @@ class RuledQueues:
                     self._looking.succeeded()
 
     async def _look(self) -> None:
+        free = [queue for queue in self._held_back if queue not in self._store.ruled]
+        for queue in free:  # their rules were taken away
+            self._held_back.discard(queue)
+            self.on_room(queue)
         queues = list(self._held_back)
         if len(queues) > 1:  # one is looked at as soon as it is asked whether to
             queues = await self._store.with_room(queues)
