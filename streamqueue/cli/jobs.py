@@ -26,6 +26,7 @@ from .tables import columns, job_facts, job_lines, job_rows, show
 if TYPE_CHECKING:
     from bson import ObjectId
 
+    from ..queue.blocking import MongoQueue
     from ..queue.info import JobInfo
 
 PUT_BATCH = 1000
