@@ -44,6 +44,7 @@ GROUPS_AT_ONCE = 100
 MOMENT = 0.01
 """Seconds for which a start that was reserved just now is waited for, so that who does not wait
 for jobs gets one which may start at once, but for the clocks."""
+LEAST_GROUPS = 16
 MOST_PASSED = 2000
 """Groups that are passed over in one read, at the most."""
 
@@ -211,7 +212,8 @@ class _Choice:
                     groups[group] = None
         names = list(groups)
         while names or free:
-            part, names = names[:GROUPS_AT_ONCE], names[GROUPS_AT_ONCE:]
+            many = min(GROUPS_AT_ONCE, max(LEAST_GROUPS, 2 * (self._most - len(self.jobs))))
+            part, names = names[:many], names[many:]
             heads = (yield from self._heads(part)) if part else []
             among = sorted([*free, *heads], key=operations.claim_order_of)
             self._take(self._in_turns(among))
