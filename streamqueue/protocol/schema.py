@@ -101,13 +101,14 @@ EXPIRES_INDEX: Mapping[str, Any] = IndexModel(
 """The one by which jobs that wait are found to be too late, made for the first put that has such a
 time."""
 GROUP_INDEX: Mapping[str, Any] = IndexModel(
-    [("queue", ASCENDING), ("group", ASCENDING), ("seq", ASCENDING), ("state", ASCENDING)],
+    [("queue", ASCENDING), ("group", ASCENDING), ("seq", ASCENDING), ("state", DESCENDING)],
     name="streamqueue_group",
     partialFilterExpression={"group": {"$gte": ""}, "state": {"$gte": "ready"}},
     collation=BY_BYTES,
 ).document
 """The one by which the first of a group is found, and other groups than some: of live jobs, in
-their order."""
+their order. Of those that joined at the same moment (one update promotes many) the one comes first
+that runs, or ran and is to be tried again: "ready" is the lowest of the states that live."""
 DEAD_GROUP_INDEX: Mapping[str, Any] = IndexModel(
     [("queue", ASCENDING), ("group", ASCENDING), ("state", ASCENDING)],
     name="streamqueue_dead_group",

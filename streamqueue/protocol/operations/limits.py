@@ -72,7 +72,7 @@ def heads_of(jobs: str, queue: str, groups: Sequence[str]) -> Document:
                     "foreignField": "group",
                     "pipeline": [
                         {"$match": member},
-                        {"$sort": {"seq": 1}},
+                        {"$sort": {"seq": 1, "state": -1}},  # as in the index
                         {"$limit": 1},
                         {"$project": {**_PLACE, "state": 1}},
                     ],
