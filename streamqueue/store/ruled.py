@@ -11,6 +11,7 @@ from ..clock import monotonic
 from ..protocol.document import id_key
 from ..protocol.limits import UNRULED
 from ..protocol.slots import Taken
+from . import known_settings
 from .starts import Starts
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class RuledQueue:
         self.room = 0
         self._taken: Taken | None = None
         self._running: frozenset[object] = frozenset()
-        self._read_at = -math.inf
+        self._read_at = self._learned_at = -math.inf
         self._turns: OrderedDict[str | None, int] = OrderedDict()
         self._turn = 0
         self.starts = Starts()
@@ -54,11 +55,16 @@ class RuledQueue:
             self.rules = rules
             self.checked = False
             self.forget()
+            self._learned_at = monotonic()
 
     @property
     def taken(self) -> Taken | None:
-        """Which slots are taken, None if that has to be read."""
-        return self._taken if monotonic() - self._read_at < TAKEN_SECONDS else None
+        """Which slots are taken, None if that has to be read: for every choice, as long as others
+        may start jobs by the rules of before, in slots that those of now do not have."""
+        all_know_at = self._learned_at + known_settings.SURE_FOR
+        if self._read_at < all_know_at or monotonic() - self._read_at >= TAKEN_SECONDS:
+            return None
+        return self._taken
 
     def were_taken(self, running: Iterable[Mapping[str, Any]], asked_at: float) -> Taken:
         """Note which jobs run, as it was read; return the slots that they have."""

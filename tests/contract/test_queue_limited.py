@@ -1,0 +1,233 @@
+"""Limits that hold whatever happens: consumers that die, rules that change, tasks beside others,
+and every way by which a job can be taken.
+
+Law: a limit is a limit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pymongo.synchronous.collection import Collection
+
+from streamqueue.store import known_settings
+from tests.contract.looks import let_lease_run_out
+from tests.contract.shells import Shell
+from tests.contract.test_queue_limits import put_all, rule
+
+
+@pytest.fixture
+def jobs(jobs: Collection[Any]) -> Iterator[Collection[Any]]:
+    """As everywhere, with no settings left behind."""
+    yield jobs
+    jobs.database[f"{jobs.name}.settings"].delete_many({})
+
+
+@pytest.fixture
+def settings_hold_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_settings, "SURE_FOR", 0.0)
+
+
+def put_calls(jobs: Collection[Any], tasks: str, groups: str = "") -> None:
+    """Put a call of each task, a letter each, in this order; and of each group, if any."""
+    put_all(jobs, groups or "-" * len(tasks))
+    for number, task in enumerate(tasks):
+        jobs.update_one({"payload.n": number}, {"$set": {"task": task}})
+
+
+# consumers that die
+
+
+async def test_what_a_dead_consumer_held_is_free_once_its_leases_are_over_and_not_before(
+    jobs: Collection[Any], shell: Shell
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 3}])
+    put_all(jobs, "-" * 10)
+    lost = await shell.queue().claim(2)
+    queue = shell.queue()
+    assert len(await queue.claim(10)) == 1
+
+    assert await queue.claim(10) == []
+
+    let_lease_run_out(jobs, *(job.id for job in lost))
+    await queue.repair()
+
+    assert len(await queue.claim(10)) == 2
+
+
+async def test_however_many_die_a_limit_is_as_large_as_ever(
+    jobs: Collection[Any], shell: Shell
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 3}, {"per": "group", "running": 1}])
+    put_all(jobs, "abcdefgh")
+    jobs.update_many({}, {"$set": {"max_attempts": 100}})
+    for _ in range(7):
+        held = await shell.queue().claim(10)
+        assert len(held) == 3
+        let_lease_run_out(jobs)
+        await shell.queue().repair()
+
+    assert len(await shell.queue().claim(10)) == 3
+
+
+# rules that change
+
+
+async def test_a_limit_that_is_set_raised_lowered_and_taken_away_holds_for_each_start(
+    jobs: Collection[Any], shell: Shell, settings_hold_at_once: None
+) -> None:
+    put_all(jobs, "-" * 60)
+    queue, other = shell.queue(), shell.queue()
+    held = await queue.claim(5)
+
+    for running, left, more in [(3, 4, 0), (3, 2, 1), (10, 3, 7), (2, 2, 0), (1, 1, 0), (4, 1, 3)]:
+        await queue.limit(running=running)
+        for job in held[left:]:
+            await job.complete()
+        started = await other.claim(20)
+        assert len(started) == more, (running, left)
+        held = [*started, *held[:left]]
+
+    await queue.limit(running=None)
+    assert len(await other.claim(20)) == 20
+
+
+async def test_one_that_was_told_of_a_limit_counts_what_others_start_who_do_not_know_it_yet(
+    jobs: Collection[Any], shell: Shell
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 100_000}])
+    put_all(jobs, "-" * 20)
+    unaware, aware = shell.queue(), shell.queue()
+    assert await unaware.next()
+    rule(jobs, limits=[{"per": "queue", "running": 3}])
+    assert await aware.next()
+    assert len(await unaware.claim(2)) == 2  # within its two seconds, and in slots of any number
+
+    assert await aware.next() is None
+
+
+# several limits
+
+
+async def test_a_limit_of_one_task_leaves_the_others_alone(
+    jobs: Collection[Any], shell: Shell
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "task": "a", "running": 2}])
+    put_calls(jobs, "aaaabbbb")
+
+    tasks = Counter(job._record.task for job in await started(shell))
+
+    assert tasks == {"a": 2, "b": 4}
+
+
+async def test_a_limit_per_task_is_as_many_of_each(jobs: Collection[Any], shell: Shell) -> None:
+    rule(jobs, limits=[{"per": "task", "running": 2}])
+    put_calls(jobs, "aaaabbbb")
+
+    tasks = Counter(job._record.task for job in await started(shell))
+
+    assert tasks == {"a": 2, "b": 2}
+
+
+async def test_limits_of_the_queue_a_task_and_a_group_hold_together(
+    jobs: Collection[Any], shell: Shell
+) -> None:
+    rule(
+        jobs,
+        limits=[
+            {"per": "queue", "running": 4},
+            {"per": "queue", "task": "a", "running": 2},
+            {"per": "group", "running": 1},
+        ],
+    )
+    put_calls(jobs, "aaaabbbbbb", "xxyzwwvuts")
+
+    found = await started(shell)
+
+    assert len(found) == 4
+    assert Counter(job._record.task for job in found) == {"a": 2, "b": 2}
+    assert len({job._record.group for job in found}) == 4
+
+
+async def started(shell: Shell) -> list[Any]:
+    """What one may start after the other, and what at once: together, all that may."""
+    found = [*await shell.queue().claim(3), *await shell.queue().claim(100)]
+    assert await shell.queue().next() is None
+    return found
+
+
+# what is held back
+
+
+async def test_what_is_held_back_is_as_it_was_however_often_somebody_looks(
+    jobs: Collection[Any], shell: Shell
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 1}], declared={"ordered": True})
+    put_all(jobs, "-a-aab")
+    queue = shell.queue()
+    held = await queue.next()
+    before = list(jobs.find({"_id": {"$ne": held.id}}))
+
+    for _ in range(3):
+        assert await queue.claim(10) == []
+        assert await shell.queue().next() is None
+
+    assert list(jobs.find({"_id": {"$ne": held.id}})) == before
+
+
+# every door
+
+
+async def test_a_job_that_is_requeued_waits_for_its_turn_as_any_other(
+    jobs: Collection[Any], shell: Shell
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 1}])
+    put_all(jobs, "--")
+    queue = shell.queue(max_attempts=1)
+    dead = await queue.next()
+    await dead.error("no more")
+    held = await queue.next()
+    assert held is not None
+
+    assert await queue.requeue(dead.id) == 1
+
+    assert await queue.next() is None
+    await held.complete()
+    assert (await queue.next()).id == dead.id
+
+
+async def test_a_schedule_that_is_run_by_hand_puts_what_waits_for_its_turn(
+    jobs: Collection[Any], shell: Shell
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 1}])
+    put_all(jobs, "-")
+    queue, schedules = shell.queue(), shell.schedules()
+    held = await queue.next()
+    await schedules.add("nightly", every=3600, queue="default", payload={"n": "now"})
+
+    await schedules.run_now("nightly")
+
+    assert await queue.claim(10) == []
+    await held.complete()
+    assert (await queue.next()).data["n"] == "now"
+    jobs.database[f"{jobs.name}.settings"].delete_many({})
+
+
+async def test_who_iterates_waits_until_there_is_room(jobs: Collection[Any], shell: Shell) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 1}])
+    put_all(jobs, "---")
+    queue = shell.queue()
+    seen = []
+
+    async for job in queue:
+        assert jobs.count_documents({"state": "running"}) == 1
+        assert await queue.next() is None
+        seen.append(job.data["n"])
+        await job.complete()
+        if len(seen) == 3:
+            break
+
+    assert seen == [0, 1, 2]
