@@ -46,11 +46,19 @@ def of_others(
     )
 
 
-def heads_of(jobs: str, queue: str, groups: Sequence[str]) -> Document:
+SNAPSHOT_GONE = frozenset({239, 246})
+"""Codes of the server: it has no snapshot to read from for the moment, as right after an index was
+made."""
+
+
+def heads_of(jobs: str, queue: str, groups: Sequence[str], *, strict: bool = False) -> Document:
     """The first of the live jobs of each of these groups, ready or not: a command, sent to the
     document that says the rules of the queue, which is there.
 
     What has a place in its group has a ``seq``: not one that waits for its time, or for others.
+
+    If that is `strict`, a group with a dead job has no first one. Both are of one snapshot: else a
+    job could be dead when the live ones are looked for, and requeued when the dead ones are.
     """
     member: Document = {
         "queue": {"$eq": queue},
@@ -58,6 +66,17 @@ def heads_of(jobs: str, queue: str, groups: Sequence[str]) -> Document:
         "state": {"$gte": "ready"},
         "seq": JOINED,
     }
+    dead: Document = {"queue": {"$eq": queue}, "group": {"$gte": ""}, "state": "dead"}
+    no_dead: list[Document] = [
+        _look_up(jobs, [{"$match": dead}, {"$limit": 1}, {"$project": {"_id": 1}}], "dead"),
+        {"$match": {"dead": []}},
+    ]
+    first: list[Document] = [
+        {"$match": member},
+        {"$sort": {"seq": 1, "state": -1}},  # as in the index
+        {"$limit": 1},
+        {"$project": {**_PLACE, "state": 1}},
+    ]
     return {
         "aggregate": f"{jobs}.settings",
         "pipeline": [
@@ -65,31 +84,20 @@ def heads_of(jobs: str, queue: str, groups: Sequence[str]) -> Document:
             {"$limit": 1},
             {"$project": {"_id": 0, "group": literal(list(groups))}},
             {"$unwind": "$group"},
-            {
-                "$lookup": {
-                    "from": jobs,
-                    "localField": "group",
-                    "foreignField": "group",
-                    "pipeline": [
-                        {"$match": member},
-                        {"$sort": {"seq": 1, "state": -1}},  # as in the index
-                        {"$limit": 1},
-                        {"$project": {**_PLACE, "state": 1}},
-                    ],
-                    "as": "head",
-                }
-            },
+            *(no_dead if strict else ()),
+            _look_up(jobs, first, "head"),
             {"$unwind": "$head"},
             {"$replaceRoot": {"newRoot": "$head"}},
         ],
         "cursor": {"batchSize": len(groups) + 1},
+        **({"readConcern": {"level": "snapshot"}} if strict else {}),
     }
 
 
-def dead_in_groups(queue: str, groups: Sequence[str]) -> Find:
-    """Dead jobs of these groups, as far as to say of which."""
-    wanted = {"queue": {"$eq": queue}, "group": one_of(groups), "state": "dead"}
-    return Find(wanted, {"_id": 0, "group": 1}, bare=True)
+def _look_up(jobs: str, pipeline: Sequence[Document], name: str) -> Document:
+    """A stage: what a pipeline finds among the jobs of each group."""
+    by = {"localField": "group", "foreignField": "group"}
+    return {"$lookup": {"from": jobs, **by, "pipeline": list(pipeline), "as": name}}
 
 
 def slots_of(ids: Sequence[Any], slots: Sequence[Sequence[str]]) -> Any:

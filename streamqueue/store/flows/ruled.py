@@ -10,6 +10,8 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from pymongo.errors import OperationFailure
+
 from ...clock import monotonic
 from ...protocol import operations
 from ...protocol.document import id_key
@@ -47,6 +49,10 @@ for jobs gets one which may start at once, but for the clocks."""
 LEAST_GROUPS = 16
 MOST_PASSED = 2000
 """Groups that are passed over in one read, at the most."""
+SNAPSHOT_TRIES = 20
+SNAPSHOT_PAUSE = 0.05
+"""Seconds between two tries of a read for which the server has no snapshot: it has one as soon as
+the majority has the index that was made last."""
 
 
 class Chosen(NamedTuple):
@@ -226,17 +232,18 @@ class _Choice:
 
         A group whose first job waits, or runs, or whose dead job holds it, has none.
         """
-        reply = yield Command(operations.heads_of(self._store.jobs.name, self._queue, groups))
-        heads = self._fit(
-            [job for job in reply["cursor"]["firstBatch"] if job.get("state") == "ready"]
-        )
-        if self._rules.ordered == "strict" and heads:
-            # After the heads: who was before one of them had ended by then, and may be dead.
-            names = [group for job in heads if (group := group_of(job)) is not None]
-            dead = yield Read(operations.dead_in_groups(self._queue, names))
-            held = {group_of(job) for job in dead}
-            heads = [job for job in heads if group_of(job) not in held]
-        return heads
+        jobs, strict = self._store.jobs.name, self._rules.ordered == "strict"
+        command = operations.heads_of(jobs, self._queue, groups, strict=strict)
+        for left in reversed(range(SNAPSHOT_TRIES)):
+            try:
+                reply = yield Command(command)
+                break
+            except OperationFailure as error:
+                if not left or error.code not in operations.SNAPSHOT_GONE:
+                    raise
+                yield Pause(SNAPSHOT_PAUSE)
+        found = reply["cursor"]["firstBatch"]
+        return self._fit([job for job in found if job.get("state") == "ready"])
 
     def _in_turns(self, waiting: Sequence[Job]) -> Iterable[Job]:
         """Return the jobs as they come or, where that is fair, one of each group by turns."""
