@@ -140,7 +140,8 @@ class WorkerListener:
         self._partition.dispatched(yes)
 
     def more(self, everything: bool) -> None:
-        """Claim what waits; with `everything` promote, reap and end what there is as well."""
+        """Claim what waits; with `everything` promote, reap and end what there is as well, and give
+        a place to what has none."""
         self._claimer.scan("stream", adopt=everything)
         if everything:
             self._timers.look()
