@@ -106,13 +106,17 @@ class Ends:
         under the rules is there when its transaction is committed, of which nobody hears: others
         are told when this queue object claims again."""
         yield from self._let_through(record, session)
-        if record.slots:
-            if record.queue in self._store.ruled:
-                self._store.ruled[record.queue].give_back(record.slots)
-            if session is None:
-                yield self._store.say_room()
-            else:
-                self._store.room_unsaid = True
+        ruled = self._store.ruled.get(record.queue)
+        if not record.slots and ruled is None:
+            return
+        if ruled is not None and record.slots:
+            ruled.give_back(record.slots)
+        elif ruled is not None:
+            ruled.forget()  # there were no rules when it was claimed: it was counted as one without
+        if session is None:
+            yield self._store.say_room()
+        else:
+            self._store.room_unsaid = True
 
     def _done(self, record: JobRecord, result: Any, session: Any) -> Flow[None]:
         command = operations.done(record.id, record.token, result)

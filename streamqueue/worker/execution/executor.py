@@ -130,7 +130,7 @@ class Execution:
         """Note that an attempt had its final write, or never will."""
         if attempt.outcome is None:
             self._leases.lose(attempt)
-        elif attempt.record.slots:
+        else:
             self.made_room(attempt.record.queue, attempt.record.slots)
         attempt.registered.metrics.outcome[attempt.result()].inc()
         self._leases.remove(attempt)

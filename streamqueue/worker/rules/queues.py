@@ -122,12 +122,19 @@ class RuledQueues:
             self._store.ruled[queue].forget()
 
     def ended(self, queue: str, slots: Sequence[str]) -> None:
-        """Have the place of a job of ours taken that has ended, and had these slots."""
-        if queue in self._store.ruled:
-            self._store.ruled[queue].give_back(slots)
-            self._store.ruled[queue].room += 1
-            say_at = monotonic() + GRACE
-            self._unsaid[queue] = min(say_at, self._unsaid.get(queue, say_at))
+        """Have the place of a job of ours taken that has ended, and had these slots; none, if there
+        were no rules when it was claimed."""
+        ruled = self._store.ruled.get(queue)
+        if ruled is None and not slots:
+            return
+        if ruled is not None:
+            if slots:
+                ruled.give_back(slots)
+            else:
+                ruled.forget()  # it was counted as one without
+            ruled.room += 1
+        say_at = monotonic() + GRACE
+        self._unsaid[queue] = min(say_at, self._unsaid.get(queue, say_at))
         self._changed.set()
         self.on_room(queue)
 
