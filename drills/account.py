@@ -97,6 +97,7 @@ class Attempt:
         undone: when the transaction it worked in was aborted, or infinity: the handler ends by it.
         kept: its handler is cancelled when the lease ends.
         queue: the queue whose handler it is; None when nobody noted that.
+        locked: when the server took the job for it, in milliseconds; None likewise.
     """
 
     job: str
@@ -115,6 +116,7 @@ class Attempt:
     undone: float = math.inf
     kept: bool = False
     queue: str | None = None
+    locked: int | None = None
 
     def certain_until(self, edits: Sequence[Call] = ()) -> float:
         """Return until when the job was this attempt's for certain, whatever operators did to it.
@@ -293,6 +295,8 @@ class Account:
         late: when the event loop of which process had stood still, and for how many seconds.
         ledger: whether the drill has one.
         pauses: when which queue was paused.
+        limits: the calls that set limits of queues, in the order of time.
+        ordered: the queues whose groups are.
     """
 
     jobs: dict[str, Job]
@@ -302,6 +306,8 @@ class Account:
     late: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     ledger: bool = False
     pauses: list[Pause] = field(default_factory=list)
+    limits: list[Call] = field(default_factory=list)
+    ordered: set[str] = field(default_factory=set)
 
     def stood_still(self, attempt: Attempt) -> float:
         """Return for how long its process stood still, from its claim to right after its end."""

@@ -16,6 +16,7 @@ from drills.account import ENDS, Account, Attempt, Call, Finding, Job, payload_d
 from drills.copies import published_in_part
 from drills.ends import ENDED, completed_after_cancelled, hung, started_while_paused, told_wrong
 from drills.key_laws import key_leaked, two_of_a_key
+from drills.limit_laws import beyond_limit, beyond_rate, group_out_of_order, two_of_a_group
 from drills.versions import current, versions
 
 SLACK = 0.005
@@ -313,6 +314,10 @@ LAWS: tuple[Law, ...] = (
     published_in_part,
     two_of_a_key,
     key_leaked,
+    beyond_limit,
+    two_of_a_group,
+    group_out_of_order,
+    beyond_rate,
     effect_lost,
     effect_doubled,
     effect_unexpected,

@@ -10,12 +10,13 @@ Every line has ``what``, ``at``, ``pid``. The others by ``what``:
 ====================== =============================================================================
 process                ``is`` started, stopped; ``program``. Killed: written by the one who kills.
                        late: its event loop stood still for so many ``seconds`` until now
-put                    a call; ``job digest payload priority delay max_attempts queue``. ``again``:
-                       inserted after a job with this id had been seen to be gone
+put                    a call; ``job digest payload priority delay max_attempts queue group``.
+                       ``again``: inserted after a job with this id had been seen to be gone
 claim                  ``is`` invoked; ``token jobs lease``: what the consumer sent to the server
 attempt                ``is`` started (``job token number limit digest queue``), cancelled.
                        ``kept``: its handler is cancelled when the lease ends; ``queue``: the one
-                       whose handler it is
+                       whose handler it is; ``locked``: when the server took the job for it, in
+                       milliseconds
 progress complete      calls of an attempt; ``job token``. ``by``: ``call``, or ``return`` when the
 error release          handler left it to the worker, and nobody is told the outcome;
                        ``discard``: the job is dead after it; ``count``: of progress that may
@@ -26,6 +27,11 @@ wait                   a call: somebody asks what becomes of a ``job``, ``by`` w
                        result or get; and was ``told`` its state, and the ``result`` if that is
                        done, or: not found, late (not in time), error
 pause resume           calls: an operator stops a ``queue``, and lets it go on
+limit                  a call: how many jobs of a ``queue``, ``per`` queue or group, may be
+                       ``running`` from then on (None: as many as want to), or start by a ``rate``
+                       (``count seconds burst``); what is not said stays as it is. ``first``:
+                       there is nobody yet who could go by what was before
+order                  ``is`` declared: the groups of a ``queue`` are ordered from the beginning
 renew                  ``is`` invoked, acknowledged; ``jobs tokens``: as it was sent. The jobs of
                        one claim share its token
 transaction            ``is`` begun, committed, aborted (certainly undone), unknown; ``transaction``

@@ -42,6 +42,7 @@ def account_of(
     return Account(
         jobs, reader.clears, lines, strange, reader.late,
         ledger=entries is not None, pauses=reader.pauses,
+        limits=reader.limits, ordered=reader.ordered,
     )  # fmt: skip
 
 
@@ -52,6 +53,8 @@ class _Reader:
         self.jobs: dict[str, Job] = {}
         self.clears: list[Call] = []
         self.pauses: list[Pause] = []
+        self.limits: list[Call] = []
+        self.ordered: set[str] = set()
         self.transactions: dict[tuple[str, int], Transaction] = {}
         self.late: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self._calls: dict[tuple[str, int], Call] = {}
@@ -73,6 +76,8 @@ class _Reader:
             self._call(line)
         elif what in ("claim", "renew", "attempt", "transaction"):
             getattr(self, f"_{what}")(line)
+        elif what == "order":
+            self.ordered.add(line.said["queue"])
         elif what == "process" and line.said["is"] == "late":
             self.late[line.process].append((line.at, line.said["seconds"]))
 
@@ -116,6 +121,7 @@ class _Reader:
                 job.id, said["token"], said["number"], said["limit"], said["digest"],
                 line.process, line.at, sent, lease,
                 kept=bool(said.get("kept")), queue=said.get("queue"),
+                locked=said.get("locked"),
             )  # fmt: skip
             for what, at in self._early.pop((*name, job.id), ()):
                 getattr(attempt, what).append(at)
@@ -163,6 +169,9 @@ class _Reader:
             return
         if call.what in ("pause", "resume"):
             self._resume(call)
+            return
+        if call.what == "limit":
+            self.limits.append(call)
             return
         job = self._of(line)
         if call.what == "put":

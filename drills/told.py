@@ -123,6 +123,16 @@ class Planted:
         """Pause the queue, or resume it; the answer comes 0.1 s later."""
         self._call(what, at, "acknowledged", queue=queue)
 
+    def limit(
+        self, at: float, outcome: str = "acknowledged", queue: str = QUEUE, **more: Any
+    ) -> None:
+        """Set a limit of the queue; the answer comes 0.1 s later."""
+        self._call("limit", at, outcome, queue=queue, **more)
+
+    def orders(self, queue: str = QUEUE) -> None:
+        """Note that the groups of the queue are ordered."""
+        self._note("order", "declared", 0, queue=queue)
+
     def stood_still(self, at: float, seconds: float) -> None:
         """Note that the process could not run until now."""
         self._note("process", "late", at, seconds=seconds)

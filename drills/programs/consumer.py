@@ -68,6 +68,7 @@ def run(
     concurrency: int = CONCURRENCY,
     client: dict[str, Any] | None = None,
     memory: int | None = None,
+    rules: dict[str, Any] | None = None,
     **settings: Any,
 ) -> None:
     """Work until SIGTERM.
@@ -77,6 +78,7 @@ def run(
         memory: megabytes of address space it may have more than now.
         by: ``worker`` or ``queue``.
         others: queues that a worker serves besides.
+        rules: what the handlers of a worker declare.
         repairs: by ``queue``, take stale locks away at random moments, as operators do.
         settings: further ones of the worker or queue.
     """
@@ -114,7 +116,7 @@ def run(
             )
             handler = Handler(history, lease, effects=effects)
             for name in (queue, *others):
-                worker.handler(name)(handler.of(name))
+                worker.handler(name, **(rules or {}))(handler.of(name))
             await work(worker, history)
 
     anyio.run(main)
@@ -217,6 +219,7 @@ class Handler:
             digest=digest_of(job.data),
             queue=queue,
             kept=self._renews,
+            locked=None if job.locked_at is None else round(job.locked_at.timestamp() * 1000),
             **self.attempt(job),
         )
 

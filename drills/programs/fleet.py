@@ -88,6 +88,7 @@ def live(
     client: dict[str, Any] | None = None,
     dispatcher: dict[str, Any] | None = None,
     others: Sequence[str] = (),
+    rules: dict[str, Any] | None = None,
     **settings: Any,
 ) -> None:
     """Be one of the processes.
@@ -96,6 +97,7 @@ def live(
         client: further settings of its MongoClient.
         dispatcher: the same, of the dispatcher's alone.
         others: queues that it serves besides.
+        rules: what its handlers declare.
     """
     _log()
     history = History(directory, "dispatcher" if number == DISPATCHER else "consumer")
@@ -114,7 +116,7 @@ def live(
             )
             handler = Handler(history, lease, effects=Effects(history, own[database]))
             for queue in (QUEUE, *others):
-                worker.handler(queue)(handler.of(queue))
+                worker.handler(queue, **(rules or {}))(handler.of(queue))
             if number == DISPATCHER:
                 part = dispatcher_for(worker)
                 await run_supervised(Noted(part, history), channel, part.join)

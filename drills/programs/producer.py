@@ -50,10 +50,16 @@ class Order:
     priority: int
     delay: float | None
     max_attempts: int
+    group: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return what the put is given besides."""
-        return {"priority": self.priority, "delay": self.delay, "max_attempts": self.max_attempts}
+        return {
+            "priority": self.priority,
+            "delay": self.delay,
+            "max_attempts": self.max_attempts,
+            "group": self.group,
+        }
 
     def said(self, queue: str) -> dict[str, Any]:
         """Return what the history says of its put."""
@@ -82,6 +88,7 @@ def run(
     max_attempts: int = 20,
     tasks: int = 4,
     pause: float = 0.0,
+    groups: int = 0,
     predecessor: str | None = None,
     by: str = "async",
     transacts: float = 0.0,
@@ -97,6 +104,7 @@ def run(
         delay: seconds until a job is ready.
         tasks: puts at the same time.
         pause: the mean seconds between two puts of a task.
+        groups: how many there are, in turns; with 0 the jobs have none.
         predecessor: the history of a producer that was killed.
         by: ``async`` or ``blocking``, the shell that puts.
         transacts: the share of puts that are made in a transaction, once, whatever comes of it.
@@ -126,6 +134,7 @@ def run(
                 priority=random.choice(priorities),
                 delay=delay,
                 max_attempts=max_attempts,
+                group=f"group {number % groups}" if groups else None,
             )
 
     async def main() -> None:
@@ -205,6 +214,7 @@ def unfinished(path: Path) -> list[Order]:
             priority=said["priority"],
             delay=said["delay"],
             max_attempts=said["max_attempts"],
+            group=said.get("group"),
         )
         for said in pending.values()
     }
