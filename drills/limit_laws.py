@@ -239,8 +239,8 @@ def _too_many(
             yield (
                 account.jobs[last[1]],
                 (
-                    f"it was started as one of {most + 1} of {whose} within {within:.3f} s, of {most} "
-                    f"that may be in {span / 1000:g} s"
+                    f"it was started as one of {most + 1} of {whose} within {within:.3f} s, "
+                    f"of {most} that may be in {span / 1000:g} s"
                 ),
             )
 

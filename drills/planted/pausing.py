@@ -15,7 +15,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_a_dispatcher_asks_nobody_to_fetch_while_all_of_its_queues_are_paused",
         Edit(
             "processes.waiting_jobs:WaitingJobs._have_one_fetch",
-            " if self._settings.open_queues() else None",
+            " if self._settings.plain_queues() else None",
             "",
         ),
         Edit(

@@ -117,7 +117,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         ),
         Edit(
             "exporter.queries:running_elsewhere",
-            '"_id": _short_text("$queue", LONGEST)',
+            '"_id": short_text("$queue", LONGEST)',
             '"_id": "$queue"',
         ),
     ),
