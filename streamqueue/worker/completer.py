@@ -74,6 +74,7 @@ class Completer(Ends):
         self._pause = Nearest()
         self._apart: TaskGroup | None = None
         self._over: list[Attempt] = []  # for whose ends others may wait
+        self._letting = False  # a task lets those through
 
     async def run(self) -> None:
         """Write completes for ever."""
@@ -369,11 +370,15 @@ class Completer(Ends):
         return left
 
     async def _let_all_through(self) -> None:
-        """Do so for those that were ended together: how many they are, it is asked once for
-        whoever comes after them."""
+        """Do so for those that were ended together, and then for what has ended meanwhile: however
+        many they are, it is asked once for whoever comes after them. One such task at a time, since
+        what several write to the same indexes only keeps all of them, and the completes, waiting.
+        """
         await cancel_shielded_checkpoint()
-        ended, self._over = self._over, []
-        await self._let_through(*ended)
+        while self._over:
+            ended, self._over = self._over[:MAX_GROUP], self._over[MAX_GROUP:]
+            await self._let_through(*ended)
+        self._letting = False
 
     def _settle(self, attempt: Attempt, *, lost: bool) -> None:
         attempt.ending = False
@@ -381,9 +386,10 @@ class Completer(Ends):
             attempt.outcome = AttemptOutcome.COMPLETED
         record = attempt.record
         if not lost and (record.lets_go or record.needed or record.after) and self._apart:
-            if not self._over:
-                self._apart.start_soon(self._let_all_through)
             self._over.append(attempt)
+            if not self._letting:
+                self._letting = True
+                self._apart.start_soon(self._let_all_through)
         attempt.value = NO_RESULT
         if attempt.settled is not None:
             attempt.settled.set()

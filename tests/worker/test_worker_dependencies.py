@@ -11,6 +11,7 @@ from bson import ObjectId
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, Discard, NewJob, Retry
+from streamqueue.store.asynchronous import AsyncStore
 from tests.waiting import wait_until_async
 from tests.worker.started import Sent, WorkerStarter
 
@@ -129,6 +130,37 @@ async def test_parents_that_end_together_are_asked_for_together(
     await until_seen(results, dependent)
 
     assert len(looks(worker.commands.all[before:])) <= 12
+
+
+async def test_nobody_is_asked_about_what_ends_while_others_are_asked_about(
+    start: WorkerStarter, queue: AsyncMongoQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[Any]] = []
+    answer = anyio.Event()
+    tell = AsyncStore.tell_dependents
+
+    async def slowly(store: AsyncStore, ids: list[Any], **more: Any) -> None:
+        asked.append(ids)
+        await answer.wait()
+        await tell(store, ids, **more)
+
+    monkeypatch.setattr(AsyncStore, "tell_dependents", slowly)
+    results = Results()
+    worker = await start(results, concurrency=1)
+    parents, dependent = [ObjectId() for _ in range(20)], ObjectId()
+    await queue.put_many(
+        [
+            *(NewJob({"n": 1}, job_id=one) for one in parents),
+            NewJob({}, job_id=dependent, after=parents),
+        ]
+    )
+    await worker.until_outcomes(completed=20)
+    while_unanswered = len(asked)
+
+    answer.set()
+    await until_seen(results, dependent)
+
+    assert (while_unanswered, len(asked)) == (1, 2)
 
 
 async def test_jobs_that_nobody_comes_after_cost_no_look(
