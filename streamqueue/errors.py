@@ -111,11 +111,18 @@ class DuplicateJob(StreamQueueError):
 
 
 class JobNotFound(StreamQueueError, LookupError):
-    """No job with this id is in the state the call needs."""
+    """No job with this id is in the state the call needs.
 
-    def __init__(self, job_id: ObjectId, wanted: str = "", *, hint: str = "") -> None:
+    Args:
+        where: where it was looked for.
+        hint: what may have become of it, and what to do.
+    """
+
+    def __init__(
+        self, job_id: ObjectId, wanted: str = "", *, where: str = "in this queue", hint: str = ""
+    ) -> None:
         which = f"{wanted} job" if wanted else "job"
-        super().__init__(f"no {which} {job_id} in this queue{hint and ': '}{hint}")
+        super().__init__(f"no {which} {job_id} {where}{hint and ': '}{hint}")
         self.job_id = job_id
 
 

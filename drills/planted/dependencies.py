@@ -23,7 +23,7 @@ FAULTS = (
         "parents that are marked once the dependent is put",
         17,
         f"{RACES}::test_a_parent_that_is_done_while_its_dependent_is_put",
-        Edit("queue.dependencies:Dependents.mark", "range(0, len(ids), BATCH)", "range(0)"),
+        Edit("queue.dependencies:Dependents._mark", "range(0, len(ids), BATCH)", "range(0)"),
     ),
     PlantedFault(
         "a witness that is not looked at again once it is written",

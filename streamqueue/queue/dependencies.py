@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pymongo.errors import AutoReconnect, PyMongoError
+from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
 from ..errors import JobNotFound
 from ..protocol import operations
 from ..protocol.dependencies import key_of
+from ..store.collection import UNAUTHORIZED
 from ..store.lines import log_dependents_left
 from .flow import in_transaction
 
@@ -32,6 +33,10 @@ KEEP_IT = (
     "it has ended and was not kept, or never was there. Put it with keep=, or put both together: "
     "put_many() with NewJob(..., job_id=) for the one and NewJob(..., after=[...]) for the other"
 )
+MORE_RIGHTS = (
+    "not authorized to put with after=, which marks the jobs that it names, and looks how they "
+    "stand: that needs find, insert and update on the jobs"
+)
 BATCH = 1000
 
 
@@ -46,7 +51,17 @@ class Dependents:
 
         Raises:
             JobNotFound: one of them is not there.
+            OperationFailure: the user may not look for them or mark them, among others.
         """
+        try:
+            return (yield from self._mark(ids, session))
+        except OperationFailure as error:
+            if error.code == UNAUTHORIZED:
+                # The text of the server quotes the whole command.
+                raise OperationFailure(MORE_RIGHTS, error.code) from None
+            raise
+
+    def _mark(self, ids: Sequence[Any], session: Any) -> Flow[Any]:
         self._store.needless = False
         self._store.depended = True
         within = session if in_transaction(session) else None
@@ -66,7 +81,7 @@ class Dependents:
             if missing:
                 if within is None:
                     yield self._store.release(ids)
-                raise JobNotFound(missing[0], hint=KEEP_IT)
+                raise JobNotFound(missing[0], where="in any queue", hint=KEEP_IT)
         return last
 
     def _missing(self, ids: Sequence[Any], within: Any) -> Flow[list[Any]]:

@@ -33,6 +33,7 @@ from streamqueue import (
     DuplicateJob,
     Limit,
     MongoQueue,
+    NewJob,
     Schedules,
     Topic,
     Worker,
@@ -483,6 +484,43 @@ def test_what_a_refused_producer_is_told_does_not_quote_the_payload(
     for refused in (one, many):
         assert refused.value.code == UNAUTHORIZED
         assert secret not in "".join(format_exception(refused.value))
+
+
+def test_a_producer_that_may_only_insert_is_told_what_it_takes_to_come_after_others(
+    server: SecuredServer, database: str, run: Run
+) -> None:
+    run("init", "--features", uri=server.user(database, role("setup", database)))
+    uri = server.user(database, role("producer", database))
+    secret = secrets.token_hex()
+
+    with MongoClient[dict[str, Any]](uri) as client:
+        queue = MongoQueue(client[database].jobs)
+        parent = queue.put({})
+        with pytest.raises(OperationFailure, match=r"after=, .* needs find, insert and") as one:
+            queue.put({"card": secret}, after=[parent])
+        with pytest.raises(OperationFailure, match=r"after=, .* needs find, insert and") as many:
+            queue.put_many([NewJob({"card": secret}, after=[parent])])
+
+    for refused in (one, many):
+        assert refused.value.code == UNAUTHORIZED
+        assert secret not in "".join(format_exception(refused.value))
+
+
+def test_with_find_and_update_a_producer_puts_what_comes_after_others(
+    server: SecuredServer, database: str, look: Database[Any], run: Run
+) -> None:
+    run("init", "--features", uri=server.user(database, role("setup", database)))
+    shipped = role("producer", database)
+    shipped["privileges"][0]["actions"] += ["find", "update"]
+
+    with MongoClient[dict[str, Any]](server.user(database, shipped)) as client:
+        queue = MongoQueue(client[database].jobs)
+        parent = queue.put({})
+        dependent = queue.put({}, after=[parent])
+
+    found = look.jobs.find_one({"_id": dependent})
+    assert found is not None
+    assert found["waits_for"] == {"parent": parent}
 
 
 # publisher
