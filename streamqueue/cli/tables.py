@@ -13,7 +13,7 @@ from ..protocol.document import id_text
 from ..tracebacks import last_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ..exporter.counts import ConsumerCensus, LimitCensus, QueueCensus
     from ..queue.info import JobInfo
@@ -71,6 +71,7 @@ def length(seconds: float) -> str:
 # jobs
 
 GROUP_WIDTH = 30
+WAITS_WIDTH = 40
 
 
 def job_facts(info: JobInfo, *, data: bool) -> dict[str, Any]:
@@ -102,9 +103,11 @@ def job_lines(info: JobInfo) -> Iterator[str]:
 
 def job_rows(found: Sequence[JobInfo], *, data: bool) -> list[list[str]]:
     """Return a row for each job, under a header: its time is what its state is sorted by. Groups
-    are shown where there are some."""
+    are shown where there are some, and so is what jobs wait for."""
     groups = any(info.group is not None for info in found)
-    header = ["ID", "STATE", "PRIORITY", "ATTEMPTS", "TIME", *["GROUP"] * groups, "LAST ERROR"]
+    waits = any(info.waits_for is not None for info in found)
+    header = ["ID", "STATE", "PRIORITY", "ATTEMPTS", "TIME", *["GROUP"] * groups]
+    header += [*["WAITS FOR"] * waits, "LAST ERROR"]
     rows = [header + ["PAYLOAD"] * data]
     for info in found:
         time = info.finished_at if info.ended else info.locked_until or info.run_at
@@ -112,10 +115,20 @@ def job_rows(found: Sequence[JobInfo], *, data: bool) -> list[list[str]]:
             *(id_text(info.id), info.state, str(info.priority), str(info.attempts)),
             "-" if time is None else f"{time:%Y-%m-%d %H:%M:%S}",
             *[_cut(info.group or "-", GROUP_WIDTH)] * groups,
+            *[_waits_for(info.waits_for)] * waits,
             last_line(info.last_error)[:60] if info.last_error else "-",
         ]
         rows.append(row + [as_json(info.data)] * data)
     return rows
+
+
+def _waits_for(what: Mapping[str, Any] | None) -> str:
+    """Return for which job one waits, and why: ``parent 6b0e…``, ``failed parent 6b0e…``."""
+    if what is None:
+        return "-"
+    failed = "failed " * (what.get("failed") is True)
+    named = (f"{name} {id_text(value)}" for name, value in what.items() if name != "failed")
+    return _cut(printable(f"{failed}{', '.join(named)}"), WAITS_WIDTH)
 
 
 # limits
