@@ -22,6 +22,7 @@ MODULES = (
     "answers",
     "topics",
     "keys",
+    "dependencies",
     "poison",
     "hells",
     "foreigners",

@@ -98,6 +98,7 @@ class Attempt:
         kept: its handler is cancelled when the lease ends.
         queue: the queue whose handler it is; None when nobody noted that.
         locked: when the server took the job for it, in milliseconds; None likewise.
+        saw: how many of the job's parents it has seen in which state; None when it did not look.
     """
 
     job: str
@@ -117,6 +118,7 @@ class Attempt:
     kept: bool = False
     queue: str | None = None
     locked: int | None = None
+    saw: Mapping[str, int] | None = None
 
     def certain_until(self, edits: Sequence[Call] = ()) -> float:
         """Return until when the job was this attempt's for certain, whatever operators did to it.
@@ -230,7 +232,15 @@ class Job:
 
     @property
     def maybe_cancelled_since(self) -> float:
-        """Since when it may have; infinity if it cannot."""
+        """Since when it may have; infinity if it cannot. Whether a parent of a dependent has failed
+        is left to the laws about those."""
+        follows = [c for c in self.puts if c.said.get("after")]
+        since = [c.invoked for c in follows if c.said.get("if_parent_fails") != "run"]
+        return min([*since, self.maybe_ended_by_request_since])
+
+    @property
+    def maybe_ended_by_request_since(self) -> float:
+        """The same, but for what becomes of it because of its parents."""
         attempts = (*self.attempts, *self.doubtful)
         by_handlers = [c for attempt in attempts for c in attempt.calls if c.what == "cancel"]
         cancels = [call for call in self.cancels if call.asks]

@@ -12,11 +12,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from drills import dependency_laws, key_laws, limit_laws
 from drills.account import ENDS, Account, Attempt, Call, Finding, Job, payload_digest
 from drills.copies import published_in_part
 from drills.ends import ENDED, completed_after_cancelled, hung, started_while_paused, told_wrong
-from drills.key_laws import key_leaked, two_of_a_key
-from drills.limit_laws import beyond_limit, beyond_rate, group_out_of_order, two_of_a_group
 from drills.versions import current, versions
 
 SLACK = 0.005
@@ -312,12 +311,9 @@ LAWS: tuple[Law, ...] = (
     completed_after_cancelled,
     started_while_paused,
     published_in_part,
-    two_of_a_key,
-    key_leaked,
-    beyond_limit,
-    two_of_a_group,
-    group_out_of_order,
-    beyond_rate,
+    *key_laws.LAWS,
+    *limit_laws.LAWS,
+    *dependency_laws.LAWS,
     effect_lost,
     effect_doubled,
     effect_unexpected,
@@ -374,7 +370,6 @@ def started_late(account: Account) -> Iterator[Finding]:
 def out_of_order(account: Account) -> Iterator[Finding]:
     """For one consumer with one slot: of what one producer put, one after the other and with one
     priority, the first attempts are in the order of the puts.
-
     Not one of ``LAWS``: with more than one slot, or with a delay, nobody promises it.
     """
     lanes: dict[tuple[str, str, int], list[Job]] = {}

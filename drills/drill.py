@@ -27,7 +27,7 @@ from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.synchronous.collection import Collection
 
-from drills import copies, ends
+from drills import copies, dependency_laws, ends
 from drills.checker import LAWS, Law, check
 from drills.history import History
 from drills.nursery import Child, Nursery
@@ -370,7 +370,7 @@ def _act(stage: Stage, drill: Drill, report: Report) -> None:
     for hit in report.wanted:  # those that only the histories can tell
         if hit not in stage.hits:
             stage.hits[hit] = report.counts[hit]
-    stage.notes += ends.notes(account) + copies.notes(account)
+    stage.notes += ends.notes(account) + copies.notes(account) + dependency_laws.notes(account)
     report.verdicts = check(account, drill.laws)
     stage.client.drop_database(stage.database)
 

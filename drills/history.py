@@ -11,12 +11,13 @@ Every line has ``what``, ``at``, ``pid``. The others by ``what``:
 process                ``is`` started, stopped; ``program``. Killed: written by the one who kills.
                        late: its event loop stood still for so many ``seconds`` until now
 put                    a call; ``job digest payload priority delay max_attempts queue group``.
-                       ``again``: inserted after a job with this id had been seen to be gone
+                       ``again``: inserted after a job with this id had been seen to be gone;
+                       ``after if_parent_fails``, where it comes after others
 claim                  ``is`` invoked; ``token jobs lease``: what the consumer sent to the server
 attempt                ``is`` started (``job token number limit digest queue``), cancelled.
                        ``kept``: its handler is cancelled when the lease ends; ``queue``: the one
                        whose handler it is; ``locked``: when the server took the job for it, in
-                       milliseconds
+                       milliseconds. saw: its parents, how many in which state
 progress complete      calls of an attempt; ``job token``. ``by``: ``call``, or ``return`` when the
 error release          handler left it to the worker, and nobody is told the outcome;
                        ``discard``: the job is dead after it; ``count``: of progress that may

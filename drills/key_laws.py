@@ -56,6 +56,9 @@ def key_leaked(account: Account) -> Iterator[Finding]:
                     yield from _refused(job, put, jobs)
 
 
+LAWS = (two_of_a_key, key_leaked)
+
+
 def _refused(job: Job, put: Call, jobs: Sequence[Job]) -> Iterator[Finding]:
     others = [other for other in jobs if other is not job]
     if not any(_may_hold(other, put.invoked, put.answered) for other in others):

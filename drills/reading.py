@@ -131,6 +131,8 @@ class _Reader:
         for attempt in self._held[name]:
             if attempt.job == job.id and said["is"] == "cancelled":
                 attempt.cancelled = min(attempt.cancelled, line.at)
+            elif attempt.job == job.id and said["is"] == "saw":
+                attempt.saw = said["parents"]
 
     def _transaction(self, line: Line) -> None:
         name = line.process, line.said["transaction"]

@@ -57,6 +57,10 @@ class Planted:
     def cancelled(self, at: float, token: str) -> None:
         self._note("attempt", "cancelled", at, job=str(JOB), token=token)
 
+    def saw(self, at: float, token: str, parents: Mapping[str, int], job: ObjectId = JOB) -> None:
+        """Note how many parents a handler has seen in which state."""
+        self._note("attempt", "saw", at, job=str(job), token=token, parents=dict(parents))
+
     def end(
         self,
         at: float,

@@ -15,6 +15,7 @@ import random
 import resource
 import signal
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -349,6 +350,24 @@ class Handler:
         self._leave("error", job, discard=True)
         raise Discard("as asked for")
 
+    async def falters(self, job: AsyncJob, seconds: float) -> Any:
+        """Fail now and then, also for good: after a requeue it may go well."""
+        await anyio.sleep(seconds)
+        chance = random.random()
+        if chance < 0.3:
+            self._leave("error", job, discard=True)
+            raise Discard("as it happens")
+        if chance < 0.6:
+            self._leave("error", job)
+            raise ValueError("as it happens")
+        return await self._return(job)
+
+    async def gathers(self, job: AsyncJob, seconds: float) -> Any:
+        """Look at the parents first, and then do what else is said."""
+        seen = Counter([info.state if info else "gone" async for info in job.parents.infos()])
+        self._history.note("attempt", state="saw", parents=dict(seen), **self.attempt(job))
+        return await DEEDS[job.data["then"]](self, job, seconds)
+
     async def cancels(self, job: AsyncJob, seconds: float) -> None:
         await anyio.sleep(seconds)
         self._leave("cancel", job)
@@ -438,6 +457,8 @@ DEEDS: dict[str, Callable[[Handler, AsyncJob, float], Awaitable[Any]]] = {
     "snooze": Handler.snoozes,
     "release": Handler.releases,
     "discard": Handler.discards,
+    "falter": Handler.falters,
+    "gather": Handler.gathers,
     "cancel": Handler.cancels,
     "stubborn": Handler.stubborn,
     "block": Handler.blocks,

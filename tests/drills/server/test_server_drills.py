@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from drills.answers import answers_cuts, answers_step_downs
+from drills.dependencies import dependencies
 from drills.dispatching import dispatcher_cuts
 from drills.drill import Arena, Drill, Scale, perform
 from drills.held import held_at_random
@@ -22,6 +23,7 @@ SLOW = (
     answers_step_downs,
     topics,
     keys_step_downs,
+    dependencies,
     wedged_streams,
     oplog,
     dispatcher_cuts,
