@@ -21,7 +21,7 @@ from ..names import INVALID, is_name, label_of
 from ..protocol import operations
 from ..protocol.document import BARE_CODEC, State
 from ..queue.flow import run_async
-from ..store.collection import UNAUTHORIZED, consumers_of, oplog_of, settings_of
+from ..store.collection import UNAUTHORIZED, consumers_of, oplog_of, rates_beside, settings_of
 from . import queries, settings
 from .counts import Census, ConsumerCensus, QueueCensus
 from .discovery import MOST_FOREIGN, NO_SUCH_INDEX, Walk
@@ -72,6 +72,7 @@ class Surveyor:
         self._consumers = consumers_of(store.jobs)
         self._oplog = oplog_of(store.jobs)
         self._settings = settings_of(store.jobs)
+        self._rates = f"{store.jobs.database.name}.{rates_beside(store.jobs.name)}"
         self._refused: set[str] = set()
         self._left_out_without = {
             self._consumers.name: "consumers are",
@@ -158,9 +159,23 @@ class Surveyor:
                 case _:
                     queue.oldest_ready_age = max(queue.oldest_ready_age, row["age"] / 1000)
         if (rules := self._rules.get(queue.name)) is not None:
-            counts = {"running": queue.running, "ready": queue.ready, "dead": queue.dead}
-            found = await run_async(count_rules(self._store, queue.name, rules, **counts))
-            queue.limits, queue.held_groups = found.limits, found.held_groups
+            await self._count_rules(queue, rules)
+
+    async def _count_rules(self, queue: QueueCensus, rules: Rules) -> None:
+        found = await run_async(
+            count_rules(
+                self._store,
+                queue.name,
+                rules,
+                running=queue.running,
+                ready=queue.ready,
+                dead=queue.dead,
+                rates=self._rates not in self._refused,
+            )
+        )
+        queue.limits, queue.held_groups = found.limits, found.held_groups
+        if found.rates_refused:
+            self._note_refused(self._rates, "whether rates hold jobs back is")
 
     async def _count_held_dependents(self, census: Census) -> None:
         """Count the jobs that wait for a dead parent; there is an index for those where any may."""
@@ -279,14 +294,17 @@ class Surveyor:
         except OperationFailure as error:
             if error.code not in NOT_ALLOWED:
                 raise
-            self._refused.add(collection.full_name)
-            logger.info(
-                "No right to read %s: %s left out",
-                collection.full_name,
-                self._left_out_without[collection.name],
-                extra={"event": "census_refused", "reason": collection.full_name},
-            )
+            self._note_refused(collection.full_name, self._left_out_without[collection.name])
             return None
+
+    def _note_refused(self, name: str, left_out: str) -> None:
+        self._refused.add(name)
+        logger.info(
+            "No right to read %s: %s left out",
+            name,
+            left_out,
+            extra={"event": "census_refused", "reason": name},
+        )
 
 
 def _add_running(queue: QueueCensus, row: Mapping[str, Any]) -> None:

@@ -146,7 +146,8 @@ class _LimitFamilies:
                 self._running.add_metric(labels, one.running or 0)
             if one.rate is not None:
                 self._starts.add_metric(labels, one.rate.count / one.rate.seconds)
-            self._saturated.add_metric(labels, one.saturated)
+            if one.saturated is not None:
+                self._saturated.add_metric(labels, one.saturated)
 
 
 def _families(census: Census) -> Iterable[Metric]:

@@ -24,7 +24,7 @@ class LimitCensus:
         running: jobs that run under it; those of the fullest task or group, if each has as many.
             None where it is no limit of those.
         saturated: whether it has no room for a job that is ready, 1 or 0; how many tasks or groups
-            have none, if each has a limit.
+            have none, if each has a limit. None where that may not be known.
     """
 
     per: Per
@@ -32,7 +32,7 @@ class LimitCensus:
     limit: int | None = None
     rate: Rate | None = None
     running: int | None = None
-    saturated: int = 0
+    saturated: int | None = 0
 
 
 @dataclass(slots=True)
@@ -43,10 +43,12 @@ class RulesCensus:
         limits: each of them; the order of groups is one, of each group a job at a time.
         held_groups: groups with a dead job that holds back ready ones, where the order is strict;
             None where it is not.
+        rates_refused: what is stored of rates may not be read.
     """
 
     limits: list[LimitCensus] = field(default_factory=list)
     held_groups: int | None = None
+    rates_refused: bool = False
 
 
 @dataclass(slots=True)

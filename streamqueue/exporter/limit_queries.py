@@ -17,7 +17,7 @@ from ..protocol.document import State
 from ..protocol.operations import Find, of_queue
 from ..protocol.operations.limits import JOINED
 from ..protocol.rates import MILLISECOND, bucket_id, pace_of
-from ..protocol.schema import CLAIM_ORDER, DEAD_GROUP_INDEX, GROUP_INDEX
+from ..protocol.schema import DEAD_GROUP_INDEX, GROUP_INDEX, TASK_INDEX
 from ..protocol.slots import scope_of
 from .queries import short_text
 
@@ -30,15 +30,14 @@ if TYPE_CHECKING:
 
 MOST_GROUPS = 1000
 """Groups, or tasks, of a limit that are looked at."""
-MOST_AHEAD = 1000
-"""Ready jobs, of those that come first, among which one of a task is looked for; in a group fewer,
-because there may be many groups."""
-MOST_AHEAD_IN_GROUP = 100
+MOST_AHEAD = 100
+"""Ready jobs of a group, of those that come first, among which one of a task is looked for."""
 LONGEST_GROUP = 2048
 """Bytes of a group: 512 characters."""
 
 BY_GROUP: Mapping[str, Any] = GROUP_INDEX["key"]
 BY_DEAD_GROUP: Mapping[str, Any] = DEAD_GROUP_INDEX["key"]
+BY_TASK: Mapping[str, Any] = TASK_INDEX["key"]
 
 _ANY_GROUP: Document = {"group": {"$gte": ""}}
 
@@ -77,13 +76,12 @@ def _running(queue: str, place: int, rule: Rule) -> Pipeline:
 
 
 def empty_buckets(queue: str, rule: Rule, rate: Rate) -> Find:
-    """The buckets of a rate that have no start for now, no more than :data:`MOST_GROUPS`; in the
-    collection of settings."""
+    """The buckets of a rate that have no start for now, no more than :data:`MOST_GROUPS`."""
     now = {"$multiply": [{"$toLong": "$$NOW"}, Int64(MILLISECOND)]}
     # The next start is planned an interval after the last one.
     used_up = {"$gt": ["$last", {"$subtract": [now, Int64(pace_of(rate).interval)]}]}
     wanted = {"_id": _buckets(queue, rule), "last": {"$type": "long"}, "$expr": used_up}
-    return Find(wanted, {"_id": 1}, [("_id", 1)], MOST_GROUPS)
+    return Find(wanted, {"_id": 1}, limit=MOST_GROUPS)
 
 
 def _buckets(queue: str, rule: Rule) -> Document:
@@ -113,7 +111,7 @@ def ready_in_groups(
     The groups are laid beside a job of any group; where there is none, none of them has one.
     """
     ready = {**of_queue(queue, State.READY), **_ANY_GROUP, "seq": JOINED}
-    of_its_task: Pipeline = [{"$limit": MOST_AHEAD_IN_GROUP}, {"$match": of_task(task)}]
+    of_its_task: Pipeline = [{"$limit": MOST_AHEAD}, {"$match": of_task(task)}]
     first_of_each = {
         "from": collection,
         "localField": "group",
@@ -139,15 +137,15 @@ def ready_in_groups(
 
 
 def ready_tasks(queue: str) -> Pipeline:
-    """The tasks of the ready jobs of a queue, of the first :data:`MOST_AHEAD` of them.
+    """The tasks that the ready jobs of a queue have, no more than :data:`MOST_GROUPS`. Rows
+    ``{_id: <task>}``. To be sent with :data:`BY_TASK` as its hint.
 
-    Rows ``{_id: <task, "" for none>}``.
+    The server looks at one key for each task, if it is asked in this form.
     """
     return [
-        {"$match": of_queue(queue, State.READY)},
-        {"$sort": dict(CLAIM_ORDER)},
-        {"$limit": MOST_AHEAD},
-        {"$group": {"_id": {"$ifNull": [short_text("$task", LONGEST_GROUP), ""]}}},
+        {"$match": {**of_queue(queue, State.READY), "task": {"$gte": ""}}},
+        {"$group": {"_id": "$task"}},
+        {"$limit": MOST_GROUPS},
     ]
 
 

@@ -13,6 +13,7 @@ from pymongo.errors import OperationFailure
 
 from ..protocol.document import BARE_CODEC
 from ..protocol.limits import Rule
+from ..store.collection import UNAUTHORIZED
 from . import limit_queries as queries
 from .counts import LimitCensus, RulesCensus
 from .discovery import NO_SUCH_INDEX
@@ -49,25 +50,34 @@ def _may_be_shown(task: str | None) -> bool:
 
 
 def count_rules(
-    store: Store | AsyncStore, queue: str, rules: Rules, *, running: int, ready: int, dead: int
+    store: Store | AsyncStore,
+    queue: str,
+    rules: Rules,
+    *,
+    running: int,
+    ready: int,
+    dead: int,
+    rates: bool = True,
 ) -> Flow[RulesCensus]:
     """Count how the limits of a queue stand, and the groups that a dead job holds.
 
     Args:
         running, ready, dead: its jobs in these states, as they were just counted. What these make
             superfluous is not asked.
+        rates: whether this user may read, as far as is known, what is stored of rates.
     """
     count = _Count(store, queue, limits_shown(rules))
     yield from count.look_at_running(running)
     held = None
     if ready:
+        count.rates_refused = not rates
         yield from count.look_at_buckets()
         yield from count.look_at_ready()
     if rules.ordered == "strict":
         held = 0
         if ready and dead:
             held = yield from count.held_groups()
-    return RulesCensus(count.limits, held)
+    return RulesCensus(count.limits, held, count.rates_refused)
 
 
 class _Count:
@@ -78,6 +88,7 @@ class _Count:
         self._queue = queue
         self._rules = rules
         self.limits = [LimitCensus(rule.per, rule.task, rule.running, rule.rate) for rule in rules]
+        self.rates_refused = False
         self._full: list[set[str]] = [set() for _ in rules]  # the tasks or groups without room
 
     def look_at_running(self, running: int) -> Flow[None]:
@@ -110,9 +121,15 @@ class _Count:
     def look_at_buckets(self) -> Flow[None]:
         """Note which rates have no start left for now."""
         for place, rule in enumerate(self._rules):
-            if rule.rate is not None:
+            if rule.rate is not None and not self.rates_refused:
                 command = queries.empty_buckets(self._queue, rule, rule.rate)
-                found = yield self._store.read_settings(command)
+                try:
+                    found = yield self._store.read_buckets(command)
+                except OperationFailure as error:
+                    if error.code != UNAUTHORIZED:
+                        raise
+                    self.rates_refused = True
+                    continue
                 prefix = queries.bucket_prefix(self._queue, rule)
                 self._full[place] |= {bucket["_id"].removeprefix(prefix) for bucket in found}
 
@@ -122,6 +139,8 @@ class _Count:
         for place, rule in enumerate(self._rules):
             full = self._full[place]
             if not full:
+                if rule.rate is not None and self.rates_refused:
+                    self.limits[place].saturated = None
                 continue
             if rule.per == "group":
                 with_ready = yield from self._with_ready(full, rule.task)
@@ -130,8 +149,9 @@ class _Count:
                 self.limits[place].saturated = 1
             else:
                 if tasks is None:
-                    rows = yield from self._rows(queries.ready_tasks(self._queue))
-                    tasks = {row["_id"] for row in rows}
+                    pipeline = queries.ready_tasks(self._queue)
+                    rows = yield from self._rows(pipeline, queries.BY_TASK)
+                    tasks = {row["_id"] for row in rows if isinstance(row["_id"], str)}
                 wanted = full if rule.task is None else {rule.task}
                 self.limits[place].saturated = len(wanted & tasks)
 

@@ -8,7 +8,7 @@ for a ``$group`` by queue, so queues are found by jumping from one to the next.)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bson.datetime_ms import DatetimeMS
 from bson.timestamp import Timestamp
@@ -16,7 +16,7 @@ from bson.timestamp import Timestamp
 from ..names import LONGEST
 from ..protocol.document import State
 from ..protocol.operations import Find, milliseconds_since, near, of_queue, past
-from ..protocol.schema import CLAIM_ORDER, INDEXES
+from ..protocol.schema import CLAIM_ORDER, HELD_INDEX, INDEXES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -252,8 +252,8 @@ def held_dependents() -> Pipeline:
     return [{"$match": wanted}, {"$limit": MOST_DEPENDENTS}, by_queue]
 
 
-HELD_DEPENDENTS = "streamqueue_held"
-"""The index that has them, and no other job; it is there where jobs have parents."""
+HELD_DEPENDENTS: Mapping[str, Any] = HELD_INDEX["key"]
+"""The keys of the index that has them, and no other job; it is there where jobs have parents."""
 
 
 def end_of_oplog(direction: int) -> Find:

@@ -148,7 +148,7 @@ WITNESS_INDEX: Mapping[str, Any] = IndexModel(
 ).document
 """The one by which those are found that wait for this parent in particular."""
 HELD_INDEX: Mapping[str, Any] = IndexModel(
-    [("queue", ASCENDING)],
+    [("queue", ASCENDING), ("state", ASCENDING), ("waits_for.failed", ASCENDING)],
     name="streamqueue_held",
     partialFilterExpression={"state": "waiting", "waits_for.failed": True},
 ).document

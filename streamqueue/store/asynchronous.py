@@ -117,6 +117,7 @@ class AsyncStore(StoreState, ReadsOfMoments):
     settings_of = _driven(settings.settings_of)
     is_paused = _driven(settings.is_paused)
     queues_with_settings = _driven(settings.queues_with_settings)
+    read_buckets = _driven(rates.read_buckets)
     read_settings = _driven(settings.read_settings)
     change_settings = _driven(settings.change_settings)
     declare_rules = _driven(settings.declare_rules)

@@ -87,6 +87,7 @@ class Store(StoreState):
     settings_of = _driven(settings.settings_of)
     is_paused = _driven(settings.is_paused)
     queues_with_settings = _driven(settings.queues_with_settings)
+    read_buckets = _driven(rates.read_buckets)
     read_settings = _driven(settings.read_settings)
     change_settings = _driven(settings.change_settings)
     ring = _driven(settings.ring)

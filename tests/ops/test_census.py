@@ -17,8 +17,8 @@ from streamqueue import MongoQueue, Topic
 from streamqueue.exporter import census
 from streamqueue.exporter.census import Surveyor
 from streamqueue.names import INVALID
-from streamqueue.protocol.document import CODEC
 from streamqueue.store.asynchronous import AsyncStore
+from tests.ops.profiled import looks_of
 from tests.worker.faults import failing
 
 
@@ -484,22 +484,6 @@ async def test_counting_reads_indexes_and_the_running_jobs_alone(
     assert sum(look.get("docsExamined", 0) for look in on_jobs) == 50  # those that run
     # 850 ready, 300 scheduled, 20 dead and 50 running are counted, one key each.
     assert sum(look.get("keysExamined", 0) for look in on_jobs) < 850 + 300 + 20 + 50 + 40
-
-
-async def looks_of(jobs: Collection[Any], surveyor: Surveyor) -> list[dict[str, Any]]:
-    """Take a census and return what the server's profiler says of each read of it."""
-    database = jobs.database
-    await surveyor.take()  # it has learned what it may not read
-    database.command("profile", 2)
-    await surveyor.take()
-    database.command("profile", 0)
-    return [
-        look
-        for look in database.get_collection("system.profile", codec_options=CODEC).find(
-            {"op": {"$in": ["query", "command"]}}
-        )
-        if "planSummary" in look and look["ns"] != f"{database.name}.system.profile"
-    ]
 
 
 # rights

@@ -15,10 +15,11 @@ from streamqueue.exporter import limit_queries
 from streamqueue.exporter.census import Surveyor
 from streamqueue.exporter.counts import LimitCensus, QueueCensus
 from streamqueue.exporter.limits import limits_shown
-from streamqueue.protocol.document import CODEC
 from streamqueue.protocol.limits import Rule, check_rules
 from streamqueue.protocol.rates import bucket_id, moment_of
+from streamqueue.protocol.schema import TASK_INDEX
 from streamqueue.store.asynchronous import AsyncStore
+from tests.ops.profiled import looks_of
 
 
 @pytest.fixture
@@ -40,6 +41,10 @@ def of_settings(jobs: Collection[Any]) -> Collection[Any]:
     return jobs.database[f"{jobs.name}.settings"]
 
 
+def of_rates(jobs: Collection[Any]) -> Collection[Any]:
+    return jobs.database[f"{jobs.name}.rates"]
+
+
 def rule(jobs: Collection[Any], *limits: Limit, ordered: Any = False, queue: str = "calls") -> None:
     """Store what a worker of the queue declares."""
     declared = check_rules(limits, ordered, False).declared()
@@ -48,6 +53,7 @@ def rule(jobs: Collection[Any], *limits: Limit, ordered: Any = False, queue: str
 
 def rule_of_tasks(jobs: Collection[Any], *rules: Rule) -> None:
     """Store limits of tasks, which no handler declares."""
+    jobs.database.command("createIndexes", jobs.name, indexes=[dict(TASK_INDEX)])
     stored = {"limits": [rule.stored() for rule in rules]}
     of_settings(jobs).replace_one({"_id": "calls"}, stored, upsert=True)
 
@@ -67,7 +73,7 @@ async def limits(surveyor: Surveyor) -> list[LimitCensus]:
     return (await counted(surveyor)).limits
 
 
-async def saturated(surveyor: Surveyor) -> list[int]:
+async def saturated(surveyor: Surveyor) -> list[int | None]:
     return [limit.saturated for limit in await limits(surveyor)]
 
 
@@ -267,7 +273,7 @@ async def test_a_damaged_bucket_does_not_stop_the_census(
 ) -> None:
     rule(jobs, Limit(rate=1))
     there(jobs, "ready")
-    of_settings(jobs).insert_one({"_id": bucket_id("calls", "q:"), "kind": "rate", "last": last})
+    of_rates(jobs).insert_one({"_id": bucket_id("calls", "q:"), "last": last})
 
     assert await saturated(surveyor) == [0]
 
@@ -277,8 +283,7 @@ def bucket(
 ) -> None:
     """Store a bucket whose last start was planned then."""
     last = moment_of(datetime.now(UTC)) - int(seconds_ago * 1e9)
-    document = {"_id": bucket_id(queue, scope), "kind": "rate", "last": last}
-    of_settings(jobs).insert_one(document)
+    of_rates(jobs).insert_one({"_id": bucket_id(queue, scope), "last": last})
 
 
 # held groups
@@ -398,36 +403,3 @@ async def test_what_is_said_of_groups_is_read_from_indexes_however_much_waits(
     assert not any("COLLSCAN" in look["planSummary"] for look in looks)
     assert sum(look.get("docsExamined", 0) for look in of_groups) == 0
     assert sum(look.get("keysExamined", 0) for look in of_groups) < 20
-
-
-async def test_buckets_of_groups_are_passed_over_when_settings_are_read(
-    surveyor: Surveyor, jobs: Collection[Any], queue: MongoQueue
-) -> None:
-    there(jobs, "ready")
-    rule(jobs, Limit(running=5))
-    of_settings(jobs).insert_one({"_id": "zz", "paused": True})
-    of_settings(jobs).insert_many(
-        {"_id": bucket_id("calls", f"g:{number}"), "kind": "rate"} for number in range(3000)
-    )
-
-    looks = await looks_of(jobs, surveyor)
-
-    of_queues = [look for look in looks if "declared" in str(look["command"].get("filter"))]
-    assert [look["keysExamined"] <= 4 for look in of_queues] == [True]
-    assert (await surveyor.take()).queues["zz"].paused
-
-
-async def looks_of(jobs: Collection[Any], surveyor: Surveyor) -> list[dict[str, Any]]:
-    """Take a census and return what the server's profiler says of each read of it."""
-    database = jobs.database
-    await surveyor.take()  # it has learned what it may not read, and which queues there are
-    database.drop_collection("system.profile")
-    database.command("profile", 2)
-    await surveyor.take()
-    database.command("profile", 0)
-    profile = database.get_collection("system.profile", codec_options=CODEC)
-    return [
-        look
-        for look in profile.find({"op": {"$in": ["query", "command"]}})
-        if "planSummary" in look and look["ns"] != profile.full_name
-    ]

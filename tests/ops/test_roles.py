@@ -101,6 +101,7 @@ EXPORTER = {
     (JOBS, "find"): "the counts",
     (CONSUMERS, "find"): "the consumers",
     (SETTINGS, "find"): "what is paused",
+    (RATES, "find"): "whether rates hold jobs back",
 }
 OPLOG_WINDOW = {(OPLOG, "find"): "the oplog window"}
 SHIPPED = [
@@ -920,9 +921,11 @@ SHOWN = {
     (JOBS, "find"): "streamqueue_queue_jobs",
     (CONSUMERS, "find"): "streamqueue_queue_consumers",
     (SETTINGS, "find"): "streamqueue_paused",
+    (RATES, "find"): "streamqueue_queue_limit_saturated",
     (OPLOG, "find"): "streamqueue_oplog_window_seconds",
 }
-"""A series that each action is for."""
+"""A series that each action is for; of the limits, which are settings, there is none either without
+those."""
 
 
 async def export(uri: str, database: str) -> set[str]:
@@ -942,6 +945,7 @@ async def export(uri: str, database: str) -> set[str]:
 @pytest.fixture
 def something_to_count(look: Database[Any], producer: MongoQueue) -> None:
     producer.put({"kind": "plain"})
+    MongoQueue(look.jobs).limit(rate=5)
 
 
 @pytest.mark.parametrize("name", ["consumer", "exporter"])
@@ -1040,16 +1044,21 @@ def test_top_shows_rates_to_who_may_open_a_change_stream(
 
 
 @pytest.mark.usefixtures("something_to_count")
-@pytest.mark.parametrize("missing", [(CONSUMERS, "find"), (SETTINGS, "find")], ids=str)
+@pytest.mark.parametrize(
+    ("missing", "more"),
+    [((CONSUMERS, "find"), set()), ((SETTINGS, "find"), {RATES}), ((RATES, "find"), set())],
+    ids=str,
+)
 async def test_an_exporter_without_a_right_leaves_out_what_that_is_for_and_nothing_else(
-    server: SecuredServer, database: str, missing: tuple[str, str]
+    server: SecuredServer, database: str, missing: tuple[str, str], more: set[str]
 ) -> None:
     shipped = without(role("exporter", database), *missing)
     uri = server.user(database, shipped, role("oplog-window", database))
 
     shown = await export(uri, database)
 
-    assert set(SHOWN.values()) - shown == {SHOWN[missing]}
+    left_out = {SHOWN[missing], *(SHOWN[collection, "find"] for collection in more)}
+    assert set(SHOWN.values()) - shown == left_out
 
 
 @pytest.mark.usefixtures("something_to_count")

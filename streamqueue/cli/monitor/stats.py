@@ -75,9 +75,11 @@ class _Standing:
         self.paused = None if settings is None else settings.paused
         self.rules: RulesCensus | None = None
         if settings is not None and settings.rules:
-            states = {"running": "locked", "ready": "available", "dead": "errors"}
-            some = {state: counts[name] for state, name in states.items()}
-            self.rules = run(count_rules(store, queue, settings.rules, **some))
+            running, ready, dead = (counts[name] for name in ("locked", "available", "errors"))
+            flow = count_rules(
+                store, queue, settings.rules, running=running, ready=ready, dead=dead
+            )
+            self.rules = run(flow)
 
     def facts(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -85,7 +87,9 @@ class _Standing:
         if self.paused is not None:
             facts["paused"] = self.paused
         if self.rules is not None:
-            facts |= asdict(self.rules)
+            facts["limits"] = [asdict(limit) for limit in self.rules.limits]
+            if self.rules.held_groups is not None:
+                facts["held_groups"] = self.rules.held_groups
         return facts
 
     def limits(self) -> list[str]:

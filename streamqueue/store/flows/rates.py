@@ -75,6 +75,13 @@ def reserve(
     return found
 
 
+def read_buckets(store: StoreState, command: operations.Find) -> Flow[list[dict[str, Any]]]:
+    """Return what is stored of buckets."""
+    reply = yield Command(operations.find_once(_rates(store), command))
+    found: list[dict[str, Any]] = reply["cursor"]["firstBatch"]
+    return found
+
+
 def _rates(store: StoreState) -> str:
     return rates_beside(store.jobs.name)
 
@@ -85,9 +92,7 @@ def _reserve(store: StoreState, wanted: Wanted) -> Flow[dict[str, Reservation]]:
         found = yield from _reserve_one(store, wanted, by)
     else:
         yield from _reserve_each(store, wanted, by)
-        command = operations.reserved(list(wanted), by)
-        reply = yield Command(operations.find_once(_rates(store), command))
-        found = reply["cursor"]["firstBatch"]
+        found = yield from read_buckets(store, operations.reserved(list(wanted), by))
     # One that is not there was full, and was removed since: what was reserved is lost.
     received = monotonic()
     return {
