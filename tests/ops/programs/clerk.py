@@ -10,14 +10,16 @@ import os
 import random
 import sys
 import threading
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
+from bson import ObjectId
 from prometheus_client import disable_created_metrics, start_http_server
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from streamqueue import DuplicateJob, MongoQueue, Topic
+from streamqueue import DuplicateJob, MongoQueue, NewJob, Topic
 
 APP = "real-run-producer"
 PAUSE_SECONDS = 0.05
@@ -25,6 +27,7 @@ TOPIC_EVERY = 20
 
 RARE: tuple[tuple[int, str, dict[str, Any], dict[str, Any]], ...] = (
     (13, "emails", {"seconds": 0.01}, {"delay": 3}),
+    (6, "calls", {"seconds": 0.2}, {"group": "ada"}),
     (17, "invoices", {"seconds": 0.3}, {"key": "the one report", "delay": 2}),
     (11, "invoices", {"seconds": 0.1}, {"key": "a price", "delay": 2, "on_conflict": "replace"}),
     (19, "emails", {"ends": "snoozes"}, {}),
@@ -51,9 +54,10 @@ def main() -> None:
     threading.Thread(target=wait_for_the_end, daemon=True).start()
     with MongoClient[dict[str, Any]](os.environ["STREAMQUEUE_URI"], appname=APP) as client:
         jobs = client.get_default_database().jobs
-        queues = {name: MongoQueue(jobs, name=name) for name in ("emails", "invoices")}
+        queues = {name: MongoQueue(jobs, name=name) for name in ("emails", "invoices", "calls")}
         topics = [Topic(jobs, name) for name in ("orders", "unread")]
         topics[0].subscribe("invoices")
+        _hold(queues["calls"])
         for number in count(1):
             if over.wait(random.uniform(0.5, 1.5) * PAUSE_SECONDS):
                 return
@@ -64,6 +68,17 @@ def main() -> None:
                     queues[name].put(payload, **how)
                 except (DuplicateJob, PyMongoError):
                     pass  # it is counted, which is what the run is about
+
+
+def _hold(calls: MongoQueue) -> None:
+    """Put a job that fails, and one that its death holds back, for its group and as its parent."""
+    fails: dict[str, Any] = {"max_attempts": 1}
+    with suppress(PyMongoError):
+        calls.put_many([NewJob({"ends": "fails"}, group="eve", **fails), NewJob({}, group="eve")])
+        parent = ObjectId()
+        calls.put_many(
+            [NewJob({"ends": "fails"}, job_id=parent, **fails), NewJob({}, after=[parent])]
+        )
 
 
 def _publish(topic: Topic) -> None:

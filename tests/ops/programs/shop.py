@@ -1,5 +1,5 @@
-"""The worker of the real run: two queues, whose jobs say what is to happen to them, and a schedule
-that skips what comes while its last job runs.
+"""The worker of the real run: two queues, whose jobs say what is to happen to them, a third with
+limits and order, and a schedule that skips what comes while its last job runs.
 
 ``streamqueue worker tests.ops.programs.shop:worker``, with the address in ``STREAMQUEUE_URI``.
 """
@@ -13,7 +13,7 @@ from threading import Event
 import anyio
 from pymongo import AsyncMongoClient
 
-from streamqueue import AsyncJob, Backoff, Discard, Job, Retry, Snooze, Worker
+from streamqueue import AsyncJob, Backoff, Discard, Job, Limit, Retry, Snooze, Worker
 
 APP = "real-run-worker"
 LEASE_SECONDS = 3.0
@@ -32,6 +32,7 @@ def worker() -> Worker:
     made.schedule(every=1, payload={"seconds": 1.5}, key="the newsletter")(send)
     made.handler("emails")(send)
     made.handler("invoices")(bill)
+    made.handler("calls", limits=Limit(running=1, rate=10), ordered="strict")(call)
     return made
 
 
@@ -42,6 +43,11 @@ async def send(job: AsyncJob) -> None:
         Event().wait(blocked)
     await anyio.sleep(job.data.get("seconds", 0))
     _end(job)
+
+
+async def call(job: AsyncJob) -> None:
+    """The same, for a schedule has that function."""
+    await send(job)
 
 
 def bill(job: Job) -> None:
