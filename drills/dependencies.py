@@ -79,7 +79,7 @@ def _requeue(stage: Stage, queue: MongoQueue, at_most: int) -> None:
     """Make dead parents ready again that hold a dependent, as an operator would."""
     with suppress(PyMongoError):
         held: dict[str, Any] = {"state": "waiting", "waits_for.failed": True}
-        found = stage.jobs.distinct("waits_for.parent", held)
+        found = stage.jobs.distinct("waits_for.parents", held)
         for job in found[:at_most]:
             # As any dead one it may be another's by now: a witness that was requeued.
             with suppress(StreamQueueError), pymongo.timeout(PATIENCE):

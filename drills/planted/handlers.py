@@ -528,8 +528,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         14,
         "ops/test_census.py::test_what_may_not_be_read_is_left_out",
         Edit(
-            "exporter.census:Surveyor._read_if_allowed",
-            "            self._refused.add(collection.full_name)\n",
+            "exporter.census:Surveyor._note_refused",
+            "        self._refused.add(name)\n",
             "",
         ),
     ),

@@ -114,7 +114,7 @@ def read_look(row: Mapping[str, Any]) -> Looked:
     return Looked(
         row["_id"],
         decision,
-        waits_for.get("parent"),
+        waits_for.get("parents"),
         waits_for.get("failed") is True,
         latest(some),
         not lives,
@@ -152,7 +152,7 @@ class Parents(NamedTuple):
         return {
             "after": list(self.ids),
             "if_parent_fails": None if self.rule == "hold" else self.rule,
-            "waits_for": {"parent": witness},
+            "waits_for": {"parents": witness},
             "delay": delay or None,
         }
 

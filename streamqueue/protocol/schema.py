@@ -142,9 +142,9 @@ AFTER_INDEX: Mapping[str, Any] = IndexModel(
 ).document
 """The one by which the dependents of a parent are found that have not ended."""
 WITNESS_INDEX: Mapping[str, Any] = IndexModel(
-    [("waits_for.parent", ASCENDING), ("_id", ASCENDING)],
+    [("waits_for.parents", ASCENDING), ("_id", ASCENDING)],
     name="streamqueue_witness",
-    partialFilterExpression={"state": "waiting", "waits_for.parent": {"$exists": True}},
+    partialFilterExpression={"state": "waiting", "waits_for.parents": {"$exists": True}},
 ).document
 """The one by which those are found that wait for this parent in particular."""
 HELD_INDEX: Mapping[str, Any] = IndexModel(

@@ -211,4 +211,4 @@ def test_requeueing_a_dead_parent_is_told_to_what_comes_after_it(
 
     command("dead", "requeue", "--yes")
 
-    assert document(jobs, dependent)["waits_for"] == {"parent": parent}
+    assert document(jobs, dependent)["waits_for"] == {"parents": parent}

@@ -65,7 +65,7 @@ async def test_a_dependent_says_for_whom_it_waits(queue: Any) -> None:
 
     info = await queue.get(dependent)
 
-    assert (info.state, info.waits_for) == ("waiting", {"parent": parent})
+    assert (info.state, info.waits_for) == ("waiting", {"parents": parent})
 
 
 async def test_a_dependent_of_many_runs_once_all_are_done(queue: Any) -> None:
@@ -270,7 +270,7 @@ async def test_a_dependent_is_held_by_a_dead_parent(
     await end(queue, jobs, parent)
 
     info = await queue.get(dependent)
-    assert (info.state, info.waits_for) == ("waiting", {"parent": parent, "failed": True})
+    assert (info.state, info.waits_for) == ("waiting", {"parents": parent, "failed": True})
 
 
 @pytest.mark.parametrize("end", ENDS_FOR_GOOD, ids=lambda end: end.__name__)
@@ -353,7 +353,7 @@ async def test_a_held_dependent_runs_after_its_requeued_parent(
     held = await queue.get(dependent)
     assert await complete_next(queue) == parent
 
-    assert (held.state, held.waits_for) == ("waiting", {"parent": parent})
+    assert (held.state, held.waits_for) == ("waiting", {"parents": parent})
     assert await state_of(queue, dependent) == "ready"
 
 
@@ -365,7 +365,7 @@ async def test_many_requeued_parents_let_their_dependents_go_on(
 
     assert await queue.requeue() == 1
 
-    assert (await queue.get(dependent)).waits_for == {"parent": parent}
+    assert (await queue.get(dependent)).waits_for == {"parents": parent}
 
 
 async def test_a_cancelled_dependent_stays_so_when_its_parent_is_requeued(

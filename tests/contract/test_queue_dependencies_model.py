@@ -182,7 +182,7 @@ class DependencyMachine(RuleBasedStateMachine):
         }
         for one, job in self.jobs.items():
             if job.state == "waiting":
-                witness = self.jobs[found[one]["waits_for"]["parent"]].state
+                witness = self.jobs[found[one]["waits_for"]["parents"]].state
                 assert witness in (*LIVE, "dead")
                 assert found[one]["waits_for"].get("failed", False) is (witness == "dead")
                 for parent in job.after:

@@ -139,7 +139,7 @@ def test_a_parent_that_dies_while_its_dependent_is_put(race: Race, number: int, 
     wanted = {"hold": "waiting", "cancel": "cancelled", "run": "ready"}[rule]
     assert state(race.jobs, dependent) == wanted
     if rule == "hold":
-        assert document(race.jobs, dependent)["waits_for"] == {"parent": parent, "failed": True}
+        assert document(race.jobs, dependent)["waits_for"] == {"parents": parent, "failed": True}
 
 
 @EVERY

@@ -521,7 +521,7 @@ def test_with_find_and_update_a_producer_puts_what_comes_after_others(
 
     found = look.jobs.find_one({"_id": dependent})
     assert found is not None
-    assert found["waits_for"] == {"parent": parent}
+    assert found["waits_for"] == {"parents": parent}
 
 
 # publisher

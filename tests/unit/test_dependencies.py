@@ -80,7 +80,7 @@ def a_look(**states: int) -> dict[str, Any]:
             groups.append({"_id": state, "count": count, "last": last, "unmarked": 0})
             first += count
     row = {"_id": 1, "count": sum(states.values()), "parents": groups}
-    return {**row, "waits_for": {"parent": None}}
+    return {**row, "waits_for": {"parents": None}}
 
 
 @given(st.dictionaries(st.sampled_from(["ready", "running", "scheduled", "waiting"]), COUNTS))

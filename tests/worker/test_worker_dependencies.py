@@ -48,7 +48,7 @@ def looks(sent: list[Sent]) -> list[Mapping[str, Any]]:
     return [
         one.command
         for one in sent
-        if any(word in str(one.command) for word in ("waits_for.parent", "'after'", "'needed': 1"))
+        if any(word in str(one.command) for word in ("waits_for.parents", "'after'", "'needed': 1"))
     ]
 
 
@@ -185,7 +185,7 @@ async def test_a_dependent_whose_producer_died_before_it_looked_runs(
     await worker.until_outcomes(completed=1)
     lost = {"queue": "default", "state": "waiting", "payload": {}, "after": [parent]}
 
-    dependent = jobs.insert_one({**lost, "waits_for": {"parent": parent}}).inserted_id
+    dependent = jobs.insert_one({**lost, "waits_for": {"parents": parent}}).inserted_id
 
     await until_seen(results, dependent)
 

@@ -55,7 +55,7 @@ def requeue(
 
 # It was cancelled before they had ended. Who puts it back knows how they stand, and wants it to run
 # when none is left to wait for.
-_WAITED_FOR_PARENTS: Document = {"$ne": [{"$type": "$waits_for.parent"}, "missing"]}
+_WAITED_FOR_PARENTS: Document = {"$ne": [{"$type": "$waits_for.parents"}, "missing"]}
 
 
 NOT_ENDED: Document = dict.fromkeys(

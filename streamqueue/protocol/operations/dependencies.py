@@ -1,8 +1,8 @@
 """The job that comes after others: it waits for one of them at a time, its witness.
 
-A parent that has not ended is named in the dependent (``waits_for.parent``), and only who ends that
-one need look how the others stand; the look finds the next one, or that there is none. Parents say
-that they are needed (``needed``, the time at which that was last said), so that they stay, with
+A parent that has not ended is named in the dependent (``waits_for.parents``), and only who ends
+that one need look how the others stand; the look finds the next one, or that there is none. Parents
+say that they are needed (``needed``, the time at which that was last said), so that they stay, with
 their results, until their dependents have ended, and so that whoever ends one knows that somebody
 waits. Everything is computed from the documents: anybody may look again, as often as wanted.
 """
@@ -30,7 +30,7 @@ NOT_NEEDED: Document = {"needed": {"$not": {"$type": "date"}}}
 """The opposite."""
 PARENT_FAILED = "a parent has failed, or is gone"
 """The last error of a dependent that was cancelled for that."""
-_FOR_PARENTS: Document = {"state": str(State.WAITING), f"{WAITS_FOR}.parent": {"$exists": True}}
+_FOR_PARENTS: Document = {"state": str(State.WAITING), f"{WAITS_FOR}.parents": {"$exists": True}}
 _LIVES: Document = {"$gte": "ready"}
 FOUND_AT_ONCE = 10_000
 """Dependents that are read together, by their ids."""
@@ -166,7 +166,7 @@ def _list_of(field: str) -> Document:
 
 def waiting_for(ids: Sequence[Any], behind: Any = None) -> Find:
     """The dependents that wait for one of these parents in particular, by their ids."""
-    wanted = {f"{WAITS_FOR}.parent": _among(ids), "state": str(State.WAITING)}
+    wanted = {f"{WAITS_FOR}.parents": _among(ids), "state": str(State.WAITING)}
     return _by_id(wanted, behind)
 
 
@@ -226,9 +226,9 @@ def wait_for(job_id: Any, before: Any, witness: Any, *, failed: bool) -> Update:
     wanted = {
         "_id": _among([job_id]),
         "state": str(State.WAITING),
-        f"{WAITS_FOR}.parent": {"$eq": before},
+        f"{WAITS_FOR}.parents": {"$eq": before},
     }
-    fields: Document = {"parent": literal(witness)}
+    fields: Document = {"parents": literal(witness)}
     if failed:
         fields["failed"] = True
     # As a whole: what it said before must not be merged with.
@@ -299,7 +299,7 @@ def living(ids: Sequence[Any]) -> Find:
 def witness_of(job: Mapping[str, Any]) -> Any:
     """Return the parent that a job waits for; None if it waits for something else."""
     waits_for = job.get(WAITS_FOR)
-    return waits_for.get("parent") if isinstance(waits_for, dict) else None
+    return waits_for.get("parents") if isinstance(waits_for, dict) else None
 
 
 def waiting_or_needed(ids: Sequence[Any]) -> Find:

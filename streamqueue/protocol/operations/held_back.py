@@ -105,7 +105,7 @@ def let_these_through(ids: Sequence[Any]) -> Update:
     return Update(wanted, _LET_THROUGH)
 
 
-_NOT_FOR_PARENTS: Document = {f"{WAITS_FOR}.parent": {"$exists": False}}
+_NOT_FOR_PARENTS: Document = {f"{WAITS_FOR}.parents": {"$exists": False}}
 # One that was given another time meanwhile waits for that.
 _IS_EARLY: Document = {"$and": [is_date("run_at"), {"$gt": ["$run_at", "$$NOW"]}]}
 # Only one that has a group may have no place: the first that is free, when it joins.

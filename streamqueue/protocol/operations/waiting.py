@@ -16,7 +16,7 @@ WAITING_STATES = ("ready", "scheduled", "waiting")
 """States of jobs that nobody holds, and that somebody will claim."""
 
 
-_FOR_PARENTS: Document = {"$ne": [{"$type": "$waits_for.parent"}, "missing"]}
+_FOR_PARENTS: Document = {"$ne": [{"$type": "$waits_for.parents"}, "missing"]}
 
 
 def that_waits(queue: str, job_id: Any) -> Document:
