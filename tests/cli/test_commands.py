@@ -376,6 +376,40 @@ def test_stats_say_that_a_queue_is_paused(run: Run, jobs: Collection[Any]) -> No
     assert "paused" not in other.stdout
 
 
+def test_stats_say_how_limits_stand(run: Run, jobs: Collection[Any]) -> None:
+    emails = MongoQueue(jobs, name="emails")
+    emails.put_many([{}] * 3)
+    emails.limit(running=2)
+    assert len(emails.claim(3)) == 2
+    MongoQueue(jobs, name="reports").put({})
+
+    every, one = run("stats"), run("stats", "--queue", "emails")
+    scripted = json.loads(run("stats", "--json").stdout)
+
+    header, *rows = every.stdout.splitlines()
+    assert header.split()[-1] == "LIMITS"
+    assert [row.split("  ")[-1].strip() for row in rows] == ["queue running 2/2 (saturated)", "-"]
+    assert "limit      queue running 2/2 (saturated)" in one.stdout.splitlines()
+    limit = {"per": "queue", "task": None, "limit": 2, "rate": None, "running": 2, "saturated": 1}
+    assert scripted["emails"]["limits"] == [limit]
+    assert json.loads(run("stats", "--queue=emails", "--json").stdout) == scripted["emails"]
+    assert "limits" not in scripted["reports"]
+
+
+def test_stats_count_the_groups_that_a_dead_job_holds(run: Run, jobs: Collection[Any]) -> None:
+    orders = MongoQueue(jobs, name="orders")
+    orders.put_many([{}] * 2, group="ada", max_attempts=1)
+    (job,) = orders.claim(1)
+    job.error("no")
+    settings = jobs.database[f"{jobs.name}.settings"]
+    settings.insert_one({"_id": "orders", "declared": {"ordered": "strict"}})
+
+    plain, scripted = run("stats"), run("stats", "--queue", "orders", "--json")
+
+    assert plain.stdout.rstrip().endswith("group running 0/1, 1 group held by a dead job")
+    assert json.loads(scripted.stdout)["held_groups"] == 1
+
+
 def test_stats_show_every_queue_unless_one_is_named(run: Run, jobs: Collection[Any]) -> None:
     MongoQueue(jobs, name="emails").put_many([{}, {}])
     MongoQueue(jobs, name="reports").put({}, delay=60)

@@ -19,7 +19,7 @@ import pytest
 from bson import Binary, ObjectId
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import MongoQueue, Schedules
+from streamqueue import MongoQueue, Rate, Schedules
 from tests.waiting import wait_until
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -114,6 +114,47 @@ def test_schedules_that_are_paused_or_late_are_named(
 
     assert "LATE SCHEDULES: tidy 3h" in said.splitlines()
     assert "PAUSED SCHEDULES: weekly" in said.splitlines()
+
+
+def test_limits_are_shown_and_what_dead_jobs_hold(
+    top: Spawn, queue: MongoQueue, jobs: Collection[Any]
+) -> None:
+    queue.put_many([{}] * 3)
+    queue.limit(running=1, rate=Rate(100, 60))
+    assert queue.next() is not None
+    with MongoQueue(jobs, name="reports") as reports:
+        parent = reports.put({}, max_attempts=1)
+        reports.put({}, after=[parent])
+        (job,) = reports.claim(1)
+        job.error("no")
+    with MongoQueue(jobs, name="orders") as orders:
+        orders.put_many([{}] * 2, group="ada", max_attempts=1)
+        (job,) = orders.claim(1)
+        job.error("no")
+    settings = jobs.database[f"{jobs.name}.settings"]
+    settings.insert_one({"_id": "orders", "declared": {"ordered": "strict"}})
+
+    said = top("--once", "--interval", "0.2").communicate(timeout=30)[0].splitlines()
+    scripted = json.loads(top("--json", "--once").communicate(timeout=30)[0])
+
+    limits = [line for line in said if line.startswith("LIMIT: ")]
+    assert limits == [
+        "LIMIT: emails               queue running 1/1, rate 100 in 60 s (saturated)",
+        "LIMIT: orders               group running 0/1",
+    ]
+    assert {"HELD GROUPS: orders 1", "HELD DEPENDENTS: reports 1"} <= set(said)
+    queues = scripted["census"]["queues"]
+    assert queues["emails"]["limits"] == [
+        {
+            "per": "queue",
+            "task": None,
+            "limit": 1,
+            "running": 1,
+            "saturated": 1,
+            "rate": {"count": 100, "seconds": 60, "burst": 1},
+        }
+    ]
+    assert (queues["orders"]["held_groups"], queues["reports"]["held_dependents"]) == (1, 1)
 
 
 def test_the_bell_is_no_job_that_came(top: Spawn, queue: MongoQueue, jobs: Collection[Any]) -> None:

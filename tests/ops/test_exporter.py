@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from pymongo import AsyncMongoClient
 from pymongo.synchronous.collection import Collection
 
-from streamqueue import MongoQueue
+from streamqueue import MongoQueue, Rate
 from streamqueue.exporter import exporter
 from streamqueue.exporter.exporter import Exporter
 from streamqueue.health.health import Health
@@ -117,6 +117,25 @@ async def test_the_state_of_a_queue_is_shown(
         assert shown("leader") == 1
         assert shown("oplog_window_seconds") is not None
         assert (shown("state_last_success_timestamp_seconds") or 0) > 1.7e9
+
+
+async def test_the_limits_of_a_queue_are_shown(
+    export: Export, shown: Shown, queue: MongoQueue
+) -> None:
+    queue.put_many([{}] * 3)
+    queue.limit(running=1, rate=Rate(90, 60))
+    assert queue.next() is not None
+
+    async with export():
+        await wait_until_async(lambda: censuses(shown) >= 1, "a census")
+
+        of_queue = {"queue": "emails", "per": "queue", "task": ""}
+        assert shown("queue_limit", **of_queue) == 1
+        assert shown("queue_limit_running", **of_queue) == 1
+        assert shown("queue_limit_starts_per_second", **of_queue) == 1.5
+        assert shown("queue_limit_saturated", **of_queue) == 1
+        assert shown("queue_held_groups", queue="emails") is None
+        assert shown("queue_held_dependents", queue="emails") == 0
 
 
 async def test_the_age_is_an_explicit_zero_when_nothing_waits(

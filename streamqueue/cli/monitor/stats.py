@@ -96,11 +96,11 @@ class _Standing:
         """Return how each of its limits stands, and the groups that a dead job holds."""
         if self.rules is None:
             return []
-        held = self.rules.held_groups
-        return [
-            *(limit_text(limit) for limit in self.rules.limits),
-            *([f"{held:,} groups held by a dead job"] if held else []),
-        ]
+        limits = [limit_text(limit) for limit in self.rules.limits]
+        if held := self.rules.held_groups:
+            groups = "group" if held == 1 else "groups"
+            limits.append(f"{held:,} {groups} held by a dead job")
+        return limits
 
 
 def _show_one(options: Options, standing: _Standing) -> None:
