@@ -7,6 +7,7 @@ from drills.planted.fault import Edit, PlantedFault
 RENDERINGS = "unit/test_renderings.py"
 PLACES = "unit/test_health_places.py"
 STRANGERS = "ops/test_census_strangers.py"
+LIMITS = "ops/test_census_limits.py"
 
 FAULTS: tuple[PlantedFault, ...] = (
     # how the queue stands
@@ -408,5 +409,51 @@ FAULTS: tuple[PlantedFault, ...] = (
         "unit/test_health_app.py"
         "::test_scrapes_that_wait_for_a_collector_are_turned_away_when_they_are_many",
         Edit("health.app", "MAX_SCRAPES = 100\n", "MAX_SCRAPES = 10**9\n"),
+    ),
+    PlantedFault(
+        "a limit that is full taken for one that holds jobs back",
+        3,
+        f"{LIMITS}::test_a_full_limit_is_saturated_while_jobs_are_ready",
+        Edit(
+            "exporter.limits:count_rules",
+            "    if ready:\n        count",
+            "    if True:\n        count",
+        ),
+    ),
+    PlantedFault(
+        "a group taken for held where its order is not strict",
+        3,
+        f"{LIMITS}::test_groups_that_a_dead_job_holds_are_counted_where_order_is_strict",
+        Edit("exporter.limits:count_rules", 'rules.ordered == "strict"', "rules.ordered"),
+    ),
+    PlantedFault(
+        "jobs of a group that are not due yet taken for held back",
+        3,
+        f"{LIMITS}::test_jobs_that_have_not_taken_their_place_yet_are_not_held_back",
+        Edit(
+            "exporter.limit_queries:ready_in_groups",
+            '{**of_queue(queue, State.READY), **_ANY_GROUP, "seq": JOINED}',
+            '{"queue": queue, "state": {"$gte": "ready"}, **_ANY_GROUP}',
+        ),
+    ),
+    PlantedFault(
+        "a look for groups that reads all jobs where their index is missing",
+        13,
+        f"{LIMITS}::test_without_the_indexes_of_groups_nothing_is_looked_up",
+        Edit(
+            "exporter.limits:_Count._with_ready",
+            "self._rows(pipeline, queries.BY_GROUP)",
+            "self._rows(pipeline)",
+        ),
+    ),
+    PlantedFault(
+        "held dependents that are read to be counted",
+        15,
+        "ops/test_census_dependents.py::test_they_are_counted_from_an_index_alone",
+        Edit(
+            "exporter.queries:held_dependents",
+            '{"$sum": 1}',
+            '{"$sum": {"$cond": ["$payload", 1, 1]}}',
+        ),
     ),
 )
