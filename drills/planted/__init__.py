@@ -16,6 +16,7 @@ from drills.planted import (
     rates,
     refused,
     schedules,
+    slots,
     steering,
     streams,
     surroundings,
@@ -47,4 +48,5 @@ FAULTS: tuple[PlantedFault, ...] = (
     *topics.FAULTS,
     *schedules.FAULTS,
     *dependencies.FAULTS,
+    *slots.FAULTS,
 )

@@ -6,6 +6,7 @@ Law: a limit is a limit.
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +15,12 @@ import pytest
 from pymongo.synchronous.collection import Collection
 
 from streamqueue.store import known_settings
-from tests.contract.looks import let_lease_run_out
+from tests.contract.looks import document, let_lease_run_out, server_time
 from tests.contract.shells import Shell
 from tests.contract.test_queue_limits import put_all, rule
+from tests.waiting import wait_until_async
+
+SOON = 10.0
 
 
 @pytest.fixture
@@ -176,6 +180,87 @@ async def test_what_is_held_back_is_as_it_was_however_often_somebody_looks(
         assert await shell.queue().next() is None
 
     assert list(jobs.find({"_id": {"$ne": held.id}})) == before
+
+
+@pytest.mark.parametrize("end", ["complete", "error", "release", "die"])
+async def test_a_job_has_its_slots_while_it_runs_and_no_longer(
+    jobs: Collection[Any], shell: Shell, end: str
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 1}], declared={"ordered": True})
+    put_all(jobs, "a")
+    queue = shell.queue(max_attempts=1 if end == "die" else 3, keep=60)
+    job = await queue.next()
+    assert document(jobs, job.id)["slots"] == ["q#1", "o#1:a"]
+
+    await getattr(job, {"die": "error"}.get(end, end))()
+
+    assert "slots" not in document(jobs, job.id)
+
+
+async def test_nothing_is_withheld_for_what_was_known_a_moment_ago(
+    jobs: Collection[Any], shell: Shell, settings_hold_at_once: None
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 1}])
+    put_all(jobs, "---")
+    queue, other = shell.queue(), shell.queue()
+    held = await other.next()
+    for _ in range(2):
+        assert await queue.next() is None
+        await held.complete()
+        (again,) = await queue.claim(1)
+        await again.release()
+        (held,) = await other.claim(1)
+
+
+async def test_of_two_that_go_for_the_same_place_one_gets_it_and_the_other_nothing(
+    jobs: Collection[Any], shell: Shell
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 1}])
+    put_all(jobs, "--")
+    queue, other = shell.queue(), shell.queue()
+    await (await other.next()).release()  # it knows the rules
+    store = store_of(shell, other)
+    chosen = (await answer_of(store.choose("default", 1))).jobs
+    jobs.update_one({"payload.n": {"$ne": 0}}, {"$set": {"priority": 1}})
+    assert await queue.next() is not None
+
+    assert await answer_of(store.take(chosen, "other", 60.0, lambda _queue: 3)) == []
+
+
+async def test_a_start_that_comes_too_late_for_its_rate_is_none(
+    jobs: Collection[Any], shell: Shell
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "rate": {"count": 20, "seconds": 1.0}}])
+    put_all(jobs, "--")
+    queue = shell.queue()
+    assert await queue.next(wait=SOON) is not None
+    void_at, claim = await reserved_claim(store_of(shell, queue))
+    await wait_until_async(lambda: server_time(jobs) > void_at, "it is void", SOON)
+
+    assert await answer_of(claim()) == []
+    assert await queue.next(wait=SOON) is not None
+
+
+def store_of(shell: Shell, queue: Any) -> Any:
+    """Return the store of a queue of either shell."""
+    return (queue if shell.is_async else queue._target)._store
+
+
+async def reserved_claim(store: Any) -> Any:
+    """Choose the next job as soon as its rate lets it start; return when that start is void by the
+    server's clock, and what claims it."""
+
+    async def chosen() -> Any:
+        return (await answer_of(store.choose("default", 1))).jobs
+
+    jobs: Any = await wait_until_async(chosen, "it may start", SOON)
+    void_at = jobs[0]["starts"][0][2].until
+    return void_at, lambda: store.take(jobs, "late", 60.0, lambda _queue: 3)
+
+
+async def answer_of(call: Any) -> Any:
+    """Return what either shell answers."""
+    return await call if inspect.isawaitable(call) else call
 
 
 # every door

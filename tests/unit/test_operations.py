@@ -595,3 +595,10 @@ def test_an_index_of_that_name_that_is_another_keeps_no_keys_unique(other: Any) 
 
 def test_an_index_that_is_being_built_keeps_no_keys_unique_yet() -> None:
     assert not operations.keeps_keys_unique({"spec": THE_KEY_INDEX, "buildUUID": b""})
+
+
+def test_the_head_of_a_strict_group_and_its_dead_are_of_one_snapshot() -> None:
+    command = operations.heads_of("jobs", "default", ["ada"], strict=True)
+
+    assert command["readConcern"] == {"level": "snapshot"}
+    assert "readConcern" not in operations.heads_of("jobs", "default", ["ada"])

@@ -21,7 +21,7 @@ from tests.waiting import wait_until_async
 from tests.worker.members import Members
 from tests.worker.started import WorkerStarter
 
-SOON = 5.0
+SOON = 10.0
 QUIET: dict[str, Any] = {"timeout": 300.0, "sweep_interval": None}
 
 
@@ -117,10 +117,10 @@ async def test_a_limit_that_is_set_on_a_busy_queue_lets_the_next_start_when_enou
 ) -> None:
     handler = Doors()
     put_all(jobs, "-" * 10)
-    worker = await start(handler, concurrency=10, **QUIET)
+    worker = await start(handler, concurrency=20, **QUIET)
     await handler.until_running(10)
-    put_all(jobs, "-" * 5)
     await queue.limit(running=2)
+    put_all(jobs, "-" * 5)
     await worker.until_idle(0.1)
 
     handler.open()
@@ -161,6 +161,24 @@ async def test_a_dead_consumer_leaves_its_places_to_others_as_soon_as_its_leases
     handler.open()
     await handler.until_ran(6)
     assert handler.most == 3
+
+
+async def test_a_worker_that_is_stopped_leaves_its_place_to_others(
+    start: WorkerStarter, jobs: Collection[Any]
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 1}])
+    put_all(jobs, "--")
+    first, second = Doors(), Doors(open_=True)
+    leaving = await start(first, **QUIET)
+    await first.until_running(1)
+    staying = await start(second, **QUIET)
+    await staying.until_idle(0.1)
+
+    leaving.worker.stop()
+    await leaving.until_idle(0.1)
+    first.open()
+
+    await second.until_ran(1)
 
 
 async def test_a_limit_that_is_raised_is_used_at_once(
