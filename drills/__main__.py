@@ -23,6 +23,7 @@ MODULES = (
     "topics",
     "keys",
     "dependencies",
+    "limits",
     "poison",
     "hells",
     "foreigners",
