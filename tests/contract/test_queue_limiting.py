@@ -198,7 +198,7 @@ async def test_after_any_calls_what_was_said_last_of_each_holds(
         ({"rate": 50, "per": "group"}, GROUPED),
         ({"running": None, "rate": None, "per": "group"}, set()),
     ],
-    ids=repr,
+    ids=["running", "rate", "running of groups", "rate of groups", "nothing"],
 )
 async def test_the_indexes_that_a_limit_needs_are_made_before_and_no_others(
     shell: Shell, jobs: Collection[Any], limit: dict[str, Any], made: set[str]
