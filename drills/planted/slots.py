@@ -53,6 +53,26 @@ FAULTS: tuple[PlantedFault, ...] = (
         ),
     ),
     PlantedFault(
+        "a slot that somebody else has, and that undoes the claims made with it",
+        10,
+        f"{LIMITED}::test_one_whose_place_is_taken_keeps_none_of_those_that_are_claimed_with_it",
+        Edit(
+            "store.flows.claims:_take_in_time",
+            "_take if len(jobs) == 1 else _take_each",
+            "_take",
+        ),
+    ),
+    PlantedFault(
+        "processes that all go for the same groups",
+        10,
+        f"{WORKER_ORDERED}::test_several_workers_get_in_each_others_way_seldom",
+        Edit(
+            "worker.backlog:Backlog.turns",
+            "        if not self._contended():\n",
+            "        if True:\n",
+        ),
+    ),
+    PlantedFault(
         "starts by the rules of before that are not counted",
         17,
         f"{LIMITED}::test_one_that_was_told_of_a_limit_counts_what_others_start_who_do_not_know"

@@ -362,7 +362,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "what did not fit into the reply of a claim left to its lease",
         13,
         f"{CORNERS}::test_no_more_is_claimed_than_fits_into_a_reply",
-        Edit("store.flows.claims:claim_once", "if len(documents) < taken:", "if not documents:"),
+        Edit("store.flows.claims:_claimed_by", "if len(documents) < taken:", "if not documents:"),
     ),
     PlantedFault(
         "a job handed out whose lease was used up for others",

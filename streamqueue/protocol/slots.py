@@ -25,9 +25,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .stored import text_in, texts_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from .limits import Rate, Rule, Rules
+
+    Among = Callable[["Scope", list[int]], list[int]]
 
 CHOICE = 64
 """Free slots of which one is taken at random: of processes that plan at the same moment few have
@@ -50,6 +52,11 @@ class Scope(NamedTuple):
     def slot(self, number: int) -> str:
         """Return the text of one of its slots."""
         return f"{self.kind}#{number}" + (f":{self.of}" if self.of else "")
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is not of one group alone."""
+        return self.kind[-1] in "qt"
 
     @property
     def name(self) -> str:
@@ -134,11 +141,11 @@ class Taken:
         """Return how many running jobs are counted under a scope."""
         return len(self._numbers.get(scope, ())) + self._without[scope]
 
-    def free(self, scope: Scope, limit: int) -> int | None:
+    def free(self, scope: Scope, limit: int, among: Among | None = None) -> int | None:
         """Return a slot that may be taken, None if there is none.
 
         The lowest one that is free may be, unless as many run as may; of the first ones that may
-        be, it is a random one.
+        be, it is a random one, of those that are left `among` them.
         """
         numbers = self._numbers.get(scope, set())
         higher = len(numbers)
@@ -151,6 +158,8 @@ class Taken:
                 break
             else:
                 found.append(number)
+        if among is not None and found:
+            found = among(scope, found)
         return random.choice(found) if found else None
 
     def take(self, scope: Scope, number: int) -> None:
@@ -169,13 +178,13 @@ class Taken:
                     if not numbers:
                         del self._numbers[scope]
 
-    def take_all(self, limits: Sequence[Limited]) -> list[str] | None:
+    def take_all(self, limits: Sequence[Limited], among: Among | None = None) -> list[str] | None:
         """Take a slot of each limit of running jobs, and return them; None, and take none, if one
         of them has none that may be taken."""
         slots: list[str] = []
         for limited in limits:
             if limited.running is not None:
-                number = self.free(limited.scope, limited.running)
+                number = self.free(limited.scope, limited.running, among)
                 if number is None:
                     self.give_back(slots)
                     return None

@@ -16,6 +16,7 @@ from ..protocol import operations
 from ..protocol.document import JobRecord
 from ..store.given_up import GivenUp
 from ..store.lines import log_expired, log_reaped
+from ..store.turns import BY_CHANCE
 from ..stream.verdict import READ_ERRORS, classify, is_final, passes, within
 from .lines import facts
 from .steering.present_settings import PresentSettings
@@ -80,6 +81,8 @@ class Consumer:
         self._some_wait = False  # for others, by which they could not be claimed
         self._held_back_at = -math.inf  # when to look for jobs that wait for others
         store.parked = self._look_for_held_back_soon
+        self._others_were_faster = False
+        store.turns = lambda: BY_CHANCE if self._others_were_faster else None
         self._waiting = LoggedOutage(logger, "wait", "Looking for jobs")
         self._held_by_rules = False  # what waits, at the last look
         self._starts_at = math.inf  # when a start of it may come, by a rate
@@ -139,6 +142,7 @@ class Consumer:
         """Return what may be claimed: in a window of what waits or, of a queue that has rules, what
         those let start."""
         self._held_by_rules, self._starts_at = False, math.inf
+        self._others_were_faster = window > limit
         if not self._ruled:
             found: Sequence[dict[str, Any]] = yield self._store.candidates(self._queues, window)
             return found

@@ -358,18 +358,27 @@ class AsyncStore(StoreState, ReadsOfMoments):
         deleted: int = (await self._command_within(operations.delete_within, wanted, limit))["n"]
         return deleted
 
+    async def _try_each(
+        self, updates: Sequence[operations.Update], limit: float
+    ) -> tuple[int, list[Exception | None]]:
+        terms = (operations.update_each_within, updates, limit, self._patience, False)
+        reply = await self._command_within(*terms)
+        return reply["nModified"], operations.each_of(reply, len(updates))
+
     async def _command_within(
         self,
         make: Callable[..., dict[str, Any]],
         what: object,
         limit: float,
         grace: float | None = REPLY_GRACE,
+        check: bool = True,
     ) -> dict[str, Any]:
         command = make(self.jobs.name, what, limit, self.jobs.write_concern.document)
         with pymongo.timeout(0):
             sent = self.jobs.database.command(command, codec_options=CODEC)
             reply = await answered_within(sent, limit, grace)
-        operations.check_reply(reply)
+        if check:
+            operations.check_reply(reply)
         return reply
 
 
@@ -382,6 +391,7 @@ _ANSWERS: dict[type, Callable[..., Awaitable[Any]]] = {
     steps.ReadSettings: AsyncStore._read_settings,
     steps.Upsert: AsyncStore._upsert,
     steps.UpdateMany: AsyncStore._update_many,
+    steps.TryEach: AsyncStore._try_each,
     steps.DeleteMany: AsyncStore.delete_within,
     steps.UpdateAndGet: AsyncStore._update_and_get,
     steps.UpdateWithoutLimit: AsyncStore._update_without_limit,

@@ -268,13 +268,21 @@ class Store(StoreState):
         deleted: int = (self._command_within(operations.delete_within, wanted, limit))["n"]
         return deleted
 
+    def _try_each(
+        self, updates: Sequence[operations.Update], limit: float
+    ) -> tuple[int, list[Exception | None]]:
+        make = operations.update_each_within
+        reply = self._command_within(make, updates, limit, check=False)
+        return reply["nModified"], operations.each_of(reply, len(updates))
+
     def _command_within(
-        self, make: Callable[..., dict[str, Any]], what: object, limit: float
+        self, make: Callable[..., dict[str, Any]], what: object, limit: float, check: bool = True
     ) -> dict[str, Any]:
         command = make(self.jobs.name, what, limit, self.jobs.write_concern.document)
         with pymongo.timeout(0):
-            reply = self.jobs.database.command(command, codec_options=CODEC)
-            operations.check_reply(reply)
+            reply: dict[str, Any] = self.jobs.database.command(command, codec_options=CODEC)
+            if check:
+                operations.check_reply(reply)
             return reply
 
 
@@ -287,6 +295,7 @@ _ANSWERS: dict[type, Callable[..., Any]] = {
     steps.ReadSettings: Store._read_settings,
     steps.Upsert: Store._upsert,
     steps.UpdateMany: Store.update_within,
+    steps.TryEach: Store._try_each,
     steps.DeleteMany: Store.delete_within,
     steps.UpdateAndGet: Store._update_and_get,
     steps.UpdateWithoutLimit: Store._update_without_limit,

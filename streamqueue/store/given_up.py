@@ -9,7 +9,7 @@ again, until the server has said so at a moment from which on the claim can chan
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -80,9 +80,17 @@ class Claim:
         if jobs and "slots" in jobs[0]:
             # (One beside it has none where rules were taken away since it was chosen.)
             claim.slots = [job.get("slots", ()) for job in jobs]
-            voids = [start.until for job in jobs for _, _, start in job.get("starts", ())]
-            claim.void_at = min(voids, default=None)
+            claim.void_at = _void_at(jobs)
         return claim
+
+    def each(self, jobs: Sequence[Mapping[str, Any]], consumer: str) -> list[operations.Update]:
+        """Return what is sent to claim each of its jobs by itself, with the token of all."""
+        parts = []
+        for job in jobs:
+            part = replace(self, ids=[job["_id"]], slots=[job.get("slots", ())])
+            part.void_at = _void_at([job])
+            parts.append(part.update(consumer))
+        return parts
 
     def update(self, consumer: str) -> operations.Update:
         """Return what is sent."""
@@ -115,6 +123,12 @@ class Claim:
             return GivenUp(self.ids, {self.token})
         over = self.sent + self._journey + CLOCK_ERROR
         return GivenUp(self.ids, {self.token}, over, over + self.timeout)
+
+
+def _void_at(jobs: Iterable[Mapping[str, Any]]) -> datetime | None:
+    """Return when the first of the starts is void that some jobs were chosen with, if they were."""
+    voids = [start.until for job in jobs for _, _, start in job.get("starts", ())]
+    return min(voids, default=None)
 
 
 @dataclass(slots=True, eq=False)

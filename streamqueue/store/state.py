@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bson.raw_bson import RawBSONDocument
 
     from ..protocol.limits import Rules
+    from .turns import Turns
 
 
 class StoreState:
@@ -49,6 +50,8 @@ class StoreState:
         room_unsaid: a job has ended here whose place others may take, and were not told of.
         late: whether the last claim took longer than its lease, and its jobs were given back.
         settings_refused: the user may not read the settings of queues, and was told so.
+        turns: returns whose turn it is, of processes that choose of a queue with rules; None while
+            they do not get in each other's way.
         rates_refused: the user may not reserve starts, and was told so.
         index_of_buckets_at: from which :func:`monotonic` time on the index of the buckets is to be
             made (again).
@@ -81,6 +84,7 @@ class StoreState:
         self.ruled: dict[str, RuledQueue] = {}
         self.room_unsaid = False
         self.settings_refused = False
+        self.turns: Callable[[], Turns | None] = lambda: None
         self.rates_refused = False
         self.index_of_buckets_at = -math.inf
         self.any_id = False
@@ -96,6 +100,11 @@ class StoreState:
             self.ruled.setdefault(queue, RuledQueue()).follow(rules)
             if not rules:
                 del self.ruled[queue]
+
+    def forget_slots(self, queue: str) -> None:
+        """Read anew which slots of a queue are taken, before the next one is."""
+        if queue in self.ruled:
+            self.ruled[queue].forget()
 
     def claim_given_up(self) -> None:
         """Be told that there is a claim to be undone."""

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ..clock import monotonic
 from ..protocol.document import PLACE_CODEC
 from ..protocol.operations import MERGED_QUEUES
+from ..store.turns import BY_CHANCE
 from .sharing.fairness import Fairness
 from .sharing.lanes import Lanes, priority_of
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from ..store.asynchronous import AsyncStore
     from ..store.present_settings import PresentSettings
+    from ..store.turns import Turns
     from .partition import Partition
     from .rules.queues import RuledQueues
     from .sharing.lanes import Plan
@@ -101,6 +103,8 @@ class Backlog:
         self._source = source
         self._dispatched = dispatched
         self.ruled = ruled
+        if ruled is not None:
+            store.turns = self.turns
         self._codec = codec
         self._store = store
         self.settings = settings
@@ -333,6 +337,12 @@ class Backlog:
         read, deep, left = await self._read_head([queue], limit)
         lane.was_read(read, more=bool(read) and (deep or left))
         self.lanes_left = self.lanes_left or (left and not read)
+
+    def turns(self) -> Turns | None:
+        """Return whose turn it is at the jobs of queues with rules, while claims are lost."""
+        if not self._contended():
+            return None
+        return self.partition if self.partition.count() > 1 else BY_CHANCE
 
     def _contended(self) -> bool:
         return monotonic() < self._contended_until

@@ -152,6 +152,11 @@ class Partition:
             (own if _number(job["_id"]) % count in ours else others).append(job)
         return own, others
 
+    def owns(self, queue: str, number: int) -> bool:
+        """Return whether what has this number in a queue is ours to take."""
+        places, count = self._places.get(queue, ALONE)
+        return number % count in places
+
     async def gone(self, consumers: Iterable[str]) -> None:
         """Take consumers off the list whose leases have run out. One that lives after all is back
         with its next heartbeat."""

@@ -227,6 +227,28 @@ async def test_of_two_that_go_for_the_same_place_one_gets_it_and_the_other_nothi
     assert await answer_of(store.take(chosen, "other", 60.0, lambda _queue: 3)) == []
 
 
+async def test_one_whose_place_is_taken_keeps_none_of_those_that_are_claimed_with_it(
+    jobs: Collection[Any], shell: Shell
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 4}])
+    put_all(jobs, "-----")
+    queue, other = shell.queue(), shell.queue()
+    await (await other.next()).release()  # it knows the rules
+    store = store_of(shell, other)
+    chosen = (await answer_of(store.choose("default", 4))).jobs
+    assert len(chosen) == 4
+    jobs.update_one({"payload.n": 4}, {"$set": {"priority": 1}})
+    held = await queue.next()
+
+    taken = await answer_of(store.take(chosen, "other", 60.0, lambda _queue: 3))
+
+    assert len(taken) == 3
+    slots = [slot for job in (*taken, document(jobs, held.id)) for slot in job["slots"]]
+    assert len(set(slots)) == 4
+    (left,) = jobs.find({"state": "ready"})
+    assert left.get("attempts", 0) == 0
+
+
 async def test_a_start_that_comes_too_late_for_its_rate_is_none(
     jobs: Collection[Any], shell: Shell
 ) -> None:

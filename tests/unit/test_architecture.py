@@ -122,6 +122,7 @@ ORDER = [
     "store.lines",
     "store.known_settings",
     "store.starts",
+    "store.turns",
     "store.ruled",
     "store.state",
     "store.flows.steps",

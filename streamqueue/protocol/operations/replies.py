@@ -83,8 +83,22 @@ def check_reply(reply: Mapping[str, Any]) -> None:
         labels = {"errorLabels": reply.get("errorLabels", [])}
         raise kind(problem.get("errmsg"), problem.get("code"), {**labels, **problem})
     for problem in reply.get("writeErrors", ()):
-        refused = DuplicateKeyError if problem["code"] == DUPLICATE_KEY else WriteError
-        raise refused(problem["errmsg"], problem["code"], problem)
+        raise _refused(problem)
+
+
+def each_of(reply: Mapping[str, Any], count: int) -> list[Exception | None]:
+    """Return what went wrong for each of `count` updates of a command, if anything; raise what is
+    in doubt for all of them."""
+    check_reply({**reply, "writeErrors": ()})
+    errors: list[Exception | None] = [None] * count
+    for problem in reply.get("writeErrors", ()):
+        errors[problem["index"]] = _refused(problem)
+    return errors
+
+
+def _refused(problem: Mapping[str, Any]) -> WriteError:
+    kind = DuplicateKeyError if problem["code"] == DUPLICATE_KEY else WriteError
+    return kind(problem["errmsg"], problem["code"], problem)
 
 
 def is_repeated_put(error: Exception | None) -> bool:

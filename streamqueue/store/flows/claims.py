@@ -25,7 +25,15 @@ from .dependencies import tell_dependents
 from .held_back import park, supersede
 from .ruled import by_rules, take_ruled
 from .setting_up import prepare
-from .steps import Command, Pause, Read, Shielded, UpdateAndGet, UpdateWithoutLimit
+from .steps import (
+    Command,
+    Pause,
+    Read,
+    Shielded,
+    TryEach,
+    UpdateAndGet,
+    UpdateWithoutLimit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence, Set
@@ -84,7 +92,8 @@ def _take_in_time(
     sent = monotonic()
     terms = (consumer, timeout, limit_of, keep_of)
     if jobs and "slots" in jobs[0]:
-        documents = yield from take_ruled(store, jobs, _take(store, jobs, *terms))
+        take_them = _take if len(jobs) == 1 else _take_each
+        documents = yield from take_ruled(store, jobs, take_them(store, jobs, *terms))
     else:
         documents = yield from _take(store, jobs, *terms)
     if not documents:
@@ -152,6 +161,42 @@ def _take(
     return documents
 
 
+def _take_each(
+    store: StoreState,
+    jobs: Sequence[Mapping[str, Any]],
+    consumer: str,
+    timeout: float,
+    limit_of: Callable[[str], int],
+    keep_of: Callable[[str], float | None],
+) -> Flow[list[Job]]:
+    """Claim jobs that were chosen with slots, in one command, but each by itself: those of which
+    somebody has taken a slot meanwhile keep none of the others from being claimed."""
+    terms = (consumer, timeout, limit_of, keep_of)
+    claim = Claim.of(jobs, timeout, store.clock.now(), limit_of, keep_of)
+    sent, seconds = monotonic(), store.write_limit.seconds
+    try:
+        taken, errors = yield TryEach(claim.each(jobs, consumer), seconds)
+    except BaseException as error:
+        yield from untake(store, claim.given_up(error))
+        if store.write_limit.cut_short(error) or operations.is_spoiled(error):
+            return (yield from _take(store, jobs, *terms))
+        store.claim_size.failed(len(jobs), error)
+        raise
+    store.write_limit.kept(monotonic() - sent)
+    documents: list[Job] = (yield from _claimed_by(store, claim, taken)) if taken else []
+    try:
+        for job, problem in zip(jobs, errors, strict=True):
+            if operations.is_slot_taken(problem):
+                store.forget_slots(job["queue"])
+            elif problem is not None:
+                documents += yield from _take(store, [job], *terms)
+    except BaseException:
+        if documents:
+            yield from untake(store, GivenUp.of_documents(documents))
+        raise
+    return documents
+
+
 def claim_once(store: StoreState, claim: Claim, consumer: str) -> Flow[list[Job]]:
     """Send one claim and return what it took, in its order."""
     command = claim.update(consumer)
@@ -161,8 +206,11 @@ def claim_once(store: StoreState, claim: Claim, consumer: str) -> Flow[list[Job]
         store.write_limit.kept(monotonic() - sent)
         return [] if document is None else [document]
     taken = yield from change(store, command, again=False)
-    if not taken:
-        return []
+    return (yield from _claimed_by(store, claim, taken)) if taken else []
+
+
+def _claimed_by(store: StoreState, claim: Claim, taken: int) -> Flow[list[Job]]:
+    """Return the jobs that a claim has taken, in its order, of which there are so many."""
     documents = yield from _read_back(store, operations.claimed(claim.ids, claim.token))
     if len(documents) < taken:
         # More than fits into a reply. Who read on would hold the first of them all the while.

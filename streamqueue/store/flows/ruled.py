@@ -18,6 +18,7 @@ from ...protocol.document import id_key
 from ...protocol.rates import bucket_id
 from ...protocol.slots import Limited, Scope, limits_of
 from ...protocol.stored import text_in
+from ..turns import OwnSlots, group_of, group_or_id_of, id_of, ours_first, reach_of
 from .head import candidates
 from .rates import reserve
 from .setting_up import require_index
@@ -136,6 +137,8 @@ class _Choice:
         self._taken = taken
         self._queue = queue
         self._most = most
+        self._turns = turns = store.turns()
+        self._among = None if turns is None else OwnSlots(turns, queue).among
         self._seen: set[str] = set()  # groups
         self.jobs: list[Job] = []
         self.late: list[Job] = []  # that only rates hold back
@@ -203,10 +206,11 @@ class _Choice:
         return [job for job in store.unclaimable.sift(found) if store.oddness_of(job) is None]
 
     def _choose_among(self, waiting: Sequence[Job]) -> Flow[None]:
+        reach = reach_of(self._rules, self._taken)
         if not self._rules.ordered:
-            self._take(self._in_turns(waiting))
+            self._take(self._in_turns(ours_first(self._turns, waiting, reach, id_of)))
             return
-        groups: dict[str, None] = {}
+        groups: dict[str, Job] = {}
         free: list[Job] = []
         for job in waiting:
             group = group_of(job)
@@ -215,14 +219,15 @@ class _Choice:
             elif group not in self._seen:
                 self._seen.add(group)
                 if not self._holds(group):
-                    groups[group] = None
-        names = list(groups)
+                    groups[group] = job
+        firsts = ours_first(self._turns, list(groups.values()), reach, group_of)
+        names = [group for job in firsts if (group := group_of(job)) is not None]
         while names or free:
             many = min(GROUPS_AT_ONCE, max(LEAST_GROUPS, 2 * (self._most - len(self.jobs))))
             part, names = names[:many], names[many:]
             heads = (yield from self._heads(part)) if part else []
             among = sorted([*free, *heads], key=operations.claim_order_of)
-            self._take(self._in_turns(among))
+            self._take(self._in_turns(ours_first(self._turns, among, reach, group_or_id_of)))
             free = []
             if len(self.jobs) >= self._most:
                 return
@@ -272,7 +277,7 @@ class _Choice:
         """Choose a job if it may start, or would but for a rate; return whether that is so."""
         group = group_of(job)
         limits = limits_of(self._rules, text_in(job.get("task")), group)
-        slots = self._taken.take_all(limits)
+        slots = self._taken.take_all(limits, self._among)
         if slots is None:
             return False
         starts = self._starts(limits)
@@ -384,8 +389,3 @@ def take_ruled(
                 ruled.give_back(job["slots"])
                 give_back_starts(ruled, job.get("starts", ()))
     return documents
-
-
-def group_of(job: Job) -> str | None:
-    """Return the group of a job as it was read."""
-    return text_in(job.get("group"))

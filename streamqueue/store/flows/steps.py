@@ -89,6 +89,14 @@ class UpdateMany(NamedTuple):
     limit: float
 
 
+class TryEach(NamedTuple):
+    """Update one document each within the server's `limit`, whichever of them fail; the answer is
+    how many were changed, and what went wrong for each, if anything."""
+
+    updates: Sequence[Update]
+    limit: float
+
+
 class DeleteMany(NamedTuple):
     """Delete the documents of a filter likewise; the answer is how many."""
 
