@@ -22,7 +22,7 @@ KINDS = ("worker", "worker", "worker", "queue", "queue", "blocking")
 MEMBERS = 2
 """Processes of a supervisor, which are eight with those."""
 READY_SECONDS = 60.0
-LEFT_SECONDS = 120.0
+LEFT_SECONDS = 240.0
 """In which all is done at the end of a drill that puts so many jobs and no more."""
 REAPED = LEASE + QUICK["reap_interval"] + 1.0
 """Seconds after a kill by which others have what it held; with the time for a slow machine."""
