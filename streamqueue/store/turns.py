@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     Job = dict[str, Any]
 
 MOST = 500
+FEW = 4
+"""Slots that are free and are too few to be divided: whoever is the first has them."""
 REACH = 2
 """Jobs among which whoever may start one looks for its own, for each that may start."""
 
@@ -72,7 +74,7 @@ class OwnSlots:
 
     def among(self, scope: Scope, numbers: list[int]) -> list[int]:
         """Return which of some slots to take one of."""
-        if not scope.is_shared:
+        if not scope.is_shared or len(numbers) <= FEW:
             return numbers
         own = [number for number in numbers if self._turns.owns(self._queue, number)]
         if own or scope not in self._had:

@@ -105,17 +105,24 @@ def test_it_reaches_as_far_as_jobs_may_start(rules: list[Rule], running: int, re
 
 
 def test_each_takes_its_own_slots_and_one_of_the_others_when_it_has_none() -> None:
-    rules = Rules((Rule("queue", None, 8),))
+    rules = Rules((Rule("queue", None, 11),))
     running = [{"slots": [QUEUE.slot(number)]} for number in (4, 8)]
-    limits = [Limited(QUEUE, 8, None)]
+    limits = [Limited(QUEUE, 11, None)]
 
     def all_taken(place: int) -> list[list[str] | None]:
         taken, own = Taken(rules, running), OwnSlots(OneOf(place, 4), "q")
         return [taken.take_all(limits, own.among) for _ in range(4)]
 
-    assert sorted(filter(None, all_taken(1))) == [["q#1"], ["q#5"]]
+    assert sorted(filter(None, all_taken(1))) == [["q#1"], ["q#5"], ["q#9"]]
     (one,) = filter(None, all_taken(0))
-    assert one[0] in {"q#1", "q#2", "q#3", "q#5", "q#6", "q#7"}
+    assert one[0] in {f"q#{number}" for number in (1, 2, 3, 5, 6, 7, 9, 10, 11)}
+
+
+def test_a_few_slots_are_divided_among_nobody() -> None:
+    own = OwnSlots(OneOf(0, 4), "q")
+
+    assert own.among(QUEUE, [1, 2, 3, 4]) == [1, 2, 3, 4]
+    assert own.among(QUEUE, [1, 2, 3, 4, 5]) == [4]
 
 
 def test_slots_of_a_group_are_everybodys() -> None:
