@@ -247,6 +247,7 @@ def test_no_start_exceeds_a_limit_in_three_thousand_histories_of_its_changes(
     for _ in range(3000):
         documents.delete_many({})
         queues[0].limit(running=None)
+        learn(queues)
         queues[0].put_many([{}] * 60)
         held: list[Job] = []
         most: int | None = None
