@@ -35,7 +35,7 @@ def test_a_list_shows_what_jobs_wait_for_where_some_do(command: Command, queue: 
 
     place = head.index("WAITS FOR")
     assert plain[place:].split() == ["-", "-"]
-    assert waiting[place:].startswith(f"parent {parent} ")
+    assert waiting[place:].startswith(f"parents {parent} ")
 
 
 def test_a_list_says_that_a_parent_has_failed(command: Command, queue: MongoQueue) -> None:
@@ -44,4 +44,4 @@ def test_a_list_says_that_a_parent_has_failed(command: Command, queue: MongoQueu
     [job] = queue.claim(1)
     job.error("broken")
 
-    assert f"failed parent {parent}" in command("list", "--state", "waiting")
+    assert f"failed parents {parent}" in command("list", "--state", "waiting")
