@@ -27,6 +27,8 @@ from tests.waiting import wait_until
 
 RATE = Rate(50)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def jobs(jobs: Collection[Any]) -> Iterator[Collection[Any]]:
