@@ -228,7 +228,7 @@ def _settings_hold_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_limits_and_order_are_kept_and_nothing_is_withheld(client: MongoClient[Any]) -> None:
-    check(client, examples=10, steps=25)
+    check(client, examples=6, steps=20)
 
 
 @pytest.mark.slow
