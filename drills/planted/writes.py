@@ -316,7 +316,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{CORNERS}::test_a_claim_that_takes_longer_than_its_lease_hands_out_nothing",
         Edit(
             "store.flows.claims:_take_in_time",
-            "elif monotonic() - sent < timeout:",
+            "elif monotonic() - sent < terms.timeout:",
             "elif documents:",
         ),
     ),

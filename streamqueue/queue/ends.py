@@ -109,10 +109,8 @@ class Ends:
         ruled = self._store.ruled.get(record.queue)
         if not record.slots and ruled is None:
             return
-        if ruled is not None and record.slots:
-            ruled.give_back(record.slots)
-        elif ruled is not None:
-            ruled.forget()  # there were no rules when it was claimed: it was counted as one without
+        if ruled is not None:
+            ruled.ended(record.slots)
         if session is None:
             yield self._store.say_room()
         else:

@@ -15,7 +15,7 @@ from . import known_settings
 from .starts import Starts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ..protocol.limits import Rules
 
@@ -82,6 +82,14 @@ class RuledQueue:
         """Note that a job that had these slots runs no more."""
         if self._taken is not None:
             self._taken.give_back(slots)
+
+    def ended(self, slots: Sequence[str]) -> None:
+        """Note that a job of the queue runs no more, which had these slots; none, if there were no
+        rules when it was claimed: then it was counted as one without."""
+        if slots:
+            self.give_back(slots)
+        else:
+            self.forget()
 
     def forget(self) -> None:
         """Read anew which slots are taken, before the next one is."""

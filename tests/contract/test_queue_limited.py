@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pymongo.errors import OperationFailure
 from pymongo.synchronous.collection import Collection
 
 from streamqueue.store import known_settings
+from streamqueue.store.flows import claims
 from tests.contract.looks import document, let_lease_run_out, server_time
 from tests.contract.shells import Shell
 from tests.contract.test_queue_limits import put_all, rule
@@ -247,6 +249,32 @@ async def test_one_whose_place_is_taken_keeps_none_of_those_that_are_claimed_wit
     assert len(set(slots)) == 4
     (left,) = jobs.find({"state": "ready"})
     assert left.get("attempts", 0) == 0
+
+
+async def test_what_was_claimed_of_one_queue_is_given_back_when_the_claim_of_another_fails(
+    jobs: Collection[Any], shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule(jobs, limits=[{"per": "queue", "running": 1}])
+    put_all(jobs, "--")
+    queue = shell.queue()
+    await (await queue.next()).release()  # it knows the rules
+    store = store_of(shell, queue)
+    plain = jobs.insert_one({"queue": "plain", "state": "ready", "payload": {}}).inserted_id
+    chosen = (await answer_of(store.choose("default", 1))).jobs
+    claim_once = claims.claim_once
+
+    def failing(store: Any, claim: Any, consumer: str) -> Any:
+        if "plain" in claim.queues:
+            raise OperationFailure("interrupted", 11601)
+        return claim_once(store, claim, consumer)
+
+    monkeypatch.setattr(claims, "claim_once", failing)
+    both = [*chosen, {"_id": plain, "queue": "plain"}]
+
+    with pytest.raises(OperationFailure):
+        await answer_of(store.take(both, "other", 60.0, lambda _queue: 3))
+
+    assert jobs.count_documents({"state": "ready", "attempts": {"$in": [None, 0]}}) == 3
 
 
 async def test_a_start_that_comes_too_late_for_its_rate_is_none(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bson.errors import BSONError
 from pymongo.errors import (
@@ -36,12 +36,29 @@ from .steps import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence, Set
+    from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
     from ..state import StoreState
     from .steps import Flow
 
 Job = dict[str, Any]
+
+
+class Terms(NamedTuple):
+    """What a claim gives to whoever makes it.
+
+    Attributes:
+        consumer: its name.
+        timeout: the lease, in seconds.
+        limit_of: says, for a queue, how many attempts a job has that does not say.
+        keep_of: says, for a queue, how long a job stays that does not say.
+    """
+
+    consumer: str
+    timeout: float
+    limit_of: Callable[[str], int]
+    keep_of: Callable[[str], float | None]
+
 
 AFTER_LATE = Backoff(initial=0.1, maximum=0.1, jitter=0.5)
 """The pause after a claim that took longer than its lease."""
@@ -70,41 +87,51 @@ def take(
     if store.clock.stale:
         yield from prepare(store)
     jobs = jobs[: store.claim_size.most]
-    terms = (consumer, timeout, limit_of, keep_of)
+    terms = Terms(consumer, timeout, limit_of, keep_of)
     if not store.ruled:
-        documents: list[Job] = yield Shielded(_take_in_time(store, jobs, *terms))
+        documents: list[Job] = yield Shielded(_take_in_time(store, jobs, terms))
         return documents
-    documents = []
-    for part in by_rules(store, jobs):
-        taken: list[Job] = yield Shielded(_take_in_time(store, part, *terms))
-        documents += taken
+    claims = [_take_in_time(store, part, terms) for part in by_rules(store, jobs)]
+    documents = yield Shielded(_all_of(store, claims))
+    return documents
+
+
+def _all_of(
+    store: StoreState, claims: Iterable[Flow[list[Job]]], taken: Iterable[Job] = ()
+) -> Flow[list[Job]]:
+    """Send claims one after the other; return what they took, and what was taken before. If one of
+    them fails all of that is given back: nobody would hear of it."""
+    documents = list(taken)
+    try:
+        for claim in claims:
+            documents += yield from claim
+    except BaseException:
+        if documents:
+            yield from untake(store, GivenUp.of_documents(documents))
+        raise
     return documents
 
 
 def _take_in_time(
     store: StoreState,
     jobs: Sequence[Mapping[str, Any]],
-    consumer: str,
-    timeout: float,
-    limit_of: Callable[[str], int],
-    keep_of: Callable[[str], float | None],
+    terms: Terms,
 ) -> Flow[list[Job]]:
     sent = monotonic()
-    terms = (consumer, timeout, limit_of, keep_of)
     if jobs and "slots" in jobs[0]:
         take_them = _take if len(jobs) == 1 else _take_each
-        documents = yield from take_ruled(store, jobs, take_them(store, jobs, *terms))
+        documents = yield from take_ruled(store, jobs, take_them(store, jobs, terms))
     else:
-        documents = yield from _take(store, jobs, *terms)
+        documents = yield from _take(store, jobs, terms)
     if not documents:
         store.clock.doubt()
-    elif monotonic() - sent < timeout:
+    elif monotonic() - sent < terms.timeout:
         store.late = False
     else:
         yield from untake(store, GivenUp.of_documents(documents))
         store.claim_size.late(len(jobs))
         if not store.late:
-            log_late(len(documents), timeout)
+            log_late(len(documents), terms.timeout)
         store.late = True
         yield Pause(AFTER_LATE.delay(1))
         documents = []
@@ -114,17 +141,14 @@ def _take_in_time(
 def _take(
     store: StoreState,
     jobs: Sequence[Mapping[str, Any]],
-    consumer: str,
-    timeout: float,
-    limit_of: Callable[[str], int],
-    keep_of: Callable[[str], float | None],
+    terms: Terms,
     tries: int = 3,
 ) -> Flow[list[Job]]:
     """Claim the jobs together, or, when one of them spoils that, in ever smaller parts; but for
     those that a running one holds back, of which the claims meet one at a time."""
-    claim = Claim.of(jobs, timeout, store.clock.now(), limit_of, keep_of)
+    claim = Claim.of(jobs, terms.timeout, store.clock.now(), terms.limit_of, terms.keep_of)
     try:
-        return (yield from claim_once(store, claim, consumer))
+        return (yield from claim_once(store, claim, terms.consumer))
     except BaseException as error:
         if len(jobs) > 1 or not operations.is_refusal(error):  # of one: it was not taken
             yield from untake(store, claim.given_up(error))
@@ -133,16 +157,14 @@ def _take(
                 raise  # they are chosen anew
             if tries:  # somebody has written slots into jobs of a queue without rules
                 yield from change_each(store, claim.ids, operations.unslot, store.unclaimable)
-                terms = (consumer, timeout, limit_of, keep_of)
-                return (yield from _take(store, jobs, *terms, tries - 1))
+                return (yield from _take(store, jobs, terms, tries - 1))
         if tries and operations.is_held_back(error):
             parked = yield from park(store, claim.ids)
             jobs = [job for job in jobs if id_key(job["_id"]) not in parked]
             if not jobs:
                 return []
             # (With none of them parked, the other one has ended since.)
-            terms = (consumer, timeout, limit_of, keep_of)
-            return (yield from _take(store, jobs, *terms, tries if parked else tries - 1))
+            return (yield from _take(store, jobs, terms, tries if parked else tries - 1))
         again = store.write_limit.cut_short(error)
         if not (again or operations.is_spoiled(error)):
             store.claim_size.failed(len(jobs), error)
@@ -150,51 +172,36 @@ def _take(
         if len(jobs) == 1 and not again:
             yield from _leave_out(store, claim.ids[0], error)
             return []
-    documents: list[Job] = []
-    try:
-        for part in [jobs] if again else operations.parts(jobs):
-            documents += yield from _take(store, part, consumer, timeout, limit_of, keep_of)
-    except BaseException:
-        if documents:
-            yield from untake(store, GivenUp.of_documents(documents))
-        raise
-    return documents
+    parts = [jobs] if again else operations.parts(jobs)
+    return (yield from _all_of(store, [_take(store, part, terms) for part in parts]))
 
 
 def _take_each(
     store: StoreState,
     jobs: Sequence[Mapping[str, Any]],
-    consumer: str,
-    timeout: float,
-    limit_of: Callable[[str], int],
-    keep_of: Callable[[str], float | None],
+    terms: Terms,
 ) -> Flow[list[Job]]:
     """Claim jobs that were chosen with slots, in one command, but each by itself: those of which
     somebody has taken a slot meanwhile keep none of the others from being claimed."""
-    terms = (consumer, timeout, limit_of, keep_of)
-    claim = Claim.of(jobs, timeout, store.clock.now(), limit_of, keep_of)
+    claim = Claim.of(jobs, terms.timeout, store.clock.now(), terms.limit_of, terms.keep_of)
     sent, seconds = monotonic(), store.write_limit.seconds
     try:
-        taken, errors = yield TryEach(claim.each(jobs, consumer), seconds)
+        taken, errors = yield TryEach(claim.each(jobs, terms.consumer), seconds)
     except BaseException as error:
         yield from untake(store, claim.given_up(error))
         if store.write_limit.cut_short(error) or operations.is_spoiled(error):
-            return (yield from _take(store, jobs, *terms))
+            return (yield from _take(store, jobs, terms))
         store.claim_size.failed(len(jobs), error)
         raise
     store.write_limit.kept(monotonic() - sent)
     documents: list[Job] = (yield from _claimed_by(store, claim, taken)) if taken else []
-    try:
-        for job, problem in zip(jobs, errors, strict=True):
-            if operations.is_slot_taken(problem):
-                store.forget_slots(job["queue"])
-            elif problem is not None:
-                documents += yield from _take(store, [job], *terms)
-    except BaseException:
-        if documents:
-            yield from untake(store, GivenUp.of_documents(documents))
-        raise
-    return documents
+    again: list[Mapping[str, Any]] = []
+    for job, problem in zip(jobs, errors, strict=True):
+        if operations.is_slot_taken(problem):
+            store.forget_slots(job["queue"])
+        elif problem is not None:
+            again.append(job)
+    return (yield from _all_of(store, [_take(store, [job], terms) for job in again], documents))
 
 
 def claim_once(store: StoreState, claim: Claim, consumer: str) -> Flow[list[Job]]:

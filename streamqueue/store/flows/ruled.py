@@ -89,7 +89,7 @@ def choose(store: StoreState, queue: str, most: int) -> Flow[Chosen]:
         if ruled.rules.by_task:
             yield from require_index(store, "task limits", f"a task of queue {queue}", sure=True)
         ruled.checked = True
-    size = min(MOST_READ, max(LEAST_READ, READ_PER_JOB * most))
+    size = _to_read(most)
     head: list[Job] = yield from candidates(store, [queue], size, ruled=True)
     if not head:
         return Chosen([], False)
@@ -110,6 +110,11 @@ def choose(store: StoreState, queue: str, most: int) -> Flow[Chosen]:
         if choice.jobs or choice.late or fresh:
             return Chosen(choice.jobs, not choice.jobs, choice.again_at())
         taken = None
+
+
+def _to_read(most: int) -> int:
+    """Return how many of the jobs that wait are read to choose up to so many."""
+    return min(MOST_READ, max(LEAST_READ, READ_PER_JOB * most))
 
 
 def with_room(store: StoreState, queues: Sequence[str]) -> Flow[list[str]]:
@@ -190,7 +195,7 @@ class _Choice:
         """Read jobs of other groups, or tasks, than these: of those behind the last that were
         read, by turns."""
         after, names = self._ruled.after, [name for name in passed if name is not None]
-        limit = min(MOST_READ, max(LEAST_READ, READ_PER_JOB * self._most))
+        limit = _to_read(self._most)
         found: list[Job] = []
         for begin in dict.fromkeys((after[field], "")):
             command = operations.of_others(field, self._queue, names[:MOST_PASSED], begin, limit)

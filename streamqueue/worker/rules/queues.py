@@ -128,10 +128,7 @@ class RuledQueues:
         if ruled is None and not slots:
             return
         if ruled is not None:
-            if slots:
-                ruled.give_back(slots)
-            else:
-                ruled.forget()  # it was counted as one without
+            ruled.ended(slots)
             ruled.room += 1
         say_at = monotonic() + GRACE
         self._unsaid[queue] = min(say_at, self._unsaid.get(queue, say_at))
