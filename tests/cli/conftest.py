@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,11 @@ import pytest
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import MongoQueue
+from streamqueue.cli.main import main
 from tests.cli.supervised import WORKER, Start, Supervisor
+
+Command = Callable[..., str]
+"""Calls the command line with these arguments."""
 
 
 @pytest.fixture
@@ -45,3 +49,17 @@ def start(address: str, tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture
 def queue(jobs: Collection[Any]) -> MongoQueue:
     return MongoQueue(jobs)
+
+
+@pytest.fixture
+def command(
+    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Call a command and return what it has printed."""
+    monkeypatch.setenv("STREAMQUEUE_URI", address)
+
+    def command(*arguments: str) -> str:
+        assert main(arguments) == 0
+        return capsys.readouterr().out
+
+    return command

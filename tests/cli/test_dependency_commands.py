@@ -2,28 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import pytest
-
 from streamqueue import MongoQueue
-from streamqueue.cli.main import main
-
-Command = Callable[..., str]
-
-
-@pytest.fixture
-def command(
-    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """Call a command and return what it has printed."""
-    monkeypatch.setenv("STREAMQUEUE_URI", address)
-
-    def command(*arguments: str) -> str:
-        assert main(arguments) == 0
-        return capsys.readouterr().out
-
-    return command
+from tests.cli.conftest import Command
 
 
 def test_a_list_shows_what_jobs_wait_for_where_some_do(command: Command, queue: MongoQueue) -> None:

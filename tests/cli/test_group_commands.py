@@ -3,28 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-
-import pytest
 
 from streamqueue import MongoQueue
-from streamqueue.cli.main import main
-
-Command = Callable[..., str]
-
-
-@pytest.fixture
-def command(
-    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """Call a command and return what it has printed."""
-    monkeypatch.setenv("STREAMQUEUE_URI", address)
-
-    def command(*arguments: str) -> str:
-        assert main(arguments) == 0
-        return capsys.readouterr().out
-
-    return command
+from tests.cli.conftest import Command
 
 
 def test_jobs_are_put_into_a_group(command: Command, queue: MongoQueue) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +12,7 @@ from pymongo.synchronous.collection import Collection
 
 from streamqueue import MongoQueue
 from tests.contract.looks import server_time
-
-GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "unique.md"
+from tests.guides import recipes_of
 
 
 @pytest.fixture
@@ -27,14 +23,7 @@ def queue(jobs: Collection[Any]) -> Iterator[MongoQueue]:
 
 @pytest.fixture
 def guide(queue: MongoQueue) -> Any:
-    """What the guide defines, with the queue of the test in place of its own."""
-    first, *blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(first.split("collection =")[0], names)
-    names["queue"] = queue
-    for block in blocks:
-        exec(block, names)
-    return SimpleNamespace(**names)
+    return recipes_of("unique.md", queue)
 
 
 def let_time_pass(jobs: Collection[Any], seconds: float) -> None:
