@@ -140,7 +140,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_whatever_ends_a_head_in_its_backoff_the_next_one_starts_at_once[be_cancelled]",
         Edit(
             "queue.steering.canceller:Canceller._make_room",
-            "            yield self._store.say_room()\n",
+            "            yield self._store.say_room_in(self._name)\n",
             "            return\n            yield\n",
         ),
     ),

@@ -131,7 +131,7 @@ class Canceller:
     def _make_room(self, ended: dict[str, Any]) -> Flow[None]:
         """Let the next of its group start, before which a job came that has ended."""
         if "group" in ended:
-            yield self._store.say_room()
+            yield self._store.say_room_in(self._name)
 
     def _change(self, command: operations.Update) -> Flow[dict[str, Any] | None]:
         found: dict[str, Any] | None = yield self._store.jobs.find_one_and_update(

@@ -154,10 +154,12 @@ def say_unsaid_room(store: StoreState) -> Flow[None]:
 
 
 def say_room_in(store: StoreState, queue: str) -> Flow[None]:
-    """Do so if a queue has rules. Never raises."""
+    """Do so if a queue has rules, or may. Never raises."""
     try:
         found = yield ReadSettings(operations.settings_of([queue]))
     except PyMongoError:
-        return
-    if any(QueueSettings.from_document(document).rules for document in found):
-        yield from say_room(store)
+        pass  # as one who may not read them, and may ring
+    else:
+        if not any(QueueSettings.from_document(document).rules for document in found):
+            return
+    yield from say_room(store)

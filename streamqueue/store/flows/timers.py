@@ -15,7 +15,7 @@ from ...protocol.document import JobRecord
 from .changes import change_each, remove_cancelled
 from .dependencies import release_of, tell_dependents
 from .held_back import let_through, supersede
-from .settings import say_room
+from .settings import say_room, say_room_in
 from .steps import DeleteMany, Read
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ def expire(
             by_queue.setdefault(document["queue"], []).append(document["_id"])
         for queue, ids in by_queue.items():
             expired[queue] += yield from _expire(store, ids, keep_of(queue))
-        if any("group" in document for document in jobs):
-            yield from say_room(store)
+        for queue in {document["queue"] for document in jobs if "group" in document}:
+            yield from say_room_in(store, queue)
         records = [JobRecord.from_document(job, max_attempts=0) for job in jobs]
         yield from release_of(store, records)
     stuck.settle()
