@@ -37,9 +37,15 @@ class Bucket:
     last: int | None = None
 
     def reserve(
-        self, pace: Pace, count: int, now: int, received: float | None = None
+        self,
+        pace: Pace,
+        count: int,
+        now: int,
+        sent: float | None = None,
+        received: float | None = None,
     ) -> Reservation:
-        """Reserve so many starts, as one update would; `received` is when it is answered."""
+        """Reserve so many starts, as one update would, sent and answered then."""
+        sent = local(now) if sent is None else sent
         received = local(now) if received is None else received
         now -= now % MILLISECOND
         first = now - (pace.burst - 1) * pace.interval
@@ -48,7 +54,8 @@ class Bucket:
             first = max(known + pace.interval, first)
         granted = max(0, min(count, (now + AHEAD - first) // pace.interval + 1))
         self.last = first + (granted - 1) * pace.interval
-        return reservation(pace, Answered(now, received), self.last, first, granted, now)
+        answered = Answered(now, sent, received)
+        return reservation(pace, answered, self.last, first, granted, now)
 
 
 def most_in_a_window(starts: Sequence[int], length: int) -> int:
@@ -94,9 +101,10 @@ def run(rate: Rate, processes: int, seconds: float, trip: float, free: int = 100
         count = held.wants("", rate, free, local(now))
         if count:  # a process does one thing at a time
             result.asked += 1
+            sent = local(now)
             at = now + int(half * random.uniform(0.5, 1.5))
             now = at + int(half * random.uniform(0.5, 1.5))
-            held.add("", rate, bucket.reserve(pace, count, at, local(now)), local(now))
+            held.add("", rate, bucket.reserve(pace, count, at, sent, local(now)), local(now))
         claimed = []
         while len(claimed) < free and (start := held.take("", rate, local(now))):
             claimed.append(start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from drills.planted.fault import Edit, PlantedFault
 
 RATES = "contract/test_rates.py"
+COSTS = "worker/test_worker_rates.py"
 COMMANDS = "protocol.operations.rates"
 
 FAULTS: tuple[PlantedFault, ...] = (
@@ -57,6 +58,28 @@ FAULTS: tuple[PlantedFault, ...] = (
             f"{COMMANDS}:reserve",
             '_date({"$add": ["$$last", Int64(pace.to_fill)]})',
             '_date("$$last")',
+        ),
+    ),
+    PlantedFault(
+        "queues in which only a rate holds jobs back, where each end rings for everybody",
+        6,
+        f"{COSTS}::test_by_hand_it_rings_for_nobody_either",
+        Edit("store.ruled:RuledQueue.makes_room", "bool(slots) or self.rules.by_running", "True"),
+    ),
+    PlantedFault(
+        "jobs that are read although no start of them can come yet",
+        6,
+        f"{COSTS}::test_jobs_that_are_put_before_the_next_start_may_come_are_not_looked_at",
+        Edit("store.ruled:RuledQueue.starts_at", "or not self.late", "or self.late"),
+    ),
+    PlantedFault(
+        "a queue object that passes time whenever it waits for a start",
+        6,
+        f"{COSTS}::test_many_that_wait_for_starts_in_one_queue_object_read_little_for_each",
+        Edit(
+            "queue.consumer:Consumer._starts_soon",
+            "self._held_by_rules and self._starts_at < monotonic() + PROMOTE_EVERY",
+            "False",
         ),
     ),
 )

@@ -220,10 +220,20 @@ class Rules:
         return bool(self.ordered or self.fair or any(rule.per == "group" for rule in self.limits))
 
     @property
+    def by_running(self) -> bool:
+        """Whether it matters which jobs run: not to a rate."""
+        return bool(self.ordered or any(rule.running for rule in self.limits))
+
+    @property
+    def rate(self) -> Rate | None:
+        """The rate that holds for all jobs of the queue together."""
+        rates = (r.rate for r in self.limits if r.per == "queue" and r.task is None)
+        return next(rates, None)
+
+    @property
     def features(self) -> set[str]:
         """What they use that needs indexes of its own."""
-        slots = self.ordered or any(rule.running for rule in self.limits)
-        used = {"limits": bool(slots), "group": self.by_group}
+        used = {"limits": self.by_running, "group": self.by_group}
         return {name for name, is_used in used.items() if is_used}
 
     @property

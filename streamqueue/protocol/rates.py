@@ -110,7 +110,7 @@ class Start(NamedTuple):
 
     Attributes:
         due: from when on, by the caller's clock, which counts seconds.
-        void: from when on it certainly is not good any more, likewise.
+        void: from when on it may not be good any more, likewise.
         planned: from when on by the server's clock, in nanoseconds.
         until: from when on it is void by that: a claim by it changes nothing then.
     """
@@ -136,18 +136,22 @@ class Reservation(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """A moment by two clocks: what the server said, and when that was heard.
+    """A moment by two clocks: what the server said, and between which times of the caller's.
 
-    What the server shows when the caller shows something later is at least so much later, as it had
-    gone on before it was heard. So what is due by this is due by the server's clock as well,
-    however long the answer has taken; and late by no more than that.
+    The server's clock showed it at some time from `sent` to `received`, and nobody knows when: an
+    answer may have waited for others that wrote before it.
     """
 
     now: int
+    sent: float
     received: float
 
-    def local(self, moment: int) -> float:
-        """Return a moment of the server's, in nanoseconds, by the caller's clock."""
+    def earliest(self, moment: int) -> float:
+        """Return the time before which a moment of the server's, in nanoseconds, has not come."""
+        return self.sent + (moment - self.now) / SECOND
+
+    def latest(self, moment: int) -> float:
+        """Return the time from which on it certainly has."""
         return self.received + (moment - self.now) / SECOND
 
 
@@ -165,10 +169,10 @@ def reservation(
         planned = first + number * pace.interval
         until = (max(planned, at) + pace.late) // MILLISECOND * MILLISECOND
         # The server's clock shows milliseconds that have begun: it is there with the next one.
-        due = answered.local(-(-planned // MILLISECOND) * MILLISECOND)
-        starts.append(Start(due, answered.local(until), planned, date(until)))
+        due = answered.latest(-(-planned // MILLISECOND) * MILLISECOND)
+        starts.append(Start(due, answered.earliest(until), planned, date(until)))
     following = last + pace.interval
-    return Reservation(tuple(starts), following, answered.local(following))
+    return Reservation(tuple(starts), following, answered.latest(following))
 
 
 def date(moment: int) -> datetime:

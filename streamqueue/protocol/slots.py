@@ -64,6 +64,10 @@ class Scope(NamedTuple):
         return f"{self.kind}:{self.of}"
 
 
+WHOLE_QUEUE = Scope("q")
+"""Of the limits that are for all jobs of a queue together."""
+
+
 def scope_and_number(slot: str) -> tuple[Scope, int] | None:
     """Return what a slot says; None for what is none."""
     match = _SLOT.fullmatch(slot)

@@ -107,6 +107,8 @@ class Consumer:
         while late < MOST_LATE:
             found = yield from self._find(limit, limit + CONTENDED_WINDOW * contended)
             if not found:
+                if self._starts_soon and not passing:
+                    return []
                 if (yield from self._pass_time()):
                     continue
                 return []
@@ -132,6 +134,11 @@ class Consumer:
                 return []  # what can be seen are stuck ones, more than can be left out
             contended = min(contended + 1, MOST_CONTENDED)
         return []
+
+    @property
+    def _starts_soon(self) -> bool:
+        """Whether jobs wait for a start that a rate lets come before time is passed again."""
+        return self._held_by_rules and self._starts_at < monotonic() + PROMOTE_EVERY
 
     @property
     def _ruled(self) -> bool:
@@ -264,7 +271,9 @@ class Consumer:
                 if listening:
                     with within(left):
                         if look:
-                            due_in = yield self._store.seconds_to_next(self._queues)
+                            due_in = PROMOTE_EVERY
+                            if not self._starts_soon:
+                                due_in = yield self._store.seconds_to_next(self._queues)
                             if self._settings.known_as_paused:  # what is stuck is not tried again
                                 due_in = max(due_in, PROMOTE_EVERY)
                             due_at = monotonic() + min(due_in, LONGEST_SLEEP)

@@ -107,7 +107,7 @@ class Ends:
         are told when this queue object claims again."""
         yield from self._let_through(record, session)
         ruled = self._store.ruled.get(record.queue)
-        if not record.slots and ruled is None:
+        if not record.slots and (ruled is None or not ruled.makes_room(record.slots)):
             return
         if ruled is not None:
             ruled.ended(record.slots)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..clock import monotonic
 from ..protocol.document import id_key
 from ..protocol.limits import UNRULED
-from ..protocol.slots import Taken
+from ..protocol.slots import WHOLE_QUEUE, Taken
 from . import known_settings
 from .starts import Starts
 
@@ -34,6 +34,7 @@ class RuledQueue:
         after: the group, and the task, from behind which others are looked for.
         checked: whether the indexes were seen on which its rules rest, since it may have changed.
         room: how many jobs have ended here whose places were not taken here since.
+        late: how many jobs the rate of the whole queue held back, when they were chosen among last.
         starts: those that are reserved here under the rates of the queue.
     """
 
@@ -41,7 +42,7 @@ class RuledQueue:
         self.rules: Rules = UNRULED
         self.after = {"group": "", "task": ""}
         self.checked = False
-        self.room = 0
+        self.room = self.late = 0
         self._taken: Taken | None = None
         self._running: frozenset[object] = frozenset()
         self._read_at = self._learned_at = -math.inf
@@ -54,6 +55,7 @@ class RuledQueue:
         if rules != self.rules:
             self.rules = rules
             self.checked = False
+            self.late = 0
             self.forget()
             self._learned_at = monotonic()
 
@@ -61,10 +63,20 @@ class RuledQueue:
     def taken(self) -> Taken | None:
         """Which slots are taken, None if that has to be read: for every choice, as long as others
         may start jobs by the rules of before, in slots that those of now do not have."""
+        if not self.rules.by_running:
+            return Taken(self.rules, ())
         all_know_at = self._learned_at + known_settings.SURE_FOR
         if self._read_at < all_know_at or monotonic() - self._read_at >= TAKEN_SECONDS:
             return None
         return self._taken
+
+    def starts_at(self, most: int) -> float:
+        """Return from when on it is of use to look for up to so many jobs: not before the rate of
+        the whole queue lets one of them start, if it held some back."""
+        rate = self.rules.rate
+        if rate is None or not self.late:
+            return -math.inf
+        return self.starts.next_at(WHOLE_QUEUE.name, rate, min(self.late, most), monotonic())
 
     def were_taken(self, running: Iterable[Mapping[str, Any]], asked_at: float) -> Taken:
         """Note which jobs run, as it was read; return the slots that they have."""
@@ -82,6 +94,11 @@ class RuledQueue:
         """Note that a job that had these slots runs no more."""
         if self._taken is not None:
             self._taken.give_back(slots)
+
+    def makes_room(self, slots: Sequence[str]) -> bool:
+        """Whether others may start when a job ends that had these slots: where nothing but rates
+        holds jobs back, they may start no sooner."""
+        return bool(slots) or self.rules.by_running
 
     def ended(self, slots: Sequence[str]) -> None:
         """Note that a job of the queue runs no more, which had these slots; none, if there were no

@@ -46,7 +46,9 @@ class Starts:
         """Return how many starts to reserve now; 0 if that would be none, or there are enough.
 
         Enough are those of the next 50 ms, with the burst, or as many as there are jobs. They are
-        asked for when those that are held end, and so in few, larger reservations.
+        asked for when those that are held end, and so in few, larger reservations. Whoever is told
+        a number is to ask: nobody else here is told one until there is an answer, or so much time
+        has passed that there was an error.
 
         Args:
             jobs: how many could be started here, if only the rate allowed.
@@ -55,7 +57,10 @@ class Starts:
         if now < known.ask_at:
             return 0
         most = known.pace.burst + AHEAD // known.pace.interval
-        return max(0, min(jobs, most) - len(known.starts))
+        count = max(0, min(jobs, most) - len(known.starts))
+        if count:
+            known.ask_at = now + NEAR
+        return count
 
     def add(self, scope: str, rate: Rate, reservation: Reservation, now: float) -> None:
         """Hold what was reserved under this rate.

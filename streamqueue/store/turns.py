@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..protocol import operations
 from ..protocol.rates import AHEAD, pace_of
-from ..protocol.slots import Scope
+from ..protocol.slots import WHOLE_QUEUE
 from ..protocol.stored import text_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ..protocol.limits import Rules
-    from ..protocol.slots import Taken
+    from ..protocol.slots import Scope, Taken
 
     Job = dict[str, Any]
 
@@ -28,6 +28,9 @@ FEW = 4
 """Slots that are free and are too few to be divided: whoever is the first has them."""
 REACH = 2
 """Jobs among which whoever may start one looks for its own, for each that may start."""
+REACH_OF_RATE = 4
+"""The same where a rate says how many may: by it there is a start for one process after another,
+and most of them wait for theirs."""
 
 
 class Turns(Protocol):
@@ -104,15 +107,17 @@ def ours_first(
 
 def reach_of(rules: Rules, taken: Taken) -> int:
     """Return among how many of the jobs that come first each process may look for its own."""
-    most = MOST
+    reach = MOST * REACH
     for rule in rules.limits:
         if rule.per == "queue" and rule.task is None:
             if rule.running is not None:
-                most = min(most, rule.running - taken.running(Scope("q")))
+                free = rule.running - taken.running(WHOLE_QUEUE)
+                reach = min(reach, free * (REACH if free > 1 else 1))
             if rule.rate is not None:
                 pace = pace_of(rule.rate)
-                most = min(most, pace.burst + AHEAD // pace.interval)
-    return most if most <= 1 else most * REACH
+                most = pace.burst + AHEAD // pace.interval
+                reach = min(reach, most * (REACH_OF_RATE if most > 1 else 1))
+    return reach
 
 
 def group_of(job: Job) -> str | None:

@@ -154,7 +154,8 @@ class Delivery:
                 await self._store.jobs.update_one(*command)
                 await self._store.let_through(operations.keys_let_go([record]))
                 await self._store.tell_dependents([record.id])
-            if record.queue in self._store.ruled:
+            ruled = self._store.ruled.get(record.queue)
+            if ruled is not None and ruled.makes_room(record.slots):
                 await self._store.say_room()
         except PyMongoError as error:
             logger.warning(

@@ -292,13 +292,23 @@ def test_what_is_due_here_is_due_by_the_dates_of_the_server(
 ) -> None:
     at = BEGIN + asked
     received = local(at + way_back) + ahead
-    answered = Answered(at // MILLISECOND * MILLISECOND, received)
+    answered = Answered(at // MILLISECOND * MILLISECOND, received, received)
 
     start = reservation(pace_of(Rate(50)), answered, 0, BEGIN + planned, 1, at).starts[0]
 
     # What the server's clock shows when it is due, but for what a float of seconds leaves out.
     shown = at + way_back + round((start.due - received) * SECOND) + 1000
     assert shown - shown % MILLISECOND >= start.planned
+
+
+def test_a_start_whose_answer_was_slow_is_void_when_it_may_be_so_for_the_server() -> None:
+    pace = pace_of(Rate(50))
+    answered = Answered(BEGIN, local(BEGIN), local(BEGIN) + 0.04)
+
+    start = reservation(pace, answered, 0, BEGIN + 10 * MILLISECOND, 1, BEGIN).starts[0]
+
+    assert start.due == pytest.approx(local(BEGIN) + 0.05)
+    assert start.void == pytest.approx(local(moment_of(start.until)))
 
 
 @given(st.integers(0, 10**18))

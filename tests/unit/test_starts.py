@@ -66,6 +66,18 @@ def test_a_burst_is_asked_for_at_once(held: Starts) -> None:
     assert held.wants("q", Rate(10, 1, burst=5), 10_000, NOW) == 5
 
 
+def test_while_one_asks_the_others_of_its_process_do_not(held: Starts) -> None:
+    held.wants("q", RATE, 3, NOW)
+
+    assert held.wants("q", RATE, 3, NOW) == 0
+
+
+def test_after_an_error_it_is_asked_again(held: Starts) -> None:
+    held.wants("q", RATE, 3, NOW)
+
+    assert held.wants("q", RATE, 3, after(51)) > 0
+
+
 def test_who_holds_some_asks_for_no_more_until_they_end(held: Starts) -> None:
     held.add("q", RATE, reserved(3), NOW)
 

@@ -92,7 +92,7 @@ def test_none_is_lost_and_none_comes_before_one_that_is_more_urgent(
         ([Rule("queue", None, 10)], 4, 12),
         ([Rule("queue", None, 10)], 9, 1),
         ([Rule("queue", None, 10)], 10, 0),
-        ([Rule("queue", None, None, Rate(50))], 0, 6),
+        ([Rule("queue", None, None, Rate(50))], 0, 12),
         ([Rule("queue", None, None, Rate(1, 60))], 0, 1),
         ([Rule("group", None, 1)], 0, 2 * MOST),
     ],

@@ -124,13 +124,16 @@ def made_by_others(reply: Mapping[str, Any]) -> list[int]:
     return [one["index"] for one in errors]
 
 
-def reservation_in(bucket: Mapping[str, Any], pace: Pace, received: float) -> Reservation:
+def reservation_in(
+    bucket: Mapping[str, Any], pace: Pace, sent: float, received: float
+) -> Reservation:
     """Return what was reserved, by a bucket as it was read.
 
     Args:
-        received: when it was, by a clock that counts seconds.
+        sent: when it was asked for, by a clock that counts seconds.
+        received: when it was there.
     """
-    answered = Answered(moment_of(bucket["now"]), received)
+    answered = Answered(moment_of(bucket["now"]), sent, received)
     for mine in bucket["taken"]:
         times = (mine["first"], mine["count"], mine["at"])
         return reservation(pace, answered, bucket["last"], *times)

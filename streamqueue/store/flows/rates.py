@@ -87,7 +87,7 @@ def _rates(store: StoreState) -> str:
 
 
 def _reserve(store: StoreState, wanted: Wanted) -> Flow[dict[str, Reservation]]:
-    by = operations.new_token()
+    by, sent = operations.new_token(), monotonic()
     if len(wanted) == 1:
         found = yield from _reserve_one(store, wanted, by)
     else:
@@ -96,7 +96,7 @@ def _reserve(store: StoreState, wanted: Wanted) -> Flow[dict[str, Reservation]]:
     # One that is not there was full, and was removed since: what was reserved is lost.
     received = monotonic()
     return {
-        bucket["_id"]: operations.reservation_in(bucket, wanted[bucket["_id"]][0], received)
+        bucket["_id"]: operations.reservation_in(bucket, wanted[bucket["_id"]][0], sent, received)
         for bucket in found
     }
 

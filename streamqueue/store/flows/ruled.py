@@ -16,7 +16,7 @@ from ...clock import monotonic
 from ...protocol import operations
 from ...protocol.document import id_key
 from ...protocol.rates import bucket_id
-from ...protocol.slots import Limited, Scope, limits_of
+from ...protocol.slots import WHOLE_QUEUE, Limited, limits_of
 from ...protocol.stored import text_in
 from ..turns import OwnSlots, group_of, group_or_id_of, id_of, ours_first, reach_of
 from .head import candidates
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ...protocol.limits import Rate
     from ...protocol.rates import Start
-    from ...protocol.slots import Taken
+    from ...protocol.slots import Scope, Taken
     from ..ruled import RuledQueue
     from ..state import StoreState
     from .steps import Flow
@@ -89,11 +89,15 @@ def choose(store: StoreState, queue: str, most: int) -> Flow[Chosen]:
         if ruled.rules.by_task:
             yield from require_index(store, "task limits", f"a task of queue {queue}", sure=True)
         ruled.checked = True
+    starts_at = ruled.starts_at(most)
+    if starts_at > monotonic():  # of whichever jobs
+        return Chosen([], True, starts_at)
     size = _to_read(most)
     head: list[Job] = yield from candidates(store, [queue], size, ruled=True)
     if not head:
+        ruled.late = 0
         return Chosen([], False)
-    taken, fresh = ruled.taken, False
+    taken, fresh = ruled.taken, not ruled.rules.by_running
     while True:
         if taken is None:
             asked_at = monotonic()
@@ -108,6 +112,7 @@ def choose(store: StoreState, queue: str, most: int) -> Flow[Chosen]:
                 yield Pause(left)
                 choice.take_late()
         if choice.jobs or choice.late or fresh:
+            ruled.late = choice.late_by_queue
             return Chosen(choice.jobs, not choice.jobs, choice.again_at())
         taken = None
 
@@ -167,7 +172,7 @@ class _Choice:
     def _is_full(self) -> bool:
         """Whether no job of the queue may start, whatever its task and its group."""
         limits = [
-            Limited(Scope("q"), rule.running, rule.rate)
+            Limited(WHOLE_QUEUE, rule.running, rule.rate)
             for rule in self._rules.limits
             if rule.per == "queue" and rule.task is None
         ]
@@ -337,6 +342,12 @@ class _Choice:
         """Choose of what only rates held back what may start by now."""
         late, self.late, self._rates = self.late, [], {}
         self._take(late)
+
+    @property
+    def late_by_queue(self) -> int:
+        """How many jobs the rate of the whole queue holds back, whatever else does."""
+        _, waiting = self._rates.get(WHOLE_QUEUE, (None, 0))
+        return waiting
 
     def again_at(self) -> float:
         """Return when more may start, as far as rates are concerned."""

@@ -154,12 +154,12 @@ def say_unsaid_room(store: StoreState) -> Flow[None]:
 
 
 def say_room_in(store: StoreState, queue: str) -> Flow[None]:
-    """Do so if a queue has rules, or may. Never raises."""
+    """Do so if it matters in a queue which jobs there are, or may. Never raises."""
     try:
         found = yield ReadSettings(operations.settings_of([queue]))
     except PyMongoError:
         pass  # as one who may not read them, and may ring
     else:
-        if not any(QueueSettings.from_document(document).rules for document in found):
+        if not any(QueueSettings.from_document(document).rules.by_running for document in found):
             return
     yield from say_room(store)

@@ -125,7 +125,7 @@ class RuledQueues:
         """Have the place of a job of ours taken that has ended, and had these slots; none, if there
         were no rules when it was claimed."""
         ruled = self._store.ruled.get(queue)
-        if ruled is None and not slots:
+        if not slots and (ruled is None or not ruled.makes_room(slots)):
             return
         if ruled is not None:
             ruled.ended(slots)
