@@ -217,6 +217,7 @@ ORDER = [
     "worker.settings",
     "worker.schedules.declaring",
     "worker.run",
+    "worker.handling",
     "worker.worker",
     "processes.messages",
     "processes.frames",

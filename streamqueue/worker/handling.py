@@ -1,0 +1,127 @@
+"""``@worker.handler``: how a program registers what runs its jobs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .. import options as checks
+from ..durations import seconds
+from ..errors import ConfigurationError
+from ..protocol.limits import check_rules
+from .handler import Handler, where_to_run
+from .schedules.declaring import Scheduling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import timedelta
+
+    from ..backoff import Backoff
+    from ..protocol.limits import Limit, Ordered
+    from .handler import RunIn
+
+Function = TypeVar("Function", bound="Callable[..., Any]")
+
+
+class Handling(Scheduling):
+    """What :class:`~streamqueue.Worker` has to register handlers with."""
+
+    def handler(
+        self,
+        queue: str,
+        *,
+        concurrency: int | None = None,
+        weight: int = 1,
+        max_attempts: int | None = None,
+        backoff: Backoff | None = None,
+        time_limit: float | timedelta | None = None,
+        keep: float | timedelta | None = None,
+        ordered: Ordered = False,
+        fair: bool = False,
+        limits: Limit | Sequence[Limit] = (),
+        run_in: RunIn | None = None,
+    ) -> Callable[[Function], Function]:
+        """Register the function that runs the jobs of a queue; one per queue.
+
+        It takes the job: an :class:`AsyncJob` for ``async def``, a :class:`Job` for ``def``, which
+        runs in a thread. Returning completes the job, with what is returned as its result, if the
+        job is kept or somebody waits for its end; what cannot be stored then (no BSON value, over
+        1 MiB) makes it dead at once, since another attempt would come to the same. An exception
+        fails the attempt, with its traceback stored; ``Retry``, ``Snooze`` and ``Discard`` say it
+        more exactly. An async handler is cancelled when the lease is lost; a blocking one learns it
+        from its next call.
+
+        Args:
+            queue: the queue's name.
+            concurrency: how many of its jobs may run at a time in this process, so that a slow
+                queue leaves slots to the others; default None: as many as the worker runs, which is
+                also the most. Jobs beyond it are left alone, for other processes or until a slot of
+                the queue is free.
+            weight: the queue's share of the slots, beside the other queues of the worker that have
+                jobs waiting: a whole number from 1, the default, to 1000. With weights of 3 and 1
+                they hold three quarters and one quarter of the slots, give or take one, however
+                long their jobs take. What a queue has no jobs for is lent to the others, and comes
+                back as their jobs end. A priority counts within its queue alone.
+            max_attempts: for jobs that were put without; default the worker's.
+            backoff: the wait after a failed attempt; default the worker's.
+            time_limit: seconds (or a timedelta) an attempt may take; default None, no limit. Then
+                an async handler is cancelled, a child process is killed, and the attempt has
+                failed, whatever the handler still returns or raises. A thread cannot be stopped: it
+                is named in the log, keeps its slot and its lease, so that no other attempt runs
+                beside it, and its attempt has failed when it returns.
+            keep: seconds (or a timedelta) that jobs which were put without stay when they are done,
+                with their results; 0 removes them at once. Default the worker's.
+            ordered: run the jobs of each group (``put(group=)``) one at a time, first in first out,
+                over all processes; one that failed, or lost its lease, holds its group until it
+                runs again. One that is dead lets the others pass with True, and holds them with
+                ``"strict"``. Priorities count between groups. Default False: as they come.
+            fair: let groups take turns, before priorities, so that one with many jobs does not keep
+                others waiting; each process has turns of its own. Default False.
+            limits: a :class:`Limit`, or several for different jobs: how many of the queue's may run
+                at once, or start in a time, over all processes; default none. ``queue.limit()``
+                wins. These three need indexes. They are stored when the worker starts, before it
+                claims, and hold for whoever claims from the queue; the last start holds for all.
+            run_in: ``"loop"`` for ``async def``, ``"thread"`` for ``def``, each the default of its
+                kind; or ``"process"``: a child process calls the function with the payload alone.
+                It must be a ``def`` at the top level of a module; payload, result and exceptions
+                are copied. The child is killed by the time limit, a lost lease and the end of the
+                drain time, and ends with this process. What it prints goes nowhere.
+
+        Raises:
+            ConfigurationError: the queue has a handler, or an argument is outside its range; for a
+                function that cannot run there, or takes no single argument, when it is registered
+                or when the worker starts. So it is then if limits or order cannot be stored.
+        """
+        name = checks.queue_name(queue)
+        handlers, options = self._settings.handlers, self._settings.options
+        if name in handlers:
+            raise ConfigurationError(f"queue {name!r} has a handler already: one per queue")
+        attempts = options.max_attempts
+        if max_attempts is not None:
+            attempts = checks.max_attempts(max_attempts)
+        share = checks.weight(weight)
+        rules = check_rules(limits, ordered, fair)
+        kept = options.keep if keep is None else checks.keep(keep)
+        if kept:
+            self._settings.store.indexes.want("keep")
+        if concurrency is not None:
+            checks.whole_number(concurrency, "concurrency", 1, checks.MAX_BATCH)
+        limit = None
+        if time_limit is not None:
+            limit = seconds(time_limit, "time_limit", minimum=0.001)
+
+        def register(function: Function) -> Function:
+            handlers[name] = Handler(
+                queue=name,
+                function=function,
+                backoff=backoff or options.backoff,
+                max_attempts=attempts,
+                run_in=where_to_run(function, run_in),
+                keep=kept,
+                time_limit=limit,
+                concurrency=concurrency,
+                weight=share,
+                rules=rules,
+            )
+            return function
+
+        return register
