@@ -1,4 +1,4 @@
-"""``python -m tests``: run the tests, three at a time, and what fails among them once more alone.
+"""``python -m tests``: run the tests, four at a time, and what fails among them once more alone.
 
 Those marked slow are left to ``make faults``.
 
@@ -26,7 +26,7 @@ MOST = 3
 def main() -> int:
     """Run the tests; return the exit code."""
     LAST_FAILED.unlink(missing_ok=True)
-    ended = pytest("-n", "3", "--dist", "loadfile", "-m", "not slow")
+    ended = pytest("-n", "4", "--dist", "loadfile", "-m", "not slow")
     failed = sorted(json.loads(LAST_FAILED.read_text())) if LAST_FAILED.exists() else []
     if ended != TESTS_FAILED or not 0 < len(failed) <= MOST:
         return ended
