@@ -64,7 +64,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "queues in which only a rate holds jobs back, where each end rings for everybody",
         6,
         f"{COSTS}::test_by_hand_it_rings_for_nobody_either",
-        Edit("store.ruled:RuledQueue.makes_room", "bool(slots) or self.rules.by_running", "True"),
+        Edit("store.state:StoreState.makes_room", "ruled.rules.by_running", "True"),
     ),
     PlantedFault(
         "jobs that are read although no start of them can come yet",

@@ -177,7 +177,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_a_limit_that_is_set_on_a_busy_queue_lets_the_next_start_when_enough_have_ended",
         Edit(
             "worker.rules.queues:RuledQueues.ended",
-            "if not slots and (ruled is None or not ruled.makes_room(slots)):",
+            "if not self._store.makes_room(queue, slots):",
             "if not slots:",
         ),
     ),

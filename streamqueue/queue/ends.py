@@ -106,9 +106,9 @@ class Ends:
         under the rules is there when its transaction is committed, of which nobody hears: others
         are told when this queue object claims again."""
         yield from self._let_through(record, session)
-        ruled = self._store.ruled.get(record.queue)
-        if not record.slots and (ruled is None or not ruled.makes_room(record.slots)):
+        if not self._store.makes_room(record.queue, record.slots):
             return
+        ruled = self._store.ruled.get(record.queue)
         if ruled is not None:
             ruled.ended(record.slots)
         if session is None:

@@ -95,11 +95,6 @@ class RuledQueue:
         if self._taken is not None:
             self._taken.give_back(slots)
 
-    def makes_room(self, slots: Sequence[str]) -> bool:
-        """Whether others may start when a job ends that had these slots: where nothing but rates
-        holds jobs back, they may start no sooner."""
-        return bool(slots) or self.rules.by_running
-
     def ended(self, slots: Sequence[str]) -> None:
         """Note that a job of the queue runs no more, which had these slots; none, if there were no
         rules when it was claimed: then it was counted as one without."""

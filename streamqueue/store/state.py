@@ -106,6 +106,12 @@ class StoreState:
         if queue in self.ruled:
             self.ruled[queue].forget()
 
+    def makes_room(self, queue: object, slots: Sequence[str]) -> bool:
+        """Whether others may start when a job ends that had these slots: where nothing but rates
+        holds jobs of its queue back, they may start no sooner."""
+        ruled = self.ruled.get(queue) if isinstance(queue, str) else None
+        return bool(slots) or (ruled is not None and ruled.rules.by_running)
+
     def claim_given_up(self) -> None:
         """Be told that there is a claim to be undone."""
 

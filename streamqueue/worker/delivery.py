@@ -154,8 +154,7 @@ class Delivery:
                 await self._store.jobs.update_one(*command)
                 await self._store.let_through(operations.keys_let_go([record]))
                 await self._store.tell_dependents([record.id])
-            ruled = self._store.ruled.get(record.queue)
-            if ruled is not None and ruled.makes_room(record.slots):
+            if self._store.makes_room(record.queue, record.slots):
                 await self._store.say_room()
         except PyMongoError as error:
             logger.warning(

@@ -150,8 +150,7 @@ def supersede(store: StoreState, wanted: operations.Document) -> Flow[bool]:
         yield from let_through(store, [key])
     if ended.get("needed") is not None:
         yield from tell_dependents(store, [ended["_id"]], needed=True)
-    ruled = store.ruled.get(ended["queue"]) if isinstance(ended.get("queue"), str) else None
-    if ruled is not None and ruled.makes_room(ended.get("slots", ())):
+    if store.makes_room(ended.get("queue"), ended.get("slots", ())):
         yield from say_room(store)
     yield from remove_cancelled(store, [ended["_id"]])
     if ended.get("after"):

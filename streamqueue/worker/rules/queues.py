@@ -124,9 +124,9 @@ class RuledQueues:
     def ended(self, queue: str, slots: Sequence[str]) -> None:
         """Have the place of a job of ours taken that has ended, and had these slots; none, if there
         were no rules when it was claimed."""
-        ruled = self._store.ruled.get(queue)
-        if not slots and (ruled is None or not ruled.makes_room(slots)):
+        if not self._store.makes_room(queue, slots):
             return
+        ruled = self._store.ruled.get(queue)
         if ruled is not None:
             ruled.ended(slots)
             ruled.room += 1
