@@ -97,7 +97,7 @@ class _Count:
         for place, rule in enumerate(self._rules):
             if rule.running is None:
                 continue
-            if rule.per == "queue" and rule.task is None:
+            if rule.for_all:
                 self._note_running(place, "", running)
             elif running:
                 apart.append(place)
@@ -145,7 +145,7 @@ class _Count:
             if rule.per == "group":
                 with_ready = yield from self._with_ready(full, rule.task)
                 self.limits[place].saturated = len(with_ready)
-            elif rule.per == "queue" and rule.task is None:
+            elif rule.for_all:
                 self.limits[place].saturated = 1
             else:
                 if tasks is None:

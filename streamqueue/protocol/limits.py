@@ -172,6 +172,11 @@ class Rule:
     running: int | None = None
     rate: Rate | None = None
 
+    @property
+    def for_all(self) -> bool:
+        """Whether it is for all jobs of the queue together."""
+        return self.per == "queue" and self.task is None
+
     def stored(self) -> dict[str, Any]:
         """Return it as it is stored."""
         fields = {
@@ -227,8 +232,7 @@ class Rules:
     @property
     def rate(self) -> Rate | None:
         """The rate that holds for all jobs of the queue together."""
-        rates = (r.rate for r in self.limits if r.per == "queue" and r.task is None)
-        return next(rates, None)
+        return next((rule.rate for rule in self.limits if rule.for_all), None)
 
     @property
     def features(self) -> set[str]:

@@ -92,6 +92,11 @@ class Pace(NamedTuple):
     burst: int
 
     @property
+    def at_once(self) -> int:
+        """How many starts may be reserved at once."""
+        return self.burst + AHEAD // self.interval
+
+    @property
     def to_fill(self) -> int:
         """How long after the last planned start a bucket is full again."""
         return self.interval * self.burst

@@ -56,8 +56,7 @@ class Starts:
         known = self._of(scope, rate, now)
         if now < known.ask_at:
             return 0
-        most = known.pace.burst + AHEAD // known.pace.interval
-        count = max(0, min(jobs, most) - len(known.starts))
+        count = max(0, min(jobs, known.pace.at_once) - len(known.starts))
         if count:
             known.ask_at = now + NEAR
         return count

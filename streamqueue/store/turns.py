@@ -11,7 +11,7 @@ import random
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..protocol import operations
-from ..protocol.rates import AHEAD, pace_of
+from ..protocol.rates import pace_of
 from ..protocol.slots import WHOLE_QUEUE
 from ..protocol.stored import text_in
 
@@ -109,13 +109,12 @@ def reach_of(rules: Rules, taken: Taken) -> int:
     """Return among how many of the jobs that come first each process may look for its own."""
     reach = MOST * REACH
     for rule in rules.limits:
-        if rule.per == "queue" and rule.task is None:
+        if rule.for_all:
             if rule.running is not None:
                 free = rule.running - taken.running(WHOLE_QUEUE)
                 reach = min(reach, free * (REACH if free > 1 else 1))
             if rule.rate is not None:
-                pace = pace_of(rule.rate)
-                most = pace.burst + AHEAD // pace.interval
+                most = pace_of(rule.rate).at_once
                 reach = min(reach, most * (REACH_OF_RATE if most > 1 else 1))
     return reach
 

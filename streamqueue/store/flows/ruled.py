@@ -174,7 +174,7 @@ class _Choice:
         limits = [
             Limited(WHOLE_QUEUE, rule.running, rule.rate)
             for rule in self._rules.limits
-            if rule.per == "queue" and rule.task is None
+            if rule.for_all
         ]
         return self._taken.is_full(limits)
 
