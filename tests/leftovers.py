@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
+from streamqueue.protocol.schema import FEATURE_INDEXES, INDEXES
+
 FAILPOINTS = ("failCommand", "hangAfterStartingIndexBuild")
 """Every failpoint that a test sets."""
+
+OURS: dict[str, dict[str, Any]] = {"_id_": {"_id": 1}} | {
+    index["name"]: dict(index["key"])
+    for index in chain((model.document for model in INDEXES), *FEATURE_INDEXES.values())
+}
+"""The keys of every index that a queue makes, by its name."""
 
 
 @contextmanager
@@ -25,9 +34,10 @@ def failpoints_switched_off(client: MongoClient[Any]) -> Iterator[None]:
 
 @contextmanager
 def collection_left_plain(collection: Collection[Any]) -> Iterator[None]:
-    """Take the collection's validator and its database's profiling back at the end.
+    """Take the collection's validator, its database's profiling, and the indexes that no queue of
+    this version makes, back at the end.
 
-    For a collection that several tests have one after the other; a dropped one has neither.
+    For a collection that several tests have one after the other; a dropped one has none of these.
     """
     try:
         yield
@@ -35,3 +45,6 @@ def collection_left_plain(collection: Collection[Any]) -> Iterator[None]:
         collection.database.command("profile", 0)
         if collection.options():
             collection.database.command("collMod", collection.name, validator={})
+        for index in collection.list_indexes():
+            if OURS.get(index["name"]) != dict(index["key"]):
+                collection.drop_index(index["name"])

@@ -8,6 +8,8 @@ import pytest
 from pymongo import MongoClient
 from pymongo.synchronous.collection import Collection
 
+from streamqueue import MongoQueue
+from streamqueue.protocol.schema import EARLIER_KEY_INDEX
 from tests.leftovers import FAILPOINTS, collection_left_plain, failpoints_switched_off
 
 
@@ -31,3 +33,14 @@ def test_a_validator_and_a_profiler_that_are_left_are_taken_back(jobs: Collectio
 
     jobs.insert_one({"n": 2})
     assert jobs.database.command("profile", -1)["was"] == 0
+
+
+def test_an_index_that_no_queue_makes_is_dropped_and_the_others_stay(jobs: Collection[Any]) -> None:
+    MongoQueue(jobs).put({})
+    made = set(jobs.index_information())
+
+    with collection_left_plain(jobs):
+        jobs.create_index([("queue", 1), ("key", 1)], name=EARLIER_KEY_INDEX, unique=True)
+        jobs.create_index("payload.order", unique=True)
+
+    assert set(jobs.index_information()) == made

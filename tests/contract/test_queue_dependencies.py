@@ -14,7 +14,6 @@ from pymongo.synchronous.collection import Collection
 
 from streamqueue import ConfigurationError, Discard, DuplicateJob, JobNotFound, NewJob
 from streamqueue.protocol.document import CODEC
-from streamqueue.protocol.schema import EARLIER_KEY_INDEX
 from tests.contract.looks import document, let_lease_run_out
 from tests.contract.shells import Shell
 
@@ -170,11 +169,7 @@ async def test_rescheduling_a_dependent_lets_it_pass_none_of_its_parents(queue: 
     assert await state_of(queue, dependent) == "waiting"
 
 
-async def test_a_dependent_whose_key_is_let_go_of_waits_for_its_parents(
-    queue: Any, jobs: Collection[Any]
-) -> None:
-    if EARLIER_KEY_INDEX in jobs.index_information():  # of another test
-        jobs.drop_index(EARLIER_KEY_INDEX)
+async def test_a_dependent_whose_key_is_let_go_of_waits_for_its_parents(queue: Any) -> None:
     await queue.put({}, key="k", key_until="start")
     runs = await queue.next()
     parent = await queue.put({})
