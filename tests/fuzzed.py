@@ -26,6 +26,7 @@ from pymongo.errors import BulkWriteError
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import MongoQueue
+from tests import programs
 from tests.strange import random_job
 from tests.waiting import free_port, wait_until
 
@@ -143,7 +144,7 @@ class Fuzz:
     def _start(self, name: str, arguments: list[str], ports: list[int]) -> None:
         output = self._folder / f"{name}.out"
         with output.open("wb") as stream:
-            process = subprocess.Popen(
+            process = programs.Popen(
                 [sys.executable, "-m", "streamqueue", *arguments],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -222,7 +223,7 @@ class Fuzz:
     def _command(self, arguments: list[str]) -> tuple[str, int, str]:
         name = " ".join(arguments)
         try:
-            ended = subprocess.run(
+            ended = programs.run(
                 [sys.executable, "-m", "streamqueue", *arguments],
                 capture_output=True,
                 check=False,

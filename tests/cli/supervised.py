@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from streamqueue import MongoQueue
+from tests import programs
 from tests.waiting import wait_until
 
 WORKER = """
@@ -43,7 +44,7 @@ class Supervisor:
     """The command in a process and a session of its own, and what it and its processes say."""
 
     def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
+        self.process = programs.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -21,6 +21,7 @@ from streamqueue.bench.fleet import Fleet
 from streamqueue.bench.process import Team
 from streamqueue.bench.report import Row, Spread
 from streamqueue.bench.scale import Scale
+from tests import programs
 from tests.waiting import wait_until
 
 MEASURED = ("latency", "answers", "drain", "queues", "limits", "put", "depth", "scrape", "soak")
@@ -138,7 +139,7 @@ def test_a_terminated_run_cleans_up(
 
 
 def test_an_unknown_part_is_wrong_usage_in_one_sentence() -> None:
-    done = subprocess.run(command("speed"), capture_output=True, text=True, timeout=30)
+    done = programs.run(command("speed"), capture_output=True, text=True, timeout=30)
 
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1

@@ -29,6 +29,7 @@ from streamqueue.cli.main import main
 from streamqueue.embedded import find_mongod
 from streamqueue.protocol.schema import FEATURE_INDEXES, INDEXES
 from streamqueue.store.collection import rates_beside
+from tests import programs
 from tests.contract.looks import let_lease_run_out
 from tests.contract.uris import COMBINED
 from tests.waiting import free_port, wait_until
@@ -58,7 +59,7 @@ def run(address: str, tmp_path: Path) -> Run:
 
     def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "STREAMQUEUE_URI": address} | options.pop("env", {})
-        return subprocess.run(
+        return programs.run(
             [sys.executable, "-m", "streamqueue", *arguments],
             capture_output=True,
             text=True,
@@ -590,7 +591,7 @@ def test_a_worker_runs_jobs_until_sigterm_and_exits_with_0(
     (tmp_path / "tasks.py").write_text(WORKER)
     queue = MongoQueue(jobs)
     queue.put({"n": 1})
-    process = subprocess.Popen(
+    process = programs.Popen(
         [sys.executable, "-m", "streamqueue", "worker", "tasks:worker"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -630,7 +631,7 @@ def test_a_worker_without_a_server_says_so(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_server_runs_until_ctrl_c(tmp_path: Path) -> None:
-    process = subprocess.Popen(
+    process = programs.Popen(
         [sys.executable, "-m", "streamqueue", "server"], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
@@ -645,7 +646,7 @@ def test_the_server_runs_until_ctrl_c(tmp_path: Path) -> None:
 
 
 def test_the_demo_accounts_for_every_job(uri: str, tmp_path: Path) -> None:
-    result = subprocess.run(
+    result = programs.run(
         [sys.executable, "-m", "streamqueue", "demo", "--uri", uri, "--jobs", "200", "--json"],
         capture_output=True,
         text=True,
@@ -898,7 +899,7 @@ def test_it_logs_where_it_serves_and_its_end(
 ) -> None:
     (tmp_path / "tasks.py").write_text(WORKER)
     port = free_port()
-    process = subprocess.Popen(
+    process = programs.Popen(
         [sys.executable, "-m", "streamqueue", *command, "--metrics-port", str(port)],
         stderr=subprocess.PIPE,
         text=True,

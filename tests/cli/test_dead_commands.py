@@ -19,6 +19,7 @@ from streamqueue import MongoQueue
 from streamqueue.cli.main import main
 from streamqueue.protocol import operations
 from streamqueue.store.blocking import Store
+from tests import programs
 from tests.contract.looks import server_time
 from tests.waiting import wait_until
 from tests.worker.faults import failing
@@ -182,7 +183,7 @@ def test_an_id_goes_without_what_chooses_among_many(
 def at_a_terminal(address: str, *arguments: str) -> tuple[subprocess.Popen[bytes], int]:
     """Start a command on a terminal of its own; return it, and our end of the terminal."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
+    process = programs.Popen(
         [sys.executable, "-m", "streamqueue", *arguments],
         stdin=theirs,
         stdout=theirs,

@@ -20,6 +20,7 @@ from pymongo.synchronous.collection import Collection
 
 from streamqueue import MongoQueue
 from streamqueue.logs import EVENTS, FIELDS
+from tests import programs
 from tests.waiting import free_port, wait_until
 from tests.worker.faults import failing
 from tests.worker.started import STREAM_APP
@@ -78,7 +79,7 @@ class Running:
     """A worker process, and the lines it has written so far."""
 
     def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
+        self.process = programs.Popen(
             command,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

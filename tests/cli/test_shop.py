@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests import programs
 from tests.waiting import wait_until
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "web.md"
@@ -73,15 +74,15 @@ def customer(uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cus
         "STREAMQUEUE_URI": uri,
         "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]),
     }
-    programs = (
+    wanted = (
         ["uvicorn", "shop:app", "--port", str(port)],
         ["streamqueue", "worker", "shop:worker"],
     )
     with ExitStack() as running:
-        for program in programs:
+        for program in wanted:
             command = [sys.executable, "-m", *program]
             process = running.enter_context(
-                subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
+                programs.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
             )
             running.callback(process.terminate)
         shop = Customer(f"http://127.0.0.1:{port}")

@@ -20,6 +20,7 @@ from bson import Binary, ObjectId
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import MongoQueue, Rate, Schedules
+from tests import programs
 from tests.waiting import wait_until
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -39,7 +40,7 @@ def top(address: str) -> Iterator[Spawn]:
     def top(*arguments: str, **settings: Any) -> subprocess.Popen[str]:
         settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **settings}
         processes.append(
-            subprocess.Popen(
+            programs.Popen(
                 [sys.executable, "-m", "streamqueue", "top", *arguments],
                 text=True,
                 env={**os.environ, "STREAMQUEUE_URI": address, "TERM": "xterm", "COLUMNS": "80"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from pymongo.synchronous.collection import Collection
 
 from streamqueue.cli.main import main
+from tests import programs
 
 DEEP = b"[" * 60_000 + b"]" * 60_000
 NOT_UTF8 = "\udcff"  # as the interpreter hands on a byte of an argument that is none
@@ -117,7 +117,7 @@ def test_what_is_wrong_with_an_option_is_a_sentence(
 ) -> None:
     if arguments[0] == "worker":  # it sees to it that its process ends, which is not to be ours
         command = [sys.executable, "-m", "streamqueue", *arguments]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        ended = programs.run(command, capture_output=True, text=True, timeout=30)
         code, said = ended.returncode, ended.stderr
     else:
         code = main(arguments)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import programs
 from tests.ops.running import Run, Spawn, WorkerCommand
 from tests.ops.secured import SecuredServer, secured
 
@@ -39,7 +40,7 @@ def run(tmp_path: Path) -> Run:
         environment |= env or {}
         if uri is not None:
             environment["STREAMQUEUE_URI"] = uri
-        return subprocess.run(
+        return programs.run(
             [sys.executable, "-m", "streamqueue", *arguments],
             capture_output=True,
             text=True,

@@ -31,6 +31,7 @@ from pymongo import MongoClient
 
 from streamqueue import MongoQueue
 from streamqueue.embedded import EmbeddedServer
+from tests import programs
 from tests.ops.programs import clerk, shop
 from tests.ops.prometheus import Monitoring, hasten
 from tests.waiting import free_port, wait_until
@@ -76,7 +77,7 @@ class Program:
         self._asked = False
         kept = {key: value for key, value in os.environ.items() if not key.startswith("STREAMQ")}
         with self._log.open("ab") as output:
-            self.process = subprocess.Popen(
+            self.process = programs.Popen(
                 [sys.executable, "-m", *arguments],
                 cwd=ROOT,
                 env={**kept, "STREAMQUEUE_URI": uri},

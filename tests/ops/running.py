@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests import programs
 from tests.waiting import wait_until
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -52,7 +53,7 @@ class WorkerCommand:
         if uri is not None:
             environment["STREAMQUEUE_URI"] = uri
         with self._printed.open("wb") as printed, self._logged.open("wb") as logged:
-            self.process = subprocess.Popen(
+            self.process = programs.Popen(
                 [sys.executable, "-m", "streamqueue", "worker", "tasks:worker", *arguments],
                 stdout=printed,
                 stderr=logged,

@@ -21,6 +21,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import MongoQueue, Schedules, Topic
+from tests import programs
 from tests.waiting import wait_until
 
 PROGRAM = Path(__file__).parents[2] / "deploy" / "mongodb" / "backup.py"
@@ -36,7 +37,7 @@ def backup(uri: str, jobs: Collection[Any], tmp_path: Path) -> Backup:
     def backup(
         action: str, file: str = "jobs.bson.gz", collection: str = jobs.name
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        return programs.run(
             [sys.executable, PROGRAM, action, tmp_path / file, "--collection", collection],
             capture_output=True,
             text=True,

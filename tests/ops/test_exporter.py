@@ -22,6 +22,7 @@ from streamqueue.exporter import exporter
 from streamqueue.exporter.exporter import Exporter
 from streamqueue.health.health import Health
 from streamqueue.store.asynchronous import AsyncStore
+from tests import programs
 from tests.waiting import free_port, wait_until, wait_until_async
 from tests.worker.faults import failing
 from tests.worker.started import Commands
@@ -328,7 +329,7 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     def spawn(*arguments: str) -> subprocess.Popen[str]:
         processes.append(
-            subprocess.Popen(
+            programs.Popen(
                 [sys.executable, "-m", "streamqueue", *arguments],
                 stderr=subprocess.PIPE,
                 text=True,

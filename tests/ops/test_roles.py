@@ -46,6 +46,7 @@ from streamqueue.protocol.schedules import check_schedule
 from streamqueue.protocol.ticks import check_rule
 from streamqueue.store.asynchronous import AsyncStore
 from streamqueue.store.blocking import Store
+from tests import programs
 from tests.contract.looks import awaited_streams
 from tests.ops.deploy_files import resources
 from tests.ops.running import Run, Spawn, says_one_sentence
@@ -209,7 +210,7 @@ def test_the_readme_s_python_creates_roles_and_users_and_brings_the_roles_up_to_
     (program,) = [block for block in blocks if "createUser" in block]
 
     def create() -> list[str]:
-        done = subprocess.run(
+        done = programs.run(
             [sys.executable, "-c", program],
             capture_output=True,
             text=True,

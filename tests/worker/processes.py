@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests import programs
 from tests.waiting import wait_until
 
 PROGRAM = Path(__file__).with_name("programs") / "worker.py"
@@ -24,7 +25,7 @@ class WorkerProcess:
         self, uri: str, database: str, collection: str, *, program: Path = PROGRAM, **settings: Any
     ) -> None:
         arguments = {"uri": uri, "database": database, "collection": collection, **settings}
-        self._process = subprocess.Popen(
+        self._process = programs.Popen(
             [sys.executable, str(program), json.dumps({"handler": "waits", **arguments})],
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

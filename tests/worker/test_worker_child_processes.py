@@ -23,6 +23,7 @@ from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, Backoff, ConfigurationError, JobFailed
 from streamqueue.worker.execution import processes
+from tests import programs
 from tests.waiting import wait_until, wait_until_async
 from tests.worker.programs import in_child, writes_at_import
 from tests.worker.started import StartedWorker, WorkerStarter
@@ -297,7 +298,7 @@ class Program:
 
     def __init__(self, file: str, arguments: list[Any]) -> None:
         told = json.dumps(arguments)
-        self.process = subprocess.Popen(
+        self.process = programs.Popen(
             [sys.executable, str(Path(in_child.__file__).with_name(file)), told],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "ARGUMENTS": told},
             start_new_session=True,
@@ -356,7 +357,7 @@ async def test_a_signal_to_the_whole_group_lets_a_child_finish(
 def test_a_child_notices_that_the_other_end_of_its_pipe_is_closed() -> None:
     """As it does where the system does not end it with its parent."""
     source = "from streamqueue.worker.execution.processes import end_with_pipe; end_with_pipe(0)"
-    process = subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE)
+    process = programs.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(b"what is sent is no reason to end")
     process.stdin.flush()

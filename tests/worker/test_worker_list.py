@@ -14,6 +14,7 @@ import pytest
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import MongoQueue
+from tests import programs
 from tests.waiting import wait_until
 from tests.worker.processes import WorkerProcess
 
@@ -25,7 +26,7 @@ def run(uri: str, jobs: Collection[Any]) -> Run:
     address = uri.replace("/?", f"/{jobs.database.name}?")
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        return programs.run(
             [sys.executable, "-m", "streamqueue", "consumers", *arguments],
             capture_output=True,
             text=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from typing import Any
 
@@ -13,6 +12,7 @@ from prometheus_client.samples import Exemplar
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, MongoQueue
+from tests import programs
 from tests.worker.started import StartedWorker, WorkerStarter
 
 TRACER = TracerProvider().get_tracer("test")
@@ -125,4 +125,4 @@ def test_without_opentelemetry_nothing_of_it_is_loaded() -> None:
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
 
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+    assert programs.run([sys.executable, "-c", program]).returncode == 0
