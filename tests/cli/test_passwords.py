@@ -9,6 +9,8 @@ from urllib.parse import quote_plus
 
 import pytest
 
+from tests import programs
+
 SECRET = "hun/ter 2@é'x"
 ENCODED = quote_plus(SECRET)
 URI = f"mongodb://ada:{ENCODED}@db.example/shop"
@@ -43,9 +45,9 @@ WITHIN = ("at its import", "in a function that makes the worker")
 
 # Each worker in a process of its own, which the command is allowed to end; what all of them import
 # is imported once.
-PROGRAM = """
+PROGRAM = f"""
+{programs.PRELOADED}
 import os, sys
-import streamqueue.cli.main
 from streamqueue.__main__ import main
 
 for name in sys.argv[1:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -26,6 +27,9 @@ class Store:
     async def choose(self, queue: str, most: int) -> Chosen:
         jobs: list[dict[str, Any]] = [{"_id": n} for n in range(min(most, self.waiting))]
         return Chosen(jobs, held_back=not jobs)
+
+    def makes_room(self, queue: str, slots: Sequence[str]) -> bool:
+        return bool(slots)
 
     async def say_room(self) -> None:
         self.said += 1
