@@ -212,10 +212,10 @@ def new_document(
     return join_document(job_id or ObjectId(), fields, payload)
 
 
-def encode_fields(
+def fields_of(
     queue: str, now: datetime, priority: int, run_at: datetime | None = None, **settings: Any
-) -> bytes:
-    """Return what stands between the id and the payload, which is the same for many jobs.
+) -> dict[str, Any]:
+    """Return the fields that stand between the id and the payload.
 
     Args:
         settings: other fields, each of which is left out where it is None: ``max_attempts``, or
@@ -237,6 +237,14 @@ def encode_fields(
     fields |= {name: value for name, value in settings.items() if value is not None}
     if later and "group" in fields:
         fields.pop("seq", None)
+    return fields
+
+
+def encode_fields(
+    queue: str, now: datetime, priority: int, run_at: datetime | None = None, **settings: Any
+) -> bytes:
+    """Return :func:`fields_of` these as they are stored: the same bytes for many jobs."""
+    fields = fields_of(queue, now, priority, run_at, **settings)
     return bson.encode(fields, codec_options=CODEC)[4:-1]
 
 
