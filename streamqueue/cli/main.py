@@ -48,6 +48,7 @@ HOMES = {
     "reschedule": "steering",
     "schedule": "schedules",
     "topic": "topics",
+    "migrate": "migrate",
     "completion": "completion",
 }
 """The commands, and the module of each; with its name there, where that is another one."""

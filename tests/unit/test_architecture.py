@@ -45,6 +45,7 @@ ORDER = [
     "protocol.foreign",
     "protocol.trace",
     "protocol.payload",
+    "protocol.mongoqueue",
     "protocol.result",
     "protocol.unique",
     "protocol.dependencies",
@@ -255,6 +256,7 @@ ORDER = [
     "cli.schedules",
     "cli.limits",
     "cli.topics",
+    "cli.migrate",
     "cli.main",
     "__main__",
 ]
@@ -327,7 +329,7 @@ TALKS_TO_MONGODB = {
         "bench",
         "cli.setup",
     ),
-    "cli.dead",
+    *("cli.dead", "cli.migrate"),
 }
 COMMANDS = {
     "aggregate",
@@ -581,6 +583,7 @@ def test_no_module_prints_but_the_command_line() -> None:
         "cli.setup",
         "cli.jobs",
         "cli.dead",
+        "cli.migrate",
         "cli.monitor.top",
         "cli.demo",
         "bench",
