@@ -11,6 +11,7 @@ from drills.planted import (
     keys,
     limits,
     looking,
+    migrating,
     order,
     pausing,
     rates,
@@ -49,4 +50,5 @@ FAULTS: tuple[PlantedFault, ...] = (
     *schedules.FAULTS,
     *dependencies.FAULTS,
     *slots.FAULTS,
+    *migrating.FAULTS,
 )
