@@ -14,7 +14,7 @@ from ..errors import JobCancelled, LeaseLost, text_of
 from .flow import run, run_async
 from .outcome import End
 from .parents import AsyncParents, Parents
-from .view import JobView
+from .view import Data, JobView
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from .holder import AsyncHolder, Holder
 
 
-class Job(JobView):
+class Job(JobView[Data]):
     """A job this consumer holds. Made by :meth:`MongoQueue.next` and its like.
+
+    Annotations may say the type of its payload, as in ``Job[Email]``; by default it is a dict.
 
     As a context manager it gives the payload; a clean exit completes the job, an exception is
     stored with its traceback and raised again. What the block itself ended stays as it is.
@@ -114,7 +116,7 @@ class Job(JobView):
             self._holder.end(self._record, End("released", delay=wait))
         self._ended = True
 
-    def __enter__(self) -> dict[str, Any]:
+    def __enter__(self) -> Data:
         return self.data
 
     def __exit__(
@@ -137,8 +139,10 @@ class Job(JobView):
                 raise
 
 
-class AsyncJob(JobView):
+class AsyncJob(JobView[Data]):
     """A job this consumer holds. Made by :meth:`AsyncMongoQueue.next` and its like.
+
+    Annotations may say the type of its payload, as in ``AsyncJob[Email]``; by default it is a dict.
 
     As a context manager it gives the payload; a clean exit completes the job, an exception is
     stored with its traceback and raised again. What the block itself ended stays as it is.
@@ -229,7 +233,7 @@ class AsyncJob(JobView):
             await self._holder.end(self._record, End("released", delay=wait))
         self._ended = True
 
-    async def __aenter__(self) -> dict[str, Any]:
+    async def __aenter__(self) -> Data:
         return self.data
 
     async def __aexit__(

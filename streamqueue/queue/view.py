@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from .. import plain
 from ..errors import ConfigurationError, JobCancelled, LeaseLost, PayloadError
@@ -19,14 +19,21 @@ if TYPE_CHECKING:
 
     from bson import ObjectId
     from pymongo.errors import PyMongoError
+    from typing_extensions import TypeVar  # type checkers have it without its being installed
 
     from ..protocol.document import JobRecord
     from .flow import Flow
 
+    Data = TypeVar("Data", covariant=True, default=dict[str, Any])
+else:
+    from typing import TypeVar
+
+    Data = TypeVar("Data", covariant=True)  # Python has defaults from 3.13 on
+
 block_logger = plain.logger("streamqueue.queue")
 
 
-class JobView:
+class JobView(Generic[Data]):
     """A held job as it was when it was claimed. Reading it sends nothing, but for `cancelled`."""
 
     __slots__ = ("_ended", "_holder", "_record", "_session")
@@ -86,14 +93,14 @@ class JobView:
         return self._record.queue
 
     @property
-    def data(self) -> dict[str, Any]:
+    def data(self) -> Data:
         """The payload."""
-        return self._record.data
+        return self._record.data  # type: ignore[return-value]
 
     @property
-    def payload(self) -> dict[str, Any]:
+    def payload(self) -> Data:
         """The payload: mongoqueue's name for ``data``."""
-        return self._record.data
+        return self.data
 
     @property
     def priority(self) -> int:
