@@ -135,7 +135,7 @@ def is_async(function: Callable[[Any], Any]) -> bool:
     """Whether calling it gives a coroutine, or ConfigurationError if it cannot be a handler."""
     if not callable(function):
         raise ConfigurationError(f"a handler must be a function, not {shown(function)}")
-    if inspect.isclass(_innermost(function)):
+    if inspect.isclass(innermost(function)):
         raise ConfigurationError(
             f"a handler must be a function, not the class {shown(function)}: to make one of those "
             "does no work; register a method, or an object that can be called"
@@ -147,7 +147,8 @@ def is_async(function: Callable[[Any], Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
-def _innermost(function: object) -> object:
+def innermost(function: object) -> object:
+    """Return what a partial calls, or the function itself."""
     while isinstance(function, partial):
         function = function.func
     return function

@@ -2,28 +2,78 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from .. import options as checks
 from ..durations import seconds
 from ..errors import ConfigurationError
 from ..protocol.limits import check_rules
+from .annotations import check_kind_of_job
 from .handler import Handler, where_to_run
 from .schedules.declaring import Scheduling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import timedelta
+    from typing import Unpack
 
     from ..backoff import Backoff
     from ..protocol.limits import Limit, Ordered
     from .handler import RunIn
+    from .handler_types import (
+        HandlerSettings,
+        Payload,
+        RegistersFunction,
+        RegistersHandler,
+        RegistersTypedFunction,
+        RegistersTypedHandler,
+    )
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
 
 class Handling(Scheduling):
     """What :class:`~streamqueue.Worker` has to register handlers with."""
+
+    @overload
+    def handler(
+        self,
+        queue: str,
+        *,
+        run_in: Literal["loop", "thread"] | None = None,
+        payload: None = None,
+        **settings: Unpack[HandlerSettings],
+    ) -> RegistersHandler: ...
+
+    @overload
+    def handler(
+        self,
+        queue: str,
+        *,
+        run_in: Literal["loop", "thread"] | None = None,
+        payload: type[Payload],
+        **settings: Unpack[HandlerSettings],
+    ) -> RegistersTypedHandler[Payload]: ...
+
+    @overload
+    def handler(
+        self,
+        queue: str,
+        *,
+        run_in: Literal["process"],
+        payload: None = None,
+        **settings: Unpack[HandlerSettings],
+    ) -> RegistersFunction: ...
+
+    @overload
+    def handler(
+        self,
+        queue: str,
+        *,
+        run_in: Literal["process"],
+        payload: type[Payload],
+        **settings: Unpack[HandlerSettings],
+    ) -> RegistersTypedFunction[Payload]: ...
 
     def handler(
         self,
@@ -39,6 +89,7 @@ class Handling(Scheduling):
         fair: bool = False,
         limits: Limit | Sequence[Limit] = (),
         run_in: RunIn | None = None,
+        payload: type[Any] | None = None,
     ) -> Callable[[Function], Function]:
         """Register the function that runs the jobs of a queue; one per queue.
 
@@ -88,9 +139,12 @@ class Handling(Scheduling):
 
         Raises:
             ConfigurationError: the queue has a handler, or an argument is outside its range; for a
-                function that cannot run there, or takes no single argument, when it is registered
-                or when the worker starts. So it is then if limits or order cannot be stored.
+                function that cannot run there, takes no single argument, or says that it takes the
+                other kind of job, when it is registered or when the worker starts. So it is then
+                if limits or order cannot be stored.
         """
+        if payload is not None:
+            raise ConfigurationError("handler(payload=) is not there yet: leave it out")
         name = checks.queue_name(queue)
         handlers, options = self._settings.handlers, self._settings.options
         if name in handlers:
@@ -110,12 +164,14 @@ class Handling(Scheduling):
             limit = seconds(time_limit, "time_limit", minimum=0.001)
 
         def register(function: Function) -> Function:
+            place = where_to_run(function, run_in)
+            check_kind_of_job(function, place)
             handlers[name] = Handler(
                 queue=name,
                 function=function,
                 backoff=backoff or options.backoff,
                 max_attempts=attempts,
-                run_in=where_to_run(function, run_in),
+                run_in=place,
                 keep=kept,
                 time_limit=limit,
                 concurrency=concurrency,

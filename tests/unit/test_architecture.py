@@ -187,6 +187,8 @@ ORDER = [
     "worker.rules.queues",
     "worker.backlog",
     "worker.handler",
+    "worker.handler_types",
+    "worker.annotations",
     "worker.nearest",
     "worker.execution.attempt",
     "worker.leases",
