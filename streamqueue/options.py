@@ -7,7 +7,7 @@ import secrets
 import socket
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from .backoff import Backoff
 from .durations import seconds, shown
@@ -174,6 +174,16 @@ class QueueOptions:
         set_("timeout", seconds(timeout, "timeout", minimum=0.001))
         set_("max_attempts", whole_number(max_attempts, "max_attempts", 1, MOST_ATTEMPTS))
         set_("backoff", _backoff(backoff))
+
+
+class RarerSettings(TypedDict, total=False):
+    """The settings of a worker that few programs want; see :class:`WorkerOptions`."""
+
+    sweep_interval: float | timedelta | None
+    reap_interval: float | timedelta
+    max_await: float | timedelta
+    consumer_id: str | None
+    log_tracebacks: bool
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -25,11 +25,10 @@ has ``schedule`` and ``tick``; its key is the user's.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import zlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, get_args
 
 import bson
 from bson.raw_bson import RawBSONDocument
@@ -47,6 +46,8 @@ from .ticks import EPOCH, Rule
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .unique import KeyUntil, OnConflict
+
 KIND = "schedule"
 PREFIX = "schedule:"
 CatchUp = Literal["none", "one", "all"]
@@ -56,12 +57,23 @@ LATE = timedelta(seconds=60)
 DEFAULT_LIMIT = 1000
 HIGHEST_LIMIT = 100_000
 
-PUT_SETTINGS = sorted(
-    {*inspect.signature(check_put).parameters}
-    - {"payload", "delay", "run_at", "job_id", "awaited", "rule", "max_delay"}
-    - {"after", "if_parent_fails", "parents"}
-)
-_NOT_TAKEN = {
+
+class TickSettings(TypedDict, total=False):
+    """The settings of ``put`` that the jobs of a schedule can have."""
+
+    priority: int | None
+    max_attempts: int | None
+    key: str | None
+    on_conflict: OnConflict
+    key_until: KeyUntil | None
+    unique_for: float | timedelta | None
+    group: str | None
+    expires: float | timedelta | datetime | None
+    keep: float | timedelta | None
+
+
+PUT_SETTINGS = sorted(TickSettings.__annotations__)
+NOT_TAKEN = {
     "delay": "a tick has its time; to start later, use offset= or spread=",
     "run_at": "the job of a tick has the tick as its run_at",
     "session": "a tick is put in a transaction of its own",
@@ -138,8 +150,8 @@ def check_schedule(
             f"{shown(catch_up)}"
         )
     for setting in put:
-        if setting in _NOT_TAKEN:
-            raise ConfigurationError(f"a schedule takes no {setting}=: {_NOT_TAKEN[setting]}")
+        if setting in NOT_TAKEN:
+            raise ConfigurationError(f"a schedule takes no {setting}=: {NOT_TAKEN[setting]}")
         if setting not in PUT_SETTINGS:
             raise ConfigurationError(
                 f"a schedule has no setting {setting!r}; of those of put it takes "

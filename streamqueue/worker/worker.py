@@ -7,7 +7,7 @@ import inspect
 import signal
 import threading
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import anyio
 from anyio import TASK_STATUS_IGNORED
@@ -31,20 +31,23 @@ from .run import NOT_TOLD, Run
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import timedelta
+    from typing import Unpack
 
     from anyio.abc import TaskStatus
     from prometheus_client import CollectorRegistry
     from pymongo.asynchronous.collection import AsyncCollection
 
     from ..health.certificates import StrPath
+    from ..options import RarerSettings
 
 logger = plain.logger("streamqueue.worker")
 
 PATIENCE = 10.0
 """Seconds a command of the worker may take before its connection counts as wedged. What fails is
 tried again, so an election that takes longer costs nothing but a line in the log."""
-EXPORT_STATE = ("off", "leader")
+ExportState = Literal["off", "leader"]
 NOT_RUNNING = "the worker does not run"
 NOT_OPEN = "the change stream is not open yet"
 SAME_STOP = 0.5
@@ -109,11 +112,11 @@ class Worker(Handling):
         registry: CollectorRegistry | None = None,
         metrics_port: int | None = None,
         metrics_host: str = "127.0.0.1",
-        export_state: str = "off",
+        export_state: ExportState = "off",
         metrics_cert: StrPath | None = None,
         metrics_key: StrPath | None = None,
         metrics_client_ca: StrPath | None = None,
-        **settings: Any,
+        **settings: Unpack[RarerSettings],
     ) -> None:
         _refuse_unknown(settings)
         options = WorkerOptions(
@@ -125,7 +128,7 @@ class Worker(Handling):
             keep=keep,
             **settings,
         )
-        if export_state not in EXPORT_STATE:
+        if export_state not in get_args(ExportState):
             raise ConfigurationError(
                 f"export_state must be 'off' or 'leader', not {export_state!r}"
             )
@@ -279,7 +282,7 @@ def settings_of(worker: Worker) -> Settings:
     return worker._settings
 
 
-def _refuse_unknown(settings: dict[str, Any]) -> None:
+def _refuse_unknown(settings: Mapping[str, object]) -> None:
     """Raise if one of the settings is none, with the one that was probably meant."""
     rarer = {field.name for field in fields(WorkerOptions)}
     for name in settings.keys() - rarer:

@@ -24,6 +24,7 @@ from streamqueue import AsyncJob, AsyncMongoQueue, AsyncSchedules, Configuration
 from streamqueue.clock import ServerClock
 from streamqueue.protocol import ticks as protocol_ticks
 from streamqueue.protocol.settings import BELL
+from streamqueue.protocol.unique import OnConflict
 from streamqueue.worker.schedules import schedules as firing_schedules
 from tests.contract.looks import server_time
 from tests.contract.test_schedules import declared_in_code, put_back, stored
@@ -257,12 +258,13 @@ async def test_what_is_no_rule_is_refused_where_it_is_declared(
     async_jobs: AsyncCollection[Any],
 ) -> None:
     worker = Worker(async_jobs)
-
-    for settings, reason in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"cron": "0 0 31 2 *"}, "never fires"),
         ({"every": 1, "delay": 5}, "takes no delay="),
         ({"every": 1, "name": "a b"}, "name of a schedule"),
-    ):
+    )
+
+    for settings, reason in wrong:
         with pytest.raises(ConfigurationError, match=reason):
             worker.schedule(**settings)
 
@@ -467,7 +469,7 @@ async def test_a_schedule_that_is_declared_no_more_fires_no_more_and_a_stored_on
 
 @pytest.mark.parametrize("on_conflict", ["raise", "skip"])
 async def test_with_a_key_that_is_taken_a_tick_is_skipped_and_counted(
-    start: WorkerStarter, jobs: Collection[Any], on_conflict: str
+    start: WorkerStarter, jobs: Collection[Any], on_conflict: OnConflict
 ) -> None:
     running, most = 0, 0
     gate = anyio.Event()

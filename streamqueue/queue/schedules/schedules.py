@@ -18,12 +18,14 @@ from .changes import Changes
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import timedelta
+    from typing import Unpack
 
     from bson import ObjectId
     from prometheus_client import CollectorRegistry
     from pymongo.asynchronous.collection import AsyncCollection
     from pymongo.synchronous.collection import Collection
 
+    from ...protocol.schedules import TickSettings
     from .info import ScheduleInfo
 
 
@@ -82,7 +84,7 @@ class Schedules:
         catch_up: CatchUp = "one",
         catch_up_limit: int = DEFAULT_LIMIT,
         spread: float | timedelta = 0,
-        **put: Any,
+        **put: Unpack[TickSettings],
     ) -> None:
         """Store a schedule, in the place of one of its name; it holds in all workers at once.
 
@@ -210,7 +212,7 @@ class AsyncSchedules:
         catch_up: CatchUp = "one",
         catch_up_limit: int = DEFAULT_LIMIT,
         spread: float | timedelta = 0,
-        **put: Any,
+        **put: Unpack[TickSettings],
     ) -> None:
         """Store a schedule, in the place of one of its name; it holds in all workers at once.
 

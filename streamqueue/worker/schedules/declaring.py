@@ -11,7 +11,9 @@ from .declared import Declared
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import timedelta
+    from typing import Unpack
 
+    from ...protocol.schedules import CatchUp, TickSettings
     from ..settings import Settings
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
@@ -29,12 +31,12 @@ class Scheduling:
         every: float | timedelta | None = None,
         offset: float | timedelta = 0,
         timezone: str = "UTC",
-        catch_up: str = "one",
+        catch_up: CatchUp = "one",
         catch_up_limit: int = DEFAULT_LIMIT,
         spread: float | timedelta = 0,
         name: str | None = None,
         payload: Mapping[str, Any] | None = None,
-        **put: Any,
+        **put: Unpack[TickSettings],
     ) -> Callable[[Function], Function]:
         """Have a job put for a handler at each tick of a rule; one job a tick, however many
         processes declare it.
