@@ -1,7 +1,6 @@
-"""What a type checker says of code that uses the package. Checked by mypy, never run.
+"""What type checkers say of code that uses the package. Checked by mypy and pyright, never run."""
 
-An expected error carries an ignore; ignores that are not needed are errors, so each one is proved.
-"""
+# pyright: strict
 
 from __future__ import annotations
 
@@ -53,24 +52,24 @@ def make_blocking(jobs: Collection[Document], wrong: AsyncCollection[Document]) 
     MongoQueue(jobs)
     MongoQueue(jobs, "consumer-1", 300, 3)
     MongoQueue(jobs, timeout=timedelta(minutes=5), name="emails", backoff=Backoff(initial=2))
-    MongoQueue(wrong)  # type: ignore[arg-type]
-    MongoQueue("jobs")  # type: ignore[arg-type]
-    MongoQueue(jobs, timeout="300")  # type: ignore[arg-type]
-    MongoQueue(jobs, None, 300, 3, "emails")  # type: ignore[call-arg]
+    MongoQueue(wrong)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    MongoQueue("jobs")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    MongoQueue(jobs, timeout="300")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    MongoQueue(jobs, None, 300, 3, "emails")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def make_async(jobs: AsyncCollection[Document], wrong: Collection[Document]) -> None:
     AsyncMongoQueue(jobs)
     AsyncMongoQueue(jobs, "consumer-1", timedelta(minutes=5), 3, name="emails")
-    AsyncMongoQueue(wrong)  # type: ignore[arg-type]
-    AsyncMongoQueue(jobs, max_attempts="3")  # type: ignore[arg-type]
+    AsyncMongoQueue(wrong)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AsyncMongoQueue(jobs, max_attempts="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def make_from_clients() -> None:
     MongoQueue(MongoClient[Document]().app.jobs)
     AsyncMongoQueue(AsyncMongoClient[Document]().app.jobs)
-    MongoQueue(AsyncMongoClient[Document]().app.jobs)  # type: ignore[arg-type]
-    AsyncMongoQueue(MongoClient[Document]().app.jobs)  # type: ignore[arg-type]
+    MongoQueue(AsyncMongoClient[Document]().app.jobs)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AsyncMongoQueue(MongoClient[Document]().app.jobs)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 # The blocking shell.
@@ -100,7 +99,7 @@ def use_blocking(queue: MongoQueue, session: ClientSession) -> None:
     assert_type(queue.list(), list[JobInfo])
     assert_type(queue.wait(ObjectId(), 5), JobInfo)
     assert_type(queue.watch(ObjectId()), Iterator[JobInfo])
-    queue.request({"a": 1}, session=None)  # type: ignore[call-arg]
+    queue.request({"a": 1}, session=None)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     assert_type(queue.size(), int)
     assert_type(queue.stats(), dict[str, int])
     assert_type(queue.repair(), int)
@@ -115,16 +114,16 @@ def use_blocking(queue: MongoQueue, session: ClientSession) -> None:
 
 
 def misuse_blocking(queue: MongoQueue, session: AsyncClientSession) -> None:
-    queue.put("text")  # type: ignore[arg-type]
-    queue.put({"a": 1}, 5)  # type: ignore[call-arg]
-    queue.put({"a": 1}, priority="high")  # type: ignore[arg-type]
-    queue.put({"a": 1}, run_at=5)  # type: ignore[arg-type]
-    queue.put({"a": 1}, session=session)  # type: ignore[arg-type]
-    queue.put_many([{"a": 1}], key="k")  # type: ignore[call-arg]
-    queue.put(NewJob({}))  # type: ignore[arg-type]
-    NewJob({}, ObjectId())  # type: ignore[call-arg]
-    queue.claim()  # type: ignore[call-arg]
-    queue.next().complete()  # type: ignore[union-attr]
+    queue.put("text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    queue.put({"a": 1}, 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    queue.put({"a": 1}, priority="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    queue.put({"a": 1}, run_at=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    queue.put({"a": 1}, session=session)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    queue.put_many([{"a": 1}], key="k")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    queue.put(NewJob({}))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    NewJob({}, ObjectId())  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    queue.claim()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    queue.next().complete()  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def hold_blocking(job: Job, session: ClientSession) -> None:
@@ -154,9 +153,9 @@ def hold_blocking(job: Job, session: ClientSession) -> None:
     job.progress(note="half")
     job.release()
     job.release(delay=5)
-    job.progress("5")  # type: ignore[arg-type]
-    job.release(5)  # type: ignore[call-arg]
-    job.attempts = 0  # type: ignore[misc]
+    job.progress("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    job.release(5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    job.attempts = 0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # The async shell.
@@ -193,12 +192,12 @@ async def use_async(queue: AsyncMongoQueue, session: AsyncClientSession) -> None
 
 
 async def misuse_async(queue: AsyncMongoQueue, session: ClientSession) -> None:
-    await queue.put(["text"])  # type: ignore[arg-type]
-    await queue.put({"a": 1}, session=session)  # type: ignore[arg-type]
-    queue.next().data  # type: ignore[attr-defined]  # noqa: B018
-    for _ in queue:  # type: ignore[attr-defined]
+    await queue.put(["text"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await queue.put({"a": 1}, session=session)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    queue.next().data  # type: ignore[attr-defined]  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]  # noqa: B018
+    for _ in queue:  # type: ignore[attr-defined]  # pyright: ignore[reportUnknownVariableType, reportGeneralTypeIssues]
         pass
-    with queue:  # type: ignore[attr-defined]
+    with queue:  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
         pass
 
 
@@ -219,7 +218,7 @@ async def hold_async(job: AsyncJob, session: AsyncClientSession) -> None:
 
 def serve(jobs: AsyncCollection[Document], wrong: Collection[Document]) -> None:
     worker = Worker(jobs, concurrency=5, timeout=timedelta(seconds=30))
-    Worker(wrong)  # type: ignore[arg-type]
+    Worker(wrong)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
     @worker.handler("emails")
     async def send(job: AsyncJob) -> None:
@@ -229,17 +228,17 @@ def serve(jobs: AsyncCollection[Document], wrong: Collection[Document]) -> None:
     def report(job: Job) -> None:
         raise Snooze(5) if job.attempts else Discard("why")
 
-    Snooze()  # type: ignore[call-arg]
+    Snooze()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def serve_metrics(jobs: AsyncCollection[Document]) -> None:
     Worker(jobs, metrics_port=9464, metrics_cert="server.pem", metrics_key=Path("server.key"))
-    Worker(jobs, metrics_port="9464")  # type: ignore[arg-type]
+    Worker(jobs, metrics_port="9464")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     app = Worker(jobs).health_app()
     assert_type(app, HealthApp)
     Mount("/internal", app.asgi)
     make_server("", 8000, HealthApp().wsgi)
-    make_server("", 8000, app.asgi)  # type: ignore[arg-type]
+    make_server("", 8000, app.asgi)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def catch(queue: MongoQueue) -> None:
