@@ -52,17 +52,17 @@ def _span(node: ast.AST, names: Sequence[str]) -> tuple[int, int | None]:
     """Return from which line to which one has this function or class; without names, all."""
     span: tuple[int, int | None] = (0, None)
     for name in filter(None, names):
-        for child in ast.iter_child_nodes(node):
-            if (
-                isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-                and child.name == name
-            ):
-                node = child
-                first = min([child.lineno, *(each.lineno for each in child.decorator_list)])
-                span = first - 1, child.end_lineno
-                break
-        else:
+        found = [
+            child
+            for child in ast.iter_child_nodes(node)
+            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            and child.name == name
+        ]
+        if not found:
             raise ValueError(f"there is no {'.'.join(names)}")
+        node = last = found[-1]  # before it stand its overloads
+        first = min([last.lineno, *(each.lineno for each in last.decorator_list)])
+        span = first - 1, last.end_lineno
     return span
 
 

@@ -113,8 +113,42 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_what_cannot_be_called_with_a_job_or_does_nothing_then_is_refused",
         Edit(
             "worker.handler:is_async",
-            "    if inspect.isclass(_innermost(function)):",
+            "    if inspect.isclass(innermost(function)):",
             "    if False:",
+        ),
+    ),
+    PlantedFault(
+        "a handler that does not await what it takes for calls of a Job",
+        16,
+        "unit/test_annotations.py::test_an_async_def_that_says_that_it_takes_a_job_is_refused",
+        Edit("worker.handling:Handling.handler", "check_kind_of_job(function, place)", "pass"),
+    ),
+    PlantedFault(
+        "a Job of the program's own taken for ours",
+        16,
+        "unit/test_annotations.py::test_what_does_not_certainly_say_the_wrong_kind_is_registered",
+        Edit(
+            "worker.annotations:_named",
+            "found = code.__globals__[name]",
+            "found = globals().get(name)",
+        ),
+    ),
+    PlantedFault(
+        "a handler whose type takes a coroutine for a result",
+        16,
+        "typing/test_type_checkers.py::test_a_type_checker_finds_what_is_wrong_and_nothing_else",
+        Edit(
+            "worker.handler_types",
+            'InThread = TypeVar("InThread", bound=Callable[[Job], Returned])',
+            'InThread = TypeVar("InThread", bound=Callable[[Job], Any])',
+        ),
+    ),
+    PlantedFault(
+        "settings of a worker that no type checker knows",
+        18,
+        "typing/test_type_checkers.py::test_a_type_checker_finds_what_is_wrong_and_nothing_else",
+        Edit(
+            "worker.worker:Worker.__init__", "**settings: Unpack[RarerSettings]", "**settings: Any"
         ),
     ),
     PlantedFault(
