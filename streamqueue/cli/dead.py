@@ -17,11 +17,11 @@ import click
 from pymongo.errors import PyMongoError
 
 from ..clock import monotonic
-from ..errors import ConfigurationError, JobNotFound, StreamQueueError
+from ..errors import ConfigurationError
 from ..exporter.discovery import Walk
 from ..plain import printable
 from ..protocol import operations
-from ..protocol.document import State, id_text, ids_of_text
+from ..protocol.document import State, id_text
 from ..protocol.operations import Deaths
 from ..queue.blocking import MongoQueue
 from ..store.asynchronous import AsyncStore
@@ -31,6 +31,8 @@ from ..tracebacks import last_line
 from .command import Group, Options, command, option
 from .connection import open_async_jobs, open_database
 from .options import JSON, QUEUE, WHERE, moment, whole
+from .steering import QUEUE as QUEUE_OR_THAT_OF_THE_ID
+from .steering import change_first, open_queue_of
 from .tables import show
 
 if TYPE_CHECKING:
@@ -95,6 +97,11 @@ def list_dead(options: Options) -> None:
     content = [
         {
             "id": id_text(job["_id"]),
+            "queue": job.get("queue"),
+            "task": job.get("task"),
+            "key": job.get("key"),
+            "group": job.get("group"),
+            "created_at": job.get("created_at"),
             "attempts": job.get("attempts"),
             "finished_at": job.get("finished_at"),
             "last_error": job.get("last_error"),
@@ -151,32 +158,23 @@ def _last_line(row: dict[str, Any]) -> str:
 @command(
     click.Argument(["job_id"], metavar="[ID]", required=False),
     *WHERE,
-    QUEUE,
+    QUEUE_OR_THAT_OF_THE_ID,
     JSON,
     *CHOICE,
     *MANY,
     example="streamqueue dead requeue --queue emails --match ConnectError --limit 100",
 )
 def requeue(options: Options) -> int:
-    """Make dead jobs ready again: that with the ID, else all of them."""
+    """Make dead jobs ready again: that with the ID, in whatever queue, else all of a queue."""
     if options.job_id is None:
+        options.queue = options.queue or "default"
         return _change_many(options, "requeue", "requeued", _requeue_some)
     if options.since is not None or options.match is not None or options.limit:
         raise ConfigurationError("--since, --match and --limit are for many jobs: leave out the ID")
-    with open_database(options) as database:
-        queue = MongoQueue(database[options.collection], name=options.queue)
-        count = _requeue_one(queue, options.job_id)
+    with open_queue_of(options, "dead") as (queue, ids):
+        count = change_first(queue.requeue, ids, options, "dead")
     show(options, {"requeued": count}, [f"{count} requeued"])
     return FINE
-
-
-def _requeue_one(queue: MongoQueue, text: str) -> int:
-    for job_id in ids_of_text(text):
-        try:
-            return queue.requeue(job_id)
-        except JobNotFound:
-            pass
-    raise StreamQueueError(f"no dead job {text} in queue {queue.name}")
 
 
 def _requeue_some(

@@ -15,7 +15,7 @@ from ..queue.blocking import MongoQueue
 from ..store.blocking import Store
 from .command import Options, command, option, setting
 from .connection import open_database
-from .options import JSON, WHERE, instant, integer, number
+from .options import JSON, WHERE, duration, instant, integer
 from .tables import show
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def _cancel(database: Database[Any], options: Options) -> str | None:
     QUEUE,
     JSON,
     option("--error", "those whose last error begins so, or the last line of its traceback"),
-    option("--older-than", "those that died so long ago", type=number, metavar="SECONDS"),
-    option("--spread", "ready one after the other, over so long", type=number, metavar="SECONDS"),
+    option("--older-than", "those that died so long ago", type=duration, metavar="TIME"),
+    option("--spread", "ready one after the other, over so long", type=duration, metavar="TIME"),
     option("--all", "all dead jobs of the queue", is_flag=True),
     example="streamqueue requeue --queue emails --error ConnectError --spread 600",
 )
@@ -92,8 +92,8 @@ def requeue(options: Options) -> None:
             raise ConfigurationError(
                 "--error, --older-than, --spread and --all are for many jobs: leave out the ID"
             )
-        with _queue_of(options, "dead") as (queue, ids):
-            count = _first(queue.requeue, ids, options, "dead")
+        with open_queue_of(options, "dead") as (queue, ids):
+            count = change_first(queue.requeue, ids, options, "dead")
     show(options, {"requeued": count}, [f"{count:,} requeued"])
 
 
@@ -102,7 +102,7 @@ def requeue(options: Options) -> None:
     *WHERE,
     QUEUE,
     JSON,
-    option("--delay", "ready so long from now; 0: now", type=number, metavar="SECONDS"),
+    option("--delay", "ready so long from now; 0: now", type=duration, metavar="TIME"),
     option("--run-at", "ready then, such as 2026-03-01T14:30:00Z", type=instant, metavar="TIME"),
     option("--priority", "higher runs first", type=integer),
     example="streamqueue reschedule 692f0c3e8b5d7a0001a1b2c3 --delay 3600",
@@ -115,17 +115,18 @@ def reschedule(options: Options) -> None:
             job_id, delay=options.delay, run_at=options.run_at, priority=options.priority
         )
 
-    with _queue_of(options, "waiting") as (queue, ids):
-        _first(change, ids, options, "waiting")
+    with open_queue_of(options, "waiting") as (queue, ids):
+        change_first(change, ids, options, "waiting")
     show(options, {"rescheduled": 1}, ["1 rescheduled"])
 
 
 @contextmanager
-def _queue_of(options: Options, state: str) -> Iterator[tuple[MongoQueue, list[Any]]]:
+def open_queue_of(options: Options, state: str) -> Iterator[tuple[MongoQueue, list[Any]]]:
     """Open the queue of a job, which its id is enough for, and return what the id may mean."""
     ids = ids_of_text(options.job_id)
     with open_database(options) as database:
-        jobs, name = database[options.collection], options.queue
+        jobs = database[options.collection]
+        name: Any = options.queue
         if name is None:
             store = Store(jobs)
             store.prepare()
@@ -136,7 +137,7 @@ def _queue_of(options: Options, state: str) -> Iterator[tuple[MongoQueue, list[A
         yield MongoQueue(jobs, name=name), ids
 
 
-def _first(
+def change_first(
     change: Callable[[Any], int | None], ids: list[Any], options: Options, state: str
 ) -> int:
     """Change the job with the first of these ids that one in this state has."""

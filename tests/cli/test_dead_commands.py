@@ -180,6 +180,57 @@ def test_an_id_goes_without_what_chooses_among_many(
     assert "leave out the ID" in capsys.readouterr().err
 
 
+def test_an_id_is_enough_whatever_queue_its_job_is_of(
+    command: Command, jobs: Collection[Any]
+) -> None:
+    [emails] = bury(jobs, 1, queue="emails")
+    [reports] = bury(jobs, 1, queue="reports")
+
+    assert command("dead", "requeue", str(emails)) == (0, {"requeued": 1})
+
+    assert in_state(jobs, "ready") == [emails]
+    assert in_state(jobs, "dead") == [reports]
+
+
+def test_an_id_is_looked_for_in_no_other_queue_than_one_that_is_given(
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    jobs: Collection[Any],
+) -> None:
+    monkeypatch.setenv("STREAMQUEUE_URI", address)
+    [emails] = bury(jobs, 1, queue="emails")
+
+    assert main(["dead", "requeue", str(emails), "--queue", "reports"]) == 1
+    assert f"no dead job {emails}" in capsys.readouterr().err
+    assert in_state(jobs, "dead") == [emails]
+
+
+def test_a_list_of_dead_jobs_says_for_a_program_whose_they_are(
+    command: Command, jobs: Collection[Any]
+) -> None:
+    put = datetime(2026, 3, 1, 14, 30, tzinfo=UTC)
+    [job] = bury(
+        jobs, 1, key="order:5", group="ada", task="send", created_at=put, payload={"secret": 1}
+    )
+
+    code, listed = command("dead", "list")
+
+    assert code == 0
+    [row] = listed
+    assert row == {  # and no payload
+        "id": str(job),
+        "queue": "default",
+        "task": "send",
+        "key": "order:5",
+        "group": "ada",
+        "created_at": "2026-03-01T14:30:00.000Z",
+        "attempts": 3,
+        "finished_at": row["finished_at"],  # type: ignore[index]
+        "last_error": "boom",
+    }
+
+
 def at_a_terminal(address: str, *arguments: str) -> tuple[subprocess.Popen[bytes], int]:
     """Start a command on a terminal of its own; return it, and our end of the terminal."""
     ours, theirs = pty.openpty()

@@ -144,5 +144,6 @@ def _still_dead(deaths: Deaths, died: Sequence[Document]) -> Document:
 
 def dead(deaths: Deaths, limit: int) -> Find:
     """The dead jobs of a queue, latest first, without their payloads."""
-    fields = {"attempts": 1, "finished_at": 1, "last_error": 1}
+    of_each = ("queue", "task", "key", "group", "created_at", "attempts", "finished_at")
+    fields: Document = dict.fromkeys((*of_each, "last_error"), 1)
     return Find(deaths.filter(), fields, [("finished_at", -1)], limit, bare=True)
