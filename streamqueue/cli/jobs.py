@@ -20,7 +20,7 @@ from ..store.blocking import Store
 from .command import Options, command, option
 from .connection import open_database, open_queue
 from .given import read_payloads
-from .options import JSON, QUEUE, WHERE, at_least_one, integer, number, time_limit
+from .options import JSON, QUEUE, WHERE, at_least_one, duration, integer, time_limit
 from .tables import columns, job_facts, job_lines, job_rows, show
 
 if TYPE_CHECKING:
@@ -34,7 +34,12 @@ PUT_BATCH = 1000
 
 PUT = (
     option("--priority", "higher runs first; default 0", type=integer),
-    option("--delay", "until it is ready; default 0", type=number, metavar="SECONDS"),
+    option(
+        "--delay",
+        "until it is ready: seconds, or such as 90s, 15m, 2h or 3d; default 0",
+        type=duration,
+        metavar="TIME",
+    ),
     option("--key", "one job of the queue at most holds it"),
     option(
         "--on-conflict",
@@ -49,14 +54,14 @@ PUT = (
     option(
         "--unique-for",
         "how long the key stays taken at the least, whatever becomes of the job",
-        type=number,
-        metavar="SECONDS",
+        type=duration,
+        metavar="TIME",
     ),
     option(
         "--max-delay",
         "with --on-conflict replace: how long after the first put it is due at the latest",
-        type=number,
-        metavar="SECONDS",
+        type=duration,
+        metavar="TIME",
     ),
     option("--group", "what it belongs to, such as a customer: order and limits can be per group"),
     option("--max-attempts", "default: as its handler says", type=integer),
@@ -66,7 +71,7 @@ PUT = (
         type=time_limit,
         metavar="TIME",
     ),
-    option("--keep", "how long it stays when done", type=number, metavar="SECONDS"),
+    option("--keep", "how long it stays when done", type=duration, metavar="TIME"),
 )
 """How jobs are put; :func:`put_settings` hands it on, but for the key."""
 AFTER = (

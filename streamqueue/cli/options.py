@@ -16,6 +16,7 @@ LAST_PORT = 65535
 LARGEST = 2**31 - 1
 """Of what is counted: the server takes no more for a limit, and nobody means more."""
 MOST_PROCESSES = 1000
+DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST_AGO = 36_500
 """Days."""
@@ -36,6 +37,18 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise BadParameter(f"must be a number, not {quoted(text)}") from None
+
+
+def duration(text: str) -> float:
+    """Return seconds: a number of them, or such as 90s, 15m, 2h or 3d."""
+    if said := re.fullmatch(DURATION, text):
+        return float(said[1]) * UNITS[said[2]]
+    try:
+        return float(text)
+    except ValueError:
+        raise BadParameter(
+            f"must be a number of seconds, or such as 90s, 15m, 2h or 3d, not {quoted(text)}"
+        ) from None
 
 
 def quoted(text: str) -> str:
@@ -69,7 +82,7 @@ def processes(text: str) -> int:
 def moment(text: str) -> timedelta | datetime:
     """Return how long ago (90s, 15m, 2h, 3d), or when: a date, or a date and time, in UTC unless
     it says otherwise."""
-    if ago := re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])", text):
+    if ago := re.fullmatch(DURATION, text):
         seconds = float(ago[1]) * UNITS[ago[2]]
         if seconds <= LONGEST_AGO * UNITS["d"]:
             return timedelta(seconds=seconds)
@@ -95,11 +108,11 @@ def time_limit(text: str) -> float | datetime:
     """Return how many seconds, or until when."""
     found = _date(text)
     try:
-        return float(text) if found is None or text.isdigit() else found
-    except ValueError:
+        return duration(text) if found is None or text.isdigit() else found
+    except BadParameter:
         raise BadParameter(
-            f"must be a number of seconds, or a time such as 2026-03-01T14:30:00Z, not "
-            f"{quoted(text)}"
+            "must be a number of seconds, such as 90 or 15m, or a time such as "
+            f"2026-03-01T14:30:00Z, not {quoted(text)}"
         ) from None
 
 

@@ -16,7 +16,7 @@ from ..queue.schedules.schedules import Schedules
 from .command import Group, Options, command, option
 from .connection import open_database
 from .given import read_payloads
-from .options import JSON, QUEUE, WHERE, at_least_one, integer, number
+from .options import JSON, QUEUE, WHERE, at_least_one, duration, integer
 from .tables import columns, show
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ def _rule(info: ScheduleInfo) -> str:
     QUEUE,
     JSON,
     option("--cron", "five fields, or @hourly, @daily, @weekly, @monthly, @yearly", metavar="LINE"),
-    option("--every", "in its place: each so many", type=number, metavar="SECONDS"),
-    option("--offset", "of --every, from its grid; default 0", type=number, metavar="SECONDS"),
+    option("--every", "in its place: each so many", type=duration, metavar="TIME"),
+    option("--offset", "of --every, from its grid; default 0", type=duration, metavar="TIME"),
     option("--timezone", "that --cron is read in; default UTC", metavar="ZONE", default="UTC"),
     option("--catch-up", "what becomes of missed ticks; default one", type=CATCH_UP, default="one"),
     option(
@@ -96,13 +96,13 @@ def _rule(info: ScheduleInfo) -> str:
         metavar="COUNT",
         default=1000,
     ),
-    option("--spread", "over which to begin, by its name", type=number, metavar="SECONDS"),
+    option("--spread", "over which to begin, by its name", type=duration, metavar="TIME"),
     option("--priority", "of its jobs: higher runs first; default 0", type=integer),
     option("--key", "of its jobs: a tick is skipped while a job has it"),
     option("--group", "that its jobs belong to"),
     option("--max-attempts", "of its jobs; default: as their handler says", type=integer),
-    option("--expires", "after which a job is not begun any more", type=number, metavar="SECONDS"),
-    option("--keep", "how long a job stays when done", type=number, metavar="SECONDS"),
+    option("--expires", "after which a job is not begun any more", type=duration, metavar="TIME"),
+    option("--keep", "how long a job stays when done", type=duration, metavar="TIME"),
     example="streamqueue schedule add report '{\"days\": 1}' --cron '0 3 * * *' --queue reports",
 )
 def add(options: Options) -> None:

@@ -733,6 +733,25 @@ def test_a_value_that_is_none_is_told_with_what_it_must_be_and_where_it_came_fro
     assert words in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("2h", 7200)])
+def test_a_time_may_be_given_in_minutes_and_hours(
+    run: Run, jobs: Collection[Any], text: str, seconds: int
+) -> None:
+    result = run("put", "{}", "--delay", text, "--keep", text)
+
+    assert result.returncode == 0
+    [job] = jobs.find()
+    assert job["run_at"] - job["created_at"] == timedelta(seconds=seconds)
+    assert job["keep"] == seconds
+
+
+def test_a_time_in_no_unit_is_refused_with_what_may_be_said(run: Run) -> None:
+    result = run("put", "{}", "--delay", "10 minutes")
+
+    assert result.returncode == 2
+    assert "or such as 90s, 15m, 2h or 3d, not '10 minutes'" in result.stderr
+
+
 def test_a_typed_value_is_not_blamed_on_the_variable(run: Run) -> None:
     result = run("exporter", "--metrics-port", "abc", env={"STREAMQUEUE_METRICS_PORT": "9465"})
 
