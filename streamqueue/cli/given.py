@@ -18,11 +18,11 @@ MOST_DIGITS = 20
 """Of a whole number: one of 64 bits has no more, with its sign."""
 
 
-def read_payloads(given: list[str]) -> list[Any]:
+def read_payloads(given: list[str]) -> list[dict[str, Any]]:
     """Return the payloads; none given, or ``-``, reads them from standard input.
 
     Raises:
-        ConfigurationError: one of them, which the message numbers, is not JSON.
+        ConfigurationError: one of them, which the message numbers, is no JSON object.
     """
     lines = _lines() if given in ([], ["-"]) else given
     return [_parse(line, number) for number, line in enumerate(lines, 1) if line.strip()]
@@ -50,9 +50,9 @@ def _lines() -> list[str]:
     return lines
 
 
-def _parse(text: str, number: int) -> Any:
+def _parse(text: str, number: int) -> dict[str, Any]:
     try:
-        return json.loads(
+        payload = json.loads(
             text,
             object_pairs_hook=_object,
             parse_constant=_constant,
@@ -63,6 +63,12 @@ def _parse(text: str, number: int) -> Any:
         reason = "it is nested too deep"
     except ValueError as error:
         reason = str(error)
+    else:
+        if isinstance(payload, dict):
+            return payload
+        raise ConfigurationError(
+            f"payload {number} is JSON, but must be an object, such as {{}}; nothing was put"
+        )
     raise ConfigurationError(f"payload {number} is not JSON ({reason}); nothing was put")
 
 

@@ -310,7 +310,7 @@ def test_put_reads_one_job_per_line_from_standard_input(run: Run, jobs: Collecti
     ("arguments", "word"),
     [
         (["put", "{nonsense"], "not JSON"),
-        (["put", "[1]"], "mapping"),
+        (["put", "[1]"], "must be an object"),
         (["put", "{}", "--queue", "$x"], "queue name"),
         (["put", "{}", "--delay", "-1"], "delay"),
         (["put", "{}", "--delay", "nan"], "delay"),
@@ -743,6 +743,11 @@ def test_a_time_may_be_given_in_minutes_and_hours(
     [job] = jobs.find()
     assert job["run_at"] - job["created_at"] == timedelta(seconds=seconds)
     assert job["keep"] == seconds
+
+
+@pytest.mark.parametrize("payload", ["[1]", "5", '"text"', "null", '{"a":'])
+def test_what_is_no_json_object_is_wrong_usage(run: Run, payload: str) -> None:
+    assert run("put", payload).returncode == 2
 
 
 def test_a_time_in_no_unit_is_refused_with_what_may_be_said(run: Run) -> None:
