@@ -37,10 +37,11 @@ planted: $(VENV)/dev system ## Plant faults in a copy of the code; each must mak
 bench: $(VENV)/demo system ## Measure the queue against what the server permits (5 minutes); PARTS="latency drain".
 	@$(BIN)/streamqueue bench $(PARTS)
 
-check: $(VENV)/dev ## Lint, formatting, types, import order.
+check: $(VENV)/dev ## Lint, formatting, types (mypy and pyright), import order.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -q tests/unit/test_architecture.py
 
 dashboards: grafana/check/node_modules ## Compare the Grafana boards with Grafana's own types and units (needs npm).
