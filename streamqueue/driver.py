@@ -29,7 +29,7 @@ def bear_cancellation() -> None:
     does what is put in its place here, for every client of the process: a handler's own too.
     """
     if sys.version_info < (3, 12) and hasattr(pymongo.lock, "wait_for"):
-        pymongo.lock.wait_for = _wait_for
+        pymongo.lock.wait_for = _wait_for  # pyright: ignore[reportPrivateImportUsage]
 
 
 async def _wait_for(awaited: Awaitable[Any], timeout: float | None) -> Any:

@@ -95,7 +95,7 @@ def key_name(value: object) -> str:
         size = len(value.encode()) if isinstance(value, str) else 0
     except UnicodeEncodeError:
         raise ConfigurationError("key must be valid Unicode, to be stored as UTF-8") from None
-    if not 1 <= size <= MAX_KEY_BYTES:
+    if not isinstance(value, str) or not 1 <= size <= MAX_KEY_BYTES:
         raise ConfigurationError(
             f"key must be a string of 1 to {MAX_KEY_BYTES} bytes of UTF-8, not {shown(value)}"
         )

@@ -129,8 +129,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "unit/test_annotations.py::test_what_does_not_certainly_say_the_wrong_kind_is_registered",
         Edit(
             "worker.annotations:_named",
-            "found = code.__globals__[name]",
-            "found = globals().get(name)",
+            "found: object = code.__globals__[name]",
+            "found: object = globals().get(name)",
         ),
     ),
     PlantedFault(

@@ -37,9 +37,11 @@ class Part(Protocol):
 
     def steps(self, scale: Scale, /) -> int:
         """Return how often :meth:`measure` will say that it has come further."""
+        ...
 
     def measure(self, ground: Ground, /) -> Table:
         """Measure and return the rows."""
+        ...
 
 
 def run(

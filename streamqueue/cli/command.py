@@ -50,8 +50,8 @@ class Command(_InContext):
         super().__init__(name, context_settings=SETTINGS, epilog=shown(example), **settings)
         self._run = run
 
-    def invoke(self, context: click.Context) -> Callable[[Options], int | None]:
-        vars(context.obj).update(context.params)
+    def invoke(self, ctx: click.Context) -> Callable[[Options], int | None]:
+        vars(ctx.obj).update(ctx.params)
         return self._run
 
 
@@ -88,7 +88,7 @@ class Group(_InContext, click.Group):
     def __init__(self, name: str, *, example: str, **settings: Any) -> None:
         super().__init__(name, context_settings=SETTINGS, epilog=shown(example), **settings)
 
-    def list_commands(self, context: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
 

@@ -60,14 +60,14 @@ LONGEST = 300
 class _Commands(Group):
     """Loads a command when it is asked for."""
 
-    def list_commands(self, context: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return list(HOMES)
 
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in HOMES:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in HOMES:
             return None
-        home, _, other_name = HOMES[name].partition(":")
-        found: click.Command = getattr(import_module(f"..{home}", __name__), other_name or name)
+        home, _, other_name = HOMES[cmd_name].partition(":")
+        found: click.Command = getattr(import_module(f"..{home}", __name__), other_name or cmd_name)
         return found
 
 

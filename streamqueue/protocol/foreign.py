@@ -92,7 +92,7 @@ def is_plain_id(job_id: object) -> bool:
         return False
     if isinstance(job_id, _SIZED):
         # What is not UTF-8 was decoded to that character, and cannot be written back.
-        return len(job_id) <= MAX_ID_LENGTH and not (kind is str and "\ufffd" in job_id)
+        return len(job_id) <= MAX_ID_LENGTH and not (isinstance(job_id, str) and "\ufffd" in job_id)
     return True
 
 

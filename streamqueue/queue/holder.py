@@ -35,6 +35,7 @@ class Holder(Protocol):
     def cancelled(self, record: JobRecord) -> bool:
         """Whether somebody has asked to cancel the job, as far as is known; then every other call
         raises JobCancelled."""
+        ...
 
     def progress(self, record: JobRecord, count: int | None, note: str | None) -> None:
         """Store the count and the note (None: keep the last one), now or with a later write, and
@@ -45,6 +46,7 @@ class Holder(Protocol):
     ) -> Sequence[RawBSONDocument]:
         """Return those of some parents of the job that are there, with their results, or whole, as
         the majority has them."""
+        ...
 
 
 class AsyncHolder(Protocol):

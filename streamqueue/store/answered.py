@@ -41,4 +41,4 @@ async def answered_within(
             raise
         text = f"no answer in the time of a write, {limit:.2f} s and a while"
         raise NetworkTimeout(text) from error
-    return reply
+    return reply  # pyright: ignore[reportReturnType]

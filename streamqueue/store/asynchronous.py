@@ -309,7 +309,7 @@ class AsyncStore(StoreState, ReadsOfMoments):
     async def _shielded(self, flow: Flow[Result]) -> Result:
         with CancelScope(shield=True):
             result: Result = await self._drive(flow)
-        return result
+        return result  # pyright: ignore[reportReturnType]
 
     def claim_given_up(self) -> None:
         """Make :meth:`keep_untaking` look."""

@@ -157,7 +157,8 @@ class Store(StoreState):
             batch_size=abs(command.limit) or MAX_BATCH,
             hint=command.hint,
         ) as cursor:
-            return list(map(self.read, cursor) if command.bare else cursor)
+            found = map(self.read, cursor) if command.bare else cursor
+            return list(found)  # pyright: ignore[reportReturnType]
 
     def aggregate(
         self,

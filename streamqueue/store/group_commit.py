@@ -129,7 +129,7 @@ class GroupCommit(Generic[Item]):
         finally:
             self._end(begun)
         if error is not None:
-            raise error
+            raise error  # pyright: ignore[reportGeneralTypeIssues]
 
     async def _lead(self) -> None:
         """Have written what has gathered, and return when that is done, cancelled or not."""

@@ -91,10 +91,12 @@ class Listener(Protocol):
     @property
     def loaded(self) -> bool:
         """Whether it knows of so much to do that an event would tell it nothing new."""
+        ...
 
     @property
     def looks_often(self) -> bool:
         """Whether it is loaded, and looks at the documents as soon as an event would come."""
+        ...
 
     async def until_unloaded(self) -> None:
         """Return when the next event may not wait."""

@@ -67,8 +67,8 @@ def _annotation(function: Callable[[Any], Any]) -> object:
 def _named(text: str, function: Callable[[Any], Any]) -> object:
     name, *parts = text.partition("[")[0].strip("\"' ").split(".")
     inner: Any = innermost(function)
-    code = inner if inspect.isroutine(inner) else type(inner).__call__
-    found = code.__globals__[name]
+    code: Any = inner if inspect.isroutine(inner) else type(inner).__call__
+    found: object = code.__globals__[name]
     for part in parts:
         found = getattr(found, part)
     return found

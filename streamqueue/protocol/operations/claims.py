@@ -29,8 +29,10 @@ def new_token() -> bytes:
     return os.urandom(16)
 
 
-_NOT_ASKED_FOR = dict.fromkeys(("v", "state", "seq", "created_at", "locked_until", "progress"), 0)
-_PLACE = dict.fromkeys(("_id", "queue", "priority", "seq"), 1)
+_NOT_ASKED_FOR: Document = dict.fromkeys(
+    ("v", "state", "seq", "created_at", "locked_until", "progress"), 0
+)
+_PLACE: Document = dict.fromkeys(("_id", "queue", "priority", "seq"), 1)
 
 
 RULED_BY = ("task", "group")
@@ -45,7 +47,7 @@ def candidates(
     Nothing else of a job is read ahead: whoever edits it afterwards changes nothing here, and what
     runs is what the claim returns. But for what the rules of its queue go by, if it is `ruled`.
     """
-    place = {**_PLACE, **dict.fromkeys(RULED_BY, 1)} if ruled else _PLACE
+    place: Document = {**_PLACE, **dict.fromkeys(RULED_BY, 1)} if ruled else _PLACE
     return Find({"queue": one_of(queues), "state": "ready"}, place, CLAIM_ORDER, -limit, bare)
 
 

@@ -57,6 +57,7 @@ class Ender(Protocol):
 
     async def parents(self, ids: Sequence[Any], whole: bool) -> Sequence[RawBSONDocument]:
         """Return those of some parents of a job that are there, with their results, or whole."""
+        ...
 
 
 class Attempt:

@@ -34,6 +34,7 @@ class HasRoom(Protocol):
     @property
     def room(self) -> float:
         """How many jobs of the queue could be taken now."""
+        ...
 
 
 class Plan(NamedTuple):

@@ -44,7 +44,7 @@ def schedules() -> Find:
 def settings_and_schedules(queues: Sequence[str]) -> Find:
     """What is stored of these queues, and when which schedule fires."""
     wanted = {"$or": [{"_id": one_of(queues)}, _ALL]}
-    fields = dict.fromkeys((*_TIMES, *OBEYED), 1)
+    fields: Document = dict.fromkeys((*_TIMES, *OBEYED), 1)
     return Find(wanted, fields, limit=MOST_SCHEDULES + len(queues))
 
 
