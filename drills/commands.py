@@ -80,9 +80,9 @@ def kind_of(command: Mapping[str, Any]) -> Kind | None:
     `command` has the documents of an OP_MSG's sequences in its body.
     """
     name = next(iter(command), "")
-    kind = ENDINGS.get(name) or _kind(name, command)
+    kind: Kind | None = ENDINGS.get(name) or _kind(name, command)
     if command.get("autocommit") is False and kind not in ENDINGS.values():
-        return IN_A_TRANSACTION.get(str(kind), kind and "change")
+        return kind and (IN_A_TRANSACTION.get(kind) or "change")
     return kind
 
 

@@ -24,7 +24,7 @@ class FastClock:
         self._select = selectors.DefaultSelector.select
         time.monotonic = self.now
         time.clock_gettime = lambda _clock: self.now()
-        vars(time)["sleep"] = self._sleep
+        vars(time)["sleep"] = self._sleep  # pyright: ignore[reportIndexIssue]
         clock = self
 
         def wait(condition: threading.Condition, timeout: float | None = None) -> bool:

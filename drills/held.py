@@ -79,7 +79,7 @@ def held_one_at_a_time(stage: Stage) -> None:
     servers = behind_proxies(stage, options=LIFETIME)
     cast = Cast(stage, servers.proxies, lease=LEASE, patience=PATIENCE, held=LONGEST)
     for _ in range(10 if stage.scale is Scale.LONG else 1):
-        cells = [
+        cells: list[tuple[str, Kind, Direction]] = [
             (role, kind, way)
             for kind, way in itertools.product(KINDS, DIRECTIONS)
             for role in _roles(stage, kind)

@@ -40,10 +40,11 @@ def cuts(stage: Stage) -> None:
         ("complete", "ambiguous completes"),
     )
     while True:
-        short = [kind for kind, hit in kinds if stage.short_of(hit)]
+        short: list[Kind] = [kind for kind, hit in kinds if stage.short_of(hit)]
         if not short and not stage.short_of("connections cut"):
             return
-        break_for_a_while(stage, proxies, *(short or (kind for kind, _ in kinds)))
+        every: list[Kind] = [kind for kind, _ in kinds]
+        break_for_a_while(stage, proxies, *(short or every))
         # Only what the driver could not repair by its second try: there the queue has to know.
         for kind, hit in kinds:
             stage.hits[hit] = proxies.counts.told[kind]
@@ -55,7 +56,8 @@ def break_for_a_while(stage: Stage, proxies: Proxies, *kinds: Kind) -> None:
     """Cut at some of these commands, after or before they were done, and then anything."""
     for kind in kinds:
         proxies.cut_commands(kind, share=0.3, again=True)
-    proxies.cut_commands(*(kind for kind in KINDS if kind not in LOUD), share=0.1)
+    quiet: list[Kind] = [kind for kind in KINDS if kind not in LOUD]
+    proxies.cut_commands(*quiet, share=0.1)
     proxies.cut_commands(share=0.02, reply=False)
     pause(stage.random.uniform(0.5, 1.5))
     proxies.heal()

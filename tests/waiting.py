@@ -6,14 +6,14 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
 Value = TypeVar("Value")
 
 
-def wait_until(condition: Callable[..., Value], what: str, within: float = 10.0) -> Value:
+def wait_until(condition: Callable[..., Value | None], what: str, within: float = 10.0) -> Value:
     """Return the first true answer, or fail saying what did not happen in that many seconds.
 
     The condition is called with nothing; its defaults may hold what a loop goes on to change.
@@ -26,16 +26,18 @@ def wait_until(condition: Callable[..., Value], what: str, within: float = 10.0)
 
 
 async def wait_until_async(
-    condition: Callable[..., Value | Awaitable[Value]], what: str, within: float = 10.0
+    condition: Callable[..., Value | Awaitable[Value | None] | None],
+    what: str,
+    within: float = 10.0,
 ) -> Value:
     """The same in an event loop; the condition may be a coroutine function."""
     deadline = time.monotonic() + within
     while True:
-        value = condition()
-        if isinstance(value, Awaitable):
-            value = await value
+        answer = condition()
+        value: Any = await answer if isinstance(answer, Awaitable) else answer
         if value:
-            return value
+            found: Value = value
+            return found
         assert time.monotonic() < deadline, f"{what}: not within {within} s"
         await anyio.sleep(0.005)
 

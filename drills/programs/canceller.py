@@ -196,13 +196,14 @@ class Canceller:
             await self._settle(job)
 
     async def work_a_moment(self) -> None:
+        settings: dict[str, Any] = {**QUICK, "max_await": 0.05}
         worker = Worker(
             self._jobs,
             concurrency=3,
             timeout=LEASE,
             registry=CollectorRegistry(),
             sweep_interval=None,
-            **{**QUICK, "max_await": 0.05},
+            **settings,
         )
         worker.handler(self._queue.name)(self._handler.handle)
         for _ in range(2):

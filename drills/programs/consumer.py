@@ -107,17 +107,19 @@ def run(
                     await iterate(target, handler.of(queue), concurrency)
                     tasks.cancel_scope.cancel()
                 return
+            given: dict[str, Any] = {"sweep_interval": None, **QUICK, **settings}
+            declared: dict[str, Any] = rules or {}
             worker = Worker(
                 jobs,
                 timeout=lease,
                 concurrency=concurrency,
                 backoff=backoff,
                 registry=CollectorRegistry(),
-                **{"sweep_interval": None, **QUICK, **settings},
+                **given,
             )
             handler = Handler(history, lease, effects=effects)
             for name in (queue, *others):
-                worker.handler(name, **(rules or {}))(handler.of(name))
+                worker.handler(name, **declared)(handler.of(name))
             await work(worker, history)
 
     anyio.run(main)

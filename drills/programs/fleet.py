@@ -106,17 +106,19 @@ def live(
         wire = Wire(history, lease)
         of_client = {**(client or {}), **((dispatcher or {}) if number == DISPATCHER else {})}
         async with AsyncMongoClient(uri, event_listeners=[wire], **of_client) as own:
+            given: dict[str, Any] = {"sweep_interval": None, **QUICK, **settings}
+            declared: dict[str, Any] = rules or {}
             worker = Worker(
                 own[database].jobs,
                 timeout=lease,
                 concurrency=concurrency,
                 backoff=Backoff(initial=0.05, maximum=0.2),
                 registry=CollectorRegistry(),
-                **{"sweep_interval": None, **QUICK, **settings},
+                **given,
             )
             handler = Handler(history, lease, effects=Effects(history, own[database]))
             for queue in (QUEUE, *others):
-                worker.handler(queue, **(rules or {}))(handler.of(queue))
+                worker.handler(queue, **declared)(handler.of(queue))
             if number == DISPATCHER:
                 part = dispatcher_for(worker)
                 await run_supervised(Noted(part, history), channel, part.join)

@@ -56,7 +56,7 @@ class Everybody:
     def __init__(self, uri: str, database: str) -> None:
         self._uri = uri + SETTINGS
         self._database = database
-        self.seen = dict.fromkeys(QUEUES, 0)
+        self.seen: dict[str, int] = dict.fromkeys(QUEUES, 0)
         self.registry = CollectorRegistry()
         self.stream = ""
         self._ended = False

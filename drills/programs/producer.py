@@ -7,7 +7,7 @@ predecessor was killed over is read from its history and repeated first.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -169,11 +169,10 @@ async def put(
     patience: float | None = None,
 ) -> None:
     """Put a job until it is acknowledged."""
-    call: Callable[[], Any] = partial(
-        queue.put, order.payload, job_id=order.job, **order.settings()
-    )
+    put_it: Any = partial(queue.put, order.payload, job_id=order.job, **order.settings())
+    call: Callable[[], Awaitable[Any]] = put_it
     if isinstance(queue, MongoQueue):
-        call = partial(to_thread.run_sync, call)
+        call = partial(to_thread.run_sync, put_it)
     while True:
         limit = nullcontext() if patience is None else pymongo.timeout(patience)
         try:

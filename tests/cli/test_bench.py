@@ -160,9 +160,10 @@ def test_an_unknown_part_is_wrong_usage_in_one_sentence() -> None:
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"jobs": 0}, {"processes": 0}, {"big": 0}])
 def test_a_number_out_of_range_is_wrong_usage(wrong: dict[str, int]) -> None:
     settings: dict[str, Any] = {"rounds": None, "jobs": None, "big": None, "processes": 1}
+    settings.update(wrong)
 
     with pytest.raises(ConfigurationError, match=r"must be a whole number"):
-        run(None, [], **(settings | wrong), full=False, as_json=True)
+        run(None, [], **settings, full=False, as_json=True)
 
 
 def test_a_consumer_that_dies_is_one_sentence_with_its_last_words() -> None:

@@ -105,8 +105,8 @@ async def test_a_connection_that_breaks_while_an_index_is_made_is_an_outage(
 def renamed(bare: Collection[Any]) -> Collection[Any]:
     """All our indexes, as somebody has made them under names of his own."""
     for number, index in enumerate([*(index.document for index in INDEXES), KEY_INDEX]):
-        options = {name: value for name, value in index.items() if name != "key"}
-        bare.create_index(list(index["key"].items()), **options | {"name": f"own{number}"})
+        options: dict[str, Any] = {**index, "name": f"own{number}"}
+        bare.create_index(list(options.pop("key").items()), **options)
     return bare
 
 

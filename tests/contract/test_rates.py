@@ -375,4 +375,4 @@ async def test_a_user_who_may_not_write_to_the_buckets_is_told_once(
 
 
 def events(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [line.event for line in caplog.records if hasattr(line, "event")]
+    return [vars(line)["event"] for line in caplog.records if hasattr(line, "event")]

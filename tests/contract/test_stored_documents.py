@@ -10,6 +10,7 @@ import bson
 import pytest
 from bson import ObjectId
 from bson.datetime_ms import DatetimeMS
+from bson.raw_bson import RawBSONDocument
 from pymongo.synchronous.collection import Collection
 
 from streamqueue.options import MAX_PRIORITY
@@ -49,7 +50,7 @@ def test_the_validator_accepts_the_least_another_program_may_insert(
 def test_the_codec_reads_what_other_programs_wrote(jobs: Collection[Any]) -> None:
     broken = bytearray(bson.encode({"_id": 1, "text": "hello", "date": DatetimeMS(2**60)}))
     broken[broken.index(b"hello")] = 0xFF
-    jobs.insert_one(bson.raw_bson.RawBSONDocument(bytes(broken)))
+    jobs.insert_one(RawBSONDocument(bytes(broken)))
 
     found = jobs.with_options(codec_options=CODEC).find_one()
 

@@ -293,7 +293,7 @@ def https_server(certificate: Path) -> Iterator[int]:
             self.send_response(200 if self.path == "/healthz" else 404)
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             pass
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

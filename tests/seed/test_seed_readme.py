@@ -151,7 +151,7 @@ def test_an_exception_in_the_closure_is_stored_on_the_job(
     assert job is not None
 
     with pytest.raises(ZeroDivisionError), job:
-        1 / 0  # noqa: B018
+        1 / 0  # noqa: B018  # pyright: ignore[reportUnusedExpression]
 
     [stored] = doctest_queue.find()
     assert "ZeroDivisionError: division by zero" in stored["last_error"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import bson
 import pytest
+from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
 
 from streamqueue.protocol.document import CODEC
 from streamqueue.protocol.foreign import RAW_CODEC, StrangeId, is_plain_id, oddness_of, read
-from tests.strange import STORED_AS_ID, VALUES, encoded, job, value_of
+from tests.strange import STORED_AS_ID, VALUES, Value, encoded, job, value_of
 
 PLAIN = {
     *("double", "huge double", "infinity", "text", "empty text", "text with a NUL"),
@@ -21,7 +23,9 @@ PLAIN = {
 
 @pytest.mark.parametrize("name", VALUES)
 def test_a_document_is_read_whatever_is_in_it(name: str) -> None:
-    fields = dict.fromkeys(("queue", "payload", "attempts", "run_at"), VALUES[name])
+    fields: dict[str, Value] = dict.fromkeys(
+        ("queue", "payload", "attempts", "run_at"), VALUES[name]
+    )
 
     document = read(job("ready", fields, queue="emails"))
 
@@ -62,8 +66,8 @@ def test_an_id_of_more_than_a_kilobyte_is_none(job_id: object) -> None:
 def test_a_field_that_cannot_be_decoded_is_left_out_and_the_others_are_read() -> None:
     data = encoded(("_id", value_of(5)), ("n", value_of(1)), ("bad", (4, b"\x06\0\0\0\x01\0")))
 
-    with pytest.raises(bson.errors.BSONError):
+    with pytest.raises(BSONError):
         bson.decode(data, CODEC)
-    document = read(bson.raw_bson.RawBSONDocument(data, RAW_CODEC))
+    document = read(RawBSONDocument(data, RAW_CODEC))
 
     assert (document["_id"], document["n"], document["bad"]) == (5, 1, None)

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import bson
 import pytest
+from bson.binary import UUID_SUBTYPE
 
 from streamqueue.processes import frames as feeds
 from streamqueue.processes.frames import Connection
@@ -122,7 +123,7 @@ async def test_whoever_takes_nothing_for_long_is_left_behind(
 async def test_a_frame_that_cannot_be_decoded_is_known_by_its_first_field(
     connection: Connection, other: socket.socket
 ) -> None:
-    short_uuid = bson.Binary(b"abc", bson.binary.UUID_SUBTYPE)
+    short_uuid = bson.Binary(b"abc", UUID_SUBTYPE)
 
     other.send(bson.encode({"event": {"_id": short_uuid}}) + bson.encode({"n": 2}))
 

@@ -110,7 +110,7 @@ def uvicorn_with(app: Any, **settings: Any) -> Iterator[int]:
 
 
 class Quiet(WSGIRequestHandler):
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
 
 

@@ -411,10 +411,12 @@ def test_keys_keep_their_order() -> None:
 
 HIGHEST_SUBTYPE = 255 if pymongo.version_tuple >= (4, 20) else 254  # older ones cannot encode it
 
-MOMENTS = st.datetimes(
+MOMENTS = st.datetimes(  # pyright: ignore[reportCallIssue]
     min_value=datetime(2, 1, 1),
     max_value=datetime(9998, 1, 1),
-    timezones=st.sampled_from([None, UTC, timezone(timedelta(hours=-11, minutes=-30))]),
+    timezones=st.sampled_from(  # pyright: ignore[reportArgumentType]
+        [None, UTC, timezone(timedelta(hours=-11, minutes=-30))]
+    ),
 )
 SCALARS = (
     st.none()
@@ -482,9 +484,9 @@ def as_documented(value: Any) -> Any:
         case datetime():
             aware = value if value.tzinfo else value.replace(tzinfo=UTC)
             return aware.astimezone(UTC).replace(microsecond=value.microsecond // 1000 * 1000)
-        case Binary(subtype=0):
+        case Binary() if value.subtype == 0:
             return bytes(value)
-        case Binary(subtype=4):
+        case Binary() if value.subtype == 4:
             return value.as_uuid()
         case _:
             return value

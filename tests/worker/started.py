@@ -185,10 +185,11 @@ class WorkerStarter:
         )
         self._clients.append(own_client)
         registry = CollectorRegistry()
+        given: dict[str, Any] = {"drain_timeout": 5, "max_await": 0.05, **settings}
         worker = Worker(
             own_client[self._database][self._collection],
             registry=registry,
-            **{"drain_timeout": 5, "max_await": 0.05, **settings},
+            **given,
         )
         for index, handler in enumerate(handlers):
             worker.handler("default" if index == 0 else handler.__name__)(handler)
