@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The versions of the tools for development: what `make check` says depends on no day.
 TOOLS := dev-constraints.txt
 
-.PHONY: help demo unit test wheel matrix faults planted bench check dashboards pictures fix constraints system \
+.PHONY: help demo unit test wheel matrix faults planted bench check coverage docs dashboards pictures fix constraints system \
   prometheus faketime systemd deploy-tools chromium clean
 
 help: ## Show this list.
@@ -43,6 +43,10 @@ check: $(VENV)/dev ## Lint, formatting, types (mypy and pyright), import order.
 	$(BIN)/mypy
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -q tests/unit/test_architecture.py
+
+docs: $(VENV)/dev ## Build the documentation as a site, in docs/_build; a warning is an error.
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . docs/_build
+	@echo "docs/_build/index.html"
 
 dashboards: grafana/check/node_modules ## Compare the Grafana boards with Grafana's own types and units (needs npm).
 	$(PYTHON) grafana/build.py --check

@@ -1,9 +1,10 @@
-"""The guides: each within a click of the README, and what they say is all there is."""
+"""The pages: each on the list that the README leads to, and what they say is all there is."""
 
 from __future__ import annotations
 
 import inspect
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 import pytest
 
 import streamqueue
+from docs import reference
 
 ROOT = Path(__file__).parents[2]
-GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 DURATIONS = ROOT / "docs" / "guides" / "durations.md"
 INDEX = ROOT / "docs" / "README.md"
 
@@ -24,16 +25,78 @@ def links(page: Path) -> set[Path]:
     return {(page.parent / link).resolve() for link in found if "://" not in link}
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: str(guide.stem))
-def test_a_guide_is_one_click_from_the_readme_and_on_the_list(guide: Path) -> None:
-    assert guide in links(ROOT / "README.md")
-    assert guide in links(INDEX)
+def test_the_readme_leads_to_the_list() -> None:
+    assert INDEX in links(ROOT / "README.md")
 
 
 def test_the_list_has_every_page() -> None:
-    pages = set((ROOT / "docs").rglob("*.md")) - {INDEX}
+    pages = {page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts}
 
-    assert pages - links(INDEX) == set()
+    assert pages - {INDEX} - links(INDEX) == set()
+
+
+def test_the_table_of_extras_has_all_of_them() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "install.md").read_text(), re.M)
+
+    assert sorted(rows) == sorted(project["optional-dependencies"])
+
+
+def test_every_alert_leads_to_its_section_of_the_runbook() -> None:
+    runbook = (ROOT / "deploy" / "prometheus" / "README.md").read_text()
+    operating = (ROOT / "docs" / "guides" / "operating.md").read_text()
+
+    alerts = re.findall(r"^### (Streamqueue\w+)$", runbook, re.M)
+
+    assert alerts
+    assert [name for name in alerts if f"#{name.lower()})" not in operating] == []
+
+
+# the reference
+
+
+def test_every_public_name_and_member_has_a_docstring() -> None:
+    assert reference.undocumented() == []
+
+
+def test_a_public_name_without_a_docstring_fails_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamqueue.MongoQueue.put, "__doc__", None)
+    monkeypatch.setattr(streamqueue.Limit, "__doc__", None)
+
+    with pytest.raises(reference.Undocumented, match=r": Limit, MongoQueue\.put$"):
+        reference.check()
+
+
+def test_every_public_name_is_on_one_page_of_the_reference() -> None:
+    shown = "".join(reference.added_to(f"docs/reference/{page}") for page in reference.BESIDE)
+
+    found = re.findall(r"^\.\. auto(?:class|function):: streamqueue\.(\w+)$", shown, re.M)
+
+    assert sorted([*found, "__version__"]) == sorted(streamqueue.__all__)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "| `MongoQueue` | `timeout` | `300` |",
+        "| `MongoQueue.put` | `on_conflict` | `'raise'` |",
+        "| `Worker` | `concurrency` | `20` |",
+        "| `Worker(**settings)` | `sweep_interval` | `30.0` |",
+        "| `Worker.handler` | `weight` | `1` |",
+        "| `Backoff` | `maximum` | `300.0` |",
+        "| `Retry` | `reason` | `None` |",
+    ],
+)
+def test_a_default_is_in_the_table(row: str) -> None:
+    assert row in list(reference.defaults())
+
+
+def test_the_table_of_defaults_has_every_option() -> None:
+    rows = "\n".join(reference.defaults())
+
+    assert "| `worker` | `--metrics-port` | `STREAMQUEUE_METRICS_PORT` |" in rows
+    assert re.search(r"^\| `dead purge` \| `--yes` \|  \|", rows, re.M)  # no variable
 
 
 # durations
