@@ -2,7 +2,7 @@
 
 The site is made of the files that the repository shows, from its root, so that a link between two
 of them leads to the same place in both. What only the site has (the tree of pages, the reference,
-the tables of defaults) is added while the pages are read: see ``reference.py``.
+the tables of defaults) is added while the pages are read: see ``generated.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import streamqueue  # noqa: E402
-from docs import reference  # noqa: E402
+from docs import generated  # noqa: E402
 
 project = "streamqueue"
 author = "the streamqueue maintainers"
@@ -55,7 +55,7 @@ html_copy_source = False
 
 
 def _add(app: Any, name: str, source: list[str]) -> None:
-    source[0] += reference.added_to(name)
+    source[0] += generated.added_to(name)
 
 
 COLON = "\ue000"
@@ -85,7 +85,7 @@ def _lead_to_the_root(app: Any, error: Exception | None) -> None:
 
 def setup(app: Any) -> None:
     """Connect what the site has beside the pages."""
-    reference.check()
+    generated.check()
     app.connect("source-read", _add)
     app.connect("autodoc-process-docstring", _hide_colon, priority=400)
     app.connect("autodoc-process-docstring", _show_colon, priority=600)

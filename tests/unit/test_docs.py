@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import streamqueue
-from docs import reference
+from docs import generated
 
 ROOT = Path(__file__).parents[2]
 DURATIONS = ROOT / "docs" / "guides" / "durations.md"
@@ -57,19 +57,19 @@ def test_every_alert_leads_to_its_section_of_the_runbook() -> None:
 
 
 def test_every_public_name_and_member_has_a_docstring() -> None:
-    assert reference.undocumented() == []
+    assert generated.undocumented() == []
 
 
 def test_a_public_name_without_a_docstring_fails_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamqueue.MongoQueue.put, "__doc__", None)
     monkeypatch.setattr(streamqueue.Limit, "__doc__", None)
 
-    with pytest.raises(reference.Undocumented, match=r": Limit, MongoQueue\.put$"):
-        reference.check()
+    with pytest.raises(generated.Undocumented, match=r": Limit, MongoQueue\.put$"):
+        generated.check()
 
 
 def test_every_public_name_is_on_one_page_of_the_reference() -> None:
-    shown = "".join(reference.added_to(f"docs/reference/{page}") for page in reference.BESIDE)
+    shown = "".join(generated.added_to(f"docs/reference/{page}") for page in generated.BESIDE)
 
     found = re.findall(r"^\.\. auto(?:class|function):: streamqueue\.(\w+)$", shown, re.M)
 
@@ -89,11 +89,11 @@ def test_every_public_name_is_on_one_page_of_the_reference() -> None:
     ],
 )
 def test_a_default_is_in_the_table(row: str) -> None:
-    assert row in list(reference.defaults())
+    assert row in list(generated.defaults())
 
 
 def test_the_table_of_defaults_has_every_option() -> None:
-    rows = "\n".join(reference.defaults())
+    rows = "\n".join(generated.defaults())
 
     assert "| `worker` | `--metrics-port` | `STREAMQUEUE_METRICS_PORT` |" in rows
     assert re.search(r"^\| `dead purge` \| `--yes` \|  \|", rows, re.M)  # no variable
