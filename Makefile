@@ -27,6 +27,9 @@ wheel: system ## Build the wheel, install it into an empty environment, run the 
 matrix: system ## Run the contract and worker tests on each Python and mongod found, and with the oldest dependencies (an hour); MATRIX_TESTS="tests/contract -k claim".
 	$(PYTHON) -m tests.matrix $(MATRIX_TESTS)
 
+coverage: $(VENV)/dev system prometheus faketime systemd deploy-tools ## Run the tests, and say which lines and branches they reach (half an hour); COVERAGE_TESTS="tests/unit".
+	$(BIN)/python -m tests.coverage $(COVERAGE_TESTS)
+
 faults: $(VENV)/dev system faketime ## Break servers and processes while jobs flow; account for every job (35 minutes).
 	$(if $(DRILLS),,$(BIN)/python -m pytest -q -m slow)
 	$(BIN)/python -m drills $(DRILLS)
@@ -76,7 +79,7 @@ PIN = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 
   --no-emit-index-url --no-emit-find-links --custom-compile-command 'make constraints'
 
 clean: ## Remove the environment and all caches.
-	rm -rf $(VENV) .matrix .wheel build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .matrix .wheel .coverage* build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamqueue needs Python 3.11 or newer (set PYTHON=)")'
