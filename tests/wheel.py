@@ -39,13 +39,13 @@ def main() -> int:
     shutil.copytree(ROOT / "streamqueue", source / "streamqueue", ignore=ours)
     for name in BESIDE:
         shutil.copy(ROOT / name, source)
+    wanted = {str(each.relative_to(source)) for each in source.rglob("*") if each.is_file()}
     run(ROOT, sys.executable, "-m", "venv", PYTHON.parents[1])
     install: list[str | Path] = [PYTHON, "-m", "pip", "install", "--quiet"]
     run(ROOT, *install, "--upgrade", "pip>=25.1", "build>=1.2")
     shutil.rmtree(DIST, ignore_errors=True)
     run(FOLDER, PYTHON, "-m", "build", "--outdir", DIST, source)
     [wheel], [sdist] = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
-    wanted = {str(each.relative_to(source)) for each in source.rglob("*") if each.is_file()}
     check(wheel, files_of(wheel), wanted - {*BESIDE})
     check(sdist, files_of(sdist), wanted)
     shutil.rmtree(PYTHON.parents[1])  # what `build` has brought along is no part of ours
