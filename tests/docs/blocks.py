@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,11 +72,20 @@ def commands_of(block: Block) -> list[Command]:
     return commands
 
 
-def has_its_own_test(page: Path) -> bool:
-    """Whether a test of its own, which names the page, runs its Python."""
-    word = f'"{page.name}"'
+def has_its_own_test(page: Path, language: str) -> bool:
+    """Whether a test that names the page runs its blocks in a language."""
+    word, marks = f'"{page.name}"', [f"```{language}"]
+    if language == "python":
+        marks.append("recipes_of")
     return page.parent.name == "guides" and any(
-        word in test.read_text("utf-8")
+        word in text and any(mark in text for mark in marks) for text in _tests_of_guides()
+    )
+
+
+@cache
+def _tests_of_guides() -> list[str]:
+    return [
+        test.read_text("utf-8")
         for test in ROOT.glob("tests/*/test_*.py")
         if test.parent.name not in {"docs", "unit"}
-    )
+    ]

@@ -1,7 +1,7 @@
 """Each block of Python, and each console, of the README and of the pages in ``docs/`` runs.
 
 From the first line of a page to its last, in one folder and with one database, as a reader would
-do it. The Python of a guide that has a test of its own, which names it, is left to that.
+do it. What a guide has a test of its own for, which names it, is left to that.
 """
 
 from __future__ import annotations
@@ -118,9 +118,9 @@ async def session(
 
 async def follow(session: Session, page: Path) -> None:
     """Do all that the page says."""
-    python = not has_its_own_test(page)
+    left_out = {language for language in LANGUAGES if has_its_own_test(page, language)}
     for block in blocks_of(page):
-        if block.language == "console" or (block.language == "python" and python):
+        if block.language in LANGUAGES - left_out:
             try:
                 await session.follow(block)
             except BaseException as error:
