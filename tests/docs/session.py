@@ -113,7 +113,10 @@ class Session:
         for what in list(self._services):
             await self._stop(what)
         for value in self.names.values():
-            if isinstance(value, (MongoQueue, MongoClient)):
+            if isinstance(value, MongoQueue):
+                await anyio.to_thread.run_sync(value.close)
+                await anyio.to_thread.run_sync(value._jobs.database.client.close)
+            elif isinstance(value, MongoClient):
                 await anyio.to_thread.run_sync(value.close)
             elif isinstance(value, AsyncMongoClient):
                 await value.close()
