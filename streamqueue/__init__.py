@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .queue.topic import AsyncTopic, Topic
     from .uri import connection_uri
     from .worker import Worker
+    from .worker.until_empty import Remaining
 
 __version__ = "0.1.0"
 
@@ -70,6 +71,7 @@ __all__ = [
     "PayloadError",
     "PutIds",
     "Rate",
+    "Remaining",
     "ReplicaSetRequired",
     "Retry",
     "ScheduleInfo",
@@ -100,6 +102,7 @@ _HOMES = {
     "PastError": "queue.info",
     "PutIds": "protocol.puts",
     "Rate": "protocol.limits",
+    "Remaining": "worker.until_empty",
     "ScheduleInfo": "queue.schedules.info",
     "Schedules": "queue.schedules.schedules",
     "Topic": "queue.topic",

@@ -28,7 +28,7 @@ from .intake import AFTER_FAILURE, Intake
 from .sharing.lanes import urgency_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from bson import ObjectId
 
@@ -94,6 +94,7 @@ class Claimer:
         self._scan_for: ClaimTrigger | None = "scan"
         self._adopt = True
         self._failures = 0
+        self.on_idle: Callable[[], None] | None = None
         self._claiming = LoggedOutage(logger, "claim", "Claiming")
 
     @property
@@ -240,6 +241,8 @@ class Claimer:
                     self._intake.unloaded()
                     self._slots.idle()
                     self._report(free)
+                    if self.on_idle is not None:
+                        self.on_idle()
                     await self._wait()
                 elif not self._settings.sure:
                     self._settings.want()

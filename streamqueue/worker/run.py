@@ -53,6 +53,7 @@ from .sharing.lanes import Lanes
 from .sharing.shares import Shares
 from .slots import Slots
 from .source import SourceSettings
+from .until_empty import UntilEmpty
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from ..health.health import Health
     from ..metrics.series import Metrics
     from .settings import Settings
+    from .until_empty import Remaining
 
 logger = plain.logger("streamqueue.worker")
 
@@ -73,11 +75,20 @@ LOOP_TICK = 0.5
 class Run:
     """One run of a worker: its parts, made in its event loop and gone with it.
 
+    Args:
+        on_empty: told when there is nothing left to do, and has to stop it then; None, to go on.
+
     Attributes:
         ready: whether its stream is open and it claims, or did.
     """
 
-    def __init__(self, settings: Settings, health: Health, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        health: Health,
+        metrics: Metrics,
+        on_empty: Callable[[Remaining], None] | None = None,
+    ) -> None:
         options, store, queues = settings.options, settings.store, list(settings.handlers)
         self._store = store
         store.buried = metrics.buried
@@ -103,7 +114,9 @@ class Run:
             registered.metrics.limit.set(options.concurrency)
         self._leases = Leases(store, options, metrics)
         parts = (store, self._leases, slots, health)
-        self._execution = execution = Execution(*parts, log_tracebacks=options.log_tracebacks)
+        self._execution = execution = Execution(
+            *parts, log_tracebacks=options.log_tracebacks, observer=settings.observer
+        )
         self._completer = Completer(store, options, metrics, self._leases.renewals, execution.ended)
         execution.completer = self._completer
         self._ruled = RuledQueues(store, slots, options.timeout)
@@ -211,6 +224,17 @@ class Run:
         self._exporter: Exporter | None = None
         if settings.exports:
             self._exporter = Exporter(store, metrics.registry, candidate=consumer)
+        self._until_empty: UntilEmpty | None = None
+        if on_empty is not None:
+            self._until_empty = UntilEmpty(
+                store,
+                present,
+                self._claimer,
+                slots,
+                max_await=options.max_await,
+                then=on_empty,
+                make_due=settings.make_due,
+            )
 
     async def _end_expired(self) -> float:
         """End jobs that wait and are too late; return the seconds until the next one is."""
@@ -302,10 +326,9 @@ class Run:
                 for each in (self._leases, self._completer, *passing, self._schedules):
                     parts.start_soon(part, each.run)
                 parts.start_soon(part, self._store.keep_untaking)
-                if self._sweep is not None:
-                    parts.start_soon(part, self._sweep.run)
-                if self._exporter is not None:
-                    parts.start_soon(part, self._exporter.run)
+                for optional in (self._sweep, self._exporter, self._until_empty):
+                    if optional is not None:
+                        parts.start_soon(part, optional.run)
                 parts.start_soon(part, self._claimer.run)
                 logger.info(
                     "Working on queues: %s",

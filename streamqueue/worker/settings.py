@@ -10,7 +10,7 @@ from .schedules.declared import schedules_of
 from .source import OwnStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from prometheus_client import CollectorRegistry
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..options import WorkerOptions
     from ..protocol.schedules import Schedule
     from ..store.asynchronous import AsyncStore
+    from .execution.attempt import Observer
     from .handler import Handler
     from .schedules.declared import Declared
     from .source import Source, SourceSettings
@@ -30,6 +31,8 @@ class Settings:
     Attributes:
         exports: whether it is a candidate for counting how the queues stand.
         make_source: makes what tells it of jobs, for each run.
+        observer: told of each attempt, for tests; None, the default, costs nothing.
+        make_due: for tests: makes what is scheduled due, and returns whether there was any.
     """
 
     store: AsyncStore
@@ -40,6 +43,8 @@ class Settings:
     handlers: dict[str, Handler] = field(default_factory=dict)
     schedules: list[Declared] = field(default_factory=list)
     make_source: Callable[[SourceSettings], Source] = OwnStream
+    observer: Observer | None = None
+    make_due: Callable[[], Awaitable[bool]] | None = None
 
     def check_handlers(self) -> None:
         """Raise ConfigurationError when no handler is registered, or one cannot run, or a schedule

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import anyio
 
 from ..clock import monotonic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MOST_AHEAD = 300
 """Jobs claimed beyond the free slots at the most: they are held here, and others go without."""
@@ -28,6 +33,10 @@ class Slots:
 
     While handlers return quickly, jobs are also claimed *ahead*, for slots that will be free by the
     time the claim is answered; else all of them would stand empty that long, again and again.
+
+    Attributes:
+        on_none_held: called when the last of the held jobs has had its final write, if somebody
+            waits for that.
     """
 
     def __init__(self, concurrency: int) -> None:
@@ -40,6 +49,7 @@ class Slots:
         self._over = 0  # handlers, since the last claim was answered
         self._answered_at = 0.0
         self._changed = anyio.Event()
+        self.on_none_held: Callable[[], None] | None = None
 
     @property
     def free(self) -> int:
@@ -110,6 +120,7 @@ class Slots:
         """Its final write is done."""
         self._held -= 1
         self._changed.set()
+        self._say_none_held()
 
     def given_back(self, count: int) -> None:
         """So many jobs were given back whose handlers were not called: those that run take long."""
@@ -117,6 +128,11 @@ class Slots:
         self._unstarted -= count
         self.idle()
         self._changed.set()
+        self._say_none_held()
+
+    def _say_none_held(self) -> None:
+        if self.on_none_held is not None and not self._held:
+            self.on_none_held()
 
     def idle(self) -> None:
         """Nothing waits: how quick the next handlers are is not known."""

@@ -15,6 +15,7 @@ from anyio import TASK_STATUS_IGNORED
 from .. import plain, signals
 from ..backoff import Backoff
 from ..clock import monotonic
+from ..durations import shown
 from ..errors import ConfigurationError, StreamQueueError, only_one
 from ..health.app import HealthApp
 from ..health.health import Health
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from ..health.certificates import StrPath
     from ..options import RarerSettings
+    from .until_empty import Remaining
 
 logger = plain.logger("streamqueue.worker")
 
@@ -144,6 +146,7 @@ class Worker(Handling):
         self._stop: anyio.Event | None = None
         self._hurry: anyio.Event | None = None
         self._told_at = 0.0
+        self._remaining: Remaining | None = None
         self.left = 0
         self.health = Health()
         self.health.not_ready("worker", NOT_RUNNING)
@@ -183,16 +186,28 @@ class Worker(Handling):
             ending.told(order)
 
     async def run(
-        self, *, handle_signals: bool = True, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
-    ) -> None:
+        self,
+        *,
+        until: Literal["empty"] | None = None,
+        handle_signals: bool = True,
+        task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
+    ) -> Remaining | None:
         """Work until stopped; as a task, started once the change stream is open, or it was stopped.
 
         A handler that does not end within 5 seconds of its cancellation is named in the log and
         left: see `left`.
 
         Args:
+            until: ``"empty"`` also ends it, in order, when no job of its queues is ready, due or
+                running, be it here or elsewhere; those that a limit or their group holds back are
+                waited for. Paused queues, jobs that are to run later (retries among them) and jobs
+                that wait for others are not: it returns how many there are. Default None: only a
+                stop ends it.
             handle_signals: let SIGTERM, SIGINT and SIGHUP stop it (in the main thread); a second
                 one ends the drain time, and a third the process.
+
+        Returns:
+            What is left, of ``until="empty"``; None when it was stopped before.
 
         Raises:
             ConfigurationError: no handler is registered, it runs already, the metrics cannot be
@@ -204,10 +219,13 @@ class Worker(Handling):
         """
         check_not_in_child()
         self._settings.check_handlers()
+        if until not in (None, "empty"):
+            raise ConfigurationError(f"until must be 'empty' or None, not {shown(until)}")
         if self._stop is not None:
             raise ConfigurationError("this worker is running already")
         self._stop, self._hurry = anyio.Event(), anyio.Event()
         self.left = 0
+        self._remaining = None
         self.health.not_ready("stream", NOT_OPEN)  # first: it must not look ready in between
         self.health.clear("worker")
         self.health.clear("draining")
@@ -215,7 +233,7 @@ class Worker(Handling):
             async with anyio.create_task_group() as listening:
                 if handle_signals and threading.current_thread() is threading.main_thread():
                     await listening.start(self._obey_signals)
-                await self._run(self._stop, self._hurry, task_status)
+                await self._run(self._stop, self._hurry, until, task_status)
                 listening.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # A missing privilege, found by the first stream: nobody should have to unwrap it.
@@ -226,9 +244,18 @@ class Worker(Handling):
             if self.server is not None:
                 self.server.stop()
                 self.server = None
+        return self._remaining
+
+    def _emptied(self, remaining: Remaining) -> None:
+        self._remaining = remaining
+        self._tell(STOP)
 
     async def _run(
-        self, stop: anyio.Event, hurry: anyio.Event, task_status: TaskStatus[None]
+        self,
+        stop: anyio.Event,
+        hurry: anyio.Event,
+        until: str | None,
+        task_status: TaskStatus[None],
     ) -> None:
         run: Run | None = None
 
@@ -251,7 +278,7 @@ class Worker(Handling):
                     self.server.url,
                     extra={"event": "metrics_served"},
                 )
-            run = Run(self._settings, self.health, metrics)
+            run = Run(self._settings, self.health, metrics, self._emptied if until else None)
             try:
                 await run.serve(stop, hurry, task_status=task_status)
             finally:

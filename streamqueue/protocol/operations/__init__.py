@@ -37,6 +37,7 @@ from .consumers import *  # noqa: F403
 from .deaths import *  # noqa: F403
 from .dependencies import *  # noqa: F403
 from .earlier import *  # noqa: F403
+from .emptiness import *  # noqa: F403
 from .events import *  # noqa: F403
 from .expiry import *  # noqa: F403
 from .expressions import *  # noqa: F403

@@ -60,6 +60,20 @@ class Ender(Protocol):
         ...
 
 
+class Observer(Protocol):
+    """Whoever is told of the attempts of a worker; called in the event loop, so it must not wait
+    for anything."""
+
+    def begins(self, attempt: Attempt) -> None:
+        """Its handler is about to be called."""
+
+    def raised(self, attempt: Attempt, error: BaseException) -> None:
+        """Its handler has raised; the traceback is taken from the exception afterwards."""
+
+    def ended(self, attempt: Attempt) -> None:
+        """It had its final write, or never will; ``attempt.result()`` says how it ended."""
+
+
 class Attempt:
     """One claim of one job, from the claim to its final write.
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ..completer import Completer
     from ..leases import Leases
     from ..slots import Slots
-    from .attempt import Attempt
+    from .attempt import Attempt, Observer
 
 GRACE = 5.0
 """Seconds the handlers of a run that was cancelled have to end."""
@@ -55,6 +55,7 @@ class Execution:
     Args:
         health: is not ready while the handlers in all slots are over their time limits.
         log_tracebacks: log failures with their tracebacks, which may quote payloads.
+        observer: told of each attempt; None for nobody.
 
     Attributes:
         completer: where finished attempts go; set before the first start.
@@ -74,8 +75,10 @@ class Execution:
         health: Health,
         *,
         log_tracebacks: bool = False,
+        observer: Observer | None = None,
     ) -> None:
         self._store = store
+        self._observer = observer
         self._leases = leases
         self._slots = slots
         self._threads = Threads()
@@ -134,6 +137,8 @@ class Execution:
             self.made_room(attempt.record.queue, attempt.record.slots)
         attempt.registered.metrics.outcome[attempt.result()].inc()
         self._leases.remove(attempt)
+        if self._observer is not None:
+            self._observer.ended(attempt)
         self._slots.ended()
 
     async def _keep(self) -> None:
@@ -180,6 +185,8 @@ class Execution:
         """Run the handler, and hand on what its end means."""
         metrics, record = attempt.registered.metrics, attempt.record
         attempt.begun = True
+        if self._observer is not None:
+            self._observer.begins(attempt)
         started = monotonic()
         trace = trace_id(record.traceparent)
         exemplar = None if trace is None else {"trace_id": trace}
@@ -261,6 +268,8 @@ class Execution:
             return None if error is None else self._outcomes.of(attempt, error)
         finally:
             if error is not None:
+                if self._observer is not None:
+                    self._observer.raised(attempt, error)
                 forget(error)
             del error  # or its traceback would hold this frame, and that the job
 
