@@ -79,6 +79,14 @@ def processes(text: str) -> int:
     return value
 
 
+def names(text: str) -> list[str]:
+    """Return the names of a list with commas, each once."""
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise BadParameter(f"must be names with commas between them, not {quoted(text)}")
+    return list(dict.fromkeys(found))
+
+
 def moment(text: str) -> timedelta | datetime:
     """Return how long ago (90s, 15m, 2h, 3d), or when: a date, or a date and time, in UTC unless
     it says otherwise."""

@@ -29,10 +29,20 @@ from ..worker.worker import settings_of
 from .command import Options, command, option, setting
 from .connection import open_async_jobs, run_in_loop
 from .loading import load_worker
-from .options import LAST_PORT, LOG, WHERE, metrics_options, processes, seconds, whole
+from .options import (
+    LAST_PORT,
+    LOG,
+    WHERE,
+    at_least_one,
+    metrics_options,
+    names,
+    processes,
+    seconds,
+    whole,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
 ANY_PORT = 0
 
@@ -47,6 +57,24 @@ ANY_PORT = 0
         is_flag=True,
     ),
     *metrics_options(),
+    setting(
+        "--queues",
+        "only these of its queues, with commas between them; default: all",
+        type=names,
+        metavar="NAMES",
+    ),
+    setting(
+        "--concurrency",
+        "jobs that each process runs at the same time; default: as the worker says, 20",
+        type=at_least_one,
+        metavar="COUNT",
+    ),
+    setting(
+        "--until-empty",
+        "end, with exit code 0, when no job of its queues is ready, due or running; what is to run "
+        "later, waits for other jobs or is paused is counted in the log, and left",
+        is_flag=True,
+    ),
     setting(
         "--processes",
         "consumer processes under one supervisor; default 1, without one",
@@ -72,7 +100,7 @@ ANY_PORT = 0
     example="streamqueue worker tasks:worker --processes 4 --metrics-port 9464",
 )
 def worker(options: Options) -> int:
-    """Run the handlers of a worker until SIGTERM or Ctrl-C.
+    """Run the handlers of a worker until SIGTERM or Ctrl-C, or until nothing is left to do.
 
     MODULE:WORKER names a Worker, or a function that returns one.
     """
@@ -95,6 +123,10 @@ def worker(options: Options) -> int:
         settings.exports = options.export_state == "leader"
     if options.log_tracebacks:
         settings.options = replace(settings.options, log_tracebacks=True)
+    if options.queues is not None:
+        settings.keep_only(options.queues)
+    if options.concurrency is not None:
+        settings.options = replace(settings.options, concurrency=options.concurrency)
     address = _metrics_address(options, settings.metrics_address)
     if number != DISPATCHER and address.port is not None and address.port != ANY_PORT:
         address = replace(address, port=address.port + number * options.port_offset)
@@ -112,14 +144,17 @@ def worker(options: Options) -> int:
     gc.collect()
     gc.freeze()
     notifier.follow(worker.health, f"Working on queues: {', '.join(settings.handlers)}")
-    run = worker.run
+    run_worker = partial(worker.run, until="empty" if options.until_empty else None)
+    run: Callable[[], Awaitable[object]] = run_worker
     if channel is not None:
         if number == DISPATCHER:
             dispatcher = dispatcher_for(worker)
             run = partial(run_supervised, dispatcher, channel, dispatcher.join)
         else:
             drain = settings.options.drain_timeout
-            run = partial(run_supervised, worker, channel, subscribe(worker), drain=drain)
+            run = partial(
+                run_supervised, worker, channel, subscribe(worker), drain=drain, run=run_worker
+            )
 
     async def run_to_its_end() -> None:
         # What keeps the event loop from closing, and then the interpreter from its end, holds the
@@ -154,6 +189,9 @@ def _worker_processes(options: Options, notifier: Notifier) -> int:
         *("--log-level", options.log_level),
         *("--log-format", options.log_format),
         *(["--log-tracebacks"] if options.log_tracebacks else []),
+        *(["--until-empty"] if options.until_empty else []),
+        *([] if options.queues is None else ["--queues", ",".join(options.queues)]),
+        *([] if options.concurrency is None else ["--concurrency", str(options.concurrency)]),
     ]
     if options.metrics_port is not None:
         _check_ports(options.metrics_port, options.processes, options.port_offset)
@@ -163,7 +201,13 @@ def _worker_processes(options: Options, notifier: Notifier) -> int:
     def command(number: int, descriptor: int) -> list[str]:
         return [*arguments, "--supervised", str(number), str(descriptor)]
 
-    processes = Processes(command, options.processes, dispatches=True, silence=notifier.watchdog)
+    processes = Processes(
+        command,
+        options.processes,
+        dispatches=True,
+        silence=notifier.watchdog,
+        until_empty=options.until_empty,
+    )
     notifier.follow(processes.health, f"{options.processes} processes work on {options.worker}")
     return anyio.run(processes.run)
 

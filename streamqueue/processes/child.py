@@ -24,7 +24,7 @@ from ..worker.run import NOT_TOLD
 from .messages import BEAT, HURRY, JOIN, LIMIT, READY, TOLD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from anyio.abc import TaskStatus
 
@@ -56,6 +56,7 @@ async def run_supervised(
     join: Callable[[socket.socket], None],
     *,
     drain: float | None = None,
+    run: Callable[..., Awaitable[object]] | None = None,
 ) -> None:
     """Run a worker or a dispatcher as one of several processes, until told to stop.
 
@@ -63,6 +64,7 @@ async def run_supervised(
         channel: this process's end of the socket pair. It stays open.
         join: takes each connection that the supervisor brings.
         drain: seconds that a stop may take its handlers; None lets the supervisor wait for ever.
+        run: runs it, until told to stop or, in order, before; None is its own method.
 
     Raises:
         Whatever :meth:`Worker.run` raises.
@@ -75,14 +77,14 @@ async def run_supervised(
     try:
         async with anyio.create_task_group() as tasks:
 
-            async def run(*, task_status: TaskStatus[None]) -> None:
+            async def run_to_its_end(*, task_status: TaskStatus[None]) -> None:
                 nonlocal ended
-                await part.run(task_status=task_status)
+                await (run or part.run)(task_status=task_status)
                 ended = True
                 say_told(channel)
                 tasks.cancel_scope.cancel()
 
-            await tasks.start(run)
+            await tasks.start(run_to_its_end)
             if not ended:
                 if drain is not None:
                     _say(channel, LIMIT + b"%d;" % int(drain))

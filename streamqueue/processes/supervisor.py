@@ -71,6 +71,7 @@ class Processes:
         silence: seconds without a beat of a process's event loop, once it was ready, after which it
             is killed: SIGABRT, for the sake of Python's faulthandler, and then SIGKILL. At least 2;
             None, the default, waits for ever.
+        until_empty: they end by themselves when nothing is left to do; for the log.
 
     Attributes:
         health: ready once every process has been, and again whenever all are.
@@ -85,6 +86,7 @@ class Processes:
         pauses: Backoff = PAUSES,
         a_while: float = A_WHILE,
         silence: float | None = None,
+        until_empty: bool = False,
     ) -> None:
         self._command = command
         self._count = count
@@ -92,6 +94,7 @@ class Processes:
         self._pauses = pauses
         self._a_while = a_while
         self._silence = silence
+        self._until_empty = until_empty
         self._running: dict[int, RunningProcess] = {}
         self._were_ready: set[int] = set()
         self.health = Health()
@@ -229,9 +232,11 @@ class Processes:
                 self._exit_code = end.code or FAILED
                 self._tell(STOP)
             elif number != DISPATCHER and end.in_order:
+                why = "somebody else told it to stop; it is not started again"
                 logger.info(
-                    "%s: somebody else told it to stop; it is not started again",
+                    "%s: %s",
                     end.account,
+                    "nothing was left to do" if self._until_empty else why,
                     extra={"event": "process_ended", **end.facts()},
                 )
                 return

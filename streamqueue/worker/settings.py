@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..durations import shown
 from ..errors import ConfigurationError
 from .schedules.declared import schedules_of
 from .source import OwnStream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from prometheus_client import CollectorRegistry
 
@@ -54,6 +55,22 @@ class Settings:
         for handler in self.handlers.values():
             handler.check()
         self.declared_schedules()
+
+    def keep_only(self, queues: Sequence[str]) -> None:
+        """Forget the handlers of all other queues, and their schedules.
+
+        Raises:
+            ConfigurationError: it has no handler of one of these; or as of :meth:`check_handlers`.
+        """
+        if unknown := [queue for queue in queues if queue not in self.handlers]:
+            raise ConfigurationError(
+                f"this worker has no queue {', '.join(map(shown, unknown))}; it has: "
+                f"{', '.join(self.handlers)}"
+            )
+        self.check_handlers()  # what is wrong with the others is so all the same
+        self.handlers = {queue: self.handlers[queue] for queue in self.handlers if queue in queues}
+        functions = [handler.function for handler in self.handlers.values()]
+        self.schedules = [one for one in self.schedules if one.function in functions]
 
     def declared_schedules(self) -> list[Schedule]:
         """Return the schedules that stand above its handlers, or raise ConfigurationError."""
