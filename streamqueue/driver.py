@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import pymongo.lock
 from bson.raw_bson import RawBSONDocument
+from pymongo.monitoring import CommandListener
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 
     from bson.timestamp import Timestamp
+    from pymongo import AsyncMongoClient
+    from pymongo.monitoring import (
+        CommandFailedEvent,
+        CommandStartedEvent,
+        CommandSucceededEvent,
+    )
 
 
 def bear_cancellation() -> None:
@@ -92,3 +99,50 @@ class Later:
     def _start(self) -> None:
         self._timer = None
         self._task = asyncio.get_running_loop().create_task(self._run())
+
+
+class ClosedWithItsLoop(CommandListener):
+    """Closes an async client in the event loop that it was first used in, whoever ends the loop.
+
+    A client can be closed in its own loop only, and left open it warns, as do its sockets. Whoever
+    makes one for another program (the fixtures for tests) does not know when the loop ends. But a
+    loop closes its async generators at its end, so one of those waits there.
+
+    Attributes:
+        client: the client, made with this as one of its ``event_listeners``.
+    """
+
+    client: AsyncMongoClient[Any]
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: AsyncGenerator[None] | None = None
+
+    def started(self, event: CommandStartedEvent) -> None:
+        """Wait for the end of the loop that sends the first command."""
+        if self._loop is not None:
+            return
+        self._loop, self._waiting = asyncio.get_running_loop(), self._close_at_the_end()
+        try:
+            self._waiting.__anext__().send(None)  # up to its yield, as nothing there has to wait
+        except StopIteration:
+            pass
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """Do nothing."""
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Close the client now, unless its loop has ended, or it was not used. Call it outside of
+        the loop."""
+        if self._loop is None or self._waiting is None or self._loop.is_closed():
+            return
+        self._loop.run_until_complete(self._waiting.aclose())
+
+    async def _close_at_the_end(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            await self.client.close()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .errors import text_of, type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 def describe(error: BaseException) -> str:
@@ -40,13 +40,33 @@ def forget(error: BaseException) -> None:
     A frame that has a name for the exception it raised is in a circle with it, and holds the job
     until the next collection of garbage, which in an idle process does not come.
     """
+    for found in _all_of(error):
+        BaseException.with_traceback(found, None)
+
+
+def whole(error: BaseException) -> Callable[[], None]:
+    """Return what gives an exception, its causes and its contexts their tracebacks again, after a
+    :func:`forget`."""
+    traces = [
+        (found, BaseException.__dict__["__traceback__"].__get__(found)) for found in _all_of(error)
+    ]
+
+    def restore() -> None:
+        for found, trace in traces:
+            BaseException.with_traceback(found, trace)
+
+    return restore
+
+
+def _all_of(error: BaseException) -> Iterator[BaseException]:
+    """Return an exception, its causes and contexts, and the members of groups among them."""
     left, seen = [error], set[int]()
     while left:
         found = left.pop()
         if id(found) in seen:
             continue
         seen.add(id(found))
-        BaseException.with_traceback(found, None)
+        yield found
         for name in ("__cause__", "__context__"):
             other = BaseException.__dict__[name].__get__(found)
             if other is not None:

@@ -56,6 +56,10 @@ class Completer(Ends):
 
     Args:
         ended: told of every attempt handed to :meth:`finish`, when its outcome is set.
+
+    Attributes:
+        on_all_through: called when the jobs are let through that waited for those that have ended,
+            if somebody waits for that.
     """
 
     def __init__(
@@ -75,6 +79,12 @@ class Completer(Ends):
         self._apart: TaskGroup | None = None
         self._over: list[Attempt] = []  # for whose ends others may wait
         self._letting = False  # a task lets those through
+        self.on_all_through: Callable[[], None] | None = None
+
+    @property
+    def lets_through(self) -> bool:
+        """Whether jobs have ended for which others may wait that are not let through yet."""
+        return self._letting
 
     async def run(self) -> None:
         """Write completes for ever."""
@@ -379,6 +389,8 @@ class Completer(Ends):
             ended, self._over = self._over[:MAX_GROUP], self._over[MAX_GROUP:]
             await self._let_through(*ended)
         self._letting = False
+        if self.on_all_through is not None:
+            self.on_all_through()
 
     def _settle(self, attempt: Attempt, *, lost: bool) -> None:
         attempt.ending = False

@@ -231,6 +231,7 @@ class Run:
                 present,
                 self._claimer,
                 slots,
+                self._completer,
                 max_await=options.max_await,
                 then=on_empty,
                 make_due=settings.make_due,

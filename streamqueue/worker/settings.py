@@ -33,7 +33,8 @@ class Settings:
         exports: whether it is a candidate for counting how the queues stand.
         make_source: makes what tells it of jobs, for each run.
         observer: told of each attempt, for tests; None, the default, costs nothing.
-        make_due: for tests: makes what is scheduled due, and returns whether there was any.
+        make_due: for tests: makes due what is scheduled in these queues, and returns whether there
+            was any.
     """
 
     store: AsyncStore
@@ -45,7 +46,7 @@ class Settings:
     schedules: list[Declared] = field(default_factory=list)
     make_source: Callable[[SourceSettings], Source] = OwnStream
     observer: Observer | None = None
-    make_due: Callable[[], Awaitable[bool]] | None = None
+    make_due: Callable[[Sequence[str]], Awaitable[bool]] | None = None
 
     def check_handlers(self) -> None:
         """Raise ConfigurationError when no handler is registered, or one cannot run, or a schedule

@@ -22,11 +22,12 @@ from ..stream.async_ends import AsyncEndStream
 from ..stream.verdict import OPEN_SECONDS, READ_ERRORS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from ..store.asynchronous import AsyncStore
     from ..store.present_settings import PresentSettings
     from .claimer import Claimer
+    from .completer import Completer
     from .slots import Slots
 
 logger = plain.logger("streamqueue.worker")
@@ -60,8 +61,8 @@ class UntilEmpty:
     Args:
         max_await: seconds one read of its stream may stay silent.
         then: told when it is so, of what else there is; it has to stop the worker.
-        make_due: asked when nothing is left to do but what is scheduled; returns whether it has
-            made some of that due. None leaves it.
+        make_due: asked when nothing is left to do but what is scheduled, with the queues; returns
+            whether it has made some of that due. None leaves it.
     """
 
     def __init__(
@@ -70,15 +71,17 @@ class UntilEmpty:
         settings: PresentSettings,
         claimer: Claimer,
         slots: Slots,
+        completer: Completer,
         *,
         max_await: float,
         then: Callable[[Remaining], None],
-        make_due: Callable[[], Awaitable[bool]] | None = None,
+        make_due: Callable[[Sequence[str]], Awaitable[bool]] | None = None,
     ) -> None:
         self._store = store
         self._settings = settings
         self._claimer = claimer
         self._slots = slots
+        self._completer = completer
         self._max_await = max_await
         self._then = then
         self._make_due = make_due
@@ -86,7 +89,7 @@ class UntilEmpty:
         self._ticks_since: float | None = None
         self._changed = anyio.Event()
         self._outage = LoggedOutage(logger, "empty", "Counting what is left")
-        claimer.on_idle = slots.on_none_held = self.look
+        claimer.on_idle = slots.on_none_held = completer.on_all_through = self.look
 
     def look(self) -> None:
         """Count, if this process has nothing to do: something has changed."""
@@ -141,7 +144,8 @@ class UntilEmpty:
 
     @property
     def _idle(self) -> bool:
-        return self._claimer.idle and not self._slots.held
+        busy = self._slots.held or self._completer.lets_through
+        return self._claimer.idle and not busy
 
     async def _until_changed(self) -> None:
         await self._changed.wait()
@@ -179,7 +183,7 @@ class UntilEmpty:
             self._make_due is not None
             and self._remaining.scheduled > 0
             and self._idle
-            and await self._make_due()
+            and await self._make_due(self._settings.open_queues())
         )
 
     async def _hear(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import signal
 import threading
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import anyio
@@ -143,6 +144,9 @@ class Worker(Handling):
             registry,
             exports=export_state == "leader",
         )
+        self._has_not_run()
+
+    def _has_not_run(self) -> None:
         self._stop: anyio.Event | None = None
         self._hurry: anyio.Event | None = None
         self._told_at = 0.0
@@ -307,6 +311,17 @@ class Worker(Handling):
 def settings_of(worker: Worker) -> Settings:
     """Return what a worker was made with, for the command line and for other processes' sake."""
     return worker._settings
+
+
+def copied(worker: Worker, *, store: AsyncStore, **settings: Any) -> Worker:
+    """Return a worker with the handlers and settings of another one, but for these, and runs of its
+    own."""
+    made = copy.copy(worker)
+    made._settings = replace(worker._settings, store=store, **settings)
+    made._has_not_run()
+    if any(handler.keep for handler in made._settings.handlers.values()):
+        store.indexes.want("keep")
+    return made
 
 
 def _refuse_unknown(settings: Mapping[str, object]) -> None:

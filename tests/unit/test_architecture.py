@@ -78,6 +78,7 @@ ORDER = [
     "protocol.operations.settings.queues",
     "protocol.operations.settings.topics",
     "protocol.operations.settings.schedules",
+    "protocol.operations.passing_time",
     "protocol.operations.keys.unique",
     "protocol.operations.indexes",
     "protocol.operations.events",
@@ -235,6 +236,10 @@ ORDER = [
     "processes.supervisor",
     "worker",
     "__init__",
+    "testing.plugin",
+    "testing.passing_time",
+    "testing.runs",
+    "testing.made_jobs",
     "testing",
     "cli.command",
     "cli.completion",
@@ -281,7 +286,7 @@ ROOMS = [
     ),
     *("tracebacks", "running", "outage", "signals", "interpreter", "uri", "options", "logs"),
     *("protocol", "metrics", "health", "stream", "store", "queue", "exporter", "worker"),
-    *("processes", "embedded", "__init__", "bench", "cli", "__main__"),
+    *("processes", "embedded", "__init__", "testing", "bench", "cli", "__main__"),
 ]
 """The packages, and the modules beside them, after all that they may import."""
 
@@ -335,6 +340,7 @@ TALKS_TO_MONGODB = {
         "cli.setup",
     ),
     *("cli.dead", "cli.migrate"),
+    *("testing.plugin", "testing.passing_time"),
 }
 COMMANDS = {
     "aggregate",

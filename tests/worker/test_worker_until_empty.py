@@ -130,6 +130,19 @@ async def test_what_is_due_is_to_be_done_though_nobody_has_promoted_it(
     assert len(seen.numbers) == 50
 
 
+async def test_what_comes_after_the_last_job_is_done_too(
+    start: WorkerStarter, queue: AsyncMongoQueue
+) -> None:
+    seen = Seen()
+    first = await queue.put({"n": 1})
+    second = await queue.put({"n": 2}, after=[first])
+    await queue.put({"n": 3}, after=[second])
+
+    assert await run(start.prepare(handler(seen))) == NOTHING
+
+    assert seen.numbers == [1, 2, 3]
+
+
 async def test_a_tick_that_is_due_is_waited_for(
     start: WorkerStarter, jobs: Collection[Any]
 ) -> None:

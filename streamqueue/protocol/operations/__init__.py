@@ -47,6 +47,7 @@ from .keys.holding import *  # noqa: F403
 from .keys.unique import *  # noqa: F403
 from .limits import *  # noqa: F403
 from .looks import *  # noqa: F403
+from .passing_time import *  # noqa: F403
 from .queues import *  # noqa: F403
 from .rates import *  # noqa: F403
 from .replies import *  # noqa: F403

@@ -48,6 +48,11 @@ def settings_and_schedules(queues: Sequence[str]) -> Find:
     return Find(wanted, fields, limit=MOST_SCHEDULES + len(queues))
 
 
+def every_schedule() -> Document:
+    """The filter for the schedules among the settings."""
+    return dict(_ALL)
+
+
 def is_schedule(document: Mapping[str, Any]) -> bool:
     """Whether a document of the settings is a schedule."""
     name = document.get("_id")
