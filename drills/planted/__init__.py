@@ -21,6 +21,7 @@ from drills.planted import (
     steering,
     streams,
     surroundings,
+    testing,
     topics,
     watching,
     workers,
@@ -50,5 +51,6 @@ FAULTS: tuple[PlantedFault, ...] = (
     *schedules.FAULTS,
     *dependencies.FAULTS,
     *slots.FAULTS,
+    *testing.FAULTS,
     *migrating.FAULTS,
 )

@@ -29,7 +29,7 @@ class Project:
         (info / "entry_points.txt").write_text("\n".join(["[pytest11]", *lines, ""]))
         self._environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(self._installed), str(ROOT)]),
+            "PYTHONPATH": os.pathsep.join([str(self._installed), str(ROOT), str(self.folder)]),
             "STREAMQUEUE_TEST_URI": uri,
         }
 

@@ -15,7 +15,6 @@ from pymongo.synchronous.collection import Collection
 from streamqueue import (
     AsyncJob,
     AsyncMongoQueue,
-    Backoff,
     ConfigurationError,
     Limit,
     Remaining,
@@ -24,7 +23,6 @@ from streamqueue import (
 )
 from tests.edits import job as document
 from tests.waiting import wait_until_async
-from tests.worker.processes import WorkerProcess
 from tests.worker.started import StartedWorker, WorkerStarter
 
 NOTHING = Remaining(scheduled=0, waiting=0, paused=0)
@@ -205,16 +203,15 @@ async def test_a_job_that_another_process_gives_back_is_done(
     assert seen.numbers == [1]
 
 
-async def test_a_job_of_a_dead_process_is_done_once_its_lease_has_ended(
-    start: WorkerStarter, queue: AsyncMongoQueue, spawn: Callable[..., WorkerProcess]
+async def test_a_job_whose_holder_is_silent_is_done_once_its_lease_has_ended(
+    start: WorkerStarter, queue: AsyncMongoQueue, async_jobs: AsyncCollection[Any]
 ) -> None:
     seen = Seen()
-    process = spawn(timeout=1)
-    await queue.put({"n": 1, "seconds": 60})
-    process.until_said("started")
-    process.end()
+    await queue.put({"n": 1})
+    async with AsyncMongoQueue(async_jobs, timeout=1) as other:
+        assert await other.next() is not None
 
-    await run(start.prepare(handler(seen), reap_interval=0.2, backoff=Backoff(initial=0.01)))
+    await run(start.prepare(handler(seen), reap_interval=0.2))
 
     assert seen.numbers == [1]
 
