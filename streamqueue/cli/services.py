@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import socket
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -22,6 +24,7 @@ from ..interpreter import python
 from ..processes.child import run_supervised, say_told
 from ..processes.dispatcher import dispatcher_for
 from ..processes.process import DISPATCHER
+from ..processes.reloading import Reloading
 from ..processes.subscriber import subscribe
 from ..processes.supervisor import Processes
 from ..worker.run import NOT_TOLD
@@ -42,7 +45,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 ANY_PORT = 0
 
@@ -73,6 +76,11 @@ ANY_PORT = 0
         "--until-empty",
         "end, with exit code 0, when no job of its queues is ready, due or running; what is to run "
         "later, waits for other jobs or is paused is counted in the log, and left",
+        is_flag=True,
+    ),
+    option(
+        "--reload",
+        "start again, in order, when a .py file in this folder or below changes; for development",
         is_flag=True,
     ),
     setting(
@@ -106,8 +114,9 @@ def worker(options: Options) -> int:
     """
     ending = signals.take()
     notifier = Notifier.from_environment()  # before the module has a chance to start anything
-    if options.processes > 1:
-        code = _worker_processes(options, notifier)
+    if options.reload or options.processes > 1:
+        run_others = _worker_reloaded if options.reload else _worker_processes
+        code = run_others(options, notifier)
         ending.closing(code)
         return code
     number, channel = 0, None
@@ -178,12 +187,31 @@ def worker(options: Options) -> int:
     return signals.FINE
 
 
-def _worker_processes(options: Options, notifier: Notifier) -> int:
+def _worker_reloaded(options: Options, _notifier: Notifier) -> int:
+    try:
+        watchfiles = importlib.import_module("watchfiles")
+    except ImportError as error:
+        raise ConfigurationError(
+            "--reload needs watchfiles: pip install 'streamqueue[reload]'"
+        ) from error
+
+    def changes() -> AsyncIterator[object]:
+        found: AsyncIterator[object] = watchfiles.awatch(
+            Path.cwd(), watch_filter=watchfiles.PythonFilter()
+        )
+        return found
+
+    return anyio.run(Reloading(_arguments(options, options.processes), changes).run)
+
+
+def _arguments(options: Options, processes: int) -> list[str]:
+    """Return the program and the arguments of a process that runs the worker likewise, or of
+    several under a supervisor."""
     arguments = [
         # Everything by name: what is a variable here is one in each process too, and
         # STREAMQUEUE_PROCESSES must not be.
         *python("-m", "streamqueue", "worker", options.worker),
-        *("--processes", "1"),
+        *("--processes", str(processes)),
         *("--port-offset", str(options.port_offset)),
         *_metrics_arguments(options),
         *("--log-level", options.log_level),
@@ -193,10 +221,15 @@ def _worker_processes(options: Options, notifier: Notifier) -> int:
         *([] if options.queues is None else ["--queues", ",".join(options.queues)]),
         *([] if options.concurrency is None else ["--concurrency", str(options.concurrency)]),
     ]
-    if options.metrics_port is not None:
-        _check_ports(options.metrics_port, options.processes, options.port_offset)
     if options.export_state is not None:
         arguments += ["--export-state", options.export_state]
+    return arguments
+
+
+def _worker_processes(options: Options, notifier: Notifier) -> int:
+    if options.metrics_port is not None:
+        _check_ports(options.metrics_port, options.processes, options.port_offset)
+    arguments = _arguments(options, 1)
 
     def command(number: int, descriptor: int) -> list[str]:
         return [*arguments, "--supervised", str(number), str(descriptor)]

@@ -234,6 +234,7 @@ ORDER = [
     "processes.child",
     "processes.process",
     "processes.supervisor",
+    "processes.reloading",
     "worker",
     "__init__",
     "testing.plugin",

@@ -188,17 +188,21 @@ async def test_what_runs_in_another_process_is_waited_for_without_asking_again_a
 
 
 async def test_a_job_that_another_process_gives_back_is_done(
-    start: WorkerStarter, queue: AsyncMongoQueue
+    start: WorkerStarter, queue: AsyncMongoQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen = Seen()
     await queue.put({"n": 1})
     held = await queue.next()
     assert held is not None
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run, start.prepare(handler(seen)))
-        await anyio.sleep(0.3)  # it has looked, and waits
-        await held.release()
+    with caplog.at_level(logging.INFO, "streamqueue"):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, start.prepare(handler(seen)))
+            await wait_until_async(
+                lambda: "Waiting for 1 jobs that are held back or run elsewhere" in caplog.text,
+                "it waits",
+            )
+            await held.release()
 
     assert seen.numbers == [1]
 
