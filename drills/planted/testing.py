@@ -87,7 +87,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "time that passes and leaves the leases as they were",
         8,
         f"{TIME}::test_a_lease_ends_when_its_time_has_passed",
-        Edit("protocol.operations.passing_time", '"locked_until", ', ""),
+        Edit("protocol.operations.passing_time", '"locked_until",', ""),
     ),
     PlantedFault(
         "time that passes and leaves the schedules as they were",

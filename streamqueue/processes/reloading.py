@@ -65,17 +65,23 @@ class Reloading:
             while not self._stopping:
                 self._has_changed = False
                 code = await self._run_one()
-                if self._stopping or (code == FINE and not self._has_changed):
-                    break
-                if not self._has_changed:
+                if self._to_begin_anew:
+                    continue
+                if code != FINE and not self._stopping:
                     logger.error(
                         "The worker %s: it is started again when its code changes",
                         how(code),
                         extra={"event": "reload_waits", "exit_code": code},
                     )
                     await self._until_moved()
+                    continue
+                break
             tasks.cancel_scope.cancel()
         return code if code >= 0 else FAILED
+
+    @property
+    def _to_begin_anew(self) -> bool:
+        return self._has_changed and not self._stopping
 
     async def _run_one(self) -> int:
         process = await anyio.open_process(

@@ -61,8 +61,8 @@ class UntilEmpty:
     Args:
         max_await: seconds one read of its stream may stay silent.
         then: told when it is so, of what else there is; it has to stop the worker.
-        make_due: asked when nothing is left to do but what is scheduled, with the queues; returns
-            whether it has made some of that due. None leaves it.
+        make_due: asked when some of the jobs are to run later, and this process has nothing to do,
+            with the queues; returns whether it has made some due. None leaves them.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class UntilEmpty:
         self._then = then
         self._make_due = make_due
         self._remaining = Remaining(0, 0, 0)
+        self._later = 0
         self._ticks_since: float | None = None
         self._changed = anyio.Event()
         self._outage = LoggedOutage(logger, "empty", "Counting what is left")
@@ -118,9 +119,9 @@ class UntilEmpty:
             self._changed = anyio.Event()  # before the count: what changes meanwhile is for another
             try:
                 left = await self._count()
-                ticks = not left and await self._awaits_ticks()
-                if not (left or ticks) and await self._made_due():
+                if await self._made_due():
                     continue
+                ticks = not left and await self._awaits_ticks()
             except READ_ERRORS as error:
                 self._outage.failed(error, "What is left could not be counted: %s")
                 failures += 1
@@ -157,6 +158,7 @@ class UntilEmpty:
         pipeline = operations.left_in(queues, paused, self._store.jobs.name)
         found = operations.read_left(await self._store.aggregate(pipeline))
         due, ready = found[operations.DUE], found[operations.READY]
+        self._later = found[operations.SCHEDULED] - due
         self._remaining = Remaining(
             found[operations.SCHEDULED], found[operations.WAITING], found[operations.PAUSED]
         )
@@ -181,7 +183,7 @@ class UntilEmpty:
     async def _made_due(self) -> bool:
         return (
             self._make_due is not None
-            and self._remaining.scheduled > 0
+            and self._later > 0
             and self._idle
             and await self._make_due(self._settings.open_queues())
         )

@@ -27,13 +27,13 @@ from streamqueue import (
 from streamqueue.testing import AttemptFailed, run_until_empty
 from tests.waiting import free_port
 
-QUICK = Backoff(initial=60)
+A_MINUTE = Backoff(initial=60)
 worker = Worker(AsyncMongoClient[dict[str, Any]]("mongodb://nowhere.invalid/").shop.jobs)
 """As a module makes it, with an address that does not answer."""
 ran: list[Any] = []
 
 
-@worker.handler("default", backoff=QUICK)
+@worker.handler("default", backoff=A_MINUTE)
 async def handle(job: AsyncJob) -> None:
     ran.append(job.data["n"])
     match job.data.get("how"):
@@ -211,6 +211,20 @@ async def test_with_due_retries_go_on_until_the_job_is_done_or_dead(
         True,
     ]
     assert report.done == 1
+
+
+async def test_with_due_a_group_does_not_wait_for_the_backoff_of_its_head(
+    async_jobs: AsyncCollection[Any], queue: MongoQueue
+) -> None:
+    in_order = Worker(async_jobs)
+    in_order.handler("default", ordered=True, backoff=A_MINUTE)(handle)
+    queue.put({"n": 1, "how": "fails once"}, group="ada")
+    queue.put({"n": 2}, group="ada")
+
+    with anyio.fail_after(20):
+        await run_until_empty(in_order, due=True, failures="collect")
+
+    assert ran == [1, 1, 2]
 
 
 async def test_a_paused_queue_is_left_also_with_due(

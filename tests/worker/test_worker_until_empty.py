@@ -17,6 +17,7 @@ from streamqueue import (
     AsyncMongoQueue,
     ConfigurationError,
     Limit,
+    Rate,
     Remaining,
     Retry,
     Schedules,
@@ -168,6 +169,19 @@ async def test_what_a_limit_holds_back_is_waited_for(
     assert len(seen.numbers) == 6
 
 
+async def test_what_a_rate_holds_back_is_waited_for(
+    start: WorkerStarter, queue: AsyncMongoQueue
+) -> None:
+    seen = Seen()
+    worker = start.prepare()
+    worker.worker.handler("default", limits=Limit(rate=Rate(1, 0.2)))(handler(seen))
+    await queue.put_many([{"n": n} for n in range(5)])
+
+    assert await run(worker) == NOTHING
+
+    assert len(seen.numbers) == 5
+
+
 async def test_what_runs_in_another_process_is_waited_for_without_asking_again_and_again(
     start: WorkerStarter, queue: AsyncMongoQueue
 ) -> None:
@@ -181,7 +195,7 @@ async def test_what_runs_in_another_process_is_waited_for_without_asking_again_a
         await wait_until_async(
             lambda: any("$unionWith" in str(sent.command) for sent in worker.commands.all), "looks"
         )
-        await anyio.sleep(0.5)  # long enough for ten looks
+        await anyio.sleep(1)  # long enough for ten looks
         looks = [sent for sent in worker.commands.all if "$unionWith" in str(sent.command)]
         assert len(looks) <= 3
         await held.complete()

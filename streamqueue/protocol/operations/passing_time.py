@@ -68,7 +68,8 @@ def move_rates_back(milliseconds: int) -> Update:
 
 def make_due(queues: Sequence[str]) -> Update:
     """Have what is to run later in these queues be due now."""
-    wanted = {"queue": one_of(queues), "state": str(State.SCHEDULED)}
+    later = {"$gt": ["$run_at", "$$NOW"]}
+    wanted = {"queue": one_of(queues), "state": str(State.SCHEDULED), "$expr": later}
     return Update(wanted, [{"$set": {"run_at": "$$NOW"}}])
 
 
