@@ -100,7 +100,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         14,
         "testing/test_made_jobs.py::test_a_payload_has_been_through_bson_and_back",
         Edit(
-            "testing.made_jobs:make_job",
+            "testing.made_jobs",
             "bson.decode(encode_payload(content), CODEC)",
             "dict(content)",
         ),

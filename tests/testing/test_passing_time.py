@@ -131,6 +131,24 @@ async def test_a_stored_schedule_is_due_as_much_earlier(
 
     [after] = settings.find({"kind": "schedule"})
     assert before["next_tick"] - after["next_tick"] == timedelta(seconds=600)
+    assert after.keys() == before.keys()
+
+
+async def test_the_end_of_a_pause_that_a_schedule_catches_up_moves_too(
+    async_jobs: AsyncCollection[Any], jobs: Collection[Any]
+) -> None:
+    schedules = Schedules(jobs)
+    schedules.add("polls", every=3600, queue="default")
+    schedules.pause("polls")
+    schedules.resume("polls", catch_up="one")
+    settings = jobs.database[f"{jobs.name}.settings"]
+    [before] = settings.find({"kind": "schedule"})
+
+    await advance(async_jobs, 600)
+
+    [after] = settings.find({"kind": "schedule"})
+    moved = before["behind"]["until"] - timedelta(seconds=600)
+    assert after["behind"] == {**before["behind"], "until": moved}
 
 
 async def test_a_subscription_ends_when_its_time_has_passed(

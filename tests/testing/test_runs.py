@@ -255,7 +255,7 @@ async def test_a_job_that_puts_itself_ends_at_the_limit(
     endless.handler("default")(puts_itself)
     queue.put({})
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(10):
         report = await run_until_empty(endless, limit=5)
 
     assert times == report.done == 5

@@ -33,12 +33,14 @@ from streamqueue import (
     MongoQueue,
     NewJob,
     PutIds,
+    Remaining,
     Retry,
     Snooze,
     StreamQueueError,
     Worker,
     connection_uri,
 )
+from streamqueue.testing import MadeAsyncJob, MadeJob, advance, make_job, run_until_empty
 
 Document = dict[str, Any]
 
@@ -229,6 +231,19 @@ def serve(jobs: AsyncCollection[Document], wrong: Collection[Document]) -> None:
         raise Snooze(5) if job.attempts else Discard("why")
 
     Snooze()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def run_in_a_test(jobs: AsyncCollection[Document]) -> None:
+    worker = Worker(jobs)
+    assert_type(await worker.run(until="empty"), Remaining | None)
+    await worker.run(until="idle")  # type: ignore[arg-type]
+    report = await run_until_empty(worker, jobs, due=True, failures="collect", limit=10)
+    assert_type(report.done, int)
+    assert_type(report.failed[0].error, BaseException | None)
+    await run_until_empty(worker, failures="ignore")  # type: ignore[arg-type]
+    assert_type(make_job({}), MadeAsyncJob)
+    assert_type(make_job({}, blocking=True), MadeJob)
+    await advance(jobs, timedelta(hours=1))
 
 
 def serve_metrics(jobs: AsyncCollection[Document]) -> None:

@@ -28,7 +28,7 @@ DATES_OF_JOBS = (
         "kept_until",
     ),
 )
-DATES_OF_SCHEDULES = ("last_tick", "next_tick", "behind.until", "paused_at", "declared_at")
+DATES_OF_SCHEDULES = ("last_tick", "next_tick", "paused_at", "declared_at")
 
 
 def move_jobs_back(milliseconds: int) -> Update:
@@ -46,7 +46,10 @@ def over_by_now() -> Document:
 
 def move_schedules_back(milliseconds: int) -> Update:
     """The same of schedules: their ticks are due that much earlier."""
-    return Update(every_schedule(), [{"$set": _moved(DATES_OF_SCHEDULES, milliseconds)}])
+    until = {"$mergeObjects": ["$behind", {"until": _back("$behind.until", milliseconds)}]}
+    behind = {"behind": {"$cond": [is_date("behind.until"), until, "$behind"]}}
+    moved = {**_moved(DATES_OF_SCHEDULES, milliseconds), **behind}
+    return Update(every_schedule(), [{"$set": moved}])
 
 
 def move_subscriptions_back(milliseconds: int) -> Update:
