@@ -25,9 +25,11 @@ if TYPE_CHECKING:
         StreamQueueError,
     )
     from .health.app import HealthApp
+    from .protocol.calls import Call
     from .protocol.limits import Limit, Rate
     from .protocol.put import NewJob
     from .protocol.puts import PutIds
+    from .protocol.tasks import Task
     from .queue.asynchronous import AsyncMongoQueue
     from .queue.blocking import MongoQueue
     from .queue.info import JobInfo, PastError
@@ -49,6 +51,7 @@ __all__ = [
     "AsyncSchedules",
     "AsyncTopic",
     "Backoff",
+    "Call",
     "Cancel",
     "ConfigurationError",
     "Discard",
@@ -79,6 +82,7 @@ __all__ = [
     "Schedules",
     "Snooze",
     "StreamQueueError",
+    "Task",
     "Topic",
     "Worker",
     "__version__",
@@ -92,6 +96,7 @@ _HOMES = {
     "AsyncSchedules": "queue.schedules.schedules",
     "AsyncTopic": "queue.topic",
     "Backoff": "backoff",
+    "Call": "protocol.calls",
     "HealthApp": "health.app",
     "Job": "queue.job",
     "JobInfo": "queue.info",
@@ -105,6 +110,7 @@ _HOMES = {
     "Remaining": "worker.until_empty",
     "ScheduleInfo": "queue.schedules.info",
     "Schedules": "queue.schedules.schedules",
+    "Task": "protocol.tasks",
     "Topic": "queue.topic",
     "Worker": "worker",
     "connection_uri": "uri",

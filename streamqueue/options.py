@@ -24,6 +24,8 @@ MAX_BATCH = 10_000
 """Jobs in one claim: ids of this many fit a command with room to spare."""
 MAX_NOTE_BYTES = 1024
 MAX_KEY_BYTES = 256
+MAX_TASK = 64
+"""Characters of the name of a task, which is a label of metrics."""
 DEFAULT_BACKOFF = Backoff()
 
 
@@ -105,6 +107,15 @@ def key_name(value: object) -> str:
 def group_name(value: object) -> str:
     """Return the group if it is a string of 1 to 512 characters, or raise ConfigurationError."""
     return _text(value, "group", 512)
+
+
+def task_name(value: object) -> str:
+    """Return the name of a task if it is a string of 1 to 64 printable characters, or raise
+    ConfigurationError."""
+    name = _text(value, "the name of a task", MAX_TASK)
+    if not name.isprintable():
+        raise ConfigurationError(f"the name of a task must be printable, not {shown(value)}")
+    return name
 
 
 def error_text(value: object) -> str:

@@ -88,6 +88,16 @@ def culprit(whole: object) -> tuple[str, Place]:
 Place = tuple[Any, ...]
 """Where a value is in another: the keys of the mappings, and the positions in the lists, on the way
 to it."""
+SHOWN_KEY, SHOWN_STEPS = 40, 8
+
+
+def steps_to(place: Place) -> str:
+    """Return a place in the words of Python, cut where it is deep, or a key long."""
+    steps = [
+        f"[{step}]" if isinstance(step, int) else f"[{str.__repr__(step[:SHOWN_KEY])}]"
+        for step in place[:SHOWN_STEPS]
+    ]
+    return "".join(steps) + ("[…]" if len(place) > SHOWN_STEPS else "")
 
 
 _PLAIN_VALUES = frozenset({str, int, float, bool, type(None), bytes, datetime, ObjectId})

@@ -11,11 +11,12 @@ from bson import ObjectId
 from .. import options
 from ..durations import point_in_time, seconds, seconds_or_moment
 from ..errors import ConfigurationError
+from .calls import Call
 from .dependencies import NO_PARENTS, check_parents
 from .document import new_document, object_id
 from .payload import encode_payload, split_priority
 from .trace import current_traceparent
-from .unique import NO_RULE, check_rule
+from .unique import NO_RULE, TaskKey, check_rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,7 +35,7 @@ class NewJob:
     there already is not put a second time.
 
     Attributes:
-        payload: as for ``put``, and so are the others.
+        payload: as for ``put``, or a call of a task; the others are as for ``put``.
     """
 
     payload: Mapping[str, Any] = field(repr=False)
@@ -65,6 +66,7 @@ class Put:
         parents: the jobs that it comes after.
         needed: others of the same call come after it.
         schedule: the name of the schedule that puts it, and `tick` the moment it is for.
+        task: the name of the task that it is a call of, or None.
     """
 
     id: ObjectId
@@ -84,6 +86,7 @@ class Put:
     tick: datetime | None = None
     parents: Parents = NO_PARENTS
     needed: bool = False
+    task: str | None = None
 
     @property
     def features(self) -> set[str]:
@@ -100,6 +103,11 @@ class Put:
     def key(self) -> str | None:
         """Its key."""
         return self.unique.key
+
+    @property
+    def task_key(self) -> TaskKey:
+        """The same of one that has a key, with the task in which it is unique."""
+        return TaskKey(str(self.unique.key), self.task)
 
     @property
     def upserts(self) -> bool:
@@ -155,6 +163,7 @@ class Put:
             needed=now if self.needed else None,
             schedule=self.schedule,
             tick=self.tick,
+            task=self.task,
             **unique,
             **self.parents.fields(self.delay),
         )
@@ -181,11 +190,13 @@ def check_put(
     awaited: bool = False,
     rule: UniqueRule = NO_RULE,
     parents: Parents | None = None,
+    queue: str | None = None,
 ) -> Put:
     """Return the put, or raise PayloadError or ConfigurationError.
 
     `rule` is what holds for its key unless the put says otherwise; `parents` is what it comes
-    after, checked before.
+    after, checked before; `queue` is where it is put, which a call of a task may not be for. None
+    is wherever it is published.
     """
     own_rule = check_rule(on_conflict, key_until, unique_for, max_delay)
     unique = own_rule.over(rule).of(key)
@@ -200,12 +211,19 @@ def check_put(
             f"on_conflict={unique.on_conflict!r} does not go with after: whether the job that has "
             "the key is to come after these is not said; leave out one of the two"
         )
-    if priority is None:
-        payload, priority = split_priority(payload)
+    task = None
+    if isinstance(payload, Call):  # it has been checked, and a priority in it is an argument
+        if queue is not None:
+            payload.check_queue(queue)
+        task, encoded = payload.task, payload.encoded
+    else:
+        if priority is None:
+            payload, priority = split_priority(payload)
+        encoded = encode_payload(payload)
     return Put(
         id=ObjectId() if job_id is None else object_id(job_id),
         named=job_id is not None,
-        payload=encode_payload(payload),
+        payload=encoded,
         priority=0 if priority is None else options.priority(priority),
         delay=None if delay is None else seconds(delay, "delay"),
         run_at=None if run_at is None else point_in_time(run_at, "run_at"),
@@ -217,4 +235,5 @@ def check_put(
         keep=options.keep(keep),
         awaited=awaited,
         parents=parents,
+        task=task,
     )

@@ -13,6 +13,7 @@ from bson import ObjectId
 from .. import options
 from ..durations import shown
 from ..errors import ConfigurationError
+from .calls import Call
 from .dependencies import NO_PARENTS, check_parents, key_of, latest, parents_first
 from .document import encode_fields, join_document
 from .payload import encode_payload, split_priority
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from .dependencies import Parents
     from .put import Put
-    from .unique import UniqueRule
+    from .unique import TaskKey, UniqueRule
 
 
 class PutIds(list[ObjectId]):
@@ -67,6 +68,7 @@ class Puts:
         named: some of their ids were given.
         parents: the ids of jobs that are there already, and that some of these come after.
         depths: how many of these each comes after, one behind the other; of none that is none.
+        tasks: the names of the tasks that some of them are calls of, by position.
     """
 
     shared: Put
@@ -77,6 +79,7 @@ class Puts:
     named: bool
     parents: Sequence[Any] = ()
     depths: Mapping[int, int] = field(default_factory=dict)
+    tasks: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def depend(self) -> bool:
@@ -104,9 +107,9 @@ class Puts:
         """Whether one of them has a key."""
         return any(put.key is not None for put in self.own.values())
 
-    def key(self, position: int) -> str:
-        """Return the key of one that has one."""
-        return str(self.own[position].key)
+    def task_key(self, position: int) -> TaskKey:
+        """Return the key of one that has one, with the task in which it is unique."""
+        return self.own[position].task_key
 
     def runs(self) -> list[Run]:
         """Return their positions in parts, to be sent one after the other: those that are inserted,
@@ -114,9 +117,9 @@ class Puts:
         upserted = {position: put for position, put in self.own.items() if put.upserts}
         if not upserted:
             return [Run(False, self._parents_first())]
-        upserted_keys = {put.key for put in upserted.values()}
+        upserted_keys = {put.task_key for put in upserted.values()}
         both = any(
-            put.key in upserted_keys
+            put.task_key in upserted_keys
             for position, put in self.own.items()
             if put.key is not None and position not in upserted
         )
@@ -161,6 +164,13 @@ class Puts:
                 self.ids, self.priorities, self.payloads, strict=True
             )
         ]
+        of_tasks: dict[tuple[str, int], bytes] = {}
+        for position, task in self.tasks.items():
+            kind = task, self.priorities[position]
+            if kind not in of_tasks:
+                of_tasks[kind] = encode_fields(queue, now, kind[1], due, task=task, **settings)
+            place = self.ids[position], of_tasks[kind], self.payloads[position]
+            documents[position] = join_document(*place)
         for position, put in self.own.items():
             documents[position] = put.document(queue, now)
         return documents
@@ -183,9 +193,10 @@ def check_puts(
     if_parent_fails: str | None = None,
     expires: float | timedelta | datetime | None = None,
     keep: float | timedelta | None = None,
+    queue: str | None = None,
 ) -> Puts | None:
     """Return all the puts, None for none, or raise for the first bad one: then nothing is put."""
-    if isinstance(payloads, (str, bytes, dict, NewJob)):
+    if isinstance(payloads, (str, bytes, dict, Call, NewJob)):
         raise ConfigurationError("put_many takes a list of payloads; for one payload use put")
     # The settings are the same for all and are checked once: in a thousand puts their checks would
     # cost as much as the encoding.
@@ -206,13 +217,21 @@ def check_puts(
     encoded: list[bytes] = []
     priorities: list[int] = []
     own: dict[int, Put] = {}
+    tasks: dict[int, str] = {}
     for payload in payloads:
         key = key_of.next()
         if key is not None and not isinstance(payload, NewJob):
             payload = NewJob(payload)  # type: ignore[arg-type]  # checked like any other
         if isinstance(payload, NewJob):
-            put = own[len(encoded)] = _check_new_job(payload, shared, priority, key, rule)
+            put = own[len(encoded)] = _check_new_job(payload, shared, priority, key, rule, queue)
             encoded.append(put.payload)
+            priorities.append(shared.priority)
+            continue
+        if isinstance(payload, Call):
+            if queue is not None:
+                payload.check_queue(queue)
+            tasks[len(encoded)] = payload.task
+            encoded.append(payload.encoded)
             priorities.append(shared.priority)
             continue
         number = priority
@@ -235,7 +254,7 @@ def check_puts(
             put.id = ids[position]  # the jobs of one call run in its order
     if named and len(set(ids)) < len(ids):
         raise ConfigurationError("two of these jobs have the same job_id")
-    puts = Puts(shared, ids, encoded, priorities, own, named)
+    puts = Puts(shared, ids, encoded, priorities, own, named, tasks=tasks)
     if shared.parents.ids or any(put.parents.ids for put in own.values()):
         _sort_parents(puts)
     return puts
@@ -307,7 +326,12 @@ class _Keys:
 
 
 def _check_new_job(
-    job: NewJob, shared: Put, priority: int | None, key: str | None, rule: UniqueRule
+    job: NewJob,
+    shared: Put,
+    priority: int | None,
+    key: str | None,
+    rule: UniqueRule,
+    queue: str | None,
 ) -> Put:
     own_time = job.delay is not None or job.run_at is not None
     return check_put(
@@ -327,6 +351,7 @@ def _check_new_job(
         keep=shared.keep if job.keep is None else job.keep,
         job_id=job.job_id,
         parents=_parents_of(job, shared.parents),
+        queue=queue,
     )
 
 

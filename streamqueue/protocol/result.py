@@ -9,14 +9,13 @@ from bson.raw_bson import RawBSONDocument
 
 from ..errors import PayloadError
 from .document import CODEC, ENCODING_ERRORS
-from .payload import Place, check_values, culprit
+from .payload import check_values, culprit, steps_to
 
 if TYPE_CHECKING:
     from bson.codec_options import CodecOptions
 
 MAX_RESULT_BYTES = 1024 * 1024
 """Results are for whoever asks for them: much larger ones belong elsewhere, as payloads do."""
-SHOWN_KEY, SHOWN_STEPS = 40, 8
 
 _RAW_CODEC: CodecOptions[RawBSONDocument] = CODEC.with_options(document_class=RawBSONDocument)
 
@@ -41,7 +40,7 @@ def encode_result(result: object) -> RawBSONDocument | None:
     except ENCODING_ERRORS as error:
         what, place = culprit(result)
         raise PayloadError(
-            f"this result cannot be stored as BSON: {what}, at {_shown(place)}"
+            f"this result cannot be stored as BSON: {what}, at result{steps_to(place)}"
         ) from error
     if len(encoded) > MAX_RESULT_BYTES:
         raise PayloadError(
@@ -80,12 +79,3 @@ class Result:
 
 
 NO_RESULT = Result(None)
-
-
-def _shown(place: Place) -> str:
-    """Return a place in the words of Python, cut where it is deep, or a key long."""
-    steps = [
-        f"[{step}]" if isinstance(step, int) else f"[{str.__repr__(step[:SHOWN_KEY])}]"
-        for step in place[:SHOWN_STEPS]
-    ]
-    return "result" + "".join(steps) + ("[…]" if len(place) > SHOWN_STEPS else "")

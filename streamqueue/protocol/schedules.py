@@ -9,6 +9,7 @@ One document for each, among the settings of the queues (``<jobs>.settings``)::
     spread           seconds over which schedules of one rule begin, each at its part of them
     catch_up, catch_up_limit
     payload, put     the job of a tick, and the settings it is put with
+    task             the task that it is a call of, if it is one
     digest           a text, of all that was said of it: whoever has read another takes no tick
     source           "code" or "stored": whose worker declares it, or any
     declared_by, declared_at
@@ -37,6 +38,7 @@ from .. import options
 from ..durations import seconds, shown
 from ..errors import ConfigurationError
 from ..names import is_name
+from .calls import Call
 from .document import CODEC
 from .payload import encode_payload
 from .put import Put, check_put
@@ -97,6 +99,7 @@ class Schedule:
         catch_up_limit: how many of them are put at the most.
         payload: of its jobs.
         put: the settings that they are put with.
+        task: the name of the task that they are calls of, or None.
     """
 
     name: str
@@ -107,6 +110,7 @@ class Schedule:
     catch_up_limit: int
     payload: Mapping[str, Any]
     put: Mapping[str, Any]
+    task: str | None = None
 
     def said(self) -> dict[str, Any]:
         """Return what is stored of it, but for its name, and all but what happens to it."""
@@ -119,6 +123,7 @@ class Schedule:
             # As a job's is encoded: the settings' own codec has no form for a UUID.
             "payload": RawBSONDocument(encode_payload(self.payload)),
             "put": dict(self.put),
+            **({} if self.task is None else {"task": self.task}),
         }
 
     @property
@@ -129,7 +134,7 @@ class Schedule:
 
     def new_put(self, tick: datetime) -> Put:
         """Return the put of a tick's job, or raise PayloadError or ConfigurationError."""
-        return _checked(self.payload, self.put, self.name, tick)
+        return _checked(self, tick)
 
 
 def check_schedule(
@@ -142,8 +147,12 @@ def check_schedule(
     catch_up_limit: Any = DEFAULT_LIMIT,
     payload: Mapping[str, Any] | None = None,
     put: Mapping[str, Any],
+    task: str | None = None,
 ) -> Schedule:
-    """Return the schedule, or raise ConfigurationError or PayloadError."""
+    """Return the schedule, or raise ConfigurationError or PayloadError.
+
+    `task` is the one that its jobs are calls of, with this payload, unless that is a call.
+    """
     if catch_up not in get_args(CatchUp):
         raise ConfigurationError(
             f"catch_up must be one of {', '.join(map(repr, get_args(CatchUp)))}, not "
@@ -158,17 +167,22 @@ def check_schedule(
                 f"{', '.join(PUT_SETTINGS)}"
             )
     given = {key: _stored(value) for key, value in put.items() if value is not None}
+    queue = options.queue_name(queue)
+    if isinstance(payload, Call):
+        payload.check_queue(queue)
+        task = payload.task
     schedule = Schedule(
         name=schedule_name(name),
-        queue=options.queue_name(queue),
+        queue=queue,
         rule=rule,
         spread=seconds(spread, "spread"),
         catch_up=catch_up,  # type: ignore[arg-type]
         catch_up_limit=options.whole_number(catch_up_limit, "catch_up_limit", 1, HIGHEST_LIMIT),
         payload={} if payload is None else payload,
         put=given,
+        task=task,
     )
-    _checked(schedule.payload, given, schedule.name, None)
+    _checked(schedule, None)
     return schedule
 
 
@@ -186,12 +200,13 @@ def _stored(value: Any) -> Any:
     return value.total_seconds() if isinstance(value, timedelta) else value
 
 
-def _checked(
-    payload: Mapping[str, Any], given: Mapping[str, Any], name: str, tick: datetime | None
-) -> Put:
+def _checked(schedule: Schedule, tick: datetime | None) -> Put:
     settings: dict[str, Any] = dict.fromkeys(("priority", "delay", "run_at", "max_attempts"))
-    put = check_put(payload, **{**settings, **given})
-    put.schedule, put.tick = name, tick
+    call = schedule.task is not None
+    put = check_put({} if call else schedule.payload, **{**settings, **schedule.put})
+    if call:  # (a priority in it is an argument)
+        put.payload = encode_payload(schedule.payload)
+    put.task, put.schedule, put.tick = schedule.task, schedule.name, tick
     return put
 
 
@@ -252,6 +267,7 @@ class StoredSchedule:
     next_tick: datetime | None
     behind: Behind | None
     paused: bool
+    task: str | None = None
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> StoredSchedule | None:
@@ -279,6 +295,7 @@ class StoredSchedule:
             next_tick=date_of(get("next_tick")),
             behind=Behind.from_document(get("behind")),
             paused=get("paused") is True,
+            task=text_in(get("task")),
         )
 
     def schedule(self) -> Schedule:
@@ -295,6 +312,7 @@ class StoredSchedule:
             catch_up_limit=self.catch_up_limit,
             payload=self.payload,
             put=self.put,
+            task=self.task,
         )
 
     @property

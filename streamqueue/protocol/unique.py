@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from .. import options
 from ..durations import seconds, shown
@@ -23,6 +23,18 @@ _UNTIL: dict[str, KeyUntil] = {
 }
 """Until when a key is held, by what becomes of a put that meets it. What is to change the job that
 has it comes too late for one that has begun."""
+
+
+class TaskKey(NamedTuple):
+    """A key, and the task in which it is unique.
+
+    Attributes:
+        key: the text.
+        task: the name of the task; None for the jobs without one.
+    """
+
+    key: str
+    task: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,8 +140,8 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLim
         """Place a job in the queue; when this returns, a majority of the servers has it.
 
         Args:
-            payload: a mapping with string keys and BSON values. Without `priority`, an integer
-                ``priority`` key in it is the priority and not part of the job's data.
+            payload: a mapping with string keys and BSON values, or a call of a task. Without
+                `priority`, an integer ``priority`` key in a mapping is the priority and not data.
             priority: higher runs first; default 0.
             delay: seconds (or a timedelta) until the job is ready; by default none.
             run_at: the moment the job is ready (aware datetime); one that has passed means now.
@@ -186,8 +186,8 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLim
 
         Raises:
             PayloadError: the payload cannot be stored as it is. Nothing was sent.
-            ConfigurationError: an argument out of its range, or a key without the index that keeps
-                keys unique. Nothing was put.
+            ConfigurationError: an argument out of its range, a call for another queue, or a key
+                without the index that keeps keys unique. Nothing was put.
             DuplicateJob: the key is taken.
             JobNotFound: a job of `after` is not there. Nothing was put.
             PyMongoError: the server; after a timeout or a lost connection the job may be there.
@@ -209,6 +209,7 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLim
             expires=expires,
             keep=keep,
             job_id=job_id,
+            queue=self._name,
         )
         return self._put(put, session)
 
@@ -238,10 +239,10 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLim
         :meth:`put`; after an error of the server some may be there.
 
         Args:
-            payloads: payloads, or :class:`NewJob` with settings of their own. A list of NewJob with
-                a `job_id` each can be put again after such an error: the jobs that are there are
-                left as they are, their positions are in ``existing`` of the returned list, and the
-                rest is put.
+            payloads: payloads, calls, or :class:`NewJob` with settings of its own. A list of NewJob
+                with a `job_id` each can be put again after such an error: the jobs that are there
+                are left as they are, their positions are in ``existing`` of the returned list, and
+                the rest is put.
             keys: a key for each payload, None for one that is to have none; what else is said of
                 keys holds for all. Of two with one key the first is the job, and the second meets
                 it, as in puts one after the other. Positions that met a job are in ``existing``,
@@ -267,6 +268,7 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLim
             max_attempts=max_attempts,
             expires=expires,
             keep=keep,
+            queue=self._name,
         )
         if puts is None:
             return PutIds([])

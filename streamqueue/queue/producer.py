@@ -113,7 +113,7 @@ class Producer:
                 return (yield from self._unique.put(put, session))
         if put.key is not None and in_transaction(session):
             # A duplicate would end the transaction: what may let go of the key does so before.
-            yield from self._unique.free([put.key], session)
+            yield from self._unique.free([put.task_key], session)
         try:
             yield from self._insert_one(put, document, session)
         except PyMongoError as error:
@@ -126,10 +126,10 @@ class Producer:
         (error,) = yield from self.insert([document], session, may_exist=put.may_exist)
         ended = in_transaction(session)
         if not ended and self._store.is_duplicate_job(error):
-            key = str(put.key)
+            key = put.task_key
             held = yield from self._unique.free([key])
             if key in held:
-                raise DuplicateJob(key, held[key]) from error
+                raise DuplicateJob(key.key, held[key]) from error
             (error,) = yield from self.insert([document], may_exist=True)
         if error is not None:
             yield from self._accept(put, error, ended=ended)
@@ -167,10 +167,10 @@ class Producer:
     def _accept(self, put: Put, error: Exception, *, ended: bool) -> Flow[None]:
         """Return if the error says that the job is there already, and safe; else raise."""
         if self._store.is_duplicate_job(error):
-            key = str(put.key)
+            key = put.task_key
             holders = yield from self._unique.holders([key])
             holder = holders.get(key, {}).get("_id")
-            raise DuplicateJob(key, holder, ended_transaction=ended) from error
+            raise DuplicateJob(key.key, holder, ended_transaction=ended) from error
         if ended or not operations.is_repeated_put(error):
             raise error
         if not (yield from self._unique.known([put.id])):
@@ -247,7 +247,7 @@ class Producer:
         if refused:
             first = min(refused)
             raise DuplicateJob(
-                puts.key(first),
+                puts.task_key(first).key,
                 ids[first],
                 ids=ids,
                 existing=sorted(existing),
@@ -267,7 +267,7 @@ class Producer:
         Not too many at a time: a reply has an error for each that was, and no room for 100,000.
         """
         there = _There([], {})
-        keyed = {at: puts.key(at) for at in positions if at in puts.own and puts.own[at].key}
+        keyed = {at: puts.task_key(at) for at in positions if at in puts.own and puts.own[at].key}
         if keyed and in_transaction(session):
             # As for one: what may let go of a key does so before.
             yield from self._unique.free(list(keyed.values()), session)
@@ -317,7 +317,9 @@ class Producer:
             there.ids.extend(positions[at] for at in clashes.ids)
             return [positions[at] for at in clashes.keys]
         except PyMongoError as error:
-            tell_of_wait(error, next((puts.key(at) for at in positions if at in puts.own), None))
+            tell_of_wait(
+                error, next((puts.own[at].key for at in positions if at in puts.own), None)
+            )
             raise
         return []
 

@@ -138,7 +138,8 @@ class Topic:
         are in the order of :meth:`subscribers`. When nobody subscribes nothing is stored, and the
         list is empty; that is counted (``streamqueue_topic_published_total``, ``unread``).
 
-        The arguments are those of ``put``, and hold for each of the jobs. A `key` is one of each
+        The arguments are those of ``put``, and hold for each of the jobs. A call of a task is for
+        the task of that name in each of the queues, whichever its own is. A `key` is one of each
         queue: where a job of one of them holds it, nothing is put into any, unless `on_conflict`
         says otherwise; then the id is that of the job that is there.
 
@@ -291,7 +292,8 @@ class AsyncTopic:
         are in the order of :meth:`subscribers`. When nobody subscribes nothing is stored, and the
         list is empty; that is counted (``streamqueue_topic_published_total``, ``unread``).
 
-        The arguments are those of ``put``, and hold for each of the jobs. A `key` is one of each
+        The arguments are those of ``put``, and hold for each of the jobs. A call of a task is for
+        the task of that name in each of the queues, whichever its own is. A `key` is one of each
         queue: where a job of one of them holds it, nothing is put into any, unless `on_conflict`
         says otherwise; then the id is that of the job that is there.
 

@@ -18,6 +18,8 @@ from ..errors import ConfigurationError, DuplicateJob
 from ..options import MAX_BATCH
 from ..protocol import operations
 from ..protocol.schema import BY_BYTES, EARLIER_KEY_INDEX
+from ..protocol.stored import text_in
+from ..protocol.unique import TaskKey
 from ..store.collection import UNAUTHORIZED
 from .flow import in_transaction
 
@@ -61,7 +63,7 @@ class UniquePuts:
 
     # keys that are taken
 
-    def holders(self, keys: Sequence[str]) -> Flow[dict[str, dict[str, Any]]]:
+    def holders(self, keys: Sequence[TaskKey]) -> Flow[dict[TaskKey, dict[str, Any]]]:
         """Return what holds these keys, as far as this user may know it."""
         found: list[dict[str, Any]] = []
         try:
@@ -72,7 +74,7 @@ class UniquePuts:
             pass  # that they are taken is known, and matters more
         return _by_key(found)
 
-    def free(self, keys: Sequence[str], session: Any = None) -> Flow[dict[str, Any]]:
+    def free(self, keys: Sequence[TaskKey], session: Any = None) -> Flow[dict[TaskKey, Any]]:
         """Take these keys from what has ended and holds them for no longer; return the ids of those
         that are taken still, by key.
 
@@ -93,11 +95,13 @@ class UniquePuts:
                 outdated = []
         return {key: job["_id"] for key, job in holders.items() if key not in outdated}
 
-    def hold_earlier(self, keys: Iterable[str]) -> Flow[int]:
+    def hold_earlier(self, keys: Iterable[TaskKey]) -> Flow[int]:
         """Have those jobs hold these keys that a process of an earlier version has put, while there
-        is one beside this; return how many do so from now on."""
+        is one beside this; return how many do so from now on. (Such have no tasks.)"""
         updates = [
-            UpdateOne(*operations.hold_this_key(self._name, key)) for key in dict.fromkeys(keys)
+            UpdateOne(*operations.hold_this_key(self._name, key.key))
+            for key in dict.fromkeys(keys)
+            if key.task is None
         ]
         changed = 0
         for start in range(0, len(updates), MAX_BATCH):
@@ -111,7 +115,7 @@ class UniquePuts:
                     raise
         return changed
 
-    def _meet_earlier(self, met: Mapping[str, Exception], session: Any) -> Flow[None]:
+    def _meet_earlier(self, met: Mapping[TaskKey, Exception], session: Any) -> Flow[None]:
         """Do the same with keys whose puts the index of an earlier version has refused; raise
         ConfigurationError if that is not why."""
         if met and (in_transaction(session) or not (yield from self.hold_earlier(met))):
@@ -123,7 +127,7 @@ class UniquePuts:
     def _hold_before(self, puts: Iterable[Put], session: Any) -> Flow[None]:
         """Do the same before they are part of a transaction, which a refusal would end."""
         if in_transaction(session) and self._store.indexes.earlier_version:
-            yield from self.hold_earlier(str(put.key) for put in puts)
+            yield from self.hold_earlier(put.task_key for put in puts)
 
     def known(self, ids: Sequence[ObjectId]) -> Flow[set[ObjectId]]:
         """Return which of these ids a job of the queue has, as far as this user may know it.
@@ -179,7 +183,7 @@ class UniquePuts:
     def _meet(self, put: Put, error: DuplicateKeyError, session: Any) -> Flow[None]:
         """Return if the put can be sent again, or is there already; else raise."""
         if operations.is_earlier_key(error):
-            yield from self._meet_earlier({str(put.key): error}, session)
+            yield from self._meet_earlier({put.task_key: error}, session)
         elif in_transaction(session):
             raise error
         elif operations.is_repeated_put(error):
@@ -228,7 +232,7 @@ class UniquePuts:
             errors = operations.errors_of_each(error, len(positions))
             new = {each["index"] for each in (error.details or {}).get("upserted", ())}
             met = {
-                str(puts[position].key): problem
+                puts[position].task_key: problem
                 for position, problem in zip(positions, errors, strict=True)
                 if problem is not None and operations.is_earlier_key(problem)
             }
@@ -249,16 +253,16 @@ class UniquePuts:
                 placed[position] = Placed(puts[position].id, "inserted")
             elif errors[at] is None:
                 look.append(position)
-        there = yield from self._there([str(puts[position].key) for position in look], session)
+        there = yield from self._there([puts[position].task_key for position in look], session)
         for position in look:
-            found = there.get(str(puts[position].key))
+            found = there.get(puts[position].task_key)
             # One that is not there has let go of its key since, and is none that this put is of.
             known = None if found is None else _read(puts[position], found, inserted="duplicate")
             if known is not None:
                 placed[position] = known
         return placed
 
-    def _there(self, keys: Sequence[str], session: Any) -> Flow[dict[str, dict[str, Any]]]:
+    def _there(self, keys: Sequence[TaskKey], session: Any) -> Flow[dict[TaskKey, dict[str, Any]]]:
         if not keys:
             return {}
         command = operations.holders(self._name, *dict.fromkeys(keys))
@@ -270,14 +274,15 @@ class UniquePuts:
         return _by_key(found)
 
 
-def _by_key(holders: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _by_key(holders: Iterable[dict[str, Any]]) -> dict[TaskKey, dict[str, Any]]:
     """Return them by the keys that they hold: one each, but for what another program stored as a
     list, each part of which the index takes for a key."""
-    by_key: dict[str, dict[str, Any]] = {}
+    by_key: dict[TaskKey, dict[str, Any]] = {}
     for holder in holders:
         held = holder["held_key"]
         parts = held if isinstance(held, list) else [held]
-        by_key.update((key, holder) for key in parts if isinstance(key, str))
+        task = text_in(holder.get("task"))
+        by_key.update((TaskKey(key, task), holder) for key in parts if isinstance(key, str))
     return by_key
 
 

@@ -93,6 +93,11 @@ class JobView(Generic[Data]):
         return self._record.queue
 
     @property
+    def task(self) -> str | None:
+        """The name of the task that the job is a call of, or None."""
+        return self._record.task
+
+    @property
     def data(self) -> Data:
         """The payload."""
         return self._record.data  # type: ignore[return-value]

@@ -24,6 +24,7 @@ from streamqueue.protocol.document import MAX_ERRORS, State
 from streamqueue.protocol.operations import Find, Update
 from streamqueue.protocol.schema import CLAIM_ORDER
 from streamqueue.protocol.settings import BELL
+from streamqueue.protocol.unique import TaskKey
 
 ID, OTHER = ObjectId(), ObjectId()
 TOKEN, OTHER_TOKEN = b"token", b"other token"
@@ -75,7 +76,7 @@ FINDS: dict[str, Callable[[], Find]] = {
     "next expiry": lambda: operations.next_expiry([QUEUE]),
     "next expiry anywhere": lambda: operations.next_expiry(None),
     "expired": lambda: operations.expired([QUEUE], 5),
-    "holders": lambda: operations.holders(QUEUE, "k"),
+    "holders": lambda: operations.holders(QUEUE, TaskKey("k")),
 }
 COMMANDS: dict[str, Callable[[], object]] = {
     **UPDATES,
@@ -249,7 +250,7 @@ def test_a_progress_count_is_never_evaluated(count: Any) -> None:
         lambda name: operations.requeue(name, ID).filter,
         lambda name: operations.dead_by_now(operations.Deaths(name)).filter,
         lambda name: operations.of_queue(name),
-        lambda name: operations.holders(name, "k").filter,
+        lambda name: operations.holders(name, TaskKey("k")).filter,
     ],
 )
 def test_a_queue_name_is_only_ever_compared(make: Callable[[Any], dict[str, Any]]) -> None:
@@ -263,7 +264,7 @@ def test_several_queues_are_compared_one_by_one() -> None:
 
 
 def test_a_key_is_only_ever_compared() -> None:
-    assert operations.holders(QUEUE, "$k").filter["held_key"] == {"$eq": "$k"}
+    assert operations.holders(QUEUE, TaskKey("$k")).filter["held_key"] == {"$eq": "$k"}
 
 
 def test_a_job_id_is_only_ever_compared() -> None:

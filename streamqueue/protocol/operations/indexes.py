@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..schema import KEY_INDEX
+from ..unique import TaskKey
 from .keys.unique import holders
 from .replies import DUPLICATE_KEY
 
@@ -97,7 +98,7 @@ def explain_key(collection: str, queue: str) -> Document:
     who may find jobs and not list indexes. An error (2) when there is no such index."""
     find = {
         "find": collection,
-        "filter": holders(queue, "").filter,
+        "filter": holders(queue, TaskKey("")).filter,
         "hint": KEY_INDEX["name"],
         "limit": 1,
     }

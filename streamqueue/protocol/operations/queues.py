@@ -47,8 +47,8 @@ def queue_of(ids: Sequence[Any]) -> Find:
 
 
 def key_of(job_id: ObjectId) -> Find:
-    """The key of a job, whatever its state."""
-    return Find({"_id": {"$eq": job_id}}, {"key": 1}, None, 1)
+    """The key of a job, and its task, whatever its state."""
+    return Find({"_id": {"$eq": job_id}}, {"key": 1, "task": 1}, None, 1)
 
 
 _ALL_STATES: Mapping[str, Any] = {

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class BlockingAnswers:
     """The calls of MongoQueue that say what becomes of jobs."""
 
+    _name: str
     _looking: Looking
     _waiting: Waiting
 
@@ -197,6 +198,7 @@ class BlockingAnswers:
             keep=keep,
             job_id=job_id,
             awaited=True,
+            queue=self._name,
         )
         return run(self._waiting.request(put, lambda: self._put(put, None), timeout))
 
@@ -204,6 +206,7 @@ class BlockingAnswers:
 class AsyncAnswers:
     """The calls of AsyncMongoQueue that say what becomes of jobs."""
 
+    _name: str
     _looking: Looking
     _waiting: Waiting
 
@@ -376,5 +379,6 @@ class AsyncAnswers:
             keep=keep,
             job_id=job_id,
             awaited=True,
+            queue=self._name,
         )
         return await run_async(self._waiting.request(put, lambda: self._put(put, None), timeout))

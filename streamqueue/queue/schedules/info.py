@@ -43,6 +43,7 @@ class ScheduleInfo:
         catch_up_limit: how many of them are put at the most.
         payload: of its jobs.
         put: the settings that they are put with.
+        task: the name of the task that they are calls of, or None.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ScheduleInfo:
     catch_up_limit: int
     payload: Mapping[str, Any]
     put: Mapping[str, Any]
+    task: str | None
 
     @classmethod
     def from_stored(cls, stored: StoredSchedule, now: datetime) -> ScheduleInfo:
@@ -90,6 +92,7 @@ class ScheduleInfo:
             catch_up_limit=stored.catch_up_limit,
             payload=_as_of_a_job(stored.payload),
             put=stored.put,
+            task=stored.task,
         )
 
 

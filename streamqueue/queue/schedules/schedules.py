@@ -99,7 +99,7 @@ class Schedules:
             offset: seconds by which the ticks of `every` are moved.
             timezone: the zone that `cron` is read in, such as ``"Europe/Berlin"``.
             queue: the queue that its jobs go to.
-            payload: of its jobs; default an empty one.
+            payload: of its jobs, or a call of a task in that queue; default an empty one.
             catch_up: which ticks are put that were missed by more than a minute because no worker
                 ran: ``"none"``, the latest ``"one"``, or ``"all"``, the oldest first.
             catch_up_limit: how many missed ticks ``"all"`` puts at the most.
@@ -227,7 +227,7 @@ class AsyncSchedules:
             offset: seconds by which the ticks of `every` are moved.
             timezone: the zone that `cron` is read in, such as ``"Europe/Berlin"``.
             queue: the queue that its jobs go to.
-            payload: of its jobs; default an empty one.
+            payload: of its jobs, or a call of a task in that queue; default an empty one.
             catch_up: which ticks are put that were missed by more than a minute because no worker
                 ran: ``"none"``, the latest ``"one"``, or ``"all"``, the oldest first.
             catch_up_limit: how many missed ticks ``"all"`` puts at the most.

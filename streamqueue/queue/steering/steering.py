@@ -14,6 +14,8 @@ from ...durations import point_in_time, seconds
 from ...errors import ConfigurationError, DuplicateJob, JobNotFound
 from ...protocol import operations
 from ...protocol.document import ids_meant
+from ...protocol.stored import text_in
+from ...protocol.unique import TaskKey
 from ...store.lines import log_stays_dead
 from ..flow import run, run_async, shield
 from ..unique import UniquePuts
@@ -129,9 +131,9 @@ class Steering:
                 raise problem or error from None
             found = yield self._store.look_up(operations.key_of(job_id))
             [dead] = found or [{}]
-            key = str(dead.get("key"))
+            key = TaskKey(str(dead.get("key")), text_in(dead.get("task")))
             holders = yield from UniquePuts(self._store, self._name).holders([key])
-            raise DuplicateJob(key, holders.get(key, {}).get("_id")) from problem
+            raise DuplicateJob(key.key, holders.get(key, {}).get("_id")) from problem
 
     def requeue_some(self, died: Sequence[dict[str, Any]], spread: Spread | None) -> Flow[int]:
         """Make the jobs of these deaths ready again, at once or each at its time; return how many

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...put import Put
+    from ...unique import TaskKey
 
 EARLIER_AT_ONCE = 1000
 """Jobs of an earlier version that one command brings up to date."""
@@ -24,16 +25,19 @@ LIVE: Document = {"$gte": "ready"}
 """A condition: the state is one of a job that has not ended."""
 
 
-def holding(queue: str, keys: Document, task: str | None = None) -> Document:
+def holding(queue: str, keys: Sequence[TaskKey]) -> Document:
     """The filter for what holds keys of a queue, whatever its state. (A task that is null is one
-    that nobody stored.)"""
-    return {"queue": {"$eq": queue}, "task": {"$eq": task}, "held_key": keys}
+    that nobody stored.) With keys of several tasks it is for each of them in each of these."""
+    tasks = list(dict.fromkeys(key.task for key in keys))
+    texts = list(dict.fromkeys(key.key for key in keys))
+    return {"queue": {"$eq": queue}, "task": one_of(tasks), "held_key": one_of(texts)}
 
 
-def holders(queue: str, *keys: str) -> Find:
-    """Who holds these keys, one for each at most."""
-    shown = {"held_key": 1, "state": 1, "outdated": OUTDATED}
-    return Find(holding(queue, one_of(keys)), shown, None, len(keys))
+def holders(queue: str, *keys: TaskKey) -> Find:
+    """Who holds these keys, one for each at most; with keys of several tasks maybe others too."""
+    shown = {"task": 1, "held_key": 1, "state": 1, "outdated": OUTDATED}
+    most = len(keys) * len({key.task for key in keys})
+    return Find(holding(queue, keys), shown, None, most)
 
 
 UNBEGUN_STATES = ("scheduled", "ready", "waiting")
@@ -55,9 +59,9 @@ its key is free. (Whoever ended it was of an earlier version, or the key was to 
 now.)"""
 
 
-def free(queue: str, keys: Sequence[str]) -> Update:
+def free(queue: str, keys: Sequence[TaskKey]) -> Update:
     """Take these keys from what has ended, unless they are to be held for longer."""
-    wanted = {**holding(queue, one_of(keys)), "$expr": OUTDATED}
+    wanted = {**holding(queue, keys), "$expr": OUTDATED}
     return Update(wanted, [{"$unset": "held_key"}])
 
 
@@ -108,14 +112,14 @@ def put_unique(queue: str, put: Put) -> Update:
         "v": VERSION,
         "created_at": "$$NOW",
         "key": {"$literal": put.unique.key},
-        "task": "$$REMOVE",  # a null, of the filter
+        "task": _or_none(put.task),  # there is a null otherwise, of the filter
     }
     fields |= {name: {"$cond": [_NEW, value, f"${name}"]} for name, value in first.items()}
     outdated: Document = {"$and": [{"$not": [_NEW]}, OUTDATED]}
     fields["held_key"] = {"$cond": [outdated, "$$REMOVE", "$held_key"]}
     if put.awaited:
         fields["awaited"] = {"$cond": [{"$or": [_NEW, _LIVES]}, True, "$awaited"]}
-    return Update(holding(queue, {"$eq": put.unique.key}), [{"$set": fields}])
+    return Update(holding(queue, [put.task_key]), [{"$set": fields}])
 
 
 def _moment(put: Put) -> Any:

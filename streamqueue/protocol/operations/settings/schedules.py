@@ -96,6 +96,7 @@ def declare(schedule: Schedule, source: Source, by: str, next_tick: datetime | N
                 "$set": {
                     "kind": KIND,
                     "name": {"$literal": schedule.name},
+                    "task": "$$REMOVE",  # of an earlier text
                     **{name: {"$literal": value} for name, value in schedule.said().items()},
                     "digest": {"$literal": schedule.digest},
                     "source": source,
