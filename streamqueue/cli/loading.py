@@ -170,12 +170,14 @@ def _of_the_user(trace: TracebackType | None) -> TracebackType | None:
 def _refuse_handler(module: ModuleType, name: str, found: object) -> None:
     """Raise if it is the handler of a worker in the same module."""
     for attribute, value in vars(module).items():
-        if isinstance(value, Worker) and any(
-            handler.function is found for handler in settings_of(value).handlers.values()
-        ):
-            raise ConfigurationError(
-                f"{name} is a handler; name the Worker, such as {module.__name__}:{attribute}"
-            )
+        if not isinstance(value, Worker):
+            continue
+        for handler in (one for queue in settings_of(value).handlers.values() for one in queue):
+            if handler.function is found:
+                kind = "handler" if handler.name is None else "task"
+                raise ConfigurationError(
+                    f"{name} is a {kind}; name the Worker, such as {module.__name__}:{attribute}"
+                )
 
 
 def _call(name: str, function: Any) -> object:

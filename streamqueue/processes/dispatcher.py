@@ -34,8 +34,8 @@ from ..store import first_answer
 from ..store.present_settings import PresentSettings
 from ..stream.verdict import change_of
 from ..stream.watcher import Watcher
-from ..worker.handler import fairness_of, share_slots
 from ..worker.partition import Partition
+from ..worker.queues import fairness_of, share_slots
 from ..worker.scheduler import Expiries, HeldBack, Timers
 from ..worker.worker import Worker, settings_of
 from .members import Members

@@ -282,13 +282,14 @@ def _rules_in(value: object) -> Iterable[Rule]:
     return [rule for one in stored if (rule := Rule.from_stored(one)) is not None]
 
 
-def check_rules(limits: object, ordered: object, fair: object) -> Rules:
-    """Return the rules that a handler is registered with, or raise ConfigurationError.
+def check_rules(limits: object, ordered: object, fair: object, tasks: Sequence[str] = ()) -> Rules:
+    """Return the rules that a handler, or a task, is registered with, or raise ConfigurationError.
 
     Args:
         limits: a Limit, or several, each for other jobs.
         ordered: False, True or "strict".
         fair: whether groups take turns.
+        tasks: the names of the task; each is limited by itself.
     """
     given = [limits] if isinstance(limits, Limit) else limits
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
@@ -297,7 +298,7 @@ def check_rules(limits: object, ordered: object, fair: object) -> Rules:
     for limit in given:
         if not isinstance(limit, Limit):
             raise ConfigurationError(f"limits must be of Limit(...) each, not {shown(limit)}")
-        per: Per = limit.per or "queue"
+        per: Per = limit.per or ("task" if tasks else "queue")
         if per in rules:
             raise ConfigurationError(
                 f'two limits are per="{per}": make them one, Limit(running=..., rate=...)'
@@ -306,7 +307,18 @@ def check_rules(limits: object, ordered: object, fair: object) -> Rules:
     if not isinstance(fair, bool):
         raise ConfigurationError(f"fair must be True or False, not {shown(fair)}")
     in_turn = tuple(rules[per] for per in get_args(Per) if per in rules)
-    return Rules(in_turn, _ordered(ordered), fair)
+    if tasks:
+        in_turn = tuple(_at_task(rule, task) for rule in in_turn for task in tasks)
+    return Rules(tuple(dict.fromkeys(in_turn)), _ordered(ordered), fair)
+
+
+def _at_task(rule: Rule, task: str) -> Rule:
+    """Return what a limit that is said at a task is: of all its jobs, or of those of each group of
+    them; but what is said of the queue holds for that."""
+    if rule.per == "queue":
+        return rule
+    per: Per = "queue" if rule.per == "task" else rule.per
+    return Rule(per, task, rule.running, rule.rate)
 
 
 def _ordered(value: object) -> Ordered:

@@ -22,8 +22,10 @@ from ..protocol import operations
 from ..protocol.document import id_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
+
+    from ..protocol.terms import KeepOf, LimitOf
 
 AGAIN = Backoff(initial=0.25, maximum=2, factor=2, jitter=0.5)
 """The wait between two tries: many of them fit into a lease, after which the job would be returned
@@ -58,8 +60,8 @@ class Claim:
     queues: Sequence[str]
     timeout: float
     now: datetime
-    limit_of: Callable[[str], int]
-    keep_of: Callable[[str], float | None] = operations.not_kept
+    limit_of: LimitOf
+    keep_of: KeepOf = operations.not_kept
     token: bytes = field(default_factory=operations.new_token)
     sent: float = field(default_factory=monotonic)
     slots: Sequence[Sequence[str]] | None = None
@@ -71,8 +73,8 @@ class Claim:
         jobs: Sequence[Mapping[str, Any]],
         timeout: float,
         now: datetime,
-        limit_of: Callable[[str], int],
-        keep_of: Callable[[str], float | None] = operations.not_kept,
+        limit_of: LimitOf,
+        keep_of: KeepOf = operations.not_kept,
     ) -> Claim:
         """Return a claim of these jobs."""
         queues = sorted({job["queue"] for job in jobs})

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..store.asynchronous import AsyncStore
     from .backlog import Backlog
     from .delivery import Delivery
-    from .handler import RegisteredHandler
+    from .queues import RegisteredQueue
     from .rules.queues import RuledQueues
     from .sharing.fairness import Holder
     from .slots import Slots
@@ -62,7 +62,7 @@ class Claimer:
     def __init__(
         self,
         store: AsyncStore,
-        handlers: Mapping[str, RegisteredHandler],
+        handlers: Mapping[str, RegisteredQueue],
         slots: Slots,
         backlog: Backlog,
         source: Source,

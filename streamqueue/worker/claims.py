@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..clock import monotonic
-from .handler import keep_of, limit_of
+from .queues import keep_of, limit_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..store.asynchronous import AsyncStore
     from .backlog import Backlog
     from .delivery import Delivery
-    from .handler import RegisteredHandler
+    from .queues import RegisteredQueue
     from .slots import Slots
 
 MOST_AT_ONCE = 250
@@ -39,7 +39,7 @@ class Claims:
     def __init__(
         self,
         store: AsyncStore,
-        handlers: Mapping[str, RegisteredHandler],
+        handlers: Mapping[str, RegisteredQueue],
         slots: Slots,
         backlog: Backlog,
         delivery: Delivery,
@@ -58,7 +58,7 @@ class Claims:
         self._consumer = str(options.consumer_id)
         self._timeout = options.timeout
         self._limit_of = limit_of(handlers, options.max_attempts)
-        self._keep_of = keep_of(handlers)
+        self._keep_of = keep_of(handlers, options.keep)
         self._metrics = metrics
         self._batch = metrics.worker.claim_batch
         self._most = FIRST_CLAIM

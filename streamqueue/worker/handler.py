@@ -1,4 +1,4 @@
-"""What a program registers: one handler per queue."""
+"""What a program registers: the functions that run jobs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..durations import shown
 from ..errors import ConfigurationError, type_name
-from ..protocol.limits import UNRULED
-from .sharing.fairness import Fairness
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from ..backoff import Backoff
     from ..metrics.series import ConsumerMetrics
-    from ..protocol.limits import Rules
     from .sharing.shares import Share
 
 RunIn = Literal["loop", "thread", "process"]
@@ -26,36 +23,36 @@ RunIn = Literal["loop", "thread", "process"]
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A function that runs the jobs of a queue.
+    """A function that runs jobs of a queue: all that have no task, or those of one task.
 
     Attributes:
         queue: the queue's name.
-        function: takes the job; in a process, its payload.
+        function: as it was registered; in a process it is called with the payload, and that of a
+            task with what is in it, by name.
+        called: is called with the job, elsewhere.
         backoff: the wait after a failed attempt.
         max_attempts: for jobs that do not carry their own.
         keep: the same; seconds that they stay when they are done, or None.
         run_in: where it runs.
         time_limit: seconds an attempt may take, or None.
-        concurrency: how many of its jobs may run at a time in this process, or None for as many as
-            the worker runs.
-        weight: its share of the slots, beside other queues that have work.
-        rules: how many of its jobs may run, or start, and in which order, over all processes.
+        name: of the task, or None.
     """
 
     queue: str
-    function: Callable[[Any], Any]
+    function: Any
+    called: Callable[[Any], Any]
     backoff: Backoff
     max_attempts: int
     run_in: RunIn
     keep: float | None = None
     time_limit: float | None = None
-    concurrency: int | None = None
-    weight: int = 1
-    rules: Rules = UNRULED
+    name: str | None = None
 
     @property
     def task(self) -> str:
         """The name it has in the metrics."""
+        if self.name is not None:
+            return self.name
         try:
             name = getattr(self.function, "__name__", None)
         except Exception:  # an object with a __getattr__ of its own
@@ -71,13 +68,15 @@ class Handler:
             raise ConfigurationError(_not_importable(self.function))
 
 
-def where_to_run(function: Callable[[Any], Any], run_in: object) -> RunIn:
-    """Return where a handler runs: as asked, or None for what its kind is made for.
+def where_to_run(function: Callable[..., Any], run_in: object, *, task: bool = False) -> RunIn:
+    """Return where a handler, or a task, runs: as asked, or None for what its kind is made for.
 
     Raises:
-        ConfigurationError: it cannot be a handler, or cannot run there.
+        ConfigurationError: it cannot be one, or cannot run there.
     """
     in_loop = is_async(function)
+    if not task:
+        _check_takes_a_job(function)
     match run_in:
         case None:
             return "loop" if in_loop else "thread"
@@ -113,15 +112,16 @@ def _has_a_name(function: Callable[[Any], Any]) -> bool:
     return not (inspect.ismethod(function) or "<" in name)  # <lambda>, <locals>
 
 
-def _found_by_name(function: Callable[[Any], Any]) -> bool:
-    """Whether the function is what stands in its module under its name."""
+def _found_by_name(function: Callable[..., Any]) -> bool:
+    """Whether the function, or the one that a task was made of, is what stands in its module under
+    its name."""
     module = sys.modules.get(function.__module__)
     if module is None or not (module.__name__ != "__main__" or hasattr(module, "__file__")):
         return False  # typed in, or from python -c: a child has nothing to import
     found: object = module
     for name in function.__qualname__.split("."):
         found = getattr(found, name, None)
-    return found is function
+    return found is function or found is getattr(function, "__wrapped__", function)
 
 
 def _not_importable(function: object) -> str:
@@ -142,7 +142,6 @@ def is_async(function: Callable[[Any], Any]) -> bool:
         )
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigurationError("a handler must not be a generator: it has no one to yield to")
-    _check_takes_a_job(function)
     call = getattr(function, "__call__", function)  # noqa: B004 (the method is what is inspected)
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
@@ -176,41 +175,9 @@ def _check_takes_a_job(function: Callable[[Any], Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RegisteredHandler:
-    """A handler with its metrics and, if it may not have all of the slots or is not the only one,
-    its share of them; while its worker runs."""
+    """A handler with its metrics and, if its queue may not have all of the slots or is not the only
+    one, the share of that; while its worker runs."""
 
     handler: Handler
     metrics: ConsumerMetrics
     share: Share | None = None
-
-
-def limited(handlers: Mapping[str, Handler], concurrency: int) -> dict[str, int]:
-    """Return how many slots each queue may have, of those that may not have all."""
-    return {
-        queue: handler.concurrency
-        for queue, handler in handlers.items()
-        if handler.concurrency is not None and handler.concurrency < concurrency
-    }
-
-
-def share_slots(handlers: Mapping[str, Handler], concurrency: int) -> bool:
-    """Whether it matters how many slots each queue has: there are several, or one that may not have
-    all."""
-    return len(handlers) > 1 or bool(limited(handlers, concurrency))
-
-
-def fairness_of(handlers: Mapping[str, Handler], concurrency: int) -> Fairness:
-    """Return what shares so many slots among the queues."""
-    return Fairness(concurrency, {queue: handler.weight for queue, handler in handlers.items()})
-
-
-def limit_of(handlers: Mapping[str, RegisteredHandler], default: int) -> Callable[[str], int]:
-    """Return what says, for a queue, how many attempts a job has that does not say so itself."""
-    limits = {queue: registered.handler.max_attempts for queue, registered in handlers.items()}
-    return lambda queue: limits.get(queue, default)
-
-
-def keep_of(handlers: Mapping[str, RegisteredHandler]) -> Callable[[str], float | None]:
-    """Return what says, for a queue, how long a job stays that does not say so itself."""
-    kept = {queue: registered.handler.keep for queue, registered in handlers.items()}
-    return kept.get

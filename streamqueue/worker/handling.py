@@ -10,6 +10,7 @@ from ..errors import ConfigurationError
 from ..protocol.limits import check_rules
 from .annotations import check_kind_of_job
 from .handler import Handler, where_to_run
+from .queues import QueueHandlers
 from .schedules.declaring import Scheduling
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         RegistersTypedFunction,
         RegistersTypedHandler,
     )
+    from .settings import Settings
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
@@ -93,6 +95,8 @@ class Handling(Scheduling):
     ) -> Callable[[Function], Function]:
         """Register the function that runs the jobs of a queue; one per queue.
 
+        Where the queue has tasks in this worker (:meth:`task`), it runs those jobs that have none.
+
         It takes the job: an :class:`AsyncJob` for ``async def``, a :class:`Job` for ``def``, which
         runs in a thread. Returning completes the job, with what is returned as its result, if the
         job is kept or somebody waits for its end; what cannot be stored then (no BSON value, over
@@ -146,38 +150,62 @@ class Handling(Scheduling):
         if payload is not None:
             raise ConfigurationError("handler(payload=) is not there yet: leave it out")
         name = checks.queue_name(queue)
-        handlers, options = self._settings.handlers, self._settings.options
-        if name in handlers:
-            raise ConfigurationError(f"queue {name!r} has a handler already: one per queue")
-        attempts = options.max_attempts
-        if max_attempts is not None:
-            attempts = checks.max_attempts(max_attempts)
-        share = checks.weight(weight)
+        handlers = self._settings.handlers
+        known = handlers.get(name) or QueueHandlers(name)
+        if known.handler is not None:
+            raise ConfigurationError(
+                f"queue {name!r} has a handler already: one per queue. For jobs of several kinds "
+                "there are tasks: @worker.task"
+            )
+        terms = check_terms(self._settings, max_attempts, backoff, time_limit, keep)
         rules = check_rules(limits, ordered, fair)
-        kept = options.keep if keep is None else checks.keep(keep)
-        if kept:
-            self._settings.store.indexes.want("keep")
-        if concurrency is not None:
-            checks.whole_number(concurrency, "concurrency", 1, checks.MAX_BATCH)
-        limit = None
-        if time_limit is not None:
-            limit = seconds(time_limit, "time_limit", minimum=0.001)
+        share = check_share(concurrency, weight)
+        known.joined(*share, rules)  # what does not go together is said here, where it stands
 
         def register(function: Function) -> Function:
-            place = where_to_run(function, run_in)
-            check_kind_of_job(function, place)
-            handlers[name] = Handler(
-                queue=name,
-                function=function,
-                backoff=backoff or options.backoff,
-                max_attempts=attempts,
-                run_in=place,
-                keep=kept,
-                time_limit=limit,
-                concurrency=concurrency,
-                weight=share,
-                rules=rules,
-            )
+            known = handlers.get(name) or QueueHandlers(name)
+            where = where_to_run(function, run_in)
+            check_kind_of_job(function, where)
+            joined = known.joined(*share, rules)
+            joined.handler = Handler(name, function, function, run_in=where, **terms)
+            handlers[name] = joined
             return function
 
         return register
+
+
+def check_terms(
+    settings: Settings,
+    max_attempts: int | None,
+    backoff: Backoff | None,
+    time_limit: float | timedelta | None,
+    keep: float | timedelta | None,
+) -> dict[str, Any]:
+    """Return what holds for each attempt of a handler, or task, as :class:`Handler` has it.
+
+    Raises:
+        ConfigurationError: one is outside its range.
+    """
+    options = settings.options
+    attempts = options.max_attempts
+    if max_attempts is not None:
+        attempts = checks.max_attempts(max_attempts)
+    kept = options.keep if keep is None else checks.keep(keep)
+    if kept:
+        settings.store.indexes.want("keep")
+    limit = None
+    if time_limit is not None:
+        limit = seconds(time_limit, "time_limit", minimum=0.001)
+    return {
+        "backoff": backoff or options.backoff,
+        "max_attempts": attempts,
+        "keep": kept,
+        "time_limit": limit,
+    }
+
+
+def check_share(concurrency: int | None, weight: int) -> tuple[int | None, int]:
+    """Return both, or raise ConfigurationError."""
+    if concurrency is not None:
+        checks.whole_number(concurrency, "concurrency", 1, checks.MAX_BATCH)
+    return concurrency, checks.weight(weight)

@@ -17,10 +17,9 @@ from ..store.lines import log_reaped
 from .scheduler import Alarm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..metrics.series import Metrics
     from ..options import WorkerOptions
+    from ..protocol.terms import LimitOf
     from ..store.asynchronous import AsyncStore
     from .partition import Partition
 
@@ -37,7 +36,7 @@ class Reaper:
     def __init__(
         self,
         store: AsyncStore,
-        limit_of: Callable[[str], int],
+        limit_of: LimitOf,
         options: WorkerOptions,
         partition: Partition,
         metrics: Metrics,

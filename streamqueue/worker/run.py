@@ -33,17 +33,17 @@ from .drain import Drain
 from .execution.executor import Execution
 from .execution.runners import Runners
 from .execution.tasks import contained_exits, loop_library
-from .handler import (
-    RegisteredHandler,
+from .leases import Leases
+from .listener import WorkerListener
+from .partition import Partition
+from .queues import (
+    RegisteredQueue,
     fairness_of,
     keep_of,
     limit_of,
     limited,
     share_slots,
 )
-from .leases import Leases
-from .listener import WorkerListener
-from .partition import Partition
 from .reaper import Reaper
 from .rules.declaration import RuleDeclaration
 from .rules.queues import RuledQueues
@@ -102,16 +102,15 @@ class Run:
         shares = None
         if share_slots(settings.handlers, options.concurrency):
             shares = Shares(slots, limited(settings.handlers, options.concurrency))
-        self._handlers: Mapping[str, RegisteredHandler] = {
-            queue: RegisteredHandler(
-                handler,
-                metrics.consumer(queue, handler.task),
-                None if shares is None else shares.share(queue),
-            )
-            for queue, handler in settings.handlers.items()
+        self._handlers: Mapping[str, RegisteredQueue] = {
+            name: RegisteredQueue.of(queue, metrics, None if shares is None else shares.share(name))
+            for name, queue in settings.handlers.items()
         }
         for registered in self._handlers.values():
             registered.metrics.limit.set(options.concurrency)
+        self._processes = any(
+            handler.run_in == "process" for queue in settings.handlers.values() for handler in queue
+        )
         self._leases = Leases(store, options, metrics)
         parts = (store, self._leases, slots, health)
         self._execution = execution = Execution(
@@ -145,7 +144,7 @@ class Run:
         self._source = settings.make_source(
             SourceSettings(consumer, listener, watcher, metrics.stream, health)
         )
-        self._queues, self._keep_of = queues, keep_of(self._handlers)
+        self._queues, self._keep_of = queues, keep_of(self._handlers, options.keep)
         self._expiries = Expiries(store, queues, self._end_expired)
         rooms = {
             queue: registered.share
@@ -315,8 +314,7 @@ class Run:
 
             parts.start_soon(part, self._beat)
             runners = Runners()
-            processes = any(one.handler.run_in == "process" for one in self._handlers.values())
-            self._execution.open(await runners.open(), processes=processes)
+            self._execution.open(await runners.open(), processes=self._processes)
             try:
                 parts.start_soon(part, runners.wait)
                 await parts.start(part, self._source.run)

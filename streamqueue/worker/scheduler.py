@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..store.asynchronous import AsyncStore
     from ..store.present_settings import PresentSettings
     from .claimer import Claimer
-    from .handler import RegisteredHandler
+    from .queues import RegisteredQueue
     from .source import Source
 
 logger = plain.logger("streamqueue.timers")
@@ -274,7 +274,7 @@ class Sweep:
     def __init__(
         self,
         store: AsyncStore,
-        handlers: Mapping[str, RegisteredHandler],
+        handlers: Mapping[str, RegisteredQueue],
         settings: PresentSettings,
         claimer: Claimer,
         timers: Look,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..durations import shown
 from ..errors import ConfigurationError
-from .schedules.declared import schedules_of
+from .schedules.declared import schedules_of, stands_above
 from .source import OwnStream
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..protocol.schedules import Schedule
     from ..store.asynchronous import AsyncStore
     from .execution.attempt import Observer
-    from .handler import Handler
+    from .queues import QueueHandlers
     from .schedules.declared import Declared
     from .source import Source, SourceSettings
 
@@ -31,6 +31,7 @@ class Settings:
 
     Attributes:
         exports: whether it is a candidate for counting how the queues stand.
+        handlers: what runs the jobs of each queue.
         make_source: makes what tells it of jobs, for each run.
         observer: told of each attempt, for tests; None, the default, costs nothing.
         make_due: for tests: makes due what is scheduled in these queues, and returns whether there
@@ -42,7 +43,7 @@ class Settings:
     metrics_address: MetricsAddress
     registry: CollectorRegistry | None
     exports: bool
-    handlers: dict[str, Handler] = field(default_factory=dict)
+    handlers: dict[str, QueueHandlers] = field(default_factory=dict)
     schedules: list[Declared] = field(default_factory=list)
     make_source: Callable[[SourceSettings], Source] = OwnStream
     observer: Observer | None = None
@@ -52,9 +53,12 @@ class Settings:
         """Raise ConfigurationError when no handler is registered, or one cannot run, or a schedule
         stands above none."""
         if not self.handlers:
-            raise ConfigurationError("this worker has no handler: register one per queue first")
-        for handler in self.handlers.values():
-            handler.check()
+            raise ConfigurationError(
+                "this worker has no handler: register one per queue, or tasks, first"
+            )
+        for queue in self.handlers.values():
+            for handler in queue:
+                handler.check()
         self.declared_schedules()
 
     def keep_only(self, queues: Sequence[str]) -> None:
@@ -70,8 +74,10 @@ class Settings:
             )
         self.check_handlers()  # what is wrong with the others is so all the same
         self.handlers = {queue: self.handlers[queue] for queue in self.handlers if queue in queues}
-        functions = [handler.function for handler in self.handlers.values()]
-        self.schedules = [one for one in self.schedules if one.function in functions]
+        left = [handler for queue in self.handlers.values() for handler in queue]
+        self.schedules = [
+            one for one in self.schedules if any(stands_above(each, one.function) for each in left)
+        ]
 
     def declared_schedules(self) -> list[Schedule]:
         """Return the schedules that stand above its handlers, or raise ConfigurationError."""

@@ -28,9 +28,9 @@ from ..store import first_answer
 from ..store.asynchronous import AsyncStore
 from ..store.rights import check_rights
 from .execution.processes import check_not_in_child
-from .handling import Handling
 from .run import NOT_TOLD, Run
 from .settings import Settings
+from .tasks.tasking import Tasking
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,8 +58,8 @@ SAME_STOP = 0.5
 send theirs to every process of a service, and a supervisor passes it on."""
 
 
-class Worker(Handling):
-    """Runs the handlers of one or more queues until told to stop.
+class Worker(Tasking):
+    """Runs the handlers and tasks of one or more queues until told to stop.
 
     Args:
         collection: a pymongo ``AsyncCollection`` (or ``AsyncDatabase``: its ``jobs`` collection).
@@ -98,6 +98,10 @@ class Worker(Handling):
         @worker.handler("emails")
         async def send(job):
             await smtp.send(job.data["to"])
+
+        @worker.task("emails")
+        async def welcome(to, lang="en"):      # await queue.put(welcome.call("ada@example.org"))
+            await smtp.send(to, texts[lang])
 
         anyio.run(worker.run)
     """

@@ -11,17 +11,20 @@ from bson.timestamp import Timestamp
 
 from ..document import UNNUMBERED
 from ..schema import CLAIM_ORDER, INDEXES
+from ..terms import ByTask
 from .attempts import held_any
 from .commands import Document, Find, Update
-from .expressions import count_of, is_date, is_timestamp, later, one_of, one_of_ids
+from .expressions import count_of, is_date, is_timestamp, later, literal, one_of, one_of_ids
 from .keys.holding import LET_GO, LET_GO_AT_START
 from .transitions import answered, failed, released
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from bson import ObjectId
+
+    from ..terms import KeepOf, LimitOf
 
 
 def new_token() -> bytes:
@@ -104,15 +107,15 @@ def claim(
     token: bytes,
     timeout: float,
     until: datetime,
-    limit_of: Callable[[str], int],
-    keep_of: Callable[[str], float | None] = not_kept,
+    limit_of: LimitOf,
+    keep_of: KeepOf = not_kept,
     slots: Any = None,
 ) -> Update:
     """Take those of the jobs that are still ready in these queues.
 
     Each is told how many attempts it is allowed, so that whoever returns it later, from a consumer
-    that died, judges it by that: its own number, else what `limit_of` says of its queue. And so it
-    is told how long it stays when it has ended, where `keep_of` says that of its queue.
+    that died, judges it by that: its own number, else what `limit_of` says of its queue, or of its
+    task there. And so it is told how long it stays when it has ended, where `keep_of` says that.
 
     A command that reaches the server after `until`, its time, changes nothing: so there is a moment
     from which on it is known that a claim that was given up will never be applied.
@@ -144,17 +147,37 @@ def claim(
     )
 
 
-def _by_queue(queues: Sequence[str], value_of: Callable[[str], float | None]) -> Any:
-    """What is said of a job by its queue: a number where they agree on it; no field for None."""
+def _by_queue(queues: Sequence[str], value_of: KeepOf | LimitOf) -> Any:
+    """What is said of a job by its queue, and there maybe by its task: a number where they agree on
+    it; no field for None."""
     by_value: dict[Any, list[str]] = {}
+    cases: list[Document] = []
     for queue in queues:
-        value = value_of(queue)
-        by_value.setdefault("$$REMOVE" if value is None else value, []).append(queue)
+        said = value_of(queue)
+        if isinstance(said, ByTask):
+            cases += _by_task(queue, said)
+            said = said.others
+        by_value.setdefault(_or_removed(said), []).append(queue)
     (last, _), *others = by_value.items()
-    if not others:
-        return last
-    cases = [{"case": {"$in": ["$queue", names]}, "then": value} for value, names in others]
-    return {"$switch": {"branches": cases, "default": last}}
+    cases += [{"case": {"$in": ["$queue", names]}, "then": value} for value, names in others]
+    return {"$switch": {"branches": cases, "default": last}} if cases else last
+
+
+def _by_task(queue: str, said: ByTask[Any]) -> list[Document]:
+    """The cases of a queue's tasks, those of which the same is said in one."""
+    by_value: dict[Any, list[str]] = {}
+    for task, value in said.tasks.items():
+        if value != said.others:
+            by_value.setdefault(_or_removed(value), []).append(task)
+    of_queue = {"$eq": ["$queue", queue]}
+    return [
+        {"case": {"$and": [of_queue, {"$in": ["$task", literal(tasks)]}]}, "then": value}
+        for value, tasks in by_value.items()
+    ]
+
+
+def _or_removed(value: float | None) -> Any:
+    return "$$REMOVE" if value is None else value
 
 
 def claimed(ids: Sequence[ObjectId], token: bytes) -> Find:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...names import label_of
 from ..document import JobRecord
+from ..terms import said_of
 from .commands import Document, Find, Update
 from .expressions import milliseconds_until, one_of, one_of_ids, past
 from .transitions import (
@@ -21,9 +22,11 @@ from .transitions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bson import ObjectId
+
+    from ..terms import LimitOf
 
 
 def due(queues: Sequence[str], limit: int) -> Find:
@@ -90,14 +93,14 @@ def expired(queues: Sequence[str] | None, limit: int) -> Find:
 
 
 def group_expired(
-    found: Iterable[Mapping[str, Any]], limit_of: Callable[[str], int]
+    found: Iterable[Mapping[str, Any]], limit_of: LimitOf
 ) -> dict[tuple[str, str], list[ObjectId]]:
     """Sort expired jobs by queue and by what reaping will make of them, for metrics and the log."""
     groups: dict[tuple[str, str], list[ObjectId]] = {}
     for document in found:
         record = JobRecord.from_document(document, max_attempts=0)
         queue = label_of(record.queue)
-        limit = record.max_attempts or limit_of(queue)
+        limit = record.max_attempts or said_of(limit_of(queue), record.task)
         result = "dead" if record.attempts >= limit else "requeued"
         if record.asked:
             result = "cancelled"

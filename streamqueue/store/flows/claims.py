@@ -36,8 +36,9 @@ from .steps import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+    from collections.abc import Iterable, Mapping, Sequence, Set
 
+    from ...protocol.terms import KeepOf, LimitOf
     from ..state import StoreState
     from .steps import Flow
 
@@ -56,8 +57,8 @@ class Terms(NamedTuple):
 
     consumer: str
     timeout: float
-    limit_of: Callable[[str], int]
-    keep_of: Callable[[str], float | None]
+    limit_of: LimitOf
+    keep_of: KeepOf
 
 
 AFTER_LATE = Backoff(initial=0.1, maximum=0.1, jitter=0.5)
@@ -72,8 +73,8 @@ def take(
     jobs: Sequence[Mapping[str, Any]],
     consumer: str,
     timeout: float,
-    limit_of: Callable[[str], int],
-    keep_of: Callable[[str], float | None] = operations.not_kept,
+    limit_of: LimitOf,
+    keep_of: KeepOf = operations.not_kept,
 ) -> Flow[list[Job]]:
     """Claim those of the jobs that are still ready where they were; return them as they are now,
     each with its token.

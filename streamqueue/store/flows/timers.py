@@ -12,6 +12,7 @@ from pymongo.errors import OperationFailure
 from ...clock import monotonic
 from ...protocol import operations
 from ...protocol.document import JobRecord
+from ...protocol.terms import said_of
 from .changes import change_each, remove_cancelled
 from .dependencies import release_of, tell_dependents
 from .held_back import let_through, supersede
@@ -21,6 +22,7 @@ from .steps import DeleteMany, Read
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ...protocol.terms import KeepOf, LimitOf
     from ..refused import StuckJobs
     from ..state import StoreState
     from .steps import Flow
@@ -49,7 +51,7 @@ def promote(store: StoreState, queues: Sequence[str]) -> Flow[int]:
 def reap(
     store: StoreState,
     queues: Sequence[str] | None,
-    limit_of: Callable[[str], int],
+    limit_of: LimitOf,
     holders: set[str] | None = None,
 ) -> Flow[Counter[tuple[str, str]]]:
     """Return or bury jobs whose lease ran out, some at a time; count them by queue and result.
@@ -65,7 +67,7 @@ def reap(
             names = (document.get("locked_by") for document in jobs)
             holders.update(name for name in names if type(name) is str)  # Code has no hash
         for group, ids in operations.group_expired(jobs, limit_of).items():
-            command = partial(operations.reap, max_attempts=limit_of(group[0]))
+            command = partial(operations.reap, max_attempts=said_of(limit_of(group[0]), None))
             smaller = partial(command, note=False)
             superseded = partial(_supersede, store, reaped, group[0])
             reaped[group] += yield from change_each(store, ids, command, stuck, smaller, superseded)
@@ -91,9 +93,7 @@ def _supersede(
     return 0
 
 
-def expire(
-    store: StoreState, queues: Sequence[str], keep_of: Callable[[str], float | None]
-) -> Flow[Counter[str]]:
+def expire(store: StoreState, queues: Sequence[str], keep_of: KeepOf) -> Flow[Counter[str]]:
     """End jobs that wait and are too late, some at a time; count them by queue.
 
     `keep_of` says, for a queue, how long a job stays that does not say.
@@ -112,11 +112,13 @@ def expire(
             raise
         store.expiring = False  # without that index whoever claims a job looks at its time
     for jobs in stuck.divide(found):
-        by_queue: dict[str, list[Any]] = {}
+        by_keep: dict[tuple[str, float | None], list[Any]] = {}
         for document in jobs:
-            by_queue.setdefault(document["queue"], []).append(document["_id"])
-        for queue, ids in by_queue.items():
-            expired[queue] += yield from _expire(store, ids, keep_of(queue))
+            queue = document["queue"]
+            keep = said_of(keep_of(queue), document.get("task"))
+            by_keep.setdefault((queue, keep), []).append(document["_id"])
+        for (queue, keep), ids in by_keep.items():
+            expired[queue] += yield from _expire(store, ids, keep)
         for queue in {document["queue"] for document in jobs if "group" in document}:
             yield from say_room_in(store, queue)
         records = [JobRecord.from_document(job, max_attempts=0) for job in jobs]

@@ -242,7 +242,7 @@ class Execution:
                 attempt.scope = scope
                 if limited:
                     self._limits.begin(attempt, self._context)
-                result = await handler.function(attempt.job)
+                result = await handler.called(attempt.job)
             else:
                 # A thread cannot be cancelled. When the lease is lost it keeps its slot until it
                 # returns (or the threads would pile up); only the end of the drain time leaves it
@@ -251,7 +251,7 @@ class Execution:
                 if limited:
                     self._limits.begin(attempt, self._context)
                 job = Job(attempt.record, FromThread(attempt, current_token()))
-                result = await self._threads.run(handler.function, job)
+                result = await self._threads.run(handler.called, job)
             error = None if result is None else not_begun(result, handler.task)
             attempt.returned = result
         except get_cancelled_exc_class() as cancellation:

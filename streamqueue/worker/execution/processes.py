@@ -113,6 +113,7 @@ async def run_in_child(handler: Handler, payload: Any, begin: Callable[[], None]
             handler.function.__module__,
             handler.function.__qualname__,
             payload,
+            handler.name is not None,
             cancellable=True,
             limiter=cast("CapacityLimiter", _WithChild(begin)),
         )
@@ -234,8 +235,9 @@ def end_with_pipe(descriptor: int) -> None:
     os._exit(1)
 
 
-def call(module: str, name: str, payload: Any) -> Returned:
-    """Call a function with a payload; return what it returned, or what it means that it raised.
+def call(module: str, name: str, payload: Any, is_task: bool = False) -> Returned:
+    """Call a function with a payload, or a task with what is in it; return what that returned, or
+    what it means that it raised.
 
     It is named, and not sent as a pickle: its module may write while it is imported, too.
     """
@@ -243,7 +245,7 @@ def call(module: str, name: str, payload: Any) -> Returned:
     try:
         with _streams_of_its_own():
             function = attrgetter(name)(import_module(module))
-            result = function(payload)
+            result = function(**payload) if is_task else function(payload)
         problem = not_begun(result, function.__name__)
     except BaseException as error:
         problem = error

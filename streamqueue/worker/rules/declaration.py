@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ...protocol.settings import QueueSettings
     from ...store.asynchronous import AsyncStore
-    from ..handler import Handler
+    from ..queues import QueueHandlers
 
 logger = plain.logger("streamqueue.worker")
 
@@ -35,7 +35,9 @@ class RuleDeclaration:
         handlers: by their queues.
     """
 
-    def __init__(self, store: AsyncStore, consumer: str, handlers: Mapping[str, Handler]) -> None:
+    def __init__(
+        self, store: AsyncStore, consumer: str, handlers: Mapping[str, QueueHandlers]
+    ) -> None:
         self._store = store
         self._consumer = consumer
         self._declared = {queue: handler.rules for queue, handler in handlers.items()}

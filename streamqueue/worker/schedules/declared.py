@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError
+from ...protocol.calls import Call
 from ...protocol.schedules import check_schedule
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ...protocol.schedules import Schedule
     from ...protocol.ticks import Rule
     from ..handler import Handler
+    from ..queues import QueueHandlers
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,32 +33,68 @@ class Declared:
     settings: Mapping[str, Any]
 
 
-def schedules_of(declared: list[Declared], handlers: Mapping[str, Handler]) -> list[Schedule]:
-    """Return the schedules of a worker's handlers.
+def schedules_of(declared: list[Declared], handlers: Mapping[str, QueueHandlers]) -> list[Schedule]:
+    """Return the schedules of a worker's handlers and tasks.
 
     Raises:
-        ConfigurationError: one stands above no handler, or above that of two queues; or two have
-            the same name.
+        ConfigurationError: one stands above none, or above that of two queues, or above a task that
+            cannot be called with its payload; or two have the same name.
     """
     found: dict[str, Schedule] = {}
     for one in declared:
-        # (By equality: a method is another object each time it is asked for.)
-        queues = [queue for queue, each in handlers.items() if each.function == one.function]
+        runs = [each for queue in handlers.values() for each in queue if stands_above(each, one.function)]
         shown = getattr(one.function, "__qualname__", repr(one.function))
-        if not queues:
+        if not runs:
             raise ConfigurationError(
                 f"a schedule stands above {shown}, which is no handler: put @worker.handler(queue) "
-                "above or below it"
+                "or @worker.task(queue) above or below it"
             )
-        if len(queues) > 1:
+        if len(runs) > 1:
+            queues = " and ".join(each.queue for each in runs)
             raise ConfigurationError(
-                f"a schedule stands above {shown}, which is the handler of {' and '.join(queues)}: "
+                f"a schedule stands above {shown}, which is the handler of {queues}: "
                 "give each queue a function of its own"
             )
-        name = one.name or queues[0]
+        [handler] = runs
+        name = one.name or handler.name or handler.queue
         if name in found:
             raise ConfigurationError(
                 f"two schedules are called {name}: give each but one of them a name="
             )
-        found[name] = check_schedule(name, queues[0], one.rule, **one.settings)
+        settings = dict(one.settings)
+        if handler.name is not None:
+            settings["payload"] = call_at_tick(handler.function, settings["payload"])
+        found[name] = check_schedule(name, handler.queue, one.rule, **settings)
     return list(found.values())
+
+
+def stands_above(handler: Handler, function: Callable[..., Any]) -> bool:
+    """Whether a schedule above this function is one of the handler."""
+    # (By equality: a method is another object each time it is asked for. And a schedule that stands
+    # below a task stands above the function that this is made of.)
+    stands_below = handler.name is not None and handler.function.__wrapped__ == function
+    return bool(handler.function == function or stands_below)
+
+
+def call_at_tick(task: Any, payload: Mapping[str, Any] | None) -> Call:
+    """Return the call of a task that a tick puts, with this payload or without arguments.
+
+    Raises:
+        ConfigurationError: the task takes other arguments.
+        PayloadError: one of them cannot be stored, or would come back as something else.
+    """
+    if isinstance(payload, Call):
+        if (payload.queue, payload.task) != (task.queue, task.name):
+            raise ConfigurationError(
+                f"a schedule stands above task {task.name!r}, and its payload is a call of task "
+                f"{payload.task!r} in queue {payload.queue!r}: let it stand above that"
+            )
+        return payload
+    try:
+        call: Call = task.call(**({} if payload is None else payload))
+    except TypeError as problem:
+        raise ConfigurationError(
+            f"a schedule stands above task {task.name!r}, which its ticks cannot call: {problem}; "
+            "say what they are to call it with (payload={...})"
+        ) from None
+    return call

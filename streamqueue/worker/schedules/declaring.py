@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ...protocol.calls import Call
 from ...protocol.schedules import DEFAULT_LIMIT, check_schedule, schedule_name
 from ...protocol.ticks import check_rule
-from .declared import Declared
+from ..tasks.function import TaskFunction
+from .declared import Declared, call_at_tick
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,10 +43,10 @@ class Scheduling:
         """Have a job put for a handler at each tick of a rule; one job a tick, however many
         processes declare it.
 
-        It stands above or below ``@worker.handler``. ``job.run_at`` is the tick. What is declared
-        is stored when the worker starts, and fires while a worker runs that declares it; the last
-        start says what holds, and a worker whose rule is another one does not fire. A new or
-        changed rule begins then: nothing is caught up.
+        It stands above or below ``@worker.handler`` or ``@worker.task``. ``job.run_at`` is the
+        tick. What is declared is stored when the worker starts, and fires while a worker runs that
+        declares it; the last start says what holds, and a worker whose rule is another one does not
+        fire. A new or changed rule begins then: nothing is caught up.
 
         Args:
             cron: a line of five fields (minute, hour, day, month, day of the week), or one of
@@ -61,9 +63,10 @@ class Scheduling:
             catch_up_limit: how many missed ticks ``"all"`` puts at the most.
             spread: seconds over which schedules begin that fire at the same moments, each at its
                 part of them, which depends on its name alone.
-            name: the schedule's, in the collection; default: the queue's. Of several schedules
-                above one handler each but the first needs one.
-            payload: of the jobs; default an empty one.
+            name: the schedule's, in the collection; default: the task's, or the queue's. Of several
+                schedules above one handler each but the first needs one.
+            payload: of the jobs; default an empty one. Above a task they are calls of it with these
+                arguments, so it is needed where the function has parameters without defaults.
             put: settings of :meth:`~streamqueue.MongoQueue.put`, such as `priority`, `key`,
                 `group`, `expires`, `keep`, `max_attempts`. With a `key` that is taken a tick is
                 skipped, which is logged and counted: ``key="report"`` prevents that a run begins
@@ -71,7 +74,8 @@ class Scheduling:
 
         Raises:
             ConfigurationError: a rule that cannot be read or never fires, an unknown zone, a
-                setting out of its range or not for schedules, or cronsim is not installed.
+                setting out of its range or not for schedules, a task that takes other arguments, or
+                cronsim is not installed.
             PayloadError: the payload cannot be stored.
         """
         rule = check_rule(cron, every, offset, timezone)
@@ -83,11 +87,14 @@ class Scheduling:
             "put": put,
         }
         # What is wrong with it is said here, where it stands; its queue may not be known yet.
-        check_schedule(name or "later", "later", rule, **settings)
+        queue = payload.queue if isinstance(payload, Call) else "later"
+        check_schedule(name or "later", queue, rule, **settings)
         if name is not None:
             schedule_name(name)
 
         def declare(function: Function) -> Function:
+            if isinstance(function, TaskFunction):  # else it is checked when the worker starts
+                call_at_tick(function, payload)
             self._settings.schedules.append(Declared(function, name, rule, settings))
             return function
 

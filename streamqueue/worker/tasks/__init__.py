@@ -1,0 +1,1 @@
+"""Tasks in a worker: functions whose calls are jobs."""
