@@ -21,6 +21,7 @@ from drills.planted import (
     steering,
     streams,
     surroundings,
+    tasks,
     testing,
     topics,
     watching,
@@ -53,4 +54,5 @@ FAULTS: tuple[PlantedFault, ...] = (
     *slots.FAULTS,
     *testing.FAULTS,
     *migrating.FAULTS,
+    *tasks.FAULTS,
 )

@@ -13,6 +13,7 @@ from ..options import QueueOptions
 from ..protocol.dependencies import IfParentFails
 from ..protocol.document import ids_of_text
 from ..protocol.operations import LISTED
+from ..protocol.tasks import Task
 from ..protocol.unique import KeyUntil, OnConflict, check_rule
 from ..queue.flow import run
 from ..queue.looking import Looking
@@ -74,6 +75,7 @@ PUT = (
     option("--keep", "how long it stays when done", type=duration, metavar="TIME"),
 )
 """How jobs are put; :func:`put_settings` hands it on, but for the key."""
+TASK = option("--task", "they are calls of this task, with what is in each payload", metavar="NAME")
 AFTER = (
     option(
         "--after",
@@ -94,6 +96,7 @@ AFTER = (
     *WHERE,
     QUEUE,
     JSON,
+    TASK,
     *PUT,
     *AFTER,
     example='streamqueue put \'{"to": "ada@example.org"}\' --queue emails --delay 60',
@@ -104,7 +107,7 @@ def put(options: Options) -> None:
     Each PAYLOAD is a JSON object; with none, or with '-', one is read per line from standard input.
     """
     settings = put_settings(options)
-    payloads = read_payloads(list(options.payload))
+    payloads = as_calls(options, read_payloads(list(options.payload)))
     if options.key is not None and len(payloads) != 1:
         raise ConfigurationError("--key goes with one job: no two hold the same")
     of_key = key_settings(options)
@@ -123,6 +126,14 @@ def put(options: Options) -> None:
         print(file=sys.stderr)
     texts = [str(job_id) for job_id in ids]
     show(options, texts, texts if len(texts) <= PUT_BATCH else [f"put {len(texts):,} jobs"])
+
+
+def as_calls(options: Options, payloads: list[Any]) -> list[Any]:
+    """Return the payloads as calls of the task that was given, if one was."""
+    if options.task is None:
+        return payloads
+    task = Task(options.task, queue=getattr(options, "queue", "default"))
+    return [task.call(**one) if isinstance(one, dict) else one for one in payloads]
 
 
 def _parents(queue: MongoQueue, options: Options) -> list[Any]:

@@ -16,6 +16,7 @@ from ..queue.schedules.schedules import Schedules
 from .command import Group, Options, command, option
 from .connection import open_database
 from .given import read_payloads
+from .jobs import as_calls
 from .options import JSON, QUEUE, WHERE, at_least_one, duration, integer
 from .tables import columns, show
 
@@ -97,6 +98,7 @@ def _rule(info: ScheduleInfo) -> str:
         default=1000,
     ),
     option("--spread", "over which to begin, by its name", type=duration, metavar="TIME"),
+    option("--task", "its jobs are calls of this task, with the payload", metavar="NAME"),
     option("--priority", "of its jobs: higher runs first; default 0", type=integer),
     option("--key", "of its jobs: a tick is skipped while a job has it"),
     option("--group", "that its jobs belong to"),
@@ -116,6 +118,8 @@ def add(options: Options) -> None:
         if len(payloads) != 1:
             raise ConfigurationError("one payload, please: a JSON object")
         [payload] = payloads
+    if options.task is not None:
+        [payload] = as_calls(options, [payload or {}])
     with _open(options) as schedules:
         schedules.add(
             options.name,

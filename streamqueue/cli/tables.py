@@ -102,18 +102,20 @@ def job_lines(info: JobInfo) -> Iterator[str]:
 
 
 def job_rows(found: Sequence[JobInfo], *, data: bool) -> list[list[str]]:
-    """Return a row for each job, under a header: its time is what its state is sorted by. Groups
-    are shown where there are some, and so is what jobs wait for."""
+    """Return a row for each job, under a header: its time is what its state is sorted by. Tasks
+    and groups are shown where there are some, and so is what jobs wait for."""
     groups = any(info.group is not None for info in found)
+    tasks = any(info.task is not None for info in found)
     waits = any(info.waits_for is not None for info in found)
-    header = ["ID", "STATE", "PRIORITY", "ATTEMPTS", "TIME", *["GROUP"] * groups]
-    header += [*["WAITS FOR"] * waits, "LAST ERROR"]
+    header = ["ID", "STATE", "PRIORITY", "ATTEMPTS", "TIME", *["TASK"] * tasks]
+    header += [*["GROUP"] * groups, *["WAITS FOR"] * waits, "LAST ERROR"]
     rows = [header + ["PAYLOAD"] * data]
     for info in found:
         time = info.finished_at if info.ended else info.locked_until or info.run_at
         row = [
             *(id_text(info.id), info.state, str(info.priority), str(info.attempts)),
             "-" if time is None else f"{time:%Y-%m-%d %H:%M:%S}",
+            *[_cut(info.task or "-", GROUP_WIDTH)] * tasks,
             *[_cut(info.group or "-", GROUP_WIDTH)] * groups,
             *[_waits_for(info.waits_for)] * waits,
             last_line(info.last_error)[:60] if info.last_error else "-",

@@ -13,7 +13,7 @@ from ..store.blocking import Store
 from .command import Group, Options, command, option
 from .connection import open_database
 from .given import read_payloads
-from .jobs import PUT, key_settings, put_settings
+from .jobs import PUT, TASK, as_calls, key_settings, put_settings
 from .options import JSON, WHERE, time_limit
 from .tables import columns, show
 
@@ -100,6 +100,7 @@ def _changed(options: Options, subscribed: bool) -> None:
     click.Argument(["payload"], nargs=-1),
     *WHERE,
     JSON,
+    TASK,
     *PUT,
     example="streamqueue topic publish orders '{\"order\": 17}'",
 )
@@ -109,7 +110,7 @@ def publish(options: Options) -> None:
     Each PAYLOAD is a JSON object; with none, or with '-', one is read per line from standard input.
     Each goes to all of them or to none.
     """
-    payloads = read_payloads(list(options.payload))
+    payloads = as_calls(options, read_payloads(list(options.payload)))
     if options.key is not None and len(payloads) != 1:
         raise ConfigurationError("--key goes with one message: no two hold the same")
     settings = {**key_settings(options), **put_settings(options)}

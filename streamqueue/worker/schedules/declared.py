@@ -42,7 +42,12 @@ def schedules_of(declared: list[Declared], handlers: Mapping[str, QueueHandlers]
     """
     found: dict[str, Schedule] = {}
     for one in declared:
-        runs = [each for queue in handlers.values() for each in queue if stands_above(each, one.function)]
+        runs = [
+            each
+            for queue in handlers.values()
+            for each in queue
+            if stands_above(each, one.function)
+        ]
         shown = getattr(one.function, "__qualname__", repr(one.function))
         if not runs:
             raise ConfigurationError(

@@ -23,6 +23,7 @@ class TaskFunction(Task[Parameters], Generic[Parameters, Written, Returned_co]):
     Made by :meth:`Worker.task`. ``welcome.call("ada", lang="fr")`` is a payload for ``put``.
     """
 
+    __name__: str
     __wrapped__: Callable[Written, Returned_co]
 
     def __init__(self, function: Callable[..., Any], name: str, queue: str) -> None:
