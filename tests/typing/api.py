@@ -22,6 +22,7 @@ from streamqueue import (
     AsyncJob,
     AsyncMongoQueue,
     Backoff,
+    Call,
     Discard,
     DuplicateJob,
     HealthApp,
@@ -30,6 +31,7 @@ from streamqueue import (
     JobInfo,
     JobNotFound,
     LeaseLost,
+    Limit,
     MongoQueue,
     NewJob,
     PutIds,
@@ -37,6 +39,7 @@ from streamqueue import (
     Retry,
     Snooze,
     StreamQueueError,
+    Task,
     Worker,
     connection_uri,
 )
@@ -272,3 +275,48 @@ def catch(queue: MongoQueue) -> None:
         assert_type(error.job_id, ObjectId)
     except StreamQueueError:
         pass
+
+
+# Tasks.
+
+
+def resize_stub(path: str, width: int = 300) -> None: ...
+
+
+async def use_tasks(
+    jobs: AsyncCollection[Document], queue: AsyncMongoQueue, blocking: MongoQueue
+) -> None:
+    worker = Worker(jobs)
+
+    @worker.task()
+    async def welcome(name: str, lang: str = "en") -> int:
+        return len(name)
+
+    @worker.task("images", name="shrink", aliases=["resize"], max_attempts=3, limits=Limit(3))
+    def resize(job: Job, path: str) -> str:
+        return path
+
+    @worker.schedule(every=60)
+    @worker.task()
+    async def tidy(job: AsyncJob, *, days: int = 7) -> None: ...
+
+    assert_type(welcome.call("ada", lang="fr"), Call)
+    assert_type(await welcome("ada"), int)
+    assert_type(resize.call("a.png"), Call)
+    assert_type(resize.name, str)
+    tidy.call(days=3)
+    welcome.call()  # type: ignore[call-arg]
+    welcome.call(3)  # type: ignore[arg-type]
+    resize.call("a.png", width=3)  # type: ignore[call-arg]
+    resize("a.png")  # type: ignore[call-arg, arg-type]
+    worker.task(max_attempt=3)  # type: ignore[call-arg]
+
+    await queue.put(welcome.call("ada"), delay=3)
+    await queue.put_many([welcome.call("ada"), {"a": 1}, NewJob(resize.call("a.png"), key="a")])
+    blocking.put(resize.call("a.png"))
+    await queue.request(welcome.call("ada"), timeout=3)
+
+    thumbnail = Task("resize", queue="images", like=resize_stub)
+    thumbnail.call("a.png", width=3)
+    thumbnail.call()  # type: ignore[call-arg]
+    Task("resize").call(anything=3)
