@@ -34,7 +34,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "worker/test_worker_max_attempts.py::test_one_claim_goes_by_the_number_of_each_queue",
         Edit(
             "protocol.operations.claims:_by_queue",
-            "    if not others:\n        return last\n",
+            '    return {"$switch": {"branches": cases, "default": last}} if cases else last\n',
             "    return last\n",
         ),
     ),
