@@ -212,7 +212,7 @@ def check_put(
             "the key is to come after these is not said; leave out one of the two"
         )
     task = None
-    if isinstance(payload, Call):  # it has been checked, and a priority in it is an argument
+    if type(payload) is Call:  # it has been checked, and a priority in it is an argument
         if queue is not None:
             payload.check_queue(queue)
         task, encoded = payload.task, payload.encoded

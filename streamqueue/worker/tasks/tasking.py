@@ -89,7 +89,9 @@ class Tasking(Handling):
         former = [checks.task_name(alias) for alias in aliases]
         terms = check_terms(self._settings, max_attempts, backoff, time_limit, keep)
         share = check_share(concurrency, weight)
-        check_rules(limits, ordered, fair)  # here, where it stands
+        if isinstance(limits, Iterable) and not isinstance(limits, str):
+            limits = tuple(limits)  # they are looked at again once the name is known
+        check_rules(limits, ordered, fair)
         handlers = self._settings.handlers
 
         def register(function: Callable[..., Any]) -> TaskFunction[Any, Any, Any]:
