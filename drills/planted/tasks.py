@@ -73,10 +73,14 @@ FAULTS: tuple[PlantedFault, ...] = (
         ),
     ),
     PlantedFault(
-        "an upsert that puts a call as a plain job",
+        "an upsert that puts a call of another task than it looks for",
         17,
         f"{PUTS}::test_a_key_of_one_task_is_not_that_of_another",
-        Edit("protocol.operations.keys.unique:put_unique", "_or_none(put.task)", '"$$REMOVE"'),
+        Edit(
+            "protocol.operations.keys.unique:put_unique",
+            "(put.task)",
+            "(put.task and put.task.upper())",
+        ),
     ),
     PlantedFault(
         "a holder that is read as one of no task",

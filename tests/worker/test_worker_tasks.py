@@ -565,7 +565,10 @@ async def test_a_task_above_a_schedule_that_does_not_fit_does_not_start(worker: 
     @worker.schedule(every=60)
     def tidy(days: int) -> None: ...
 
-    with pytest.raises(ConfigurationError, match="missing a required argument: 'days'"):
+    with (
+        anyio.fail_after(10),
+        pytest.raises(ConfigurationError, match="missing a required argument: 'days'"),
+    ):
         await worker.run(handle_signals=False)
 
 
