@@ -307,8 +307,8 @@ async def use_tasks(
     tidy.call(days=3)
     welcome.call()  # type: ignore[call-arg]
     welcome.call(3)  # type: ignore[arg-type]
-    resize.call("a.png", width=3)  # type: ignore[call-arg]
-    resize("a.png")  # type: ignore[call-arg, arg-type]
+    # (With a job mypy checks no arguments: the Any in its payload leaves it without an overload.)
+    resize.call("a.png")
     worker.task(max_attempt=3)  # type: ignore[call-arg]
 
     await queue.put(welcome.call("ada"), delay=3)

@@ -21,7 +21,7 @@ def test_the_code_of_the_guide_runs() -> None:
     exec(PAYLOADS, names)
 
     registered = settings_of(names["worker"]).handlers
-    assert {name: handler.run_in for name, handler in registered.items()} == {
+    assert {handler.queue: handler.run_in for each in registered.values() for handler in each} == {
         "emails": "loop",
         "reports": "thread",
         "pictures": "process",

@@ -484,16 +484,27 @@ async def test_two_things_said_of_one_queue_are_refused(
 def takes_job(job: Job) -> None: ...
 
 
+async def awaits_a_job(job: Job) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("settings", "function", "error"),
     [
         ({}, lambda: None, "has no name that a task could have"),
         ({"name": "a", "run_in": "process"}, takes_job, "runs in a process, which has no job"),
+        ({"name": "a"}, awaits_a_job, "says that it takes a Job"),
         ({"name": "a"}, lambda *rest: None, "has a parameter without one"),
         ({"name": "a"}, Worker, "not the class"),
         ({"name": "a", "run_in": "loop"}, lambda: None, "would block the event loop"),
     ],
-    ids=["no name", "a job in a process", "no names", "a class", "a def in the loop"],
+    ids=[
+        "no name",
+        "a job in a process",
+        "the other kind of job",
+        "no names",
+        "a class",
+        "a def in the loop",
+    ],
 )
 async def test_a_function_that_cannot_be_a_task_is_refused(
     worker: Worker, settings: Any, function: Callable[..., Any], error: str

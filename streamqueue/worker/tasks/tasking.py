@@ -9,6 +9,7 @@ from ... import options as checks
 from ...durations import shown
 from ...errors import ConfigurationError
 from ...protocol.limits import check_rules
+from ..annotations import check_kind_of_job
 from ..handler import Handler, where_to_run
 from ..handling import Handling, check_share, check_terms
 from ..queues import QueueHandlers
@@ -104,6 +105,8 @@ class Tasking(Handling):
                     f"task {task.name!r} runs in a process, which has no job: leave that parameter "
                     "out, or let it run in a thread"
                 )
+            if task.takes_job:
+                check_kind_of_job(function, where)
             known = handlers.get(of_queue) or QueueHandlers(of_queue)
             names = list(dict.fromkeys([task.name, *former]))
             for each in names:
