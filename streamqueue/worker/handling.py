@@ -164,10 +164,10 @@ class Handling(Scheduling):
 
         def register(function: Function) -> Function:
             known = handlers.get(name) or QueueHandlers(name)
-            where = where_to_run(function, run_in)
-            check_kind_of_job(function, where)
+            place = where_to_run(function, run_in)
+            check_kind_of_job(function, place)
             joined = known.joined(*share, rules)
-            joined.handler = Handler(name, function, function, run_in=where, **terms)
+            joined.handler = Handler(name, function, function, run_in=place, **terms)
             handlers[name] = joined
             return function
 

@@ -32,22 +32,22 @@ def welcome(name: str, lang: str = "en", **more: Any) -> None:
 
 
 @pytest.fixture
-def task() -> Task[Any]:
+def task() -> Task[...]:
     return Task("welcome", queue="emails", like=welcome)
 
 
 # arguments
 
 
-def test_a_call_has_its_arguments_by_the_names_of_the_parameters(task: Task[Any]) -> None:
+def test_a_call_has_its_arguments_by_the_names_of_the_parameters(task: Task[...]) -> None:
     assert dict(task.call("ada", "fr")) == {"name": "ada", "lang": "fr"}
 
 
-def test_a_default_is_not_part_of_a_call(task: Task[Any]) -> None:
+def test_a_default_is_not_part_of_a_call(task: Task[...]) -> None:
     assert dict(task.call("ada")) == {"name": "ada"}
 
 
-def test_what_has_no_parameter_goes_to_those_of_any_name(task: Task[Any]) -> None:
+def test_what_has_no_parameter_goes_to_those_of_any_name(task: Task[...]) -> None:
     assert dict(task.call("ada", title="Countess")) == {"name": "ada", "title": "Countess"}
 
 
@@ -60,7 +60,7 @@ def test_what_has_no_parameter_goes_to_those_of_any_name(task: Task[Any]) -> Non
     ],
 )
 def test_arguments_that_the_function_does_not_take_are_a_type_error(
-    task: Task[Any], arguments: tuple[Any, ...], named: dict[str, Any], error: str
+    task: Task[...], arguments: tuple[Any, ...], named: dict[str, Any], error: str
 ) -> None:
     with pytest.raises(TypeError, match=error):
         task.call(*arguments, **named)
@@ -78,7 +78,7 @@ def test_without_a_function_a_call_takes_none_by_position() -> None:
         Task("resize").call(3)
 
 
-def test_later_changes_of_an_argument_are_not_part_of_a_call(task: Task[Any]) -> None:
+def test_later_changes_of_an_argument_are_not_part_of_a_call(task: Task[...]) -> None:
     names = ["ada"]
     call = task.call("x", names=names)
     names.append("bob")
@@ -86,7 +86,7 @@ def test_later_changes_of_an_argument_are_not_part_of_a_call(task: Task[Any]) ->
     assert call["names"] == ["ada"]
 
 
-def test_the_arguments_are_not_in_the_repr_of_a_call(task: Task[Any]) -> None:
+def test_the_arguments_are_not_in_the_repr_of_a_call(task: Task[...]) -> None:
     assert repr(task.call("secret")) == "<Call of task 'welcome' in queue 'emails'>"
 
 
@@ -210,7 +210,7 @@ def test_a_task_has_a_printable_name(name: Any) -> None:
         Task(name)
 
 
-def test_a_call_is_a_payload_for_another_queue_object_only_by_name(task: Task[Any]) -> None:
+def test_a_call_is_a_payload_for_another_queue_object_only_by_name(task: Task[...]) -> None:
     call: Call = task.call("ada")
 
     call.check_queue("emails")

@@ -48,7 +48,7 @@ def too_late(queues: Sequence[str], limit: int) -> Find:
     """Jobs that wait and are too late."""
     states = one_of(WAITING_STATES)
     wanted = {"queue": one_of(queues), "state": states, **_HAS_A_TIME, **_IS_PAST}
-    fields = dict.fromkeys(("_id", "queue", "task", "group", "after"), 1)
+    fields: Document = dict.fromkeys(("_id", "queue", "task", "group", "after"), 1)
     return Find(wanted, fields, [("expires_at", 1)], -limit, bare=True, hint=_HINT)
 
 
