@@ -323,7 +323,7 @@ def copied(worker: Worker, *, store: AsyncStore, **settings: Any) -> Worker:
     made = copy.copy(worker)
     made._settings = replace(worker._settings, store=store, **settings)
     made._has_not_run()
-    if any(handler.keep for handler in made._settings.handlers.values()):
+    if any(handler.keep for queue in made._settings.handlers.values() for handler in queue):
         store.indexes.want("keep")
     return made
 
