@@ -43,6 +43,11 @@ def topic_name(value: object) -> str:
     return _name(value, "topic")
 
 
+def step_name(value: object) -> str:
+    """Return the name of a step if it is a valid one, as of a queue; or raise likewise."""
+    return _name(value, "step")
+
+
 def _name(value: object, what: str) -> str:
     if not is_name(value):
         raise ConfigurationError(

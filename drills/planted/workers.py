@@ -558,7 +558,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{TRANSACTIONS}::test_a_lease_is_renewed_before_a_handler_hears_of_a_conflict",
         Edit(
             "worker.completer:Completer._complete_in",
-            "await self._renew_beside(attempt, error)",
+            "await self._renew_after(attempt, error)",
             "pass",
         ),
     ),

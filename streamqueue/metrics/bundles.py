@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from ..errors import AttemptOutcome, DuplicateJob
+from ..protocol.steps import StepResult
 from .buckets import CLAIM_BATCH_BUCKETS, LOOP_LAG_BUCKETS
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class ConsumerMetrics:
         leases_lost: attempts that could not be sure of their lease until their end was written.
         missed_wakeups: ready jobs the safety sweep found before the change stream announced them.
         reaped: expired leases taken back, by what became of the job.
+        steps: steps called, by what that came to.
     """
 
     wait: Histogram
@@ -144,6 +146,7 @@ class ConsumerMetrics:
     leases_lost: Counter
     missed_wakeups: Counter
     reaped: Mapping[ReapResult, Counter]
+    steps: Mapping[StepResult, Counter]
 
 
 class ConsumerSeries:
@@ -224,6 +227,13 @@ class ConsumerSeries:
             ("queue", "result"),
             registry=registry,
         )
+        self.steps = Counter(
+            "streamqueue_steps_total",
+            "Steps of jobs: run (and stored), replayed (an earlier attempt had stored it) or "
+            "failed (not stored).",
+            ("queue", "result"),
+            registry=registry,
+        )
 
     def of(self, queue: str, task: str) -> ConsumerMetrics:
         """Return what a consumer of this queue counts on; the labels are as they are to be."""
@@ -245,6 +255,7 @@ class ConsumerSeries:
             leases_lost=self.leases_lost.labels(queue),
             missed_wakeups=self.missed_wakeups.labels(queue),
             reaped={result: self.reaped.labels(queue, result) for result in get_args(ReapResult)},
+            steps={result: self.steps.labels(queue, result) for result in get_args(StepResult)},
         )
 
 

@@ -25,6 +25,7 @@ default, so any program may insert ``{queue, state: "ready", payload}`` and noth
     cancel_requested_at                              since it was to be cancelled while it ran
     last_error, errors                               once there was one
     progress, note                                   of the present attempt, or the last one
+    steps                                            once a step was done: name, at, result of each
     result, finished_at, removed_at                  once ended
 """
 
@@ -51,6 +52,7 @@ from bson.timestamp import Timestamp
 
 from ..durations import shown
 from ..errors import ConfigurationError
+from .steps import Steps
 from .stored import date_of as _date
 from .stored import list_in as _list
 from .stored import seconds_in as _seconds
@@ -273,7 +275,7 @@ class JobRecord:
     ``progress`` is what its holder has said of that. It is ``asked`` for when somebody wants it to
     be cancelled; whoever holds it has no use in a look for that before ``look_at``. It ``lets_go``
     of its key when it is claimed, so that another one may wait for its end, or ``holds_on`` to that
-    until a time, whatever becomes of it.
+    until a time, whatever becomes of it. Its ``steps`` are None while it has none.
     """
 
     id: ObjectId
@@ -299,6 +301,7 @@ class JobRecord:
     lets_go: bool = False
     holds_on: bool = False
     progress: Progress | None = None
+    steps: Steps | None = None
     tick: datetime | None = None
     group: str | None = None
     slots: Sequence[str] = ()
@@ -345,6 +348,7 @@ class JobRecord:
             awaited=get("awaited") is True,
             asked=get("cancel_requested_at") is not None,
             expires_at=_date(get("expires_at")),
+            steps=Steps.of_field(get("steps")),
             tick=_date(get("tick")),
             task=_text(get("task")),
             lets_go=get("key_until") == "start" and type(get("key")) is str,

@@ -1,4 +1,4 @@
-"""What a job returns: checked when it is to be stored, and encoded as it will be."""
+"""What a job returns, or a step: checked when it is to be stored, and encoded as it will be."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from bson.raw_bson import RawBSONDocument
 from ..errors import PayloadError
 from .document import CODEC, ENCODING_ERRORS
 from .payload import check_values, culprit, steps_to
+from .steps import MAX_STEP_BYTES
 
 if TYPE_CHECKING:
     from bson.codec_options import CodecOptions
@@ -27,31 +28,51 @@ def encode_result(result: object) -> RawBSONDocument | None:
         PayloadError: it cannot be stored and read back as it is: no BSON value, nested more than
             100 levels deep, or larger than 1 MiB. It says which type is to blame, and where.
     """
-    if result is None:
-        return None
-    whole = {"$literal": result}
+    return None if result is None else encode_value(result, "result", MAX_RESULT_BYTES)
+
+
+def encode_step(name: str, result: object) -> RawBSONDocument:
+    """Return the result of a step likewise; also a None, since it stands for *done*.
+
+    Raises:
+        PayloadError: as :func:`encode_result`, with the name of the step; the limit is 256 kB.
+    """
+    return encode_value(result, f"result of step {name!r}", MAX_STEP_BYTES)
+
+
+def encode_value(value: object, what: str, most: int) -> RawBSONDocument:
+    """Return a value as an expression of an update, encoded.
+
+    Args:
+        what: what it is, for the error.
+        most: the bytes that it may have.
+
+    Raises:
+        PayloadError: it cannot be stored and read back as it is.
+    """
+    whole = {"$literal": value}
     try:
-        plain = check_values(whole, "result", MAX_RESULT_BYTES)
+        plain = check_values(whole, what, most)
         encoded = bson.encode(whole, codec_options=CODEC)
         if not plain:
             bson.decode(encoded, CODEC)
     except PayloadError:
         raise
     except ENCODING_ERRORS as error:
-        what, place = culprit(result)
+        why, place = culprit(value)
         raise PayloadError(
-            f"this result cannot be stored as BSON: {what}, at result{steps_to(place)}"
+            f"this {what} cannot be stored as BSON: {why}, at result{steps_to(place)}"
         ) from error
-    if len(encoded) > MAX_RESULT_BYTES:
+    if len(encoded) > most:
         raise PayloadError(
-            f"this result has {len(encoded):,} bytes as BSON; the limit is {MAX_RESULT_BYTES:,}. "
+            f"this {what} has {len(encoded):,} bytes as BSON; the limit is {most:,}. "
             "Put large data elsewhere (GridFS, an object store) and return its address"
         )
     return RawBSONDocument(encoded, _RAW_CODEC)
 
 
 def decode_result(encoded: bytes) -> Any:
-    """Return the result of which these are the bytes of :func:`encode_result`."""
+    """Return the value of which these are the bytes of :func:`encode_value`."""
     return bson.decode(encoded, CODEC)["$literal"]
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ..options import QueueOptions
     from ..protocol.document import JobRecord
+    from ..protocol.steps import StepResult
     from ..store.asynchronous import AsyncStore
     from ..store.blocking import Store
     from .flow import Flow
@@ -193,6 +194,35 @@ class Ends:
                 pass  # whoever has taken it has ended it
             raise JobCancelled(record.id)
 
+    def begin_step(self, record: JobRecord) -> Flow[None]:
+        """Raise if it is known that the job is to be cancelled."""
+        yield from self._end_if_asked(record)
+        self._store.check_place()
+
+    def is_step_stored(self, record: JobRecord, name: str, session: Any) -> Flow[bool]:
+        """Return whether a step is stored, as the session's transaction sees it."""
+        command = operations.stored_step(record.id, record.token, name)
+        stored: bool = yield self._store.is_step_stored(command, session)
+        return stored
+
+    def store_step(
+        self, record: JobRecord, name: str, result: RawBSONDocument, session: Any
+    ) -> Flow[None]:
+        """Store the result of a step: until that is certain, or the lease ended long ago. That
+        somebody has asked to cancel the job the next call says."""
+        self._store.check_place()
+        timeout = self._options.timeout
+        step = (record.id, record.token, name, result)
+        if session is not None:
+            asked = yield self._store.store_step_in(operations.store_step(*step, None), session)
+        else:
+            command, until = operations.store_step(*step, timeout), monotonic() + timeout
+            asked = yield self._store.store_step(command, lambda: until - monotonic(), _ignored)
+        if asked is None:
+            _over(record)
+            raise LeaseLost(record.id)
+        record.asked = asked
+
     def progress(self, record: JobRecord, count: int | None, note: str | None) -> Flow[None]:
         """Keep it, or write it with what was kept. Nobody else will, before the end of the
         attempt: a queue object has nothing that runs in the background."""
@@ -263,6 +293,10 @@ class Ends:
 _ASKED = {"_id": 0, operations.ASKED_AT: 1}
 
 
+def _ignored(_error: PyMongoError) -> None:
+    """Take note of nothing."""
+
+
 def _over(record: JobRecord) -> None:
     if record.progress is not None:
         record.progress.over()
@@ -298,3 +332,17 @@ class BlockingEnds:
         self, _record: JobRecord, ids: Sequence[Any], whole: bool
     ) -> Sequence[RawBSONDocument]:
         return run(self._ends.parents(ids, whole))
+
+    def begin_step(self, record: JobRecord, _session: ClientSession | None) -> None:
+        run(self._ends.begin_step(record))
+
+    def is_step_stored(self, record: JobRecord, name: str, session: ClientSession) -> bool:
+        return run(self._ends.is_step_stored(record, name, session))
+
+    def store_step(
+        self, record: JobRecord, name: str, result: RawBSONDocument, session: ClientSession | None
+    ) -> None:
+        run(self._ends.store_step(record, name, result, session))
+
+    def count_step(self, result: StepResult) -> None:
+        pass  # a queue object counts nothing of attempts

@@ -1,4 +1,5 @@
-"""What a held job asks of whoever holds it: the writes that end its attempt, or note its progress.
+"""What a held job asks of whoever holds it: the writes that end its attempt, note its progress or
+store the results of its steps.
 
 A queue object is asked by the jobs taken from it, and in a worker an attempt by its one job. Every
 call raises LeaseLost, and changes nothing, when the job is no longer held.
@@ -9,13 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from bson.raw_bson import RawBSONDocument
     from pymongo.asynchronous.client_session import AsyncClientSession
     from pymongo.synchronous.client_session import ClientSession
 
     from ..protocol.document import JobRecord
+    from ..protocol.steps import StepResult
     from .outcome import End
 
 
@@ -48,6 +50,26 @@ class Holder(Protocol):
         the majority has them."""
         ...
 
+    def begin_step(self, record: JobRecord, session: ClientSession | None) -> None:
+        """Raise if the job is known to be held no longer, or to be cancelled; renew nothing beside
+        the session's transaction from now on."""
+
+    def is_step_stored(self, record: JobRecord, name: str, session: ClientSession) -> bool:
+        """Whether the result of a step is stored, as the session's transaction sees it."""
+
+    def store_step(
+        self, record: JobRecord, name: str, result: RawBSONDocument, session: ClientSession | None
+    ) -> None:
+        """Store the result of a step, in the session's transaction if there is one; else until that
+        is certain, and renew the lease.
+
+        Raises:
+            JobCancelled: somebody has asked for that; the result is stored.
+        """
+
+    def count_step(self, result: StepResult) -> None:
+        """Count a step that was run or not, where such things are counted."""
+
 
 class AsyncHolder(Protocol):
     """Writes what an :class:`~streamqueue.AsyncJob` says: as :class:`Holder`, to be awaited."""
@@ -67,3 +89,24 @@ class AsyncHolder(Protocol):
     def parents(
         self, record: JobRecord, ids: Sequence[Any], whole: bool
     ) -> Awaitable[Sequence[RawBSONDocument]]: ...
+
+    def begin_step(
+        self, record: JobRecord, session: AsyncClientSession | None
+    ) -> Awaitable[None]: ...
+
+    def is_step_stored(
+        self, record: JobRecord, name: str, session: AsyncClientSession
+    ) -> Awaitable[bool]: ...
+
+    def store_step(
+        self,
+        record: JobRecord,
+        name: str,
+        result: RawBSONDocument,
+        session: AsyncClientSession | None,
+    ) -> Awaitable[None]: ...
+
+    def count_step(self, result: StepResult) -> None: ...
+
+    def in_thread(self, function: Callable[[], Any]) -> Awaitable[Any]:
+        """Call a blocking function in a thread; cancelled, wait for it all the same."""

@@ -1,4 +1,5 @@
-"""Job and AsyncJob: what its consumer can say of a held job, beside what it shows (``view``).
+"""Job and AsyncJob: what its consumer can say of a held job, beside what it shows (``view``) and
+its steps (``steps``).
 
 The job's holder (``holder.py``) writes what is said.
 """
@@ -14,7 +15,8 @@ from ..errors import JobCancelled, LeaseLost, text_of
 from .flow import run, run_async
 from .outcome import End
 from .parents import AsyncParents, Parents
-from .view import Data, JobView
+from .steps import AsyncSteps, BlockingSteps
+from .view import Data
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from .holder import AsyncHolder, Holder
 
 
-class Job(JobView[Data]):
+class Job(BlockingSteps[Data]):
     """A job this consumer holds. Made by :meth:`MongoQueue.next` and its like.
 
     Annotations may say the type of its payload, as in ``Job[Email]``; by default it is a dict.
@@ -139,7 +141,7 @@ class Job(JobView[Data]):
                 raise
 
 
-class AsyncJob(JobView[Data]):
+class AsyncJob(AsyncSteps[Data]):
     """A job this consumer holds. Made by :meth:`AsyncMongoQueue.next` and its like.
 
     Annotations may say the type of its payload, as in ``AsyncJob[Email]``; by default it is a dict.

@@ -100,7 +100,8 @@ def write_of(end: End, record: JobRecord, backoff: Backoff) -> EndWrite:
             return EndWrite(command, "release", AttemptOutcome.RELEASED)
         case "discarded":
             command = operations.discard(*held, end.message or "")
-            return EndWrite(command, "error", AttemptOutcome.DEAD, "discarded by its handler")
+            death = "discarded by its handler" if end.asked else "a result of it cannot be stored"
+            return EndWrite(command, "error", AttemptOutcome.DEAD, death)
         case "cancelled":
             command = operations.cancelled(*held, end.message)
             return EndWrite(command, "complete", AttemptOutcome.CANCELLED, removes=True)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from anyio import NoEventLoopError
+from anyio import NoEventLoopError, to_thread
 from anyio.lowlevel import checkpoint, current_token
 
 from .flow import run_async, shield
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from bson.raw_bson import RawBSONDocument
     from pymongo.asynchronous.client_session import AsyncClientSession
 
     from ..protocol.document import JobRecord
+    from ..protocol.steps import StepResult
     from .ends import Ends
     from .outcome import End
 
@@ -57,3 +58,27 @@ class ShieldedEnds:
         self, _record: JobRecord, ids: Sequence[Any], whole: bool
     ) -> Awaitable[Sequence[RawBSONDocument]]:
         return run_async(self._ends.parents(ids, whole))
+
+    def begin_step(self, record: JobRecord, _session: AsyncClientSession | None) -> Awaitable[None]:
+        return run_async(self._ends.begin_step(record), shield())
+
+    def is_step_stored(
+        self, record: JobRecord, name: str, session: AsyncClientSession
+    ) -> Awaitable[bool]:
+        return run_async(self._ends.is_step_stored(record, name, session))
+
+    def store_step(
+        self,
+        record: JobRecord,
+        name: str,
+        result: RawBSONDocument,
+        session: AsyncClientSession | None,
+    ) -> Awaitable[None]:
+        # Each write is shielded by itself, and no pause between two is.
+        return run_async(self._ends.store_step(record, name, result, session))
+
+    def count_step(self, result: StepResult) -> None:
+        pass  # a queue object counts nothing of attempts
+
+    def in_thread(self, function: Callable[[], Any]) -> Awaitable[Any]:
+        return to_thread.run_sync(function)

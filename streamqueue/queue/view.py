@@ -36,13 +36,14 @@ block_logger = plain.logger("streamqueue.queue")
 class JobView(Generic[Data]):
     """A held job as it was when it was claimed. Reading it sends nothing, but for `cancelled`."""
 
-    __slots__ = ("_ended", "_holder", "_record", "_session")
+    __slots__ = ("_ended", "_holder", "_record", "_session", "_step_session")
 
     def __init__(self, record: JobRecord, holder: Any) -> None:
         self._record = record
         self._holder = holder
         self._ended = False
         self._session: Any = None  # of the transaction it was completed in
+        self._step_session: Any = None  # of the transaction that a step of it is part of
 
     def _is_over(self, error: BaseException | None) -> bool:
         """Return whether a block that ends, with this exception or none, has ended its job.
@@ -58,6 +59,8 @@ class JobView(Generic[Data]):
         """Note in which transaction the job is completed, or raise if it may not be now."""
         if session is None:
             self._check_beside_transaction(ends=True)
+        else:
+            self._check_beside_step(session)
         self._session = session if session is not None and session.in_transaction else None
 
     def _begin_progress(self, count: int | None, note: str | None) -> tuple[int | None, str | None]:
@@ -74,12 +77,23 @@ class JobView(Generic[Data]):
 
         One that `ends` the attempt waits only for a transaction that has completed the job.
         """
+        self._check_beside_step(None)
         if self._session is None or not self._session.in_transaction:
             return
         if self._ended or not ends:
             raise ConfigurationError(
                 "the transaction that this job is completed in is open: any other call of the job "
                 "would wait for it, or change the job behind its snapshot; make it before or after"
+            )
+
+    def _check_beside_step(self, session: Any) -> None:
+        """Raise if a step of the job is part of an open transaction, and not of this session's."""
+        theirs = self._step_session
+        if theirs is not None and theirs is not session and theirs.in_transaction:
+            raise ConfigurationError(
+                "a transaction is open that a step of this job is part of: any other call of the "
+                "job would wait for it, or change the job behind its snapshot; make it before or "
+                "after, or with the same session"
             )
 
     @property

@@ -38,6 +38,7 @@ from .flows import (
     setting_up,
     settings,
     steps,
+    stored_steps,
     timers,
     unique,
 )
@@ -140,6 +141,9 @@ class AsyncStore(StoreState, ReadsOfMoments):
     expire = _driven(timers.expire)
     expire_held = _driven(timers.expire_held)
     remove_cancelled = _driven(changes.remove_cancelled)
+    store_step = _driven(stored_steps.store_step)
+    store_step_in = _driven(stored_steps.store_step_in)
+    is_step_stored = _driven(stored_steps.is_step_stored)
 
     async def _drive(self, flow: Flow[Result]) -> Result:
         try:
@@ -187,6 +191,7 @@ class AsyncStore(StoreState, ReadsOfMoments):
         command: operations.Find,
         codec: CodecOptions[Any] | None = None,
         committed: bool = False,
+        session: Any = None,
     ) -> list[dict[str, Any]]:
         """Send a read and return all of its answer, decoded with `codec` if one is given; in one
         batch, so that no cursor is left behind when the reader is cancelled between two."""
@@ -199,6 +204,7 @@ class AsyncStore(StoreState, ReadsOfMoments):
                 limit=command.limit,
                 batch_size=abs(command.limit) or MAX_BATCH,
                 hint=command.hint,
+                session=session,
             ) as cursor:
                 found: list[Any] = await cursor.to_list()
                 return list(map(self.read, found)) if command.bare else found
@@ -278,11 +284,19 @@ class AsyncStore(StoreState, ReadsOfMoments):
             await (self._settings if settings else self.jobs).update_one(*command, upsert=True)
 
     async def _update_and_get(
-        self, command: operations.Update, limit: float
+        self,
+        command: operations.Update,
+        limit: float,
+        shown: operations.Document | None = None,
+        session: Any = None,
     ) -> dict[str, Any] | None:
         # (Under ``pymongo.timeout(0)`` the driver would try a write like this one again for ever.)
         change = self.jobs.find_one_and_update(
-            *command, return_document=ReturnDocument.AFTER, maxTimeMS=milliseconds(limit)
+            *command,
+            projection=shown,
+            return_document=ReturnDocument.AFTER,
+            session=session,
+            maxTimeMS=milliseconds(limit),
         )
         document: dict[str, Any] | None = await answered_within(change, limit, self._patience)
         return document

@@ -28,6 +28,7 @@ from .flows import (
     setting_up,
     settings,
     steps,
+    stored_steps,
     timers,
     unique,
 )
@@ -109,6 +110,9 @@ class Store(StoreState):
     expire = _driven(timers.expire)
     expire_held = _driven(timers.expire_held)
     remove_cancelled = _driven(changes.remove_cancelled)
+    store_step = _driven(stored_steps.store_step)
+    store_step_in = _driven(stored_steps.store_step_in)
+    is_step_stored = _driven(stored_steps.is_step_stored)
 
     def _drive(self, flow: Flow[Result]) -> Result:
         try:
@@ -143,6 +147,7 @@ class Store(StoreState):
         command: operations.Find,
         codec: CodecOptions[Any] | None = None,
         committed: bool = False,
+        session: Any = None,
     ) -> list[dict[str, Any]]:
         """Send a read and return all of its answer, decoded with `codec` if one is given.
 
@@ -156,6 +161,7 @@ class Store(StoreState):
             limit=command.limit,
             batch_size=abs(command.limit) or MAX_BATCH,
             hint=command.hint,
+            session=session,
         ) as cursor:
             found = map(self.read, cursor) if command.bare else cursor
             return list(found)  # pyright: ignore[reportReturnType]
@@ -220,10 +226,20 @@ class Store(StoreState):
     def _upsert(self, command: operations.Update, settings: bool) -> None:
         (self._settings if settings else self.jobs).update_one(*command, upsert=True)
 
-    def _update_and_get(self, command: operations.Update, limit: float) -> dict[str, Any] | None:
+    def _update_and_get(
+        self,
+        command: operations.Update,
+        limit: float,
+        shown: operations.Document | None = None,
+        session: Any = None,
+    ) -> dict[str, Any] | None:
         # (Under ``pymongo.timeout(0)`` the driver would try a write like this one again for ever.)
         document: dict[str, Any] | None = self.jobs.find_one_and_update(
-            *command, return_document=ReturnDocument.AFTER, maxTimeMS=milliseconds(limit)
+            *command,
+            projection=shown,
+            return_document=ReturnDocument.AFTER,
+            session=session,
+            maxTimeMS=milliseconds(limit),
         )
         return document
 

@@ -28,9 +28,10 @@ from ..queue.ends import cannot_store
 from ..queue.lines import log_refused
 from ..queue.outcome import End
 from ..store.write_limit import WriteLimit
-from .ends import AGAIN, NONE_LEFT, Ends, Left, done, is_storable, time_left
+from .ends import AGAIN, NONE_LEFT, Left, done, is_storable, time_left
 from .execution.attempt import LEAST_TIME
 from .nearest import Nearest
+from .steps import StepEnds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,7 +52,7 @@ CERTAIN_MARGIN = 1.0
 """Seconds a lease must still have for its complete to share a write; see ``_complete_group``."""
 
 
-class Completer(Ends):
+class Completer(StepEnds):
     """Ends attempts, and completes together what ends at about the same time.
 
     Args:
@@ -156,10 +157,7 @@ class Completer(Ends):
             await self._bury(attempt, problem)  # beside the transaction, which that error ends
             raise
         except PyMongoError as error:
-            if error.has_error_label("TransientTransactionError"):
-                # Most likely our own renewal, behind its snapshot. The next try should have the
-                # whole lease for itself, so it is renewed before that can begin.
-                await self._renew_beside(attempt, error)
+            await self._renew_after(attempt, error)
             raise
         if not ended:
             raise LeaseLost(attempt.record.id)
@@ -168,21 +166,6 @@ class Completer(Ends):
         else:
             attempt.outcome = AttemptOutcome.COMPLETED
             await self._let_through(attempt)
-
-    async def _renew_beside(self, attempt: Attempt, reason: PyMongoError) -> None:
-        wanted = operations.held(attempt.record.id, attempt.record.token)
-        sent = monotonic()
-        limit = min(self._limit.seconds, time_left(attempt))
-        try:
-            with self._metrics.timed("renew"):
-                command = operations.renew(wanted, self._timeout)
-                matched, _ = await self._store.update_within(command, limit)
-        except PyMongoError:
-            return  # as it was, then: the transaction may be tried again with what is left
-        if not matched:
-            raise LeaseLost(attempt.record.id) from reason
-        attempt.extend(sent, self._timeout)
-        attempt.registered.metrics.leases_renewed.inc()
 
     async def _complete_group(self, apart: TaskGroup, pause: float) -> bool:
         """Complete what has gathered; return False when some of it is to be tried again."""

@@ -131,6 +131,14 @@ def misuse_blocking(queue: MongoQueue, session: AsyncClientSession) -> None:
     queue.next().complete()  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
 
 
+def book(session: ClientSession, amount: int) -> int:
+    return amount
+
+
+async def fetch(number: int) -> int:
+    return number
+
+
 def hold_blocking(job: Job, session: ClientSession) -> None:
     assert_type(job.id, ObjectId)
     assert_type(job.queue, str)
@@ -156,6 +164,11 @@ def hold_blocking(job: Job, session: ClientSession) -> None:
     job.progress(5)
     job.progress(5, "half")
     job.progress(note="half")
+    job.step("round", round, 0.5)
+    job.step("book", book, session, 5, session=session)
+    assert_type(job.step_id("round"), str)
+    job.step("book", book, 5)  # type: ignore[arg-type]
+    job.step("book", session, book)  # type: ignore[arg-type]
     job.release()
     job.release(delay=5)
     job.progress("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -215,6 +228,9 @@ async def hold_async(job: AsyncJob, session: AsyncClientSession) -> None:
     await job.complete(session=session)
     await job.error("oops", delay=0)
     await job.progress(5)
+    await job.step("round", round, 0.5)
+    await job.step("fetch", fetch, 5)
+    await job.step("fetch", fetch, "5")  # type: ignore[arg-type]
     await job.release(delay=5)
 
 

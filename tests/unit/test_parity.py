@@ -14,6 +14,7 @@ from streamqueue.queue.schedules.schedules import AsyncSchedules, Schedules
 from streamqueue.queue.steering.limiting import AsyncLimiting, BlockingLimiting
 from streamqueue.queue.steering.pausing import AsyncPausing, BlockingPausing
 from streamqueue.queue.steering.steering import AsyncSteering, BlockingSteering
+from streamqueue.queue.steps import AsyncSteps, BlockingSteps
 
 TWO_SHELLS: list[tuple[type, type]] = [
     (MongoQueue, AsyncMongoQueue),
@@ -24,6 +25,7 @@ TWO_SHELLS: list[tuple[type, type]] = [
     (BlockingLimiting, AsyncLimiting),
     (BlockingAnswers, AsyncAnswers),
     (Schedules, AsyncSchedules),
+    (BlockingSteps, AsyncSteps),
 ]
 PAIRS = [pytest.param(*pair, id=pair[0].__name__) for pair in TWO_SHELLS]
 NOT_AWAITED = {"__init__"}

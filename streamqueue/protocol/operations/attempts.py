@@ -66,6 +66,30 @@ def _literal(fields: Mapping[str, Any]) -> Document:
     return {name: {"$literal": value} for name, value in fields.items()}
 
 
+def store_step(
+    job_id: ObjectId, token: bytes, name: str, result: Any, timeout: float | None
+) -> Update:
+    """Store the result of a step, unless it is there: so it may be sent again and again.
+
+    Args:
+        result: an expression (see ``protocol.result``).
+        timeout: the lease is extended by it; None leaves the lease alone.
+    """
+    stored: Document = {"$cond": [{"$isArray": "$steps"}, "$steps", []]}
+    step = {"name": {"$literal": name}, "at": "$$NOW", "result": result}
+    is_there = {"$in": [{"$literal": name}, {"$map": {"input": stored, "in": "$$this.name"}}]}
+    added = {"$concatArrays": [stored, [step]]}
+    fields: Document = {"steps": {"$cond": [is_there, "$steps", added]}}
+    if timeout is not None:
+        fields["locked_until"] = later(timeout)
+    return Update(held(job_id, token), [{"$set": fields}])
+
+
+def stored_step(job_id: ObjectId, token: bytes, name: str) -> Find:
+    """The held job, if this step of it is stored."""
+    return Find({**held(job_id, token), "steps.name": {"$eq": name}}, {"_id": 1}, None, 1)
+
+
 ASKED_FOR: Document = {"cancel_requested_at": {"$ne": None}}
 """A condition: somebody has asked for the job to be cancelled. (Programs that write all of their
 fields store null for what is not so.)"""

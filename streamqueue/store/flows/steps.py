@@ -21,11 +21,13 @@ class Read(NamedTuple):
     Attributes:
         codec: what they are decoded with, if not as jobs are.
         committed: only what the majority has.
+        session: of a transaction that it is part of; None for none.
     """
 
     command: Find
     codec: CodecOptions[Any] | None = None
     committed: bool = False
+    session: Any = None
 
 
 class Aggregate(NamedTuple):
@@ -105,10 +107,17 @@ class DeleteMany(NamedTuple):
 
 
 class UpdateAndGet(NamedTuple):
-    """Update one document likewise; the answer is what it is then, or None."""
+    """Update one document likewise; the answer is what it is then, or None.
+
+    Attributes:
+        shown: which fields of that; None is all.
+        session: of a transaction that it is part of; None for none.
+    """
 
     command: Update
     limit: float
+    shown: Document | None = None
+    session: Any = None
 
 
 class UpdateWithoutLimit(NamedTuple):

@@ -21,7 +21,7 @@ from ...queue.job import AsyncJob
 from ...queue.lines import facts, log_asked
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     import anyio
     from bson.raw_bson import RawBSONDocument
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ...errors import PayloadError
     from ...protocol.document import JobRecord
+    from ...protocol.steps import StepResult
     from ...queue.outcome import End
     from ..handler import RegisteredHandler
 
@@ -58,6 +59,26 @@ class Ender(Protocol):
     async def parents(self, ids: Sequence[Any], whole: bool) -> Sequence[RawBSONDocument]:
         """Return those of some parents of a job that are there, with their results, or whole."""
         ...
+
+    async def begin_step_in(self, attempt: Attempt, session: AsyncClientSession) -> None:
+        """Renew no lease of it while this session's transaction is open."""
+
+    async def is_step_stored(
+        self, attempt: Attempt, name: str, session: AsyncClientSession
+    ) -> bool:
+        """Return whether a step is stored, as the session's transaction sees it."""
+
+    async def store_step(
+        self,
+        attempt: Attempt,
+        name: str,
+        result: RawBSONDocument,
+        session: AsyncClientSession | None,
+    ) -> None:
+        """Store the result of a step, in the caller's transaction, if there is one."""
+
+    def in_thread(self, function: Callable[[], Any]) -> Awaitable[Any]:
+        """Call a blocking function in a thread that keeps no process alive."""
 
 
 class Observer(Protocol):
@@ -238,6 +259,38 @@ class Attempt:
     ) -> Sequence[RawBSONDocument]:
         return await self._ender.parents(ids, whole)
 
+    def check_held(self) -> None:
+        """Raise if it is known that the job is held no longer, or is to be cancelled; in whichever
+        thread."""
+        self._check_not_asked()
+        if self.lost or self.ending or self.outcome is not None:
+            raise LeaseLost(self.record.id)
+
+    async def begin_step(self, _record: JobRecord, session: AsyncClientSession | None) -> None:
+        self.check_held()
+        if session is not None:
+            await self._ender.begin_step_in(self, session)
+
+    async def is_step_stored(
+        self, _record: JobRecord, name: str, session: AsyncClientSession
+    ) -> bool:
+        return await self._ender.is_step_stored(self, name, session)
+
+    async def store_step(
+        self,
+        _record: JobRecord,
+        name: str,
+        result: RawBSONDocument,
+        session: AsyncClientSession | None,
+    ) -> None:
+        await self._ender.store_step(self, name, result, session)
+
+    def count_step(self, result: StepResult) -> None:
+        self.registered.metrics.steps[result].inc()
+
+    def in_thread(self, function: Callable[[], Any]) -> Awaitable[Any]:
+        return self._ender.in_thread(function)
+
     def says(self, count: int | None, note: str | None) -> bool:
         """Keep what its handler says of progress, in whichever thread; return whether
         :meth:`write_progress` is to be called, in the event loop.
@@ -246,9 +299,7 @@ class Attempt:
             LeaseLost: the job is known to be held no longer.
             JobCancelled: it is known that somebody has asked for that.
         """
-        self._check_not_asked()
-        if self.lost or self.ending or self.outcome is not None:
-            raise LeaseLost(self.record.id)
+        self.check_held()
         return progress_of(self.record, QUIET).say(count, note)
 
     async def write_progress(self, count: int | None, note: str | None) -> None:

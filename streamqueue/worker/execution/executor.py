@@ -59,6 +59,7 @@ class Execution:
 
     Attributes:
         completer: where finished attempts go; set before the first start.
+        threads: of blocking handlers, and of the blocking steps of async ones.
         made_room: told of the queue and the slots of jobs that have ended; set likewise.
     """
 
@@ -81,7 +82,7 @@ class Execution:
         self._observer = observer
         self._leases = leases
         self._slots = slots
-        self._threads = Threads()
+        self.threads = Threads()
         self._limits = TimeLimits(slots.concurrency, health)
         self._outcomes = Outcomes(leases, log_tracebacks)
         self._unbegun = Unbegun(store, leases, slots, self._begin)
@@ -125,7 +126,7 @@ class Execution:
 
     def close(self) -> None:
         """Let the threads end, and the task that watches the event loop."""
-        self._threads.close()
+        self.threads.close()
         self._limits.close()
         self._closed.set()
 
@@ -251,7 +252,7 @@ class Execution:
                 if limited:
                     self._limits.begin(attempt, self._context)
                 job = Job(attempt.record, FromThread(attempt, current_token()))
-                result = await self._threads.run(handler.called, job)
+                result = await self.threads.run(handler.called, job)
             error = None if result is None else not_begun(result, handler.task)
             attempt.returned = result
         except get_cancelled_exc_class() as cancellation:

@@ -11,10 +11,11 @@ import contextvars
 import queue
 import threading
 from functools import partial
+from operator import call
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio import from_thread
+from anyio import CancelScope, from_thread
 from anyio.lowlevel import current_token
 
 from ...errors import ConfigurationError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from bson.raw_bson import RawBSONDocument
 
     from ...protocol.document import JobRecord
+    from ...protocol.steps import StepResult
     from ...queue.outcome import End
     from .attempt import Attempt
 
@@ -97,6 +99,11 @@ class Threads:
             self._busy -= 1
         return call.outcome()
 
+    async def run_to_its_end(self, function: Callable[[], Any]) -> Any:
+        """Call the function in a thread; cancelled, wait for it all the same."""
+        with CancelScope(shield=True):
+            return await self.run(call, function)
+
     def close(self) -> None:
         """Let the threads end when they have nothing to do."""
         with self._lock:
@@ -128,10 +135,7 @@ class FromThread:
 
     def complete(self, record: JobRecord, result: object, session: Any) -> None:
         if session is not None:
-            raise ConfigurationError(
-                "complete(session=) in a worker needs an async handler: the worker's client is "
-                "async, and a session belongs to one client"
-            )
+            raise _needs_async_handler("complete")
         self._run(self._attempt.complete, record, result, None)
 
     def end(self, record: JobRecord, end: End) -> None:
@@ -149,3 +153,26 @@ class FromThread:
     ) -> Sequence[RawBSONDocument]:
         found: Sequence[RawBSONDocument] = self._run(self._attempt.parents, record, ids, whole)
         return found
+
+    def begin_step(self, _record: JobRecord, session: Any) -> None:
+        if session is not None:
+            raise _needs_async_handler("step")
+        self._attempt.check_held()
+
+    def is_step_stored(self, record: JobRecord, name: str, session: Any) -> bool:
+        return bool(self._run(self._attempt.is_step_stored, record, name, session))
+
+    def store_step(
+        self, record: JobRecord, name: str, result: RawBSONDocument, session: Any
+    ) -> None:
+        self._run(self._attempt.store_step, record, name, result, session)
+
+    def count_step(self, result: StepResult) -> None:
+        self._attempt.count_step(result)
+
+
+def _needs_async_handler(call: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{call}(session=) in a worker needs an async handler: the worker's client is async, and a "
+        "session belongs to one client"
+    )
