@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .protocol.tasks import Task
     from .queue.asynchronous import AsyncMongoQueue
     from .queue.blocking import MongoQueue
-    from .queue.info import JobInfo, PastError
+    from .queue.info import JobInfo, PastError, PastStep
     from .queue.job import AsyncJob, Job
     from .queue.parents import AsyncParents, Parents
     from .queue.schedules.info import ScheduleInfo
@@ -71,6 +71,7 @@ __all__ = [
     "NewJob",
     "Parents",
     "PastError",
+    "PastStep",
     "PayloadError",
     "PutIds",
     "Rate",
@@ -105,6 +106,7 @@ _HOMES = {
     "NewJob": "protocol.put",
     "Parents": "queue.parents",
     "PastError": "queue.info",
+    "PastStep": "queue.info",
     "PutIds": "protocol.puts",
     "Rate": "protocol.limits",
     "Remaining": "worker.until_empty",

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -30,7 +31,7 @@ from ..store.lines import why_it_stays_dead
 from ..tracebacks import last_line
 from .command import Group, Options, command, option
 from .connection import open_async_jobs, open_database
-from .options import JSON, QUEUE, WHERE, moment, whole
+from .options import FRESH, JSON, QUEUE, WHERE, moment, whole
 from .steering import QUEUE as QUEUE_OR_THAT_OF_THE_ID
 from .steering import change_first, open_queue_of
 from .tables import show
@@ -162,25 +163,27 @@ def _last_line(row: dict[str, Any]) -> str:
     JSON,
     *CHOICE,
     *MANY,
+    FRESH,
     example="streamqueue dead requeue --queue emails --match ConnectError --limit 100",
 )
 def requeue(options: Options) -> int:
     """Make dead jobs ready again: that with the ID, in whatever queue, else all of a queue."""
     if options.job_id is None:
         options.queue = options.queue or "default"
-        return _change_many(options, "requeue", "requeued", _requeue_some)
+        change = partial(_requeue_some, fresh=options.fresh)
+        return _change_many(options, "requeue", "requeued", change)
     if options.since is not None or options.match is not None or options.limit:
         raise ConfigurationError("--since, --match and --limit are for many jobs: leave out the ID")
     with open_queue_of(options, "dead") as (queue, ids):
-        count = change_first(queue.requeue, ids, options, "dead")
+        count = change_first(partial(queue.requeue, fresh=options.fresh), ids, options, "dead")
     show(options, {"requeued": count}, [f"{count} requeued"])
     return FINE
 
 
 def _requeue_some(
-    store: Store, deaths: Deaths, died: list[dict[str, Any]], progress: _Progress
+    store: Store, deaths: Deaths, died: list[dict[str, Any]], progress: _Progress, *, fresh: bool
 ) -> None:
-    count, refused = store.requeue(deaths.queue, died)
+    count, refused = store.requeue(deaths.queue, died, fresh=fresh)
     needed = [one["_id"] for one in died if one.get("needed") is not None]
     if needed:
         store.look_at_requeued(needed)

@@ -215,6 +215,7 @@ WHERE = (
 )
 QUEUE = setting("--queue", "default: default", metavar="NAME", default="default")
 JSON = setting("--json", "print JSON, for scripts", is_flag=True)
+FRESH = option("--fresh", "without their steps: all is run again", is_flag=True)
 LOG = (
     setting(
         "--log-level",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +16,7 @@ from ..queue.blocking import MongoQueue
 from ..store.blocking import Store
 from .command import Options, command, option, setting
 from .connection import open_database
-from .options import JSON, WHERE, duration, instant, integer
+from .options import FRESH, JSON, WHERE, duration, instant, integer
 from .tables import show
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def _cancel(database: Database[Any], options: Options) -> str | None:
     option("--older-than", "those that died so long ago", type=duration, metavar="TIME"),
     option("--spread", "ready one after the other, over so long", type=duration, metavar="TIME"),
     option("--all", "all dead jobs of the queue", is_flag=True),
+    FRESH,
     example="streamqueue requeue --queue emails --error ConnectError --spread 600",
 )
 def requeue(options: Options) -> None:
@@ -86,14 +88,16 @@ def requeue(options: Options) -> None:
             raise ConfigurationError("which dead jobs? give an ID, --error, --older-than or --all")
         with open_database(options) as database:
             name = options.queue or "default"
-            count = MongoQueue(database[options.collection], name=name).requeue(**filters)
+            count = MongoQueue(database[options.collection], name=name).requeue(
+                fresh=options.fresh, **filters
+            )
     else:
         if options.all or any(given is not None for given in filters.values()):
             raise ConfigurationError(
                 "--error, --older-than, --spread and --all are for many jobs: leave out the ID"
             )
         with open_queue_of(options, "dead") as (queue, ids):
-            count = change_first(queue.requeue, ids, options, "dead")
+            count = change_first(partial(queue.requeue, fresh=options.fresh), ids, options, "dead")
     show(options, {"requeued": count}, [f"{count:,} requeued"])
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ..exporter.counts import ConsumerCensus, LimitCensus, QueueCensus
-    from ..queue.info import JobInfo
+    from ..queue.info import JobInfo, PastStep
     from .command import Options
     from .monitor.pulse import Pulse
 
@@ -83,7 +83,14 @@ def job_facts(info: JobInfo, *, data: bool) -> dict[str, Any]:
         if not field.name.startswith("_") and field.name not in left_out
     }
     errors = [error._asdict() for error in info.errors]
-    return {**facts, "id": id_text(info.id), "errors": errors, "ended": info.ended}
+    steps = [step._asdict() for step in info.steps]
+    return {
+        **facts,
+        "id": id_text(info.id),
+        "errors": errors,
+        "steps": steps,
+        "ended": info.ended,
+    }
 
 
 def job_lines(info: JobInfo) -> Iterator[str]:
@@ -91,6 +98,7 @@ def job_lines(info: JobInfo) -> Iterator[str]:
     facts = job_facts(info, data=True)
     for name in ("errors", "ended"):
         del facts[name]
+    facts["steps"] = "\n".join(map(_step, info.steps)) or None
     for name, value in facts.items():
         if value is None:
             continue
@@ -99,6 +107,10 @@ def job_lines(info: JobInfo) -> Iterator[str]:
         yield f"{name:<12} {first}"
         for line in others:
             yield f"{'':<12} {line}"
+
+
+def _step(step: PastStep) -> str:
+    return f"{step.name}  {'?' if step.at is None else f'{step.at:%Y-%m-%d %H:%M:%S}'}"
 
 
 def job_rows(found: Sequence[JobInfo], *, data: bool) -> list[list[str]]:

@@ -37,6 +37,18 @@ class PastError(NamedTuple):
     message: str
 
 
+class PastStep(NamedTuple):
+    """A step whose result is stored.
+
+    Attributes:
+        name: its name, whether or not the present code has such a step.
+        at: when it was stored, by the server's clock (aware, UTC).
+    """
+
+    name: str
+    at: datetime | None
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class JobInfo:
     """A job as it was when it was looked at. Reading it sends nothing.
@@ -69,6 +81,7 @@ class JobInfo:
         locked_until: when its lease ends, unless that is renewed.
         last_error: the message or traceback of the last attempt that failed.
         errors: the last few of them (:class:`PastError`), the latest last.
+        steps: the steps that are done (:class:`PastStep`), the latest last; without their results.
         waits_for: what a ``waiting`` job waits for, and whom: ``{"key": <id of a job>}`` for the
             running job of its key, by which it could not be claimed.
     """
@@ -94,6 +107,7 @@ class JobInfo:
     locked_until: datetime | None
     last_error: str | None
     errors: tuple[PastError, ...]
+    steps: tuple[PastStep, ...]
     waits_for: Mapping[str, Any] | None = field(hash=False)
     _place: tuple[Any, ...] | None = field(compare=False)
 
@@ -105,7 +119,7 @@ class JobInfo:
         state = text_in(get("state")) or ""
         order = LISTED.get(state)
         attempts, allowed = whole_of(get("attempts"), 0), whole_of(get("allowed"), None)
-        errors = get("errors")
+        errors, steps = get("errors"), get("steps")
         return cls(
             id=document["_id"],
             queue=text_in(get("queue")) or "",
@@ -128,6 +142,7 @@ class JobInfo:
             locked_until=date_of(get("locked_until")),
             last_error=text_in(get("last_error")),
             errors=tuple(_errors(errors)) if isinstance(errors, list) else (),
+            steps=tuple(_steps(steps)) if isinstance(steps, list) else (),
             waits_for=_waits_for(get("waits_for")) if state == "waiting" else None,
             _place=order and tuple(get(name) for name, _ in order.keys),
         )
@@ -158,6 +173,14 @@ def _errors(entries: list[Any]) -> list[PastError]:
         PastError(date_of(entry.get("at")), whole_of(entry.get("attempt"), None), message)
         for entry in entries
         if isinstance(entry, dict) and (message := text_in(entry.get("message"))) is not None
+    ]
+
+
+def _steps(entries: list[Any]) -> list[PastStep]:
+    return [
+        PastStep(name, date_of(entry.get("at")))
+        for entry in entries
+        if isinstance(entry, dict) and (name := text_in(entry.get("name"))) is not None
     ]
 
 

@@ -212,3 +212,38 @@ def test_requeueing_a_dead_parent_is_told_to_what_comes_after_it(
     command("dead", "requeue", "--yes")
 
     assert document(jobs, dependent)["waits_for"] == {"parents": parent}
+
+
+DONE = [{"name": "charge", "result": 1}]
+
+
+@pytest.mark.parametrize("dead", [False, True], ids=["requeue", "dead requeue"])
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+@pytest.mark.parametrize("fresh", [False, True], ids=["on", "fresh"])
+def test_a_requeued_job_goes_on_where_it_died_or_begins_anew(
+    command: Command, jobs: Collection[Any], dead: bool, many: bool, fresh: bool
+) -> None:
+    job_id = bury(jobs, steps=DONE)
+    which = [str(job_id)] if not many else ["--yes"] if dead else ["--all"]
+
+    command(*["dead"] * dead, "requeue", *which, *["--fresh"] * fresh)
+
+    stored = document(jobs, job_id)
+    assert stored["state"] == "ready"
+    assert ("steps" in stored) is not fresh
+
+
+def test_get_shows_the_steps_that_are_done_and_when(
+    command: Command, jobs: Collection[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = server_time(jobs)
+    steps = [{"name": "charge", "at": at, "result": "secret"}, {"name": "gone", "result": 1}]
+    job_id = bury(jobs, steps=steps)
+
+    shown = command("get", str(job_id))
+    assert main(["get", str(job_id)]) == 0
+
+    assert [step["name"] for step in shown["steps"]] == ["charge", "gone"]
+    said = capsys.readouterr().out
+    assert f"steps        charge  {at:%Y-%m-%d %H:%M:%S}\n             gone  ?\n" in said
+    assert "secret" not in said

@@ -8,7 +8,7 @@ from bson import ObjectId
 from streamqueue import JobInfo
 from tests.strange import FIELDS, STATES, STORED_AS_ID, VALUES, job
 
-SHOWN = [name for name in FIELDS if name != "_id"] + ["group", "task", "note"]
+SHOWN = [name for name in FIELDS if name != "_id"] + ["group", "task", "note", "steps"]
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -27,8 +27,8 @@ def await_end(queue: str, job_id: Any) -> Update:
     return Update(wanted, [{"$set": marked}])
 
 
-NOT_SHOWN = ("lease", "steps")
-"""Fields of a job that who looks at it is not sent."""
+NOT_SHOWN = ("lease", "steps.result")
+"""Fields of a job that who looks at it is not sent: of its steps the names and times are shown."""
 
 
 def ends_pipeline(watched: Sequence[Any]) -> Pipeline:

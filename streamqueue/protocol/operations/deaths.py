@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def requeue(
-    queue: str, job_id: Any, died: Document | None = None, run_at: datetime | None = None
+    queue: str,
+    job_id: Any,
+    died: Document | None = None,
+    run_at: datetime | None = None,
+    *,
+    fresh: bool = False,
 ) -> Update:
     """Make a dead job ready again, with all its attempts; or a cancelled one that was kept. It has
     no time any more after which it is too late.
@@ -29,6 +34,7 @@ def requeue(
     Args:
         died: the death that is meant, as :func:`dead_by_now` found it; None is whichever it died.
         run_at: when it is to be ready; until then it is scheduled.
+        fresh: without its steps, which are all run again.
     """
     wanted = {**of_queue(queue, "dead", "cancelled"), "_id": one_of_ids([job_id])}
     if died is not None:
@@ -46,6 +52,8 @@ def requeue(
         "waits_for": {"$cond": [_WAITED_FOR_PARENTS, "$waits_for", "$$REMOVE"]},
         "if_parent_fails": {"$cond": [_WAITED_FOR_PARENTS, "run", "$if_parent_fails"]},
     }
+    if fresh:
+        fields["steps"] = "$$REMOVE"
     if run_at is not None:
         # One that has not joined its group does so when it is due.
         fields["seq"] = {"$cond": [IN_A_GROUP, "$seq", LAST_IN["seq"]]}

@@ -316,5 +316,5 @@ def waits_for_dead(job: Mapping[str, Any]) -> bool:
 
 def results_of(ids: Sequence[Any], *, whole: bool) -> Find:
     """The results of these jobs, or all that there is to see of them."""
-    shown: Document = {"lease": 0, "steps": 0} if whole else {"state": 1, "result": 1}
+    shown: Document = {"lease": 0, "steps.result": 0} if whole else {"state": 1, "result": 1}
     return Find({"_id": _among(ids), **IS_A_JOB}, shown)

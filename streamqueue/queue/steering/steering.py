@@ -108,17 +108,17 @@ class Steering:
         count = yield self._store.jobs.count_documents(deaths.filter())
         return Spread(self._store.clock.now(), length, count)
 
-    def requeue(self, job_id: Any) -> Flow[int]:
+    def requeue(self, job_id: Any, *, fresh: bool) -> Flow[int]:
         """Make one dead job ready again; return 1, or raise JobNotFound."""
         ids = ids_meant(job_id)
         yield self._store.prepare()
         for meant in ids:
-            if (yield from self._requeue_one(meant)):
+            if (yield from self._requeue_one(meant, fresh)):
                 return 1
         raise JobNotFound(ids[-1], "dead")
 
-    def _requeue_one(self, job_id: Any) -> Flow[bool]:
-        command = operations.requeue(self._name, job_id)
+    def _requeue_one(self, job_id: Any, fresh: bool) -> Flow[bool]:
+        command = operations.requeue(self._name, job_id, fresh=fresh)
         try:
             # In bulk, for the same reason as in Producer.insert().
             written = yield self._store.jobs.bulk_write([UpdateOne(*command)])
@@ -135,11 +135,13 @@ class Steering:
             holders = yield from UniquePuts(self._store, self._name).holders([key])
             raise DuplicateJob(key.key, holders.get(key, {}).get("_id")) from problem
 
-    def requeue_some(self, died: Sequence[dict[str, Any]], spread: Spread | None) -> Flow[int]:
+    def requeue_some(
+        self, died: Sequence[dict[str, Any]], spread: Spread | None, *, fresh: bool
+    ) -> Flow[int]:
         """Make the jobs of these deaths ready again, at once or each at its time; return how many
         that was."""
         times = None if spread is None else spread.some(len(died))
-        count, refused = yield self._store.requeue(self._name, died, times)
+        count, refused = yield self._store.requeue(self._name, died, times, fresh)
         # Whether others come after them was read with them; but for those, nobody is to look.
         needed = [one["_id"] for one in died if one.get("needed") is not None]
         if needed:
@@ -226,6 +228,7 @@ class BlockingSteering:
         error: str | None = None,
         group: str | None = None,
         older_than: float | timedelta | None = None,
+        fresh: bool = False,
         spread: float | timedelta | None = None,
     ) -> int:
         """Make a dead job ready again with all its attempts, or many; return how many.
@@ -241,6 +244,8 @@ class BlockingSteering:
                 of a traceback: ``"TimeoutError"``.
             group: those of this group.
             older_than: those that died so many seconds (or a timedelta) ago, or earlier.
+            fresh: without its steps: the results that earlier attempts have stored are gone, and
+                all is run again. By default they stay, and what was done is not repeated.
             spread: make them ready over so many seconds (or a timedelta), evenly, those that died
                 first before the others; by default all at once.
 
@@ -251,11 +256,11 @@ class BlockingSteering:
         """
         check_many(job_id, error, group, older_than, spread)
         if job_id is not None:
-            return run(self._steering.requeue(job_id))
+            return run(self._steering.requeue(job_id, fresh=fresh))
         deaths = self._steering.deaths(error, group, older_than)
         times = run(self._steering.spread(deaths, spread))
         pieces = self._store.pieces(operations.dead_by_now(deaths))
-        return sum(run(self._steering.requeue_some(some, times)) for some in pieces)
+        return sum(run(self._steering.requeue_some(some, times, fresh=fresh)) for some in pieces)
 
 
 class AsyncSteering:
@@ -326,6 +331,7 @@ class AsyncSteering:
         error: str | None = None,
         group: str | None = None,
         older_than: float | timedelta | None = None,
+        fresh: bool = False,
         spread: float | timedelta | None = None,
     ) -> int:
         """Make a dead job ready again with all its attempts, or many; return how many.
@@ -341,6 +347,8 @@ class AsyncSteering:
                 of a traceback: ``"TimeoutError"``.
             group: those of this group.
             older_than: those that died so many seconds (or a timedelta) ago, or earlier.
+            fresh: without its steps: the results that earlier attempts have stored are gone, and
+                all is run again. By default they stay, and what was done is not repeated.
             spread: make them ready over so many seconds (or a timedelta), evenly, those that died
                 first before the others; by default all at once.
 
@@ -351,11 +359,12 @@ class AsyncSteering:
         """
         check_many(job_id, error, group, older_than, spread)
         if job_id is not None:
-            return await run_async(self._steering.requeue(job_id))
+            return await run_async(self._steering.requeue(job_id, fresh=fresh))
         deaths = self._steering.deaths(error, group, older_than)
         times = await run_async(self._steering.spread(deaths, spread))
         async with aclosing(self._store.pieces(operations.dead_by_now(deaths))) as pieces:
             counts = [
-                await run_async(self._steering.requeue_some(some, times)) async for some in pieces
+                await run_async(self._steering.requeue_some(some, times, fresh=fresh))
+                async for some in pieces
             ]
         return sum(counts)

@@ -98,12 +98,14 @@ def requeue(
     queue: str,
     died: Sequence[dict[str, Any]],
     times: Sequence[datetime] | None = None,
+    fresh: bool = False,
 ) -> Flow[tuple[int, list[tuple[Any, Exception]]]]:
     """Make the jobs of these deaths ready again, in one command; return how many that was, and
     which stay dead, and why. Whoever died again since, or was requeued, is neither.
 
     Args:
         times: when each is to be ready; None is now.
+        fresh: without their steps.
 
     Raises:
         PyMongoError: of the server. The outcome of those that it did not answer for is unknown.
@@ -111,7 +113,7 @@ def requeue(
     try:
         count: int = yield UpdateEach(
             [
-                UpdateOne(*operations.requeue(queue, one["_id"], one, run_at))
+                UpdateOne(*operations.requeue(queue, one["_id"], one, run_at, fresh=fresh))
                 for one, run_at in zip(died, times or repeat(None), strict=False)
             ]
         )
