@@ -279,7 +279,7 @@ def claims_and_leases() -> list[Json]:
                 )
             },
             "percentunit",
-            w=6,
+            w=5,
         ),
         heatmap(
             "Jobs asked for in one claim",
@@ -287,7 +287,7 @@ def claims_and_leases() -> list[Json]:
             "while there is a backlog.",
             "streamqueue_claim_batch_jobs{@instance}",
             "short",
-            w=6,
+            w=5,
         ),
         timeseries(
             "Leases renewed",
@@ -295,14 +295,22 @@ def claims_and_leases() -> list[Json]:
             "are about to be lost.",
             {"{{instance}}": rate("streamqueue_leases_renewed_total{@both}", by="instance")},
             "ops",
-            w=6,
+            w=5,
         ),
         timeseries(
             "Leases lost, over time",
             f"Attempts whose lease went to somebody else while they ran. {EACH_POINT}",
             {"{{instance}}": increase("streamqueue_leases_lost_total{@both}", by="instance")},
             "short",
-            w=6,
+            w=5,
+        ),
+        timeseries(
+            "Steps, over time",
+            "Steps of jobs: run and stored, replayed (an earlier attempt had stored the result) or "
+            f"failed. Many replayed ones are attempts that fail late. {EACH_POINT}",
+            {"{{result}}": increase("streamqueue_steps_total{@both}", by="result")},
+            "short",
+            w=4,
         ),
     ]
 

@@ -101,6 +101,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             f'streamqueue_topic_published_total{{result="{result}"}}'
             for result in ("delivered", "unread")
         ),
+        *(f'streamqueue_steps_total{{result="{result}"}}' for result in ("run", "replayed")),
         "streamqueue_queue_subscriptions",
         'streamqueue_queue_limit_saturated{per="queue"}',
         "streamqueue_queue_limit_running",

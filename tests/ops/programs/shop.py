@@ -42,6 +42,8 @@ async def send(job: AsyncJob) -> None:
     if blocked:
         Event().wait(blocked)
     await anyio.sleep(job.data.get("seconds", 0))
+    if job.data.get("ends") == "retries":
+        await job.step("greet", str)
     _end(job)
 
 
