@@ -19,6 +19,7 @@ from drills.planted import (
     schedules,
     slots,
     steering,
+    steps,
     streams,
     surroundings,
     tasks,
@@ -55,4 +56,5 @@ FAULTS: tuple[PlantedFault, ...] = (
     *testing.FAULTS,
     *migrating.FAULTS,
     *tasks.FAULTS,
+    *steps.FAULTS,
 )
