@@ -23,6 +23,7 @@ MODULES = (
     "topics",
     "keys",
     "dependencies",
+    "steps",
     "limits",
     "poison",
     "hells",

@@ -33,7 +33,7 @@ from drills.history import History
 from drills.nursery import Child, Nursery
 from drills.reading import read_account
 from drills.report import Report
-from drills.transactions import LEDGER
+from drills.transactions import LEDGER, STEP_LEDGER
 from streamqueue.clock import monotonic
 from streamqueue.embedded import EmbeddedServer
 from streamqueue.protocol.settings import BELL
@@ -269,7 +269,7 @@ class Stage:
         """Yield every job of the drill's database, whichever collection it is in."""
         database = self.jobs.database
         for name in database.list_collection_names():
-            if name.endswith(BESIDE) or name == LEDGER:
+            if name.endswith(BESIDE) or name in (LEDGER, STEP_LEDGER):
                 continue
             jobs = database.get_collection(name, read_concern=ReadConcern("majority"))
             yield from jobs.find({"_id": {"$ne": BELL}})

@@ -61,6 +61,10 @@ class Planted:
         """Note how many parents a handler has seen in which state."""
         self._note("attempt", "saw", at, job=str(job), token=token, parents=dict(parents))
 
+    def step(self, at: float, state: str, name: str = "a", *, since: float, **more: Any) -> None:
+        """Note that a step runs or is stored, in an attempt that began then; or its effect."""
+        self._note("step", state, at, job=str(JOB), name=name, since=since, **more)
+
     def end(
         self,
         at: float,

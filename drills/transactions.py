@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LEDGER = "ledger"
 """The collection of effects, beside the jobs."""
+STEP_LEDGER = f"{LEDGER}.steps"
+"""That of the effects of steps."""
 
 Name = tuple[str, int]
 """The process, and the number of its transaction."""

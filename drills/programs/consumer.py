@@ -29,7 +29,7 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
 from drills.history import History, Wire, digest_of
-from drills.programs import hells
+from drills.programs import hells, stepping
 from drills.programs.effects import Effects, answered
 from drills.programs.pulse import Pulse
 from streamqueue import (
@@ -470,4 +470,5 @@ DEEDS: dict[str, Callable[[Handler, AsyncJob, float], Awaitable[Any]]] = {
     "leak": Handler.leak,
     "hell": Handler.hell,
     "innocent": Handler.innocent,
+    "steps": stepping.steps,
 }

@@ -47,6 +47,7 @@ class Effects:
 
     def __init__(self, history: History, database: Any) -> None:
         self._history = history
+        self.database = database
         self._client = database.client
         self._ledger = database[LEDGER]
 

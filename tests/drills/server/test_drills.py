@@ -15,6 +15,7 @@ from drills import (
     keys,
     kills,
     poison,
+    steps,
     ticks,
     wakeups,
 )
@@ -24,6 +25,7 @@ DRILLS = [
     *kills.DRILLS,
     answers.answers_kills,
     keys.keys_kills,
+    steps.steps_kills,
     *poison.DRILLS,
     *hells.DRILLS,
     *clocks.DRILLS,

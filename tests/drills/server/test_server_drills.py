@@ -14,6 +14,7 @@ from drills.held import held_at_random
 from drills.keys import keys_step_downs
 from drills.long_outages import a_days_outage
 from drills.servers import failovers
+from drills.steps import steps_step_downs
 from drills.streams import oplog
 from drills.topics import topics
 from drills.wires import cuts, wedged_streams
@@ -23,6 +24,7 @@ SLOW = (
     answers_step_downs,
     topics,
     keys_step_downs,
+    steps_step_downs,
     dependencies,
     wedged_streams,
     oplog,
