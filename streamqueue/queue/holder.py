@@ -56,6 +56,7 @@ class Holder(Protocol):
 
     def is_step_stored(self, record: JobRecord, name: str, session: ClientSession) -> bool:
         """Whether the result of a step is stored, as the session's transaction sees it."""
+        ...
 
     def store_step(
         self, record: JobRecord, name: str, result: RawBSONDocument, session: ClientSession | None
@@ -110,3 +111,4 @@ class AsyncHolder(Protocol):
 
     def in_thread(self, function: Callable[[], Any]) -> Awaitable[Any]:
         """Call a blocking function in a thread; cancelled, wait for it all the same."""
+        ...

@@ -118,7 +118,7 @@ class Run:
         )
         self._completer = Completer(store, options, metrics, self._leases.renewals, execution.ended)
         execution.completer = self._completer
-        self._completer.in_thread = execution.threads.run_to_its_end
+        self._completer.run_in_thread = execution.threads.run_to_its_end
         self._ruled = RuledQueues(store, slots, options.timeout)
         execution.made_room = self._ruled.ended
         self._drain = Drain(self._leases, slots, execution, self._completer, options)

@@ -31,10 +31,14 @@ class StepEnds(Ends):
     """Ends attempts, and stores the results of their steps.
 
     Attributes:
-        in_thread: calls a blocking function in a thread; set before the first start.
+        run_in_thread: calls a blocking function in a thread; set before the first start.
     """
 
-    in_thread: Callable[[Callable[[], Any]], Awaitable[Any]]
+    run_in_thread: Callable[[Callable[[], Any]], Awaitable[Any]]
+
+    def in_thread(self, function: Callable[[], Any]) -> Awaitable[Any]:
+        """Call a blocking function in a thread that keeps no process alive."""
+        return self.run_in_thread(function)
 
     async def begin_step_in(self, attempt: Attempt, session: AsyncClientSession) -> None:
         """Renew no lease of it while this session's transaction is open: that would change the job

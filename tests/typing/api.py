@@ -167,8 +167,8 @@ def hold_blocking(job: Job, session: ClientSession) -> None:
     job.step("round", round, 0.5)
     job.step("book", book, session, 5, session=session)
     assert_type(job.step_id("round"), str)
-    job.step("book", book, 5)  # type: ignore[arg-type]
-    job.step("book", session, book)  # type: ignore[arg-type]
+    job.step("book", book, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    job.step("book", session, book)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     job.release()
     job.release(delay=5)
     job.progress("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -230,7 +230,7 @@ async def hold_async(job: AsyncJob, session: AsyncClientSession) -> None:
     await job.progress(5)
     await job.step("round", round, 0.5)
     await job.step("fetch", fetch, 5)
-    await job.step("fetch", fetch, "5")  # type: ignore[arg-type]
+    await job.step("fetch", fetch, "5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await job.release(delay=5)
 
 
@@ -255,11 +255,11 @@ def serve(jobs: AsyncCollection[Document], wrong: Collection[Document]) -> None:
 async def run_in_a_test(jobs: AsyncCollection[Document]) -> None:
     worker = Worker(jobs)
     assert_type(await worker.run(until="empty"), Remaining | None)
-    await worker.run(until="idle")  # type: ignore[arg-type]
+    await worker.run(until="idle")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     report = await run_until_empty(worker, jobs, due=True, failures="collect", limit=10)
     assert_type(report.done, int)
     assert_type(report.failed[0].error, BaseException | None)
-    await run_until_empty(worker, failures="ignore")  # type: ignore[arg-type]
+    await run_until_empty(worker, failures="ignore")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(make_job({}), MadeAsyncJob)
     assert_type(make_job({}, blocking=True), MadeJob)
     await advance(jobs, timedelta(hours=1))
@@ -321,11 +321,11 @@ async def use_tasks(
     assert_type(resize.call("a.png"), Call)
     assert_type(resize.name, str)
     tidy.call(days=3)
-    welcome.call()  # type: ignore[call-arg]
-    welcome.call(3)  # type: ignore[arg-type]
+    welcome.call()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    welcome.call(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     # (With a job mypy checks no arguments: the Any in its payload leaves it without an overload.)
     resize.call("a.png")
-    worker.task(max_attempt=3)  # type: ignore[call-arg]
+    worker.task(max_attempt=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
     await queue.put(welcome.call("ada"), delay=3)
     await queue.put_many([welcome.call("ada"), {"a": 1}, NewJob(resize.call("a.png"), key="a")])
@@ -334,5 +334,5 @@ async def use_tasks(
 
     thumbnail = Task("resize", queue="images", like=resize_stub)
     thumbnail.call("a.png", width=3)
-    thumbnail.call()  # type: ignore[call-arg]
+    thumbnail.call()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Task("resize").call(anything=3)

@@ -67,6 +67,7 @@ class Ender(Protocol):
         self, attempt: Attempt, name: str, session: AsyncClientSession
     ) -> bool:
         """Return whether a step is stored, as the session's transaction sees it."""
+        ...
 
     async def store_step(
         self,
@@ -79,6 +80,7 @@ class Ender(Protocol):
 
     def in_thread(self, function: Callable[[], Any]) -> Awaitable[Any]:
         """Call a blocking function in a thread that keeps no process alive."""
+        ...
 
 
 class Observer(Protocol):

@@ -93,8 +93,9 @@ class Scheduling:
             schedule_name(name)
 
         def declare(function: Function) -> Function:
-            if isinstance(function, TaskFunction):  # else it is checked when the worker starts
-                call_at_tick(function, payload)
+            declared: object = function
+            if isinstance(declared, TaskFunction):  # else it is checked when the worker starts
+                call_at_tick(declared, payload)
             self._settings.schedules.append(Declared(function, name, rule, settings))
             return function
 
