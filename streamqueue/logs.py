@@ -52,6 +52,7 @@ EVENTS = {
     "end_refused": "the server refuses an attempt's end, or its renewal: its lease will end it",
     "time_limit": "a handler is over its time limit: it is stopped, unless it is in a thread",
     "slots_overdue": "handlers that are over their time limits have all slots: not ready",
+    "backoff_failed": "a backoff function raised, or gave no seconds: the worker's backoff holds",
     "handler_left": "a handler does not end though it was cancelled; the process ends without it",
     "claim_given_back": "a handler was stopped by a shutdown; the attempt does not count",
     "claim_left": "a claim that could not be given back; the end of its lease will do it",

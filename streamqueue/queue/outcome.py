@@ -36,6 +36,8 @@ class End(NamedTuple):
         delay: seconds until it is ready; None of a failed one is the backoff.
         asked: whether the handler asked for this end, which then is no failure to complain of.
         mistake: the class of the error in what the handler asked for, or None.
+        death: why the job is dead at once, for the log, if its handler has not asked for that.
+        error: what the handler raised, for whoever is to be told of the job's death.
     """
 
     kind: Literal["failed", "released", "discarded", "cancelled"]
@@ -43,6 +45,8 @@ class End(NamedTuple):
     delay: float | None = None
     asked: bool = False
     mistake: str | None = None
+    death: str | None = None
+    error: BaseException | None = None
 
 
 def end_of(error: BaseException, judge: Callable[[BaseException], Outcome | None]) -> End:
@@ -100,8 +104,8 @@ def write_of(end: End, record: JobRecord, backoff: Backoff) -> EndWrite:
             return EndWrite(command, "release", AttemptOutcome.RELEASED)
         case "discarded":
             command = operations.discard(*held, end.message or "")
-            death = "discarded by its handler" if end.asked else "a result of it cannot be stored"
-            return EndWrite(command, "error", AttemptOutcome.DEAD, death)
+            own = "discarded by its handler" if end.asked else "a result of it cannot be stored"
+            return EndWrite(command, "error", AttemptOutcome.DEAD, end.death or own)
         case "cancelled":
             command = operations.cancelled(*held, end.message)
             return EndWrite(command, "complete", AttemptOutcome.CANCELLED, removes=True)
@@ -138,6 +142,30 @@ def asked_outcome(error: BaseException) -> Outcome | None:
         if best is None or _rank(leaf) < _rank(best):
             best = leaf
     return best
+
+
+def names_of(error: BaseException) -> tuple[frozenset[str], ...]:
+    """Return the names of an exception's class and of all that it derives from; of a group, those
+    of each in it, with the group's own.
+
+    Never raises, whatever somebody's exception does when it is looked at.
+    """
+    try:
+        leaves = list(_leaves(error))
+    except BaseException:  # one with an odd __class__
+        leaves = [error]
+    mro = type.__dict__["__mro__"].__get__
+    own = set(mro(type(error)))
+    return tuple(frozenset(map(class_name, own.union(mro(type(leaf))))) for leaf in leaves)
+
+
+def class_name(kind: type) -> str:
+    """Return the full name of a class, the same in a child process."""
+    module, name = (type.__dict__[each].__get__(kind) for each in ("__module__", "__qualname__"))
+    return f"{_MAIN if module == _MAIN_OF_CHILDREN else module}.{name}"
+
+
+_MAIN, _MAIN_OF_CHILDREN = "__main__", "__mp_main__"
 
 
 def _rank(outcome: Outcome) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..backoff import Backoff
     from ..metrics.series import ConsumerMetrics
+    from .failing import Failing
     from .sharing.shares import Share
 
 RunIn = Literal["loop", "thread", "process"]
@@ -36,6 +37,7 @@ class Handler:
         run_in: where it runs.
         time_limit: seconds an attempt may take, or None.
         name: of the task, or None.
+        failing: what becomes of its failures, if the error decides that.
     """
 
     queue: str
@@ -47,6 +49,7 @@ class Handler:
     keep: float | None = None
     time_limit: float | None = None
     name: str | None = None
+    failing: Failing | None = None
 
     @property
     def task(self) -> str:

@@ -23,6 +23,7 @@ from ..queue.job import AsyncJob, Job
 if TYPE_CHECKING:
     from ..backoff import Backoff
     from ..protocol.limits import Limit, Ordered
+    from .failing import Classes, Wait
 
 Number = int | float | Decimal128
 Moment = datetime | DatetimeMS | Timestamp
@@ -45,7 +46,9 @@ class HandlerSettings(TypedDict, total=False):
     concurrency: int | None
     weight: int
     max_attempts: int | None
-    backoff: Backoff | None
+    backoff: Backoff | Wait | None
+    retry_on: Classes | None
+    discard_on: Classes
     time_limit: float | timedelta | None
     keep: float | timedelta | None
     ordered: Ordered

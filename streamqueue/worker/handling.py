@@ -9,6 +9,7 @@ from ..durations import seconds
 from ..errors import ConfigurationError
 from ..protocol.limits import check_rules
 from .annotations import check_kind_of_job
+from .failing import backoff_of, failing
 from .handler import Handler, where_to_run
 from .queues import QueueHandlers
 from .schedules.declaring import Scheduling
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..backoff import Backoff
     from ..protocol.limits import Limit, Ordered
+    from .failing import Classes, Failing, Wait
     from .handler import RunIn
     from .handler_types import (
         HandlerSettings,
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
-
 
 class Handling(Scheduling):
     """What :class:`~streamqueue.Worker` has to register handlers with."""
@@ -84,7 +85,9 @@ class Handling(Scheduling):
         concurrency: int | None = None,
         weight: int = 1,
         max_attempts: int | None = None,
-        backoff: Backoff | None = None,
+        backoff: Backoff | Wait | None = None,
+        retry_on: Classes | None = None,
+        discard_on: Classes = (),
         time_limit: float | timedelta | None = None,
         keep: float | timedelta | None = None,
         ordered: Ordered = False,
@@ -117,7 +120,17 @@ class Handling(Scheduling):
                 long their jobs take. What a queue has no jobs for is lent to the others, and comes
                 back as their jobs end. A priority counts within its queue alone.
             max_attempts: for jobs that were put without; default the worker's.
-            backoff: the wait after a failed attempt; default the worker's.
+            backoff: the wait after a failed attempt; default the worker's. Or a ``def`` that takes
+                the number of the attempt, from 1, and its exception, and returns seconds (or a
+                timedelta). If that raises, or returns anything else, it is logged, and the
+                worker's backoff holds, as it does for ``job.error()``, which has no exception. Not
+                with ``run_in="process"``, which the exception does not leave.
+            retry_on: the exception's class, or a tuple of such, that another attempt may help
+                against: any other makes the job dead at once. Default None: all are retried.
+            discard_on: the class, or classes, that make the job dead at once; this comes first.
+                Both match as ``except`` does, and each exception in a group counts. A time limit
+                is a ``TimeoutError``. What a handler asks for (``Retry``, ``job.error()``, ...) is
+                left as it is, and so is a child process that has ended.
             time_limit: seconds (or a timedelta) an attempt may take; default None, no limit. Then
                 an async handler is cancelled, a child process is killed, and the attempt has
                 failed, whatever the handler still returns or raises. A thread cannot be stopped: it
@@ -157,7 +170,9 @@ class Handling(Scheduling):
                 f"queue {name!r} has a handler already: one per queue. For jobs of several kinds "
                 "there are tasks: @worker.task"
             )
-        terms = check_terms(self._settings, max_attempts, backoff, time_limit, keep)
+        terms = check_terms(
+            self._settings, max_attempts, backoff, time_limit, keep, retry_on, discard_on
+        )
         rules = check_rules(limits, ordered, fair)
         share = check_share(concurrency, weight)
         known.joined(*share, rules)  # what does not go together is said here, where it stands
@@ -166,6 +181,7 @@ class Handling(Scheduling):
             known = handlers.get(name) or QueueHandlers(name)
             place = where_to_run(function, run_in)
             check_kind_of_job(function, place)
+            check_place(terms, place)
             joined = known.joined(*share, rules)
             joined.handler = Handler(name, function, function, run_in=place, **terms)
             handlers[name] = joined
@@ -177,9 +193,11 @@ class Handling(Scheduling):
 def check_terms(
     settings: Settings,
     max_attempts: int | None,
-    backoff: Backoff | None,
+    backoff: Backoff | Wait | None,
     time_limit: float | timedelta | None,
     keep: float | timedelta | None,
+    retry_on: Classes | None,
+    discard_on: Classes,
 ) -> dict[str, Any]:
     """Return what holds for each attempt of a handler, or task, as :class:`Handler` has it.
 
@@ -196,12 +214,24 @@ def check_terms(
     limit = None
     if time_limit is not None:
         limit = seconds(time_limit, "time_limit", minimum=0.001)
+    standing, wait = backoff_of(backoff, options.backoff)
     return {
-        "backoff": backoff or options.backoff,
+        "backoff": standing,
         "max_attempts": attempts,
         "keep": kept,
         "time_limit": limit,
+        "failing": failing(retry_on, discard_on, wait),
     }
+
+
+def check_place(terms: dict[str, Any], place: RunIn) -> None:
+    """Raise ConfigurationError for terms that do not hold for what runs there."""
+    rule: Failing | None = terms["failing"]
+    if place == "process" and rule is not None and rule.wait is not None:
+        raise ConfigurationError(
+            "backoff=, as a function, takes the error, which does not leave the child process of "
+            "run_in='process': give a Backoff"
+        )
 
 
 def check_share(concurrency: int | None, weight: int) -> tuple[int | None, int]:

@@ -194,6 +194,7 @@ ORDER = [
     "worker.sharing.lanes",
     "worker.rules.queues",
     "worker.backlog",
+    "worker.failing",
     "worker.handler",
     "worker.handler_types",
     "worker.annotations",

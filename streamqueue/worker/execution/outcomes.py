@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from anyio import BrokenWorkerProcess
 from pymongo.errors import PyMongoError
 
 from ... import plain
 from ...errors import AttemptOutcome, LeaseLost, type_name
-from ...queue.outcome import End, asked_outcome, end_of
-from .processes import FailedInChild
+from ...queue.outcome import End, asked_outcome, end_of, names_of
+from .processes import ChildNotReady, FailedInChild
 
 if TYPE_CHECKING:
     from ..completer import Completer
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 logger = plain.logger("streamqueue.execution")
 
 FAILURES = (AttemptOutcome.RETRIED, AttemptOutcome.DEAD)
+
+OF_THE_CHILD = (BrokenWorkerProcess, ChildNotReady)
 
 CANCELLED = End("cancelled", asked=True)
 """Somebody has asked for that: whatever the handler did, the job has ended."""
@@ -49,10 +52,13 @@ class Outcomes:
     def of(self, attempt: Attempt, error: BaseException) -> End:
         """Return text and numbers for what a handler raised, so that nothing holds on to it; log
         it if the attempt has failed."""
-        if isinstance(error, FailedInChild):
+        if type(error) is FailedInChild:  # not isinstance, which asks the error for its class
             end, name = error.end, error.name
         else:
             end, name = end_of(error, asked_outcome), type_name(error)
+        handler = attempt.registered.handler
+        if handler.failing is not None and end.kind == "failed":
+            end = handler.failing.decide(attempt.record, end, error, _names_of(error))
         try:
             self._log_end(attempt, end, name, error)
         except Exception:  # the program's own filters and handlers of logs may raise
@@ -121,6 +127,13 @@ class Outcomes:
             exc_info=error if self._log_tracebacks else None,
             extra={"event": "attempt_failed", **attempt.facts(), "error": name},
         )
+
+
+def _names_of(error: BaseException) -> tuple[frozenset[str], ...]:
+    """Return the names of what a handler raised; none of what happened to its child process."""
+    if type(error) is FailedInChild:
+        return error.names
+    return () if issubclass(type(error), OF_THE_CHILD) else names_of(error)
 
 
 async def _write(attempt: Attempt, end: End | None, completer: Completer) -> None:

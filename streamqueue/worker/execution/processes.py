@@ -29,7 +29,7 @@ from anyio import BrokenWorkerProcess, fail_after, to_process
 
 from ...errors import ConfigurationError, PayloadError, text_of, type_name
 from ...protocol.result import decode_result, encode_result
-from ...queue.outcome import End, asked_outcome, end_of
+from ...queue.outcome import End, asked_outcome, end_of, names_of
 from .begun import not_begun
 
 if TYPE_CHECKING:
@@ -60,12 +60,14 @@ class FailedInChild(Exception):
     Attributes:
         end: what that means for the attempt.
         name: the name of its class.
+        names: as :func:`~streamqueue.queue.outcome.names_of` returns them.
     """
 
-    def __init__(self, end: End, name: str) -> None:
+    def __init__(self, end: End, name: str, names: tuple[frozenset[str], ...]) -> None:
         super().__init__(end.message)
         self.end = end
         self.name = name
+        self.names = names
 
 
 class Returned(NamedTuple):
@@ -78,6 +80,7 @@ class Returned(NamedTuple):
     result: bytes | str | None
     end: End | None = None
     name: str = ""
+    names: tuple[frozenset[str], ...] = ()
 
 
 class ChildNotReady(Exception):
@@ -120,7 +123,7 @@ async def run_in_child(handler: Handler, payload: Any, begin: Callable[[], None]
     except BrokenWorkerProcess:
         raise BrokenWorkerProcess(ENDED) from None
     if returned.end is not None:
-        raise FailedInChild(returned.end, returned.name)
+        raise FailedInChild(returned.end, returned.name, returned.names)
     match returned.result:
         case None:
             return None
@@ -251,7 +254,7 @@ def call(module: str, name: str, payload: Any, is_task: bool = False) -> Returne
         problem = error
     if problem is None:
         return Returned(_packed(result))
-    return Returned(None, end_of(problem, asked_outcome), type_name(problem))
+    return Returned(None, end_of(problem, asked_outcome), type_name(problem), names_of(problem))
 
 
 def _packed(result: object) -> bytes | str | None:

@@ -11,7 +11,7 @@ from ...errors import ConfigurationError
 from ...protocol.limits import check_rules
 from ..annotations import check_kind_of_job
 from ..handler import Handler, where_to_run
-from ..handling import Handling, check_share, check_terms
+from ..handling import Handling, check_place, check_share, check_terms
 from ..queues import QueueHandlers
 from .function import TaskFunction
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ...backoff import Backoff
     from ...protocol.limits import Limit, Ordered
+    from ..failing import Classes, Wait
     from ..handler import RunIn
     from .function import TaskDecorator
 
@@ -37,7 +38,9 @@ class Tasking(Handling):
         concurrency: int | None = None,
         weight: int = 1,
         max_attempts: int | None = None,
-        backoff: Backoff | None = None,
+        backoff: Backoff | Wait | None = None,
+        retry_on: Classes | None = None,
+        discard_on: Classes = (),
         time_limit: float | timedelta | None = None,
         keep: float | timedelta | None = None,
         ordered: Ordered = False,
@@ -68,6 +71,8 @@ class Tasking(Handling):
             weight: the queue's share of the slots.
             max_attempts: as of a handler, and for this task alone, as is all that follows.
             backoff: the wait after a failed attempt.
+            retry_on: the class, or classes, of the errors that alone are retried.
+            discard_on: those that make the job dead at once.
             time_limit: seconds (or a timedelta) an attempt may take.
             keep: seconds (or a timedelta) that jobs stay when they are done.
             ordered: run the jobs of each group of the queue one at a time.
@@ -88,7 +93,9 @@ class Tasking(Handling):
         if isinstance(aliases, str) or not isinstance(aliases, Iterable):
             raise ConfigurationError(f"aliases must be a list of names, not {shown(aliases)}")
         former = [checks.task_name(alias) for alias in aliases]
-        terms = check_terms(self._settings, max_attempts, backoff, time_limit, keep)
+        terms = check_terms(
+            self._settings, max_attempts, backoff, time_limit, keep, retry_on, discard_on
+        )
         share = check_share(concurrency, weight)
         if isinstance(limits, Iterable) and not isinstance(limits, str):
             limits = tuple(limits)  # they are looked at again once the name is known
@@ -97,6 +104,7 @@ class Tasking(Handling):
 
         def register(function: Callable[..., Any]) -> TaskFunction[Any, Any, Any]:
             where = where_to_run(function, run_in, task=True)
+            check_place(terms, where)
             task: TaskFunction[Any, Any, Any] = TaskFunction(
                 function, name or _name_of(function), of_queue
             )

@@ -38,12 +38,24 @@ def lasts_once(payload: dict[str, Any]) -> None:
     note(payload, str(os.getpid()))
 
 
+class Hopeless(Exception):
+    pass
+
+
 def raises(payload: dict[str, Any]) -> None:
     raise KeyError("no such thing")
 
 
+def exits(payload: dict[str, Any]) -> None:
+    os._exit(1)
+
+
 def adds(payload: dict[str, Any]) -> dict[str, Any]:
     return {"sum": sum(payload["numbers"])}
+
+
+def says_done(payload: dict[str, Any]) -> str:
+    return "done"
 
 
 def discards(payload: dict[str, Any]) -> None:
