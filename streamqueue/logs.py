@@ -53,6 +53,8 @@ EVENTS = {
     "time_limit": "a handler is over its time limit: it is stopped, unless it is in a thread",
     "slots_overdue": "handlers that are over their time limits have all slots: not ready",
     "backoff_failed": "a backoff function raised, or gave no seconds: the worker's backoff holds",
+    "on_dead_failed": "on_dead raised",
+    "on_dead_left_out": "on_dead was not called: too many deaths, or the worker has stopped",
     "handler_left": "a handler does not end though it was cancelled; the process ends without it",
     "claim_given_back": "a handler was stopped by a shutdown; the attempt does not count",
     "claim_left": "a claim that could not be given back; the end of its lease will do it",

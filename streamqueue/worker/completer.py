@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ..metrics.series import Metrics
     from ..options import WorkerOptions
     from ..store.asynchronous import AsyncStore
+    from .deaths import Deaths
     from .execution.attempt import Attempt
 
 MAX_GROUP = 1000
@@ -70,8 +71,9 @@ class Completer(StepEnds):
         metrics: Metrics,
         renewals: Nearest,
         ended: Callable[[Attempt], None],
+        deaths: Deaths,
     ) -> None:
-        super().__init__(store, options, metrics, renewals)
+        super().__init__(store, options, metrics, renewals, deaths)
         self._ended = ended
         self._finished: list[Attempt] = []
         self._wake = anyio.Event()
@@ -346,7 +348,8 @@ class Completer(StepEnds):
         self._settle(attempt, lost=attempt.outcome is None)
 
     async def _bury(self, attempt: Attempt, problem: PayloadError) -> None:
-        await self.end(attempt, End("discarded", str(problem)), "its result cannot be stored")
+        end = End("discarded", str(problem), error=problem)
+        await self.end(attempt, end, "its result cannot be stored")
 
     def _tried_in_vain(self, error: PyMongoError, count: int) -> None:
         self._writing.failed(error, "%d completes could not be written: %s", count)

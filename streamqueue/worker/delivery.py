@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..protocol.foreign import BuryReason
     from ..store.asynchronous import AsyncStore
     from ..store.present_settings import PresentSettings
+    from .deaths import Deaths
     from .execution.attempt import Ender
     from .queues import RegisteredQueue
 
@@ -54,6 +55,7 @@ class Delivery:
         ender: writes the ends of the attempts.
         start: runs an attempt; must not wait for it.
         expires: told of the time after which a job is not begun, of those that have one.
+        deaths: told of jobs that are buried.
 
     Attributes:
         recent: the ids of the last claimed jobs, in the order of claims.
@@ -67,6 +69,7 @@ class Delivery:
         ender: Ender,
         start: Callable[[Attempt], None],
         expires: Callable[[datetime], None],
+        deaths: Deaths,
         options: WorkerOptions,
         metrics: Metrics,
     ) -> None:
@@ -76,6 +79,7 @@ class Delivery:
         self._ender = ender
         self._start = start
         self._expires = expires
+        self._deaths = deaths
         self._timeout = options.timeout
         self._metrics = metrics
         self.recent: OrderedDict[ObjectId, None] = OrderedDict()
@@ -209,8 +213,10 @@ class Delivery:
             self._metrics.buried(kind, 1)
             if record.queue in self._handlers:
                 queue = self._handlers[record.queue]
-                registered = queue.of_task(record.task) or queue
-                registered.metrics.outcome[AttemptOutcome.DEAD].inc()
+                registered = queue.of_task(record.task)
+                (registered or queue).metrics.outcome[AttemptOutcome.DEAD].inc()
+                if registered is not None and registered.handler.on_dead is not None:
+                    self._deaths.tell(registered.handler.on_dead, record, reason)
 
     def _remember(self, job_id: ObjectId) -> None:
         self.recent[job_id] = None

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..options import WorkerOptions
     from ..queue.outcome import End
     from ..store.asynchronous import AsyncStore
+    from .deaths import Deaths
     from .execution.attempt import Attempt
     from .nearest import Nearest
 
@@ -56,15 +57,22 @@ class Ends:
 
     Args:
         renewals: told when progress is to be written by a renewal.
+        deaths: told of jobs that are dead.
     """
 
     def __init__(
-        self, store: AsyncStore, options: WorkerOptions, metrics: Metrics, renewals: Nearest
+        self,
+        store: AsyncStore,
+        options: WorkerOptions,
+        metrics: Metrics,
+        renewals: Nearest,
+        deaths: Deaths,
     ) -> None:
         self._store = store
         self._timeout = options.timeout
         self._metrics = metrics
         self._renewals = renewals
+        self._deaths = deaths
         self._hurry = anyio.Event()
         self._writing = LoggedOutage(logger, "complete", "Writing the ends of jobs")
 
@@ -83,6 +91,9 @@ class Ends:
         await self._end(attempt, write.outcome, write.operation, write.command)
         if write.death is not None:
             _log_death(attempt, reason or write.death)
+            told = attempt.registered.handler.on_dead
+            if told is not None:
+                self._deaths.tell(told, record, end.message, end.error)
         if write.removes:
             log_cancelled(record, "asked for" if attempt.asked else "by its handler")
             if not record.stays:

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
     from ..backoff import Backoff
     from ..metrics.series import ConsumerMetrics
+    from ..queue.info import JobInfo
     from .failing import Failing
     from .sharing.shares import Share
+
+    OnDead = Callable[[JobInfo, BaseException | None], Any]
 
 RunIn = Literal["loop", "thread", "process"]
 
@@ -38,6 +41,7 @@ class Handler:
         time_limit: seconds an attempt may take, or None.
         name: of the task, or None.
         failing: what becomes of its failures, if the error decides that.
+        on_dead: told of its jobs that this process has made dead.
     """
 
     queue: str
@@ -50,6 +54,7 @@ class Handler:
     time_limit: float | None = None
     name: str | None = None
     failing: Failing | None = None
+    on_dead: OnDead | None = None
 
     @property
     def task(self) -> str:

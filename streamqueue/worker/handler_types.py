@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..backoff import Backoff
     from ..protocol.limits import Limit, Ordered
     from .failing import Classes, Wait
+    from .handler import OnDead
 
 Number = int | float | Decimal128
 Moment = datetime | DatetimeMS | Timestamp
@@ -49,6 +50,7 @@ class HandlerSettings(TypedDict, total=False):
     backoff: Backoff | Wait | None
     retry_on: Classes | None
     discard_on: Classes
+    on_dead: OnDead | None
     time_limit: float | timedelta | None
     keep: float | timedelta | None
     ordered: Ordered

@@ -9,6 +9,7 @@ from ..durations import seconds
 from ..errors import ConfigurationError
 from ..protocol.limits import check_rules
 from .annotations import check_kind_of_job
+from .deaths import check_on_dead
 from .failing import backoff_of, failing
 from .handler import Handler, where_to_run
 from .queues import QueueHandlers
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ..backoff import Backoff
     from ..protocol.limits import Limit, Ordered
     from .failing import Classes, Failing, Wait
-    from .handler import RunIn
+    from .handler import OnDead, RunIn
     from .handler_types import (
         HandlerSettings,
         Payload,
@@ -88,6 +89,7 @@ class Handling(Scheduling):
         backoff: Backoff | Wait | None = None,
         retry_on: Classes | None = None,
         discard_on: Classes = (),
+        on_dead: OnDead | None = None,
         time_limit: float | timedelta | None = None,
         keep: float | timedelta | None = None,
         ordered: Ordered = False,
@@ -131,6 +133,8 @@ class Handling(Scheduling):
                 Both match as ``except`` does, and each exception in a group counts. A time limit
                 is a ``TimeoutError``. What a handler asks for (``Retry``, ``job.error()``, ...) is
                 left as it is, and so is a child process that has ended.
+            on_dead: called with the job and the exception when one of the queue's jobs is dead;
+                default the worker's.
             time_limit: seconds (or a timedelta) an attempt may take; default None, no limit. Then
                 an async handler is cancelled, a child process is killed, and the attempt has
                 failed, whatever the handler still returns or raises. A thread cannot be stopped: it
@@ -171,7 +175,7 @@ class Handling(Scheduling):
                 "there are tasks: @worker.task"
             )
         terms = check_terms(
-            self._settings, max_attempts, backoff, time_limit, keep, retry_on, discard_on
+            self._settings, max_attempts, backoff, time_limit, keep, retry_on, discard_on, on_dead
         )
         rules = check_rules(limits, ordered, fair)
         share = check_share(concurrency, weight)
@@ -198,6 +202,7 @@ def check_terms(
     keep: float | timedelta | None,
     retry_on: Classes | None,
     discard_on: Classes,
+    on_dead: OnDead | None,
 ) -> dict[str, Any]:
     """Return what holds for each attempt of a handler, or task, as :class:`Handler` has it.
 
@@ -221,6 +226,7 @@ def check_terms(
         "keep": kept,
         "time_limit": limit,
         "failing": failing(retry_on, discard_on, wait),
+        "on_dead": settings.on_dead if on_dead is None else check_on_dead(on_dead),
     }
 
 

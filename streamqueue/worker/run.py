@@ -28,6 +28,7 @@ from ..stream.watcher import Watcher
 from .backlog import Backlog
 from .claimer import Claimer
 from .completer import Completer
+from .deaths import Deaths
 from .delivery import Delivery
 from .drain import Drain
 from .execution.executor import Execution
@@ -116,7 +117,10 @@ class Run:
         self._execution = execution = Execution(
             *parts, log_tracebacks=options.log_tracebacks, observer=settings.observer
         )
-        self._completer = Completer(store, options, metrics, self._leases.renewals, execution.ended)
+        self._deaths = Deaths()
+        self._completer = Completer(
+            store, options, metrics, self._leases.renewals, execution.ended, self._deaths
+        )
         execution.completer = self._completer
         self._completer.run_in_thread = execution.threads.run_to_its_end
         self._ruled = RuledQueues(store, slots, options.timeout)
@@ -175,6 +179,7 @@ class Run:
                 self._completer,
                 execution.start,
                 self._expiries.note,
+                self._deaths,
                 options,
                 metrics,
             ),
@@ -316,6 +321,7 @@ class Run:
             parts.start_soon(part, self._beat)
             runners = Runners()
             self._execution.open(await runners.open(), processes=self._processes)
+            self._deaths.open()
             try:
                 parts.start_soon(part, runners.wait)
                 await parts.start(part, self._source.run)
@@ -356,6 +362,7 @@ class Run:
                 with CancelScope(shield=True):
                     # (A part that failed has cancelled the others.)
                     await self._drain.close(runners, failed=parts.cancel_scope.cancel_called)
+                    await self._deaths.close()
             parts.cancel_scope.cancel()
 
     async def _settings_read(self, paused: Collection[str], resumed: Collection[str]) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..protocol.schedules import Schedule
     from ..store.asynchronous import AsyncStore
     from .execution.attempt import Observer
+    from .handler import OnDead
     from .queues import QueueHandlers
     from .schedules.declared import Declared
     from .source import Source, SourceSettings
@@ -31,6 +32,7 @@ class Settings:
 
     Attributes:
         exports: whether it is a candidate for counting how the queues stand.
+        on_dead: told of dead jobs, where a handler does not say.
         handlers: what runs the jobs of each queue.
         make_source: makes what tells it of jobs, for each run.
         observer: told of each attempt, for tests; None, the default, costs nothing.
@@ -43,6 +45,7 @@ class Settings:
     metrics_address: MetricsAddress
     registry: CollectorRegistry | None
     exports: bool
+    on_dead: OnDead | None = None
     handlers: dict[str, QueueHandlers] = field(default_factory=dict)
     schedules: list[Declared] = field(default_factory=list)
     make_source: Callable[[SourceSettings], Source] = OwnStream

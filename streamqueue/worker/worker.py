@@ -27,6 +27,7 @@ from ..signals import CUT_SHORT, END, HURRY, STOP
 from ..store import first_answer
 from ..store.asynchronous import AsyncStore
 from ..store.rights import check_rights
+from .deaths import check_on_dead
 from .execution.processes import check_not_in_child
 from .run import NOT_TOLD, Run
 from .settings import Settings
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from ..health.certificates import StrPath
     from ..options import RarerSettings
+    from .handler import OnDead
     from .until_empty import Remaining
 
 logger = plain.logger("streamqueue.worker")
@@ -71,6 +73,10 @@ class Worker(Tasking):
         backoff: the wait after a failed attempt.
         keep: seconds (or a timedelta) that a job stays when it is done, with its result, unless its
             put or its handler says. None, the default, removes it at once.
+        on_dead: called with the job (a :class:`JobInfo`) and the exception of its handler, or None,
+            once this worker has made a job dead; a ``def`` in a thread. Once at most: not if the
+            process dies in between. Not for jobs whose consumer died: those a reaper ends. A
+            handler may have another.
         registry: where the metrics are registered; None is prometheus_client's own.
         metrics_port: serve ``/metrics``, ``/healthz`` and ``/readyz`` there (0: any free port).
             None, the default, does not serve.
@@ -116,6 +122,7 @@ class Worker(Tasking):
         drain_timeout: float | timedelta = 30,
         backoff: Backoff | None = None,
         keep: float | timedelta | None = None,
+        on_dead: OnDead | None = None,
         registry: CollectorRegistry | None = None,
         metrics_port: int | None = None,
         metrics_host: str = "127.0.0.1",
@@ -147,6 +154,7 @@ class Worker(Tasking):
             ),
             registry,
             exports=export_state == "leader",
+            on_dead=check_on_dead(on_dead),
         )
         self._has_not_run()
 

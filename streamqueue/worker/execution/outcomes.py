@@ -59,6 +59,8 @@ class Outcomes:
         handler = attempt.registered.handler
         if handler.failing is not None and end.kind == "failed":
             end = handler.failing.decide(attempt.record, end, error, _names_of(error))
+        if handler.on_dead is not None:
+            end = end._replace(error=error)
         try:
             self._log_end(attempt, end, name, error)
         except Exception:  # the program's own filters and handlers of logs may raise

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ...backoff import Backoff
     from ...protocol.limits import Limit, Ordered
     from ..failing import Classes, Wait
-    from ..handler import RunIn
+    from ..handler import OnDead, RunIn
     from .function import TaskDecorator
 
 
@@ -41,6 +41,7 @@ class Tasking(Handling):
         backoff: Backoff | Wait | None = None,
         retry_on: Classes | None = None,
         discard_on: Classes = (),
+        on_dead: OnDead | None = None,
         time_limit: float | timedelta | None = None,
         keep: float | timedelta | None = None,
         ordered: Ordered = False,
@@ -73,6 +74,7 @@ class Tasking(Handling):
             backoff: the wait after a failed attempt.
             retry_on: the class, or classes, of the errors that alone are retried.
             discard_on: those that make the job dead at once.
+            on_dead: told of the jobs that this process has made dead.
             time_limit: seconds (or a timedelta) an attempt may take.
             keep: seconds (or a timedelta) that jobs stay when they are done.
             ordered: run the jobs of each group of the queue one at a time.
@@ -94,7 +96,7 @@ class Tasking(Handling):
             raise ConfigurationError(f"aliases must be a list of names, not {shown(aliases)}")
         former = [checks.task_name(alias) for alias in aliases]
         terms = check_terms(
-            self._settings, max_attempts, backoff, time_limit, keep, retry_on, discard_on
+            self._settings, max_attempts, backoff, time_limit, keep, retry_on, discard_on, on_dead
         )
         share = check_share(concurrency, weight)
         if isinstance(limits, Iterable) and not isinstance(limits, str):
