@@ -264,6 +264,13 @@ def work() -> list[Json]:
             "short",
             stack=True,
         ),
+        timeseries(
+            "Errors of middleware",
+            "Exceptions that middleware has raised after its handler had returned. The results "
+            f"stand, and the log names each (`middleware_failed`). {EACH_POINT}",
+            {"{{queue}}": increase("streamqueue_middleware_errors_total{@both}", by="queue")},
+            "short",
+        ),
     ]
 
 

@@ -52,6 +52,7 @@ EVENTS = {
     "end_refused": "the server refuses an attempt's end, or its renewal: its lease will end it",
     "time_limit": "a handler is over its time limit: it is stopped, unless it is in a thread",
     "slots_overdue": "handlers that are over their time limits have all slots: not ready",
+    "middleware_failed": "a middleware raised after its handler had returned; the result stands",
     "backoff_failed": "a backoff function raised, or gave no seconds: the worker's backoff holds",
     "on_dead_failed": "on_dead raised",
     "on_dead_left_out": "on_dead was not called: too many deaths, or the worker has stopped",

@@ -28,8 +28,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_a_handler_that_swallows_its_cancellation_and_returns_has_failed_all_the_same",
         Edit(
             "worker.execution.executor:Execution._call",
-            "            error = self._limits.over(attempt, error)\n",
-            "            self._limits.over(attempt, error)\n",
+            "if error is not None or self._around is None:",
+            "if error is not None:",
         ),
     ),
     PlantedFault(

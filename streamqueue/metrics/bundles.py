@@ -133,6 +133,7 @@ class ConsumerMetrics:
         missed_wakeups: ready jobs the safety sweep found before the change stream announced them.
         reaped: expired leases taken back, by what became of the job.
         steps: steps called, by what that came to.
+        middleware_errors: exceptions of middleware after their handlers had returned.
     """
 
     wait: Histogram
@@ -147,6 +148,7 @@ class ConsumerMetrics:
     missed_wakeups: Counter
     reaped: Mapping[ReapResult, Counter]
     steps: Mapping[StepResult, Counter]
+    middleware_errors: Counter
 
 
 class ConsumerSeries:
@@ -234,6 +236,12 @@ class ConsumerSeries:
             ("queue", "result"),
             registry=registry,
         )
+        self.middleware_errors = Counter(
+            "streamqueue_middleware_errors_total",
+            "Exceptions of middleware after their handlers had returned, whose results stand.",
+            ("queue",),
+            registry=registry,
+        )
 
     def of(self, queue: str, task: str) -> ConsumerMetrics:
         """Return what a consumer of this queue counts on; the labels are as they are to be."""
@@ -256,6 +264,7 @@ class ConsumerSeries:
             missed_wakeups=self.missed_wakeups.labels(queue),
             reaped={result: self.reaped.labels(queue, result) for result in get_args(ReapResult)},
             steps={result: self.steps.labels(queue, result) for result in get_args(StepResult)},
+            middleware_errors=self.middleware_errors.labels(queue),
         )
 
 

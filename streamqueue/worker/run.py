@@ -115,7 +115,10 @@ class Run:
         self._leases = Leases(store, options, metrics)
         parts = (store, self._leases, slots, health)
         self._execution = execution = Execution(
-            *parts, log_tracebacks=options.log_tracebacks, observer=settings.observer
+            *parts,
+            middleware=settings.middleware,
+            log_tracebacks=options.log_tracebacks,
+            observer=settings.observer,
         )
         self._deaths = Deaths()
         self._completer = Completer(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..protocol.schedules import Schedule
     from ..store.asynchronous import AsyncStore
     from .execution.attempt import Observer
+    from .execution.middleware import Middleware
     from .handler import OnDead
     from .queues import QueueHandlers
     from .schedules.declared import Declared
@@ -32,6 +33,7 @@ class Settings:
 
     Attributes:
         exports: whether it is a candidate for counting how the queues stand.
+        middleware: what is called around every handler, outermost first.
         on_dead: told of dead jobs, where a handler does not say.
         handlers: what runs the jobs of each queue.
         make_source: makes what tells it of jobs, for each run.
@@ -45,6 +47,7 @@ class Settings:
     metrics_address: MetricsAddress
     registry: CollectorRegistry | None
     exports: bool
+    middleware: tuple[Middleware, ...] = ()
     on_dead: OnDead | None = None
     handlers: dict[str, QueueHandlers] = field(default_factory=dict)
     schedules: list[Declared] = field(default_factory=list)

@@ -28,13 +28,14 @@ from ..store import first_answer
 from ..store.asynchronous import AsyncStore
 from ..store.rights import check_rights
 from .deaths import check_on_dead
+from .execution.middleware import check_middleware
 from .execution.processes import check_not_in_child
 from .run import NOT_TOLD, Run
 from .settings import Settings
 from .tasks.tasking import Tasking
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import timedelta
     from typing import Unpack
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from ..health.certificates import StrPath
     from ..options import RarerSettings
+    from .execution.middleware import Middleware
     from .handler import OnDead
     from .until_empty import Remaining
 
@@ -73,6 +75,9 @@ class Worker(Tasking):
         backoff: the wait after a failed attempt.
         keep: seconds (or a timedelta) that a job stays when it is done, with its result, unless its
             put or its handler says. None, the default, removes it at once.
+        middleware: async functions that are called for every attempt around its handler, the first
+            outermost: ``async def around(job, call_next): return await call_next(job)``. See the
+            guide on what stands around handlers. Default none, which costs nothing.
         on_dead: called with the job (a :class:`JobInfo`) and the exception of its handler, or None,
             once this worker has made a job dead; a ``def`` in a thread. Once at most: not if the
             process dies in between. Not for jobs whose consumer died: those a reaper ends. A
@@ -122,6 +127,7 @@ class Worker(Tasking):
         drain_timeout: float | timedelta = 30,
         backoff: Backoff | None = None,
         keep: float | timedelta | None = None,
+        middleware: Sequence[Middleware] = (),
         on_dead: OnDead | None = None,
         registry: CollectorRegistry | None = None,
         metrics_port: int | None = None,
@@ -154,6 +160,7 @@ class Worker(Tasking):
             ),
             registry,
             exports=export_state == "leader",
+            middleware=check_middleware(middleware),
             on_dead=check_on_dead(on_dead),
         )
         self._has_not_run()

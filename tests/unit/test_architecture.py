@@ -209,6 +209,7 @@ ORDER = [
     "worker.steps",
     "worker.completer",
     "worker.execution.begun",
+    "worker.execution.middleware",
     "worker.execution.time_limits",
     "worker.execution.processes",
     "worker.execution.blocked",

@@ -11,14 +11,14 @@ from __future__ import annotations
 import contextvars
 import decimal
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import CancelScope, get_cancelled_exc_class
-from anyio.lowlevel import current_token
+from anyio.lowlevel import checkpoint_if_cancelled, current_token
 
 from ...clock import monotonic
-from ...errors import PayloadError
+from ...errors import JobCancelled, LeaseLost, PayloadError
 from ...protocol.trace import trace_id
 from ...queue.job import Job
 from ...queue.outcome import End
@@ -26,6 +26,7 @@ from ...running import Running, running
 from ...tracebacks import describe, forget
 from .begun import not_begun
 from .blocked import TICK, BlockedLoop
+from .middleware import Around
 from .outcomes import CANCELLED, INTERRUPTED, TOO_LATE, Outcomes
 from .processes import run_in_child, warm_up
 from .tasks import Task, begin
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from ..leases import Leases
     from ..slots import Slots
     from .attempt import Attempt, Observer
+    from .middleware import Middleware
 
 GRACE = 5.0
 """Seconds the handlers of a run that was cancelled have to end."""
@@ -54,6 +56,7 @@ class Execution:
 
     Args:
         health: is not ready while the handlers in all slots are over their time limits.
+        middleware: what is called around every handler, outermost first.
         log_tracebacks: log failures with their tracebacks, which may quote payloads.
         observer: told of each attempt; None for nobody.
 
@@ -75,11 +78,13 @@ class Execution:
         slots: Slots,
         health: Health,
         *,
+        middleware: Sequence[Middleware] = (),
         log_tracebacks: bool = False,
         observer: Observer | None = None,
     ) -> None:
         self._store = store
         self._observer = observer
+        self._around = Around(middleware) if middleware else None
         self._leases = leases
         self._slots = slots
         self.threads = Threads()
@@ -233,26 +238,17 @@ class Execution:
         limited = handler.time_limit is not None
         error: BaseException | None
         try:
-            if handler.run_in == "process":
+            if limited and handler.run_in != "process":  # of that, once the child is there
+                self._limits.begin(attempt, self._context)
+            if self._around is not None:
                 attempt.scope = scope
-                begin = partial(self._limits.begin, attempt, self._context)
-                result = await run_in_child(handler, attempt.record.data, begin)
-                if isinstance(result, PayloadError):
-                    attempt.unstorable, result = result, None
-            elif handler.run_in == "loop":
+                handle = partial(self._handle, attempt, scope)
+                result = await self._around.call(attempt, handle)
+            elif handler.run_in == "loop":  # not by a call that is one more to await
                 attempt.scope = scope
-                if limited:
-                    self._limits.begin(attempt, self._context)
                 result = await handler.called(attempt.job)
             else:
-                # A thread cannot be cancelled. When the lease is lost it keeps its slot until it
-                # returns (or the threads would pile up); only the end of the drain time leaves it
-                # behind.
-                attempt.abandon = scope
-                if limited:
-                    self._limits.begin(attempt, self._context)
-                job = Job(attempt.record, FromThread(attempt, current_token()))
-                result = await self.threads.run(handler.called, job)
+                result = await self._elsewhere(attempt, scope)
             error = None if result is None else not_begun(result, handler.task)
             attempt.returned = result
         except get_cancelled_exc_class() as cancellation:
@@ -264,7 +260,9 @@ class Execution:
             # Also SystemExit: a handler must not be able to end the process for all others.
             error = raised
         if limited:
-            error = self._limits.over(attempt, error)
+            overdue = self._limits.over(attempt, error)
+            if error is not None or self._around is None:  # else it had returned in time
+                error = overdue
         try:
             return None if error is None else self._outcomes.of(attempt, error)
         finally:
@@ -273,6 +271,38 @@ class Execution:
                     self._observer.raised(attempt, error)
                 forget(error)
             del error  # or its traceback would hold this frame, and that the job
+
+    async def _handle(self, attempt: Attempt, scope: CancelScope) -> Any:
+        """Call the handler within its middleware, which may have taken its time until then."""
+        if attempt.lost or monotonic() >= attempt.deadline:
+            self._leases.lose(attempt)
+            raise LeaseLost(attempt.record.id)
+        if attempt.asked:
+            raise JobCancelled(attempt.record.id)
+        await checkpoint_if_cancelled()
+        handler = attempt.registered.handler
+        if handler.run_in == "loop":
+            return await handler.called(attempt.job)
+        try:
+            return await self._elsewhere(attempt, scope)
+        finally:
+            attempt.scope, attempt.abandon = scope, None
+
+    async def _elsewhere(self, attempt: Attempt, scope: CancelScope) -> Any:
+        """Call a handler that runs in a thread or in a child process."""
+        handler = attempt.registered.handler
+        if handler.run_in == "process":
+            attempt.scope = scope
+            begin = partial(self._limits.begin, attempt, self._context)
+            result = await run_in_child(handler, attempt.record.data, begin)
+            if isinstance(result, PayloadError):
+                attempt.unstorable, result = result, None
+            return result
+        # A thread cannot be cancelled. When the lease is lost it keeps its slot until it returns
+        # (or the threads would pile up); only the end of the drain time leaves it behind.
+        attempt.scope, attempt.abandon = None, scope
+        job = Job(attempt.record, FromThread(attempt, current_token()))
+        return await self.threads.run(handler.called, job)
 
     # out of it again
 
