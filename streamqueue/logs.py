@@ -40,6 +40,7 @@ EVENTS = {
     "signal_received": "SIGTERM, SIGINT or SIGHUP",
     "server_awaited": "no server answers at the start: at once, and then every ten seconds",
     "worker_stopping": "it claims nothing more and lets its handlers finish",
+    "lifespan_failed": "the lifespan raised while the worker stopped, or did not end in time",
     "worker_stopped": "it holds nothing more: how long that took, how many jobs it gave back",
     # its jobs
     "attempt_failed": "a handler raised, or called job.error()",

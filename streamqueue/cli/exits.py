@@ -19,6 +19,7 @@ from ..errors import ConfigurationError, ReplicaSetRequired, StreamQueueError
 from ..passwords import hide_passwords, passwords_of
 from ..plain import printable, printable_lines
 from ..uri import find_uri
+from ..worker.lifespan import LifespanFailed
 from .diagnosis import explain, explain_file
 from .loading import ModuleFailed
 
@@ -63,6 +64,13 @@ def exit_code(error: BaseException, options: Options) -> int:
                 _log_traceback(str(error), error.cause)
             else:
                 _show_traceback(error.cause)
+                complain(str(error), error)
+            return FAILED
+        case LifespanFailed(__cause__=Exception() as cause):
+            if as_json:
+                _log_traceback(str(error), cause)
+            else:
+                _show_traceback(cause)
                 complain(str(error), error)
             return FAILED
         case StreamQueueError():

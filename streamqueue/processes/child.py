@@ -90,7 +90,8 @@ async def run_supervised(
                     _say(channel, LIMIT + b"%d;" % int(drain))
                 await _obey(part, channel, join)
     except BaseExceptionGroup as group:
-        raise only_one(group) from None
+        error = only_one(group)
+        raise error from error.__cause__
     if not ended:
         raise StreamQueueError(NOT_TOLD)
 

@@ -18,6 +18,7 @@ from ..protocol import operations
 from ..protocol.progress import QUIET, QUIET_SHARE, progress_of
 from ..protocol.result import encode_result
 from .flow import run
+from .holder import NO_CONTEXT
 from .info import RAW_JOBS
 from .lines import log_shortened
 from .outcome import End, write_of
@@ -312,6 +313,8 @@ def cannot_store(size: int, refusal: PyMongoError) -> PayloadError:
 
 class BlockingEnds:
     """The :class:`~.holder.Holder` of the jobs that a queue object has claimed."""
+
+    context = NO_CONTEXT
 
     def __init__(self, ends: Ends) -> None:
         self._ends = ends

@@ -7,10 +7,11 @@ call raises LeaseLost, and changes nothing, when the job is no longer held.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from bson.raw_bson import RawBSONDocument
     from pymongo.asynchronous.client_session import AsyncClientSession
@@ -21,8 +22,15 @@ if TYPE_CHECKING:
     from .outcome import End
 
 
+NO_CONTEXT: Mapping[str, Any] = MappingProxyType({})
+
+
 class Holder(Protocol):
     """Writes what a :class:`~streamqueue.Job` says; the record carries the claim's token."""
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """What the lifespan of the job's worker has opened for all handlers."""
 
     def complete(self, record: JobRecord, result: object, session: ClientSession | None) -> None:
         """End the job as done, in the session's transaction if there is one.
@@ -74,6 +82,9 @@ class Holder(Protocol):
 
 class AsyncHolder(Protocol):
     """Writes what an :class:`~streamqueue.AsyncJob` says: as :class:`Holder`, to be awaited."""
+
+    @property
+    def context(self) -> Mapping[str, Any]: ...
 
     def complete(
         self, record: JobRecord, result: object, session: AsyncClientSession | None

@@ -8,6 +8,7 @@ from anyio import NoEventLoopError, to_thread
 from anyio.lowlevel import checkpoint, current_token
 
 from .flow import run_async, shield
+from .holder import NO_CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 class ShieldedEnds:
     """The :class:`~.holder.AsyncHolder` of the jobs that a queue object has claimed."""
+
+    context = NO_CONTEXT
 
     def __init__(self, ends: Ends) -> None:
         self._ends = ends

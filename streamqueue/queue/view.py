@@ -14,7 +14,7 @@ from .lines import facts, log_refused
 from .outcome import end_of, outcome_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
 
     from bson import ObjectId
@@ -181,6 +181,13 @@ class JobView(Generic[Data]):
     def traceparent(self) -> str | None:
         """The trace that the job was put in, as a W3C ``traceparent`` to hand on, or None."""
         return self._record.traceparent
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """What the worker's ``lifespan`` has yielded, the same for all handlers of the process;
+        empty without one, and for a job that no worker runs."""
+        context: Mapping[str, Any] = self._holder.context
+        return context
 
     @contextmanager
     def _noting_end(self) -> Iterator[None]:

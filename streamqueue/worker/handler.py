@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..durations import shown
 from ..errors import ConfigurationError, type_name
+from ..queue.holder import NO_CONTEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ..backoff import Backoff
     from ..metrics.series import ConsumerMetrics
@@ -184,8 +185,13 @@ def _check_takes_a_job(function: Callable[[Any], Any]) -> None:
 @dataclass(frozen=True, slots=True)
 class RegisteredHandler:
     """A handler with its metrics and, if its queue may not have all of the slots or is not the only
-    one, the share of that; while its worker runs."""
+    one, the share of that; while its worker runs.
+
+    Attributes:
+        context: what the worker's lifespan has opened for its jobs.
+    """
 
     handler: Handler
     metrics: ConsumerMetrics
     share: Share | None = None
+    context: Mapping[str, Any] = field(default_factory=lambda: NO_CONTEXT)

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
+NOT_IN_A_CHILD = (
+    "run_in='process': the child process gets the payload alone, and nothing of the lifespan that "
+    "this worker has; open there what the function needs, or give its queue a worker without one"
+)
+
+
 class Handling(Scheduling):
     """What :class:`~streamqueue.Worker` has to register handlers with."""
 
@@ -185,7 +191,7 @@ class Handling(Scheduling):
             known = handlers.get(name) or QueueHandlers(name)
             place = where_to_run(function, run_in)
             check_kind_of_job(function, place)
-            check_place(terms, place)
+            check_place(self._settings, terms, place)
             joined = known.joined(*share, rules)
             joined.handler = Handler(name, function, function, run_in=place, **terms)
             handlers[name] = joined
@@ -230,8 +236,10 @@ def check_terms(
     }
 
 
-def check_place(terms: dict[str, Any], place: RunIn) -> None:
-    """Raise ConfigurationError for terms that do not hold for what runs there."""
+def check_place(settings: Settings, terms: dict[str, Any], place: RunIn) -> None:
+    """Raise ConfigurationError for what a worker gives its handlers, and not those in a process."""
+    if place == "process" and settings.lifespan is not None:
+        raise ConfigurationError(NOT_IN_A_CHILD)
     rule: Failing | None = terms["failing"]
     if place == "process" and rule is not None and rule.wait is not None:
         raise ConfigurationError(

@@ -117,11 +117,17 @@ class RegisteredQueue:
     share: Share | None
 
     @classmethod
-    def of(cls, queue: QueueHandlers, metrics: Metrics, share: Share | None) -> RegisteredQueue:
+    def of(
+        cls,
+        queue: QueueHandlers,
+        metrics: Metrics,
+        share: Share | None,
+        context: Mapping[str, Any],
+    ) -> RegisteredQueue:
         """Return what runs the jobs of a queue, with its metrics."""
         registered = {
             handler.name: RegisteredHandler(
-                handler, metrics.consumer(queue.queue, handler.task), share
+                handler, metrics.consumer(queue.queue, handler.task), share, context
             )
             for handler in queue
         }

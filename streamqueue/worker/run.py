@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import CancelScope, get_cancelled_exc_class
@@ -77,6 +77,7 @@ class Run:
     """One run of a worker: its parts, made in its event loop and gone with it.
 
     Args:
+        context: what the worker's lifespan has opened for all handlers.
         on_empty: told when there is nothing left to do, and has to stop it then; None, to go on.
 
     Attributes:
@@ -88,6 +89,7 @@ class Run:
         settings: Settings,
         health: Health,
         metrics: Metrics,
+        context: Mapping[str, Any],
         on_empty: Callable[[Remaining], None] | None = None,
     ) -> None:
         options, store, queues = settings.options, settings.store, list(settings.handlers)
@@ -104,7 +106,9 @@ class Run:
         if share_slots(settings.handlers, options.concurrency):
             shares = Shares(slots, limited(settings.handlers, options.concurrency))
         self._handlers: Mapping[str, RegisteredQueue] = {
-            name: RegisteredQueue.of(queue, metrics, None if shares is None else shares.share(name))
+            name: RegisteredQueue.of(
+                queue, metrics, None if shares is None else shares.share(name), context
+            )
             for name, queue in settings.handlers.items()
         }
         for registered in self._handlers.values():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .execution.attempt import Observer
     from .execution.middleware import Middleware
     from .handler import OnDead
+    from .lifespan import Factory
     from .queues import QueueHandlers
     from .schedules.declared import Declared
     from .source import Source, SourceSettings
@@ -33,6 +34,7 @@ class Settings:
 
     Attributes:
         exports: whether it is a candidate for counting how the queues stand.
+        lifespan: makes what is open while it runs, or None.
         middleware: what is called around every handler, outermost first.
         on_dead: told of dead jobs, where a handler does not say.
         handlers: what runs the jobs of each queue.
@@ -47,6 +49,7 @@ class Settings:
     metrics_address: MetricsAddress
     registry: CollectorRegistry | None
     exports: bool
+    lifespan: Factory | None = None
     middleware: tuple[Middleware, ...] = ()
     on_dead: OnDead | None = None
     handlers: dict[str, QueueHandlers] = field(default_factory=dict)

@@ -30,6 +30,7 @@ from ..store.rights import check_rights
 from .deaths import check_on_dead
 from .execution.middleware import check_middleware
 from .execution.processes import check_not_in_child
+from .lifespan import check_lifespan, open_lifespan
 from .run import NOT_TOLD, Run
 from .settings import Settings
 from .tasks.tasking import Tasking
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from ..options import RarerSettings
     from .execution.middleware import Middleware
     from .handler import OnDead
+    from .lifespan import Factory
     from .until_empty import Remaining
 
 logger = plain.logger("streamqueue.worker")
@@ -75,6 +77,12 @@ class Worker(Tasking):
         backoff: the wait after a failed attempt.
         keep: seconds (or a timedelta) that a job stays when it is done, with its result, unless its
             put or its handler says. None, the default, removes it at once.
+        lifespan: an async context manager factory, called with the worker: what all handlers of
+            a process share, such as a client. It is opened once in each process, before the first
+            claim, and closed after the last handler has ended (or was left behind), also when the
+            run ends by an error. The mapping that it yields is ``job.context``; default: empty.
+            If opening it raises, the worker does not start; if closing it does, or takes more than
+            5 seconds, that is logged and :meth:`run` raises.
         middleware: async functions that are called for every attempt around its handler, the first
             outermost: ``async def around(job, call_next): return await call_next(job)``. See the
             guide on what stands around handlers. Default none, which costs nothing.
@@ -127,6 +135,7 @@ class Worker(Tasking):
         drain_timeout: float | timedelta = 30,
         backoff: Backoff | None = None,
         keep: float | timedelta | None = None,
+        lifespan: Factory | None = None,
         middleware: Sequence[Middleware] = (),
         on_dead: OnDead | None = None,
         registry: CollectorRegistry | None = None,
@@ -160,6 +169,7 @@ class Worker(Tasking):
             ),
             registry,
             exports=export_state == "leader",
+            lifespan=check_lifespan(lifespan),
             middleware=check_middleware(middleware),
             on_dead=check_on_dead(on_dead),
         )
@@ -238,7 +248,7 @@ class Worker(Tasking):
             ReplicaSetRequired: a standalone server.
             PyMongoError: no server, or a privilege is missing. Only at the start: what happens
                 later is retried, logged and counted.
-            StreamQueueError: it ended though nobody told it to stop.
+            StreamQueueError: it ended though nobody told it to stop, or its lifespan failed.
         """
         check_not_in_child()
         self._settings.check_handlers()
@@ -260,7 +270,8 @@ class Worker(Tasking):
                 listening.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # A missing privilege, found by the first stream: nobody should have to unwrap it.
-            raise only_one(group) from None
+            error = only_one(group)
+            raise error from error.__cause__
         finally:
             self._stop = self._hurry = None
             self.health.not_ready("worker", NOT_RUNNING)
@@ -301,11 +312,13 @@ class Worker(Tasking):
                     self.server.url,
                     extra={"event": "metrics_served"},
                 )
-            run = Run(self._settings, self.health, metrics, self._emptied if until else None)
-            try:
-                await run.serve(stop, hurry, task_status=task_status)
-            finally:
-                self.left = run.left
+            async with open_lifespan(self._settings.lifespan, self, self.health) as context:
+                empty = self._emptied if until else None
+                run = Run(self._settings, self.health, metrics, context, empty)
+                try:
+                    await run.serve(stop, hurry, task_status=task_status)
+                finally:
+                    self.left = run.left
             starting.cancel_scope.cancel()
         if not stop.is_set():
             raise StreamQueueError(NOT_TOLD)

@@ -232,6 +232,7 @@ ORDER = [
     "worker.schedules.firing",
     "worker.schedules.declaration",
     "worker.schedules.schedules",
+    "worker.lifespan",
     "worker.settings",
     "worker.schedules.declaring",
     "worker.run",

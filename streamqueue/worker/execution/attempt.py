@@ -21,7 +21,7 @@ from ...queue.job import AsyncJob
 from ...queue.lines import facts, log_asked
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     import anyio
     from bson.raw_bson import RawBSONDocument
@@ -202,6 +202,11 @@ class Attempt:
         said = self.record.progress
         if said is not None and said.unstored:
             self.renew_at = min(self.renew_at, said.due_at)
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """What the lifespan of the worker has opened for all handlers."""
+        return self.registered.context
 
     @property
     def asked(self) -> bool:

@@ -131,6 +131,7 @@ class FromThread:
 
     def __init__(self, attempt: Attempt, loop: EventLoopToken) -> None:
         self._attempt = attempt
+        self.context = attempt.context
         self._run = partial(from_thread.run, token=loop)
 
     def complete(self, record: JobRecord, result: object, session: Any) -> None:

@@ -106,7 +106,7 @@ class Tasking(Handling):
 
         def register(function: Callable[..., Any]) -> TaskFunction[Any, Any, Any]:
             where = where_to_run(function, run_in, task=True)
-            check_place(terms, where)
+            check_place(self._settings, terms, where)
             task: TaskFunction[Any, Any, Any] = TaskFunction(
                 function, name or _name_of(function), of_queue
             )

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -71,7 +72,19 @@ def computes(job: Job) -> None:
     say("finished", job=str(job.id))
 
 
+@contextlib.asynccontextmanager
+async def says(worker: Worker) -> AsyncIterator[None]:
+    say("opened")
+    try:
+        yield
+    finally:
+        await anyio.sleep(0.05)
+        say("closed")
+
+
 async def main(uri: str, database: str, collection: str, handler: str, **settings: Any) -> None:
+    if "lifespan" in settings:
+        settings["lifespan"] = globals()[settings["lifespan"]]
     async with AsyncMongoClient(uri) as client:
         worker = Worker(client[database][collection], registry=registry, **settings)
         worker.handler("default")(globals()[handler])
