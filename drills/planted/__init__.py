@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drills.planted import (
+    around,
     dependencies,
     documents,
     handlers,
@@ -57,4 +58,5 @@ FAULTS: tuple[PlantedFault, ...] = (
     *migrating.FAULTS,
     *tasks.FAULTS,
     *steps.FAULTS,
+    *around.FAULTS,
 )
