@@ -162,8 +162,7 @@ class Delivery:
             with CancelScope(shield=True), self._store.limit():
                 command = operations.release(document["_id"], document["lease"], UNKNOWN_PAUSE)
                 await self._store.jobs.update_one(*command)
-            ruled = self._store.ruled.get(queue)
-            if ruled is not None and ruled.makes_room(document.get("slots") or ()):
+            if self._store.makes_room(queue, document.get("slots") or ()):
                 await self._store.say_room()
         except PyMongoError as error:
             logger.warning(
