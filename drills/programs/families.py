@@ -142,8 +142,8 @@ class Families:
             {
                 "job": str(job.job_id),
                 "queue": self._queue.name,
-                "digest": digest_of(job.payload),
-                "payload": dict(job.payload),
+                "digest": digest_of(payload),
+                "payload": payload,
                 "priority": 0,
                 "delay": None,
                 "max_attempts": job.max_attempts,
@@ -152,6 +152,7 @@ class Families:
                 "if_parent_fails": job.if_parent_fails,
             }
             for job in family
+            if isinstance(payload := job.payload, dict)
         ]
         while True:
             try:

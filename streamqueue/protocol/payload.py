@@ -11,6 +11,7 @@ from bson import Code, ObjectId, Timestamp
 
 from ..errors import PayloadError
 from .document import CODEC, ENCODING_ERRORS
+from .fitting.stored import stored_form
 
 MAX_PAYLOAD_BYTES = 15 * 1024 * 1024
 """A document may have 16 MiB; the rest is room for what claims and errors add (a job that cannot
@@ -23,8 +24,9 @@ MAX_PAYLOAD_DEPTH = 100
 def encode_payload(payload: object) -> bytes:
     """Return the payload as it will be stored, or raise PayloadError saying what is wrong with it.
 
-    Checked before any I/O: a mapping with string keys and BSON values, at most 100 levels deep and
-    15 MiB large, that reads back as it was written. As in all of BSON, tuples come back as lists,
+    Checked before any I/O: a mapping with string keys and BSON values, or an instance of a class
+    that is stored as one (``fitting``), at most 100 levels deep and 15 MiB large, that reads back
+    as it was written. As in all of BSON, tuples come back as lists,
     datetimes as aware UTC with milliseconds, and subclasses as their base types.
     """
     flat = False
@@ -32,9 +34,7 @@ def encode_payload(payload: object) -> bytes:
         # Most are flat: for those the one test replaces a walk that costs as much as all else.
         flat = _PLAIN_VALUES.issuperset(map(type, payload.values()))
     elif not isinstance(payload, Mapping):
-        raise PayloadError(
-            f"a payload must be a mapping such as a dict, not {type(payload).__name__}"
-        )
+        payload = _mapping_of(payload)
     try:
         plain = (flat and "$ref" not in payload) or check_values(payload)
         # Not at the top, where BSON would put a key named _id before the others.
@@ -51,6 +51,20 @@ def encode_payload(payload: object) -> bytes:
             "Put large data elsewhere (GridFS, an object store) and its address in the job"
         )
     return encoded
+
+
+def _mapping_of(payload: object) -> Mapping[str, Any]:
+    """Return what an instance of a class is stored as, or raise PayloadError."""
+    try:
+        form = stored_form(payload)
+    except RecursionError:
+        raise PayloadError("this payload contains itself") from None
+    if form is None:
+        raise PayloadError(
+            "a payload must be a mapping such as a dict, or an instance of a dataclass, a pydantic "
+            f"model or a msgspec struct, not {type(payload).__name__}"
+        )
+    return form
 
 
 def _culprit(payload: Mapping[Any, Any]) -> str:

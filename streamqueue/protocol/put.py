@@ -10,7 +10,7 @@ from bson import ObjectId
 
 from .. import options
 from ..durations import point_in_time, seconds, seconds_or_moment
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, PayloadError
 from .calls import Call
 from .dependencies import NO_PARENTS, check_parents
 from .document import new_document, object_id
@@ -19,11 +19,12 @@ from .trace import current_traceparent
 from .unique import NO_RULE, TaskKey, check_rule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from bson.raw_bson import RawBSONDocument
 
     from .dependencies import IfParentFails, Parents
+    from .fitting.kinds import PayloadLike
     from .unique import KeyUntil, OnConflict, Unique, UniqueRule
 
 
@@ -38,7 +39,7 @@ class NewJob:
         payload: as for ``put``, or a call of a task; the others are as for ``put``.
     """
 
-    payload: Mapping[str, Any] = field(repr=False)
+    payload: PayloadLike = field(repr=False)
     _: KW_ONLY
     job_id: ObjectId | None = None
     priority: int | None = None
@@ -204,6 +205,8 @@ def check_put(
         own_rule.need_key()
     if delay is not None and run_at is not None:
         raise ConfigurationError("give delay or run_at, not both")
+    if isinstance(payload, NewJob):
+        raise PayloadError("a NewJob is for put_many: put its payload, with its settings")
     if parents is None:
         parents = check_parents(after, if_parent_fails)
     if parents.ids and unique.upserts:

@@ -37,7 +37,7 @@ from .steering.pausing import AsyncPausing
 from .steering.steering import AsyncSteering, Steering
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
     from datetime import datetime, timedelta
 
     from bson import ObjectId
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from ..protocol.dependencies import IfParentFails
     from ..protocol.document import JobRecord
+    from ..protocol.fitting.kinds import PayloadLike
     from ..protocol.put import NewJob, Put
     from ..protocol.unique import KeyUntil, OnConflict
 
@@ -129,7 +130,7 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing, AsyncLimiting):
 
     async def put(
         self,
-        payload: Mapping[str, Any],
+        payload: PayloadLike,
         *,
         priority: int | None = None,
         delay: float | timedelta | None = None,
@@ -151,8 +152,10 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing, AsyncLimiting):
         """Place a job in the queue; when this returns, a majority of the servers has it.
 
         Args:
-            payload: a mapping with string keys and BSON values, or a call of a task. Without
-                `priority`, an integer ``priority`` key in a mapping is the priority and not data.
+            payload: a mapping with string keys and BSON values, a call of a task, or an instance of
+                a dataclass, a pydantic model or a msgspec struct, which is stored as its dict.
+                Without `priority`, an integer ``priority`` key in a mapping is the priority and not
+                data.
             priority: higher runs first; default 0.
             delay: seconds (or a timedelta) until the job is ready; by default none.
             run_at: the moment the job is ready (aware datetime); one that has passed means now.
@@ -226,7 +229,7 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing, AsyncLimiting):
 
     async def put_many(
         self,
-        payloads: Iterable[Mapping[str, Any] | NewJob],
+        payloads: Iterable[PayloadLike | NewJob],
         *,
         priority: int | None = None,
         delay: float | timedelta | None = None,

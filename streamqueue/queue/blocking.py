@@ -32,7 +32,7 @@ from .steering.pausing import BlockingPausing
 from .steering.steering import BlockingSteering, Steering
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime, timedelta
 
     from bson import ObjectId
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pymongo.synchronous.collection import Collection
 
     from ..protocol.dependencies import IfParentFails
+    from ..protocol.fitting.kinds import PayloadLike
     from ..protocol.put import NewJob, Put
     from ..protocol.unique import KeyUntil, OnConflict
 
@@ -118,7 +119,7 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLim
 
     def put(
         self,
-        payload: Mapping[str, Any],
+        payload: PayloadLike,
         *,
         priority: int | None = None,
         delay: float | timedelta | None = None,
@@ -140,8 +141,10 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLim
         """Place a job in the queue; when this returns, a majority of the servers has it.
 
         Args:
-            payload: a mapping with string keys and BSON values, or a call of a task. Without
-                `priority`, an integer ``priority`` key in a mapping is the priority and not data.
+            payload: a mapping with string keys and BSON values, a call of a task, or an instance of
+                a dataclass, a pydantic model or a msgspec struct, which is stored as its dict.
+                Without `priority`, an integer ``priority`` key in a mapping is the priority and not
+                data.
             priority: higher runs first; default 0.
             delay: seconds (or a timedelta) until the job is ready; by default none.
             run_at: the moment the job is ready (aware datetime); one that has passed means now.
@@ -215,7 +218,7 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLim
 
     def put_many(
         self,
-        payloads: Iterable[Mapping[str, Any] | NewJob],
+        payloads: Iterable[PayloadLike | NewJob],
         *,
         priority: int | None = None,
         delay: float | timedelta | None = None,

@@ -19,7 +19,7 @@ from .flow import run, run_async
 from .publisher import Publisher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from datetime import datetime, timedelta
 
     from bson import ObjectId
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pymongo.synchronous.collection import Collection
 
     from ..protocol.dependencies import IfParentFails
+    from ..protocol.fitting.kinds import PayloadLike
     from ..protocol.unique import KeyUntil, OnConflict
 
 
@@ -113,7 +114,7 @@ class Topic:
 
     def publish(
         self,
-        payload: Mapping[str, Any],
+        payload: PayloadLike,
         *,
         priority: int | None = None,
         delay: float | timedelta | None = None,
@@ -267,7 +268,7 @@ class AsyncTopic:
 
     async def publish(
         self,
-        payload: Mapping[str, Any],
+        payload: PayloadLike,
         *,
         priority: int | None = None,
         delay: float | timedelta | None = None,

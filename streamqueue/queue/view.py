@@ -113,7 +113,7 @@ class JobView(Generic[Data]):
 
     @property
     def data(self) -> Data:
-        """The payload."""
+        """The payload: a dict, or what the handler's ``payload=`` has made of it."""
         return self._record.data  # type: ignore[return-value]
 
     @property

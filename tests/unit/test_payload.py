@@ -82,11 +82,11 @@ def broken_bson() -> RawBSONDocument:
 
 @pytest.mark.parametrize(
     "payload",
-    [None, 5, "text", b"bytes", [("a", 1)], ("a",), {"a"}, Point(), dict, print, ObjectId()],
+    [None, 5, "text", b"bytes", [("a", 1)], ("a",), {"a"}, dict, print, ObjectId()],
     ids=lambda value: type(value).__name__,
 )
 def test_what_is_not_a_mapping_is_refused(payload: object) -> None:
-    with pytest.raises(PayloadError, match="must be a mapping such as a dict, not"):
+    with pytest.raises(PayloadError, match=r"must be a mapping such as a dict, or .*, not"):
         encode_payload(payload)
 
 

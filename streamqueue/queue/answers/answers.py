@@ -9,12 +9,13 @@ from ..flow import run, run_async
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Iterator
     from datetime import datetime, timedelta
 
     from bson import ObjectId
 
     from ...protocol.dependencies import IfParentFails
+    from ...protocol.fitting.kinds import PayloadLike
     from ...protocol.put import Put
     from ...protocol.unique import KeyUntil, OnConflict
     from ..info import JobInfo
@@ -151,7 +152,7 @@ class BlockingAnswers:
 
     def request(
         self,
-        payload: Mapping[str, Any],
+        payload: PayloadLike,
         *,
         timeout: float | timedelta | None = None,
         priority: int | None = None,
@@ -332,7 +333,7 @@ class AsyncAnswers:
 
     async def request(
         self,
-        payload: Mapping[str, Any],
+        payload: PayloadLike,
         *,
         timeout: float | timedelta | None = None,
         priority: int | None = None,
