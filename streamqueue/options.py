@@ -229,6 +229,9 @@ class WorkerOptions:
             None, the default, removes it at once.
         log_tracebacks: log failed attempts with their tracebacks, which may quote payloads.
             Default False: they are stored on the job.
+        misfit_grace: seconds that a job whose payload does not fit its handler's ``payload=`` is
+            left to other workers before it is dead. Default 3600: longer than a rolling deployment
+            takes. 0: dead at once, for those who never roll.
     """
 
     concurrency: int
@@ -242,6 +245,7 @@ class WorkerOptions:
     consumer_id: str
     log_tracebacks: bool
     keep: float | None
+    misfit_grace: float
 
     def __init__(
         self,
@@ -256,9 +260,11 @@ class WorkerOptions:
         consumer_id: str | None = None,
         log_tracebacks: bool = False,
         keep: float | timedelta | None = None,
+        misfit_grace: float | timedelta = 3600.0,
     ) -> None:
         set_ = partial(object.__setattr__, self)
         set_("keep", _keep(keep))
+        set_("misfit_grace", seconds(misfit_grace, "misfit_grace"))
         set_("concurrency", whole_number(concurrency, "concurrency", 1, MAX_BATCH))
         set_("timeout", seconds(timeout, "timeout", minimum=0.1))
         set_("max_attempts", whole_number(max_attempts, "max_attempts", 1, MOST_ATTEMPTS))

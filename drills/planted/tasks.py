@@ -101,18 +101,12 @@ FAULTS: tuple[PlantedFault, ...] = (
     PlantedFault(
         "a handler that is given jobs of unknown tasks",
         13,
-        f"{WORKER}::test_a_job_of_an_unknown_task_is_given_back_with_its_attempt",
+        f"{WORKER}::test_a_job_of_an_unknown_task_is_left_as_it_is",
         Edit(
             "worker.queues:RegisteredQueue.of_task",
             "self.by_task.get(task) if",
             "self.by_task.get(task, self.by_task.get(None)) if",
         ),
-    ),
-    PlantedFault(
-        "a job of an unknown task that comes back at once",
-        6,
-        f"{WORKER}::test_a_job_of_an_unknown_task_is_given_back_with_its_attempt",
-        Edit("worker.delivery:Delivery._leave", '["lease"], UNKNOWN_PAUSE)', '["lease"], None)'),
     ),
     PlantedFault(
         "jobs of former names that are given back",

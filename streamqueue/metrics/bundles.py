@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from ..errors import AttemptOutcome, DuplicateJob
+from ..protocol.fitting.kinds import LeftReason
 from ..protocol.steps import StepResult
 from .buckets import CLAIM_BATCH_BUCKETS, LOOP_LAG_BUCKETS
 
@@ -134,6 +135,7 @@ class ConsumerMetrics:
         reaped: expired leases taken back, by what became of the job.
         steps: steps called, by what that came to.
         middleware_errors: exceptions of middleware after their handlers had returned.
+        left: jobs that this process cannot run and has left to others, by why.
     """
 
     wait: Histogram
@@ -149,6 +151,7 @@ class ConsumerMetrics:
     reaped: Mapping[ReapResult, Counter]
     steps: Mapping[StepResult, Counter]
     middleware_errors: Counter
+    left: Mapping[LeftReason, Counter]
 
 
 class ConsumerSeries:
@@ -243,6 +246,14 @@ class ConsumerSeries:
             registry=registry,
         )
 
+        self.left = Counter(
+            "streamqueue_jobs_left_total",
+            "Jobs that this process cannot run and has left to others, by why: their task is not "
+            "known here, or their payload does not fit its types (misfit).",
+            ("queue", "reason"),
+            registry=registry,
+        )
+
     def of(self, queue: str, task: str) -> ConsumerMetrics:
         """Return what a consumer of this queue counts on; the labels are as they are to be."""
         return ConsumerMetrics(
@@ -265,6 +276,7 @@ class ConsumerSeries:
             reaped={result: self.reaped.labels(queue, result) for result in get_args(ReapResult)},
             steps={result: self.steps.labels(queue, result) for result in get_args(StepResult)},
             middleware_errors=self.middleware_errors.labels(queue),
+            left={reason: self.left.labels(queue, reason) for reason in get_args(LeftReason)},
         )
 
 

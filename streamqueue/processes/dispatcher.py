@@ -28,12 +28,14 @@ from prometheus_client import CollectorRegistry
 from .. import signals
 from ..health.health import Health
 from ..metrics.series import Metrics
+from ..protocol.fitting.kinds import unread
 from ..protocol.foreign import is_ordinary
 from ..signals import stop_signals
 from ..store import first_answer
 from ..store.present_settings import PresentSettings
 from ..stream.verdict import change_of
 from ..stream.watcher import Watcher
+from ..worker.misfits import Misfits
 from ..worker.partition import Partition
 from ..worker.queues import fairness_of, share_slots
 from ..worker.scheduler import Expiries, HeldBack, Timers
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup, TaskStatus
 
+    from ..protocol.fitting.kinds import ReaderOf
     from ..protocol.foreign import BuryReason
     from ..store.asynchronous import AsyncStore
     from ..stream.verdict import Reason
@@ -70,6 +73,9 @@ class Dispatcher:
         queues: the worker's.
         max_await: seconds one read of the stream may stay silent.
         fairness: shares the slots of a member among the queues, if that is to be done.
+        readers: of each queue, what says for a task what reads the payloads of its jobs; of one
+            that is not there, none is needed.
+        misfit_grace: seconds for which a job whose payload does not fit is left to others.
     """
 
     def __init__(
@@ -79,6 +85,8 @@ class Dispatcher:
         *,
         max_await: float,
         fairness: Fairness | None = None,
+        readers: Mapping[str, ReaderOf] | None = None,
+        misfit_grace: float = 3600.0,
     ) -> None:
         self._store = store
         self._queues = list(queues)
@@ -94,6 +102,9 @@ class Dispatcher:
         self._timers = Timers(store, queues, metrics)
         self._expiries = Expiries(store, queues, self._have_one_expire)
         self._held_back = HeldBack(store, queues, HELD_BACK_AGAIN, metrics)
+        readers = dict.fromkeys(queues, unread) | dict(readers or {})
+        let = self._waiting.look_for_more
+        self._misfits = Misfits(store, readers, misfit_grace, metrics, let)
         self._watcher = Watcher(
             store.jobs.with_options(codec_options=RAW),
             queues,
@@ -144,6 +155,7 @@ class Dispatcher:
             tasks.start_soon(self._timers.run)
             tasks.start_soon(self._expiries.run)
             tasks.start_soon(self._held_back.run)
+            tasks.start_soon(self._misfits.run)
             tasks.start_soon(self._waiting.run)
             tasks.start_soon(self._tick)
             tasks.start_soon(self._members.run)
@@ -255,6 +267,7 @@ class Dispatcher:
         self._waiting.opened()
         self._timers.look()
         self._expiries.opened()
+        self._misfits.opened()
         self._members.broadcast(Opened(opened=True))
 
     def broken(self, reason: Reason) -> None:
@@ -316,6 +329,8 @@ class Dispatcher:
         if change.waits:
             self._store.needless = False
             self._held_back.note()
+        if change.left:
+            self._misfits.note()
 
     def _note_buried(self, reason: BuryReason, count: int) -> None:
         self._buried[reason] += count
@@ -353,6 +368,12 @@ def dispatcher_for(worker: Worker) -> Dispatcher:
     fairness = None
     if share_slots(handlers, options.concurrency):
         fairness = fairness_of(handlers, options.concurrency)
+    settings.store.left.tasks = settings.known_tasks
     return Dispatcher(
-        settings.store, list(handlers), max_await=options.max_await, fairness=fairness
+        settings.store,
+        list(handlers),
+        max_await=options.max_await,
+        fairness=fairness,
+        readers={name: queue.reader for name, queue in handlers.items()},
+        misfit_grace=options.misfit_grace,
     )

@@ -121,6 +121,8 @@ class WaitingJobs:
         """Hand out the job of an event, or have it read together with what waits before it."""
         if job["queue"] in self._settings.paused:
             return  # it is looked for when the queue goes on
+        if not self._store.left.knows(job):
+            return
         unplaced = is_unplaced(job)
         if job["queue"] in self._store.ruled:  # each process looks for itself what may start
             self._adopt = self._adopt or unplaced

@@ -9,6 +9,7 @@ default, so any program may insert ``{queue, state: "ready", payload}`` and noth
     key_until                                        "start" if the claim is to let go of the key
     unique_until                                     until when the key is held at the least
     waits_for                                        while waiting: for what, and for whom
+    misfit_at                                        since when it is left to others, until it fits
     locked_by, locked_at, locked_until, lease        while running (lease: the claim's token)
     allowed                                          while running: the attempts its claim goes by
     kept                                             while running: the keep its claim goes by

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from bson.codec_options import CodecOptions
 
-BuryReason = Literal["id", "queue", "payload", "undecodable", "refused", "damaged"]
+BuryReason = Literal["id", "queue", "payload", "undecodable", "refused", "damaged", "misfit"]
 """Why a job is buried by who was to run it; the metric's label."""
 REASONS: tuple[BuryReason, ...] = get_args(BuryReason)
 

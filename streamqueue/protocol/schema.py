@@ -159,6 +159,13 @@ NEEDED_INDEX: Mapping[str, Any] = IndexModel(
     partialFilterExpression={"needed": {"$exists": True}},
 ).document
 """The one by which parents are found that nobody may need any more."""
+MISFIT_INDEX: Mapping[str, Any] = IndexModel(
+    [("queue", ASCENDING), ("state", ASCENDING), ("misfit_at", ASCENDING)],
+    name="streamqueue_misfit",
+    partialFilterExpression={"state": "waiting", "misfit_at": {"$exists": True}},
+).document
+"""The one by which jobs are found that are left to other processes: their payloads do not fit, or
+their tasks are not known."""
 FEATURE_INDEXES = {
     "key": (KEY_INDEX, RUNNING_KEY_INDEX),
     "keep": (REMOVED_INDEX,),
@@ -166,6 +173,7 @@ FEATURE_INDEXES = {
     "group": (GROUP_INDEX, DEAD_GROUP_INDEX),
     "limits": (SLOTS_INDEX,),
     "task limits": (TASK_INDEX,),
+    "misfits": (MISFIT_INDEX,),
     "after": (AFTER_INDEX, WITNESS_INDEX, HELD_INDEX, NEEDED_INDEX),
 }
 """Those that only a feature needs, by the feature."""
@@ -185,7 +193,7 @@ LAST_DATE = DatetimeMS(253_402_300_799_999)
 _DATES = (
     *("run_at", "created_at", "locked_at", "locked_until"),
     *("finished_at", "removed_at", "expires_at", "cancel_requested_at", "tick", "unique_until"),
-    *("needed", "kept_until"),
+    *("needed", "kept_until", "misfit_at"),
 )
 
 _FIELDS: dict[str, Any] = {

@@ -83,7 +83,8 @@ class JobInfo:
         errors: the last few of them (:class:`PastError`), the latest last.
         steps: the steps that are done (:class:`PastStep`), the latest last; without their results.
         waits_for: what a ``waiting`` job waits for, and whom: ``{"key": <id of a job>}`` for the
-            running job of its key, by which it could not be claimed.
+            running job of its key, by which it could not be claimed; ``{"misfit": <field and what
+            is wrong with it>}`` or ``{"task": <name>}`` for a worker that can run it.
     """
 
     id: Any

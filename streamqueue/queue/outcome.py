@@ -31,7 +31,8 @@ class End(NamedTuple):
 
     Attributes:
         kind: failed counts as an attempt, released does not; discarded is dead at once, cancelled
-            is no failure.
+            is no failure; one that is left to others, because it does not fit here, is released for
+            them alone.
         message: the text that is stored on the job; None for none.
         delay: seconds until it is ready; None of a failed one is the backoff.
         asked: whether the handler asked for this end, which then is no failure to complain of.
@@ -40,7 +41,7 @@ class End(NamedTuple):
         error: what the handler raised, for whoever is to be told of the job's death.
     """
 
-    kind: Literal["failed", "released", "discarded", "cancelled"]
+    kind: Literal["failed", "released", "discarded", "cancelled", "left"]
     message: str | None = None
     delay: float | None = None
     asked: bool = False
@@ -101,6 +102,9 @@ def write_of(end: End, record: JobRecord, backoff: Backoff) -> EndWrite:
     match end.kind:
         case "released":
             command = operations.release(*held, end.delay)
+            return EndWrite(command, "release", AttemptOutcome.RELEASED)
+        case "left":
+            command = operations.park_misfit(*held, end.message or "")
             return EndWrite(command, "release", AttemptOutcome.RELEASED)
         case "discarded":
             command = operations.discard(*held, end.message or "")

@@ -33,6 +33,7 @@ from .flows import (
     dependencies,
     head,
     held_back,
+    misfits,
     rates,
     ruled,
     setting_up,
@@ -126,6 +127,7 @@ class AsyncStore(StoreState, ReadsOfMoments):
     reserve = _driven(rates.reserve)
     let_through = _driven(held_back.let_through)
     look_for_held_back = _driven(held_back.look_for_held_back)
+    look_for_left = _driven(misfits.look_for_left)
     supersede = _driven(held_back.supersede)
     tell_dependents = _driven(dependencies.tell_dependents)
     look_at_dependents = _driven(dependencies.look)

@@ -94,6 +94,10 @@ class StuckJobs:
                 },
             )
 
+    def pass_on(self, job_id: object) -> None:
+        """Have whoever hands out the jobs leave one out, which is not for this process."""
+        self._news.append(job_id)
+
     def hold(self, job_id: object) -> None:
         """Leave a job out from now on, which somebody was refused."""
         name = id_key(job_id)

@@ -12,6 +12,7 @@ from ..outage import Outage
 from ..protocol import foreign, operations
 from .given_up import GivenUpClaims
 from .indexes import Indexes
+from .left import LeftToOthers
 from .refused import StuckJobs
 from .ruled import RuledQueue
 from .write_limit import ClaimSize, WriteLimit
@@ -33,6 +34,7 @@ class StoreState:
         clock: the server's time; known once ``prepare()`` has returned.
         kind_known: the collection was seen to be one for jobs.
         unclaimable: ready jobs that the server refuses to have claimed.
+        left: ready jobs that this process cannot run, and leaves to others.
         unpromotable: due jobs that it refuses to have promoted.
         unexpirable: jobs that are too late, and that it refuses to have ended.
         expiring: whether jobs may have a time after which they are not begun, as far as is known.
@@ -66,6 +68,7 @@ class StoreState:
         self.indexes = Indexes()
         self.kind_known = False
         self.unclaimable = StuckJobs("cannot be claimed, nor be buried")
+        self.left = LeftToOthers()
         self.unpromotable = StuckJobs("cannot be promoted")
         self.unreapable = StuckJobs("cannot be taken from the consumer that lost it")
         self.unexpirable = StuckJobs("cannot be ended, though it has expired")

@@ -32,7 +32,7 @@ from ..protocol.settings import BELL
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from ..outage import Ended
@@ -304,6 +304,8 @@ class Change(NamedTuple):
         expires_at: when it is too late to begin it, where the event says so.
         bell: it is of no job, but of the bell: the settings of a queue may have been changed.
         waits: it was put to come after others.
+        left: it is left to others: who parked it cannot run it.
+        anew: whoever left it to others is to try it again: it was given another payload since.
     """
 
     job: Mapping[str, Any] | None = None
@@ -315,6 +317,8 @@ class Change(NamedTuple):
     expires_at: datetime | None = None
     bell: bool = False
     waits: bool = False
+    left: bool = False
+    anew: bool = False
 
 
 def is_bell(event: Mapping[str, Any]) -> bool:
@@ -340,7 +344,13 @@ def change_of(event: Mapping[str, Any]) -> Change:
         state = fields.get("state")
         ready, scheduled, runs = (state == each for each in ("ready", "scheduled", "running"))
         waits = state == "waiting"
-        return Change(job, ready, scheduled, run_at, runs, asked and runs, expires_at, waits=waits)
+        left = waits and event["operationType"] != "insert"
+        return Change(
+            *(job, ready, scheduled, run_at, runs, asked and runs, expires_at),
+            waits=waits and not left,
+            left=left,
+            anew=ready and _is_no_misfit(job, update.get("removedFields") or ()),
+        )
     touched = {*fields, *(update.get("removedFields") or ())}
     if "queue" in touched:
         ends = "locked_until" in touched
@@ -352,6 +362,14 @@ def change_of(event: Mapping[str, Any]) -> Change:
         expired="locked_until" in touched,
         asked=asked,
         expires_at=expires_at,
+    )
+
+
+def _is_no_misfit(job: Mapping[str, Any] | None, removed: Sequence[str]) -> bool:
+    """Whether an event says that a job is left to others no more. (One that was let through keeps
+    the time since when it was.)"""
+    return operations.MISFIT_AT in removed or (
+        job is not None and job.get(operations.MISFIT_AT) is None
     )
 
 

@@ -174,6 +174,9 @@ class Claimer:
             self.room(job["queue"])
             self._adopt = self._adopt or is_unplaced(job)
             return
+        if not self._store.left.sift([dict(job)]):
+            self._intake.wake()  # likewise
+            return
         job = with_plain_id(job)  # as it is in what a claim returns
         job_id = job["_id"]
         if inserted and job_id in self._delivery.recent:

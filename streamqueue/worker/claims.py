@@ -75,6 +75,12 @@ class Claims:
         """
         if self._settings.paused and not (jobs := self._settings.of_open_queues(jobs)):
             return None
+        if left := self._store.left:
+            for job in jobs:
+                if job["_id"] in left:
+                    self._store.unclaimable.pass_on(job["_id"])
+            if not (jobs := [job for job in jobs if job["_id"] not in left]):
+                return None
         self._batch.observe(len(jobs))
         sent = monotonic()
         with self._metrics.timed("claim"):

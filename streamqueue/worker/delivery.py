@@ -12,10 +12,8 @@ from .. import plain
 from ..errors import type_name
 from ..failures import failure_facts, failure_name
 from ..metrics.series import AttemptOutcome
-from ..plain import printable
 from ..protocol import operations
 from ..protocol.document import JobRecord, id_key
-from ..protocol.stored import text_in
 from ..queue.lines import facts
 from ..store.given_up import GivenUp
 from .execution.attempt import Attempt
@@ -41,10 +39,6 @@ RECENT = 10_000
 """Claimed ids remembered, so that an insert event that comes after its job was found by a scan does
 not cost a claim in vain, which is a write."""
 MOST_STRAYS = 1000
-MOST_LEFT = 100
-"""Unknown tasks that are named in the log."""
-UNKNOWN_PAUSE = 10.0
-"""Seconds after which a job of an unknown task may be claimed again."""
 
 
 class Delivery:
@@ -84,7 +78,6 @@ class Delivery:
         self._metrics = metrics
         self.recent: OrderedDict[ObjectId, None] = OrderedDict()
         self._strays: OrderedDict[object, None] = OrderedDict()
-        self._left: set[tuple[str, str | None]] = set()  # named in the log
 
     async def deliver(
         self, trigger: ClaimTrigger, documents: Sequence[Mapping[str, Any]], sent: float
@@ -92,7 +85,6 @@ class Delivery:
         """Start the handlers of jobs whose claim was sent at that time."""
         damaged: list[tuple[JobRecord, BuryReason]] = []
         others: list[Mapping[str, Any]] = []
-        unknown: list[Mapping[str, Any]] = []
         won: Counter[str] = Counter()
         for document in documents:
             queue = document.get("queue")
@@ -110,8 +102,9 @@ class Delivery:
             task = document.get("task")
             registered = self._handlers[queue].of_task(task if type(task) is str else None)
             won[queue] += 1
-            if registered is None:
-                unknown.append(document)
+            if registered is None:  # its task is not known here: somebody has moved the job
+                self._store.left.add(document["_id"])
+                others.append(document)
                 continue
             try:
                 limit = registered.handler.max_attempts
@@ -137,40 +130,11 @@ class Delivery:
             await self._bury(record, reason)
         if others:
             await self.release(others)
-        for document in unknown:
-            await self._leave(document)
 
     async def release(self, documents: Sequence[Mapping[str, Any]]) -> None:
         """Give claimed jobs back that are not to be run here."""
         with CancelScope(shield=True):
             await self._store.untake(GivenUp.of_documents(documents))
-
-    async def _leave(self, document: Mapping[str, Any]) -> None:
-        """Give a job of a task that is not known here back to those who know it, with its attempt,
-        and after a while: at once it might come here again and again."""
-        queue, task = str(document["queue"]), text_in(document.get("task"))
-        if (queue, task) not in self._left and len(self._left) < MOST_LEFT:
-            self._left.add((queue, task))
-            logger.warning(
-                "Leaving jobs of task %s of queue %s to other workers: no such task is registered "
-                "here",
-                "(none)" if task is None else printable(task),
-                queue,
-                extra={"event": "task_unknown", "queue": queue, "task": task},
-            )
-        try:
-            with CancelScope(shield=True), self._store.limit():
-                command = operations.release(document["_id"], document["lease"], UNKNOWN_PAUSE)
-                await self._store.jobs.update_one(*command)
-            if self._store.makes_room(queue, document.get("slots") or ()):
-                await self._store.say_room()
-        except PyMongoError as error:
-            logger.warning(
-                "Job %s could not be given back: %s",
-                document["_id"],
-                failure_name(error),
-                extra={"event": "claim_left", "queue": queue, **failure_facts(error)},
-            )
 
     def _is_stray(self, document: Mapping[str, Any]) -> bool:
         """Whether a job was given back before because its queue is none of ours."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..backoff import Backoff
     from ..metrics.series import ConsumerMetrics
+    from ..protocol.fitting.kinds import Reader
     from ..queue.info import JobInfo
     from .failing import Failing
     from .sharing.shares import Share
@@ -43,6 +44,8 @@ class Handler:
         name: of the task, or None.
         failing: what becomes of its failures, if the error decides that.
         on_dead: told of its jobs that this process has made dead.
+        read: makes of a payload what the function is given, or raises Misfit; None hands it over
+            as it is.
     """
 
     queue: str
@@ -56,6 +59,7 @@ class Handler:
     name: str | None = None
     failing: Failing | None = None
     on_dead: OnDead | None = None
+    read: Reader | None = None
 
     @property
     def task(self) -> str:

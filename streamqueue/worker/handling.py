@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from .. import options as checks
 from ..durations import seconds
 from ..errors import ConfigurationError
+from ..protocol.fitting.readers import reader_of
 from ..protocol.limits import check_rules
 from .annotations import check_kind_of_job
 from .deaths import check_on_dead
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from ..backoff import Backoff
+    from ..protocol.fitting.kinds import Reader
     from ..protocol.limits import Limit, Ordered
     from .failing import Classes, Failing, Wait
     from .handler import OnDead, RunIn
@@ -158,6 +160,10 @@ class Handling(Scheduling):
                 at once, or start in a time, over all processes; default none. ``queue.limit()``
                 wins. These three need indexes. They are stored when the worker starts, before it
                 claims, and hold for whoever claims from the queue; the last start holds for all.
+            payload: a dataclass, a ``TypedDict``, a pydantic model or a msgspec struct: what the
+                payload is made into, as ``job.data``; default None, the dict that was put. A
+                payload that does not fit it uses no attempt: the job is left to other workers for
+                the worker's ``misfit_grace``, and then dead, with the field named.
             run_in: ``"loop"`` for ``async def``, ``"thread"`` for ``def``, each the default of its
                 kind; or ``"process"``: a child process calls the function with the payload alone.
                 It must be a ``def`` at the top level of a module; payload, result and exceptions
@@ -165,13 +171,12 @@ class Handling(Scheduling):
                 drain time, and ends with this process. What it prints goes nowhere.
 
         Raises:
-            ConfigurationError: the queue has a handler, or an argument is outside its range; for a
-                function that cannot run there, takes no single argument, or says that it takes the
-                other kind of job, when it is registered or when the worker starts. So it is then
-                if limits or order cannot be stored.
+            ConfigurationError: the queue has a handler, an argument is outside its range, or
+                `payload` is no such class, or has a field that no payload can have; for a function
+                that cannot run there, takes no single argument, or says that it takes the other
+                kind of job, when it is registered or when the worker starts. So it is then if
+                limits or order cannot be stored.
         """
-        if payload is not None:
-            raise ConfigurationError("handler(payload=) is not there yet: leave it out")
         name = checks.queue_name(queue)
         handlers = self._settings.handlers
         known = handlers.get(name) or QueueHandlers(name)
@@ -186,6 +191,7 @@ class Handling(Scheduling):
         rules = check_rules(limits, ordered, fair)
         share = check_share(concurrency, weight)
         known.joined(*share, rules)  # what does not go together is said here, where it stands
+        reader: Reader | None = None if payload is None else reader_of(cast("Any", payload))
 
         def register(function: Function) -> Function:
             known = handlers.get(name) or QueueHandlers(name)
@@ -193,7 +199,7 @@ class Handling(Scheduling):
             check_kind_of_job(function, place)
             check_place(self._settings, terms, place)
             joined = known.joined(*share, rules)
-            joined.handler = Handler(name, function, function, run_in=place, **terms)
+            joined.handler = Handler(name, function, function, run_in=place, read=reader, **terms)
             handlers[name] = joined
             return function
 

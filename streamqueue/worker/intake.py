@@ -36,7 +36,7 @@ class Intake:
     """
 
     def __init__(self, store: AsyncStore, partition: Partition, backlog: Backlog) -> None:
-        self._refused = store.unclaimable
+        self._refused, self._left_out = store.unclaimable, store.left
         self._partition = partition
         self._backlog = backlog
         self._woken = anyio.Event()
@@ -90,10 +90,14 @@ class Intake:
         left = self._turn_at - monotonic()
         if refused_too:
             left = min(left, self._refused.wait())
+        left = min(left, self._left_out.wait())
         with anyio.move_on_after(min(left, LONGEST_SLEEP)):
             await self.until_woken()
         if self._turn_at <= monotonic():
             self._turn_at = math.inf
             self._backlog.turn_came()
             return "stream"
+        if self._left_out and not self._left_out.wait():
+            self._left_out.over()
+            return "scan"
         return "scan" if refused_too and not self._refused.wait() else None

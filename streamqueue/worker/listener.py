@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..stream.verdict import Reason
     from .claimer import Claimer
     from .leases import Leases
+    from .misfits import Misfits
     from .partition import Partition
     from .reaper import Reaper
     from .scheduler import Expiries, HeldBack, Timers
@@ -35,6 +36,7 @@ class WorkerListener:
     _leases: Leases
     _expiries: Expiries
     _held_back: HeldBack
+    _misfits: Misfits
 
     def __init__(
         self,
@@ -59,10 +61,12 @@ class WorkerListener:
         leases: Leases,
         expiries: Expiries,
         held_back: HeldBack,
+        misfits: Misfits,
     ) -> None:
         """Pass on to these what is said from now on."""
         self._claimer, self._timers, self._reaper = claimer, timers, reaper
         self._leases, self._expiries, self._held_back = leases, expiries, held_back
+        self._misfits = misfits
 
     def opened(self) -> None:
         """Look at the documents: whatever the look misses becomes an event."""
@@ -76,6 +80,7 @@ class WorkerListener:
         self._leases.look()
         self._expiries.opened()
         self._held_back.opened()
+        self._misfits.opened()
 
     def broken(self, reason: Reason) -> None:
         """Do nothing: it is noted already where people look."""
@@ -115,6 +120,8 @@ class WorkerListener:
             self._timers.note(change.run_at)
             if event["operationType"] != "insert":  # it may have run until now
                 self._claimer.room()
+        if change.anew and self._store.left:
+            self._store.left.discard(event["documentKey"]["_id"])
         if change.ready:
             job = change.job
             if job is None or job.get("queue") not in self._queues:
@@ -130,6 +137,8 @@ class WorkerListener:
         if change.waits:
             self._store.needless = False
             self._held_back.note()
+        if change.left:
+            self._misfits.note()
 
     def asked(self) -> None:
         """Look whether a job that is held here is to be cancelled."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from ..metrics.series import ConsumerMetrics, Metrics
+    from ..protocol.fitting.kinds import Reader
     from ..protocol.limits import Rule
     from ..protocol.terms import KeepOf, LimitOf, Said
     from .handler import Handler
@@ -58,6 +59,12 @@ class QueueHandlers:
         if not self.tasks:
             return None
         return frozenset(self.tasks if self.handler is None else (None, *self.tasks))
+
+    def reader(self, task: str | None) -> Reader | None:
+        """Return what reads the payloads of jobs of a task, or without one; None takes any."""
+        if self.handler is None or task in self.tasks:
+            return None
+        return self.handler.read
 
     def joined(self, concurrency: int | None, weight: int, rules: Rules) -> QueueHandlers:
         """Return the same with what is said of the queue where another function is registered.
@@ -142,15 +149,6 @@ class RegisteredQueue:
     def of_task(self, task: str | None) -> RegisteredHandler | None:
         """Return what runs a job of this task, or without one; None if that is for others to do."""
         return self.by_task.get(task) if self.all is None else self.all
-
-
-def known_tasks_of(
-    queues: Mapping[str, QueueHandlers],
-) -> Callable[[str], frozenset[str | None] | None]:
-    """Return what says, for a queue, the jobs of which tasks are run here: None for those without
-    one, and None in place of the set for all."""
-    known = {name: queue.known for name, queue in queues.items()}
-    return lambda queue: known[queue]
 
 
 def limited(queues: Mapping[str, QueueHandlers], concurrency: int) -> dict[str, int]:

@@ -36,6 +36,7 @@ from .execution.runners import Runners
 from .execution.tasks import contained_exits, loop_library
 from .leases import Leases
 from .listener import WorkerListener
+from .misfits import Misfits
 from .partition import Partition
 from .queues import (
     RegisteredQueue,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 
     from ..health.health import Health
     from ..metrics.series import Metrics
+    from ..protocol.fitting.kinds import LeftReason
     from .settings import Settings
     from .until_empty import Remaining
 
@@ -121,9 +123,11 @@ class Run:
         self._execution = execution = Execution(
             *parts,
             middleware=settings.middleware,
+            misfit_grace=options.misfit_grace,
             log_tracebacks=options.log_tracebacks,
             observer=settings.observer,
         )
+        store.left.tasks, store.left.counted = settings.known_tasks, self._count_left
         self._deaths = Deaths()
         self._completer = Completer(
             store, options, metrics, self._leases.renewals, execution.ended, self._deaths
@@ -196,6 +200,9 @@ class Run:
         )
         self._timers = Timers(store, queues, metrics)
         self._held_back = HeldBack(store, queues, options.timeout, metrics)
+        readers = {name: queue.reader for name, queue in settings.handlers.items()}
+        let = partial(self._claimer.scan, "stream")
+        self._misfits = Misfits(store, readers, options.misfit_grace, metrics, let)
         self._reaper = Reaper(
             store,
             limit_of(self._handlers, options.max_attempts),
@@ -220,6 +227,7 @@ class Run:
             self._leases,
             self._expiries,
             self._held_back,
+            self._misfits,
         )
         self._sweep: Sweep | None = None
         if options.sweep_interval is not None:
@@ -248,6 +256,10 @@ class Run:
                 then=on_empty,
                 make_due=settings.make_due,
             )
+
+    def _count_left(self, queue: str, reason: LeftReason, count: int) -> None:
+        if queue in self._handlers:
+            self._handlers[queue].metrics.left[reason].inc(count)
 
     async def _end_expired(self) -> float:
         """End jobs that wait and are too late; return the seconds until the next one is."""
@@ -335,8 +347,20 @@ class Run:
                 await self._partition.join()
                 parts.start_soon(part, self._partition.run)
                 await parts.start(part, self._settings.run)
-                passing = (self._timers, self._expiries, self._held_back, self._ruled, self._reaper)
-                for each in (self._leases, self._completer, *passing, self._schedules):
+                passing = (
+                    self._timers,
+                    self._expiries,
+                    self._held_back,
+                    self._misfits,
+                    self._ruled,
+                )
+                for each in (
+                    self._leases,
+                    self._completer,
+                    *passing,
+                    self._reaper,
+                    self._schedules,
+                ):
                     parts.start_soon(part, each.run)
                 parts.start_soon(part, self._store.keep_untaking)
                 for optional in (self._sweep, self._exporter, self._until_empty):

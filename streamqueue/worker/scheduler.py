@@ -363,14 +363,15 @@ class Sweep:
 
     def _command(self) -> operations.Find:
         limit = SWEEP_LIMIT + len(self._store.unclaimable)
-        return operations.candidates(self._claimer.open_queues(), limit, bare=True)
+        queues, tasks = self._claimer.open_queues(), self._store.left.tasks
+        return operations.candidates(queues, limit, bare=True, tasks=tasks, known=True)
 
     def _sift(self, found: Iterable[Mapping[str, Any]]) -> dict[Any, str]:
         # Those that cannot be claimed wait, but not for want of a wake-up. Odd ones are about to be
         # buried, and have neither an id nor a queue to be counted by.
-        stuck = self._store.unclaimable
+        stuck, left = self._store.unclaimable, self._store.left
         return {
             job["_id"]: job["queue"]
             for job in found
-            if oddness_of(job) is None and job["_id"] not in stuck
+            if oddness_of(job) is None and job["_id"] not in stuck and left.takes(job)
         }

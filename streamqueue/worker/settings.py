@@ -11,7 +11,7 @@ from .schedules.declared import schedules_of, stands_above
 from .source import OwnStream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from prometheus_client import CollectorRegistry
 
@@ -57,6 +57,13 @@ class Settings:
     make_source: Callable[[SourceSettings], Source] = OwnStream
     observer: Observer | None = None
     make_due: Callable[[Sequence[str]], Awaitable[bool]] | None = None
+
+    @property
+    def known_tasks(self) -> Mapping[str, Collection[str | None]]:
+        """Of a queue, the names of the tasks that are known here, with None for jobs without one;
+        of a queue that is not there, all are."""
+        known = {name: queue.known for name, queue in self.handlers.items()}
+        return {name: tasks for name, tasks in known.items() if tasks is not None}
 
     def check_handlers(self) -> None:
         """Raise ConfigurationError when no handler is registered, or one cannot run, or a schedule

@@ -90,6 +90,9 @@ class Worker(Tasking):
             once this worker has made a job dead; a ``def`` in a thread. Once at most: not if the
             process dies in between. Not for jobs whose consumer died: those a reaper ends. A
             handler may have another.
+        misfit_grace: seconds (or a timedelta) that a job whose payload does not fit its handler's
+            ``payload=`` is left to other workers, without an attempt, before it is dead. Default
+            3600: longer than a rolling deployment takes. 0: dead at once.
         registry: where the metrics are registered; None is prometheus_client's own.
         metrics_port: serve ``/metrics``, ``/healthz`` and ``/readyz`` there (0: any free port).
             None, the default, does not serve.
@@ -138,6 +141,7 @@ class Worker(Tasking):
         lifespan: Factory | None = None,
         middleware: Sequence[Middleware] = (),
         on_dead: OnDead | None = None,
+        misfit_grace: float | timedelta = 3600,
         registry: CollectorRegistry | None = None,
         metrics_port: int | None = None,
         metrics_host: str = "127.0.0.1",
@@ -155,6 +159,7 @@ class Worker(Tasking):
             drain_timeout=drain_timeout,
             backoff=backoff or Backoff(),
             keep=keep,
+            misfit_grace=misfit_grace,
             **settings,
         )
         if export_state not in get_args(ExportState):

@@ -125,7 +125,6 @@ def misuse_blocking(queue: MongoQueue, session: AsyncClientSession) -> None:
     queue.put({"a": 1}, run_at=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     queue.put({"a": 1}, session=session)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     queue.put_many([{"a": 1}], key="k")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    queue.put(NewJob({}))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     NewJob({}, ObjectId())  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     queue.claim()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     queue.next().complete()  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]

@@ -213,7 +213,7 @@ def test_a_plain_update_says_what_may_be_to_do(event: dict[str, Any], change: Ch
 @pytest.mark.parametrize(
     ("state", "change"),
     [
-        ("ready", {"ready": True}),
+        ("ready", {"ready": True, "anew": True}),
         ("scheduled", {"scheduled": True}),
         ("running", {"expired": True}),
         ("dead", {}),

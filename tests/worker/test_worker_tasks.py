@@ -26,7 +26,6 @@ from streamqueue import (
     Worker,
 )
 from streamqueue.protocol.limits import Rule
-from streamqueue.worker.queues import known_tasks_of
 from streamqueue.worker.worker import settings_of
 from tests.waiting import wait_until_async
 from tests.worker.programs import tasks_in_child
@@ -265,7 +264,7 @@ async def test_without_tasks_a_handler_runs_jobs_of_any(
 
 
 @pytest.mark.parametrize("with_handler", [False, True], ids=["tasks", "tasks and a handler"])
-async def test_a_job_of_an_unknown_task_is_given_back_with_its_attempt(
+async def test_a_job_of_an_unknown_task_is_left_as_it_is(
     start: WorkerStarter,
     prepared: StartedWorker,
     worker: Worker,
@@ -286,11 +285,9 @@ async def test_a_job_of_an_unknown_task_is_given_back_with_its_attempt(
     await queue.put(resize.call(width=2))
 
     await prepared.until_outcomes(completed=1)
-    await wait_until_async(
-        lambda: stored(jobs)["state"] == "scheduled", "the unknown one waits", 10
-    )
-    assert stored(jobs)["attempts"] == 0
-    assert len(prepared.commands.claims()) <= 3
+    await prepared.until_idle()
+    assert (stored(jobs)["state"], stored(jobs)["attempts"]) == ("ready", 0)
+    assert len(prepared.commands.claims()) == 1
 
 
 async def test_a_job_of_an_unknown_task_is_run_by_who_knows_it(
@@ -305,15 +302,12 @@ async def test_a_job_of_an_unknown_task_is_run_by_who_knows_it(
 
     await start.begin(prepared)
     await queue.put(Task("newer").call())
-    await wait_until_async(lambda: stored(jobs)["state"] == "scheduled", "it was given back", 10)
     newer = start.prepare()
 
     @newer.worker.task(name="newer")
     async def as_named() -> None: ...
 
     await start.begin(newer)
-    await prepared.stop()
-    await queue.reschedule(stored(jobs)["_id"], delay=0)
 
     await newer.until_outcomes(completed=1)
 
@@ -324,11 +318,10 @@ async def test_what_is_known_of_a_queue_is_its_tasks_and_their_former_names(work
     worker.handler("both")(lambda job: None)
     worker.handler("plain")(lambda job: None)
 
-    known = known_tasks_of(settings_of(worker).handlers)
-
-    assert known("images") == frozenset[str | None]({"resize", "scale"})
-    assert known("both") == frozenset({"resize", None})
-    assert known("plain") is None
+    assert settings_of(worker).known_tasks == {
+        "images": {"resize", "scale"},
+        "both": {"resize", None},
+    }
 
 
 # what is said of a task

@@ -23,6 +23,15 @@ from ...errors import type_name
 Reader = Callable[[Any], Any]
 """Returns what a payload, or a value in it, is as a type; raises :class:`Misfit`."""
 
+ReaderOf = Callable[[str | None], Reader | None]
+"""Returns, for a task (None for jobs without one), what reads the payloads of its jobs; None takes
+any."""
+
+
+def unread(task: str | None) -> None:
+    """Return that payloads are taken as they are, whatever the task."""
+
+
 LeftReason = Literal["task", "misfit"]
 """Why a job is left to others by who cannot run it; the metric's label."""
 

@@ -14,6 +14,9 @@ The life of a job, a verb on each arrow::
 A job whose key a running one has (which had let go of it at its start) is parked as ``waiting`` by
 whoever would have claimed it, and is ready again when that one has ended (``held_back``).
 
+One whose payload does not fit who claimed it, or whose task nobody here knows, is parked likewise,
+and ready again when somebody comes who can run it (``misfits``).
+
 A job that was asked to be cancelled while it ran goes none of these ways, but to ``cancelled``; so
 does what waits for too long, if it was put with such a time (``expiry``).
 
@@ -47,6 +50,7 @@ from .keys.holding import *  # noqa: F403
 from .keys.unique import *  # noqa: F403
 from .limits import *  # noqa: F403
 from .looks import *  # noqa: F403
+from .misfits import *  # noqa: F403
 from .passing_time import *  # noqa: F403
 from .queues import *  # noqa: F403
 from .rates import *  # noqa: F403

@@ -192,7 +192,7 @@ def smaller(end: Update) -> list[Update]:
     *_, (at, fields) = [(at, each["$set"]) for at, each in enumerate(end.update) if "$set" in each]
     as_job = end.update[: at + 1]
     no_message = {name: value for name, value in fields.items() if name not in _MESSAGE}
-    needed = {"state", "awaited", "held_key", *PROGRESS, *UNLOCK}
+    needed = {"state", "awaited", "held_key", "waits_for", "misfit_at", *PROGRESS, *UNLOCK}
     if _may_be_scheduled(fields["state"]):
         needed.add("run_at")
     bare = {name: value for name, value in no_message.items() if name in needed}

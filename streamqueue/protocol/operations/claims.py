@@ -19,7 +19,7 @@ from .keys.holding import LET_GO, LET_GO_AT_START
 from .transitions import answered, failed, released
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from bson import ObjectId
@@ -43,15 +43,31 @@ RULED_BY = ("task", "group")
 
 
 def candidates(
-    queues: Sequence[str], limit: int, *, bare: bool = False, ruled: bool = False
+    queues: Sequence[str],
+    limit: int,
+    *,
+    bare: bool = False,
+    ruled: bool = False,
+    tasks: Mapping[str, Collection[str | None]] | None = None,
+    known: bool = False,
 ) -> Find:
     """What waits at the head of the queues: ids and order, read from the index alone.
 
     Nothing else of a job is read ahead: whoever edits it afterwards changes nothing here, and what
-    runs is what the claim returns. But for what the rules of its queue go by, if it is `ruled`.
+    runs is what the claim returns. But for what the rules of its queue go by, if it is `ruled`; and
+    for its task, where only some `tasks` of a queue are known. With `known` those of others are
+    passed over.
     """
-    place: Document = {**_PLACE, **dict.fromkeys(RULED_BY, 1)} if ruled else _PLACE
-    return Find({"queue": one_of(queues), "state": "ready"}, place, CLAIM_ORDER, -limit, bare)
+    fields = RULED_BY if ruled else ("task",) if tasks else ()
+    place: Document = {**_PLACE, **dict.fromkeys(fields, 1)} if fields else _PLACE
+    wanted: Document = {"queue": one_of(queues), "state": "ready"}
+    if tasks and known:
+        wanted["$nor"] = [
+            {"queue": {"$eq": queue}, "task": {"$nin": list(tasks[queue])}}
+            for queue in queues
+            if queue in tasks
+        ] or [{"queue": None}]
+    return Find(wanted, place, CLAIM_ORDER, -limit, bare)
 
 
 MERGED_QUEUES = 200

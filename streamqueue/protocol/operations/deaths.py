@@ -69,7 +69,7 @@ _WAITED_FOR_PARENTS: Document = {"$ne": [{"$type": "$waits_for.parents"}, "missi
 NOT_ENDED: Document = dict.fromkeys(
     (
         *("finished_at", "removed_at", "kept_until", "result", "cancel_requested_at"),
-        "expires_at",
+        *("expires_at", "misfit_at"),
     ),
     "$$REMOVE",
 )

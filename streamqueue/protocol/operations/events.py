@@ -38,7 +38,8 @@ def stream_pipeline(queues: Sequence[str], *, dependents: bool = False) -> Pipel
     settings of a queue.
 
     With `dependents` a job passes too that is put to come after others: should whoever puts it die
-    before it has looked how these stand, somebody is to know of it.
+    before it has looked how these stand, somebody is to know of it. And so does one that is left to
+    others from now on: one of those may be us.
 
     A plain update does not say whose job it was, nor, if it leaves the state alone, in which state
     it is; it is let through for any. ``_id`` must stay, or the stream cannot be resumed (error
@@ -50,14 +51,14 @@ def stream_pipeline(queues: Sequence[str], *, dependents: bool = False) -> Pipel
         "fullDocument.state": {"$in": [*_CLAIMABLE, "running"]},
     }
     waits = {
-        "operationType": "insert",
+        "operationType": {"$ne": "update"},
         "fullDocument.queue": one_of(queues),
         "fullDocument.state": "waiting",
     }
     part = {
         "operationType": "update",
         f"{_UPDATED}.queue": {"$in": [None, *queues]},
-        f"{_UPDATED}.state": {"$in": [None, *_CLAIMABLE]},
+        f"{_UPDATED}.state": {"$in": [None, *_CLAIMABLE, *(["waiting"] if dependents else [])]},
     }
     # The first ring of a collection's bell, or one that is written as a whole; others are updates
     # of a document that says neither its queue nor its state.
@@ -74,7 +75,7 @@ def stream_pipeline(queues: Sequence[str], *, dependents: bool = False) -> Pipel
                 "wallTime": 1,
                 **{f"{_UPDATED}.{field}": 1 for field in (*HEAD[1:], "locked_until", *_MOMENTS)},
                 _REMOVED: 1,
-                **{f"fullDocument.{field}": 1 for field in (*HEAD, *_MOMENTS)},
+                **{f"fullDocument.{field}": 1 for field in (*HEAD, "task", "misfit_at", *_MOMENTS)},
                 "makes_work": _MAKES_WORK,
             }
         },
@@ -123,6 +124,14 @@ _MAKES_WORK: Document = {
             "$and": [
                 {"$eq": ["$fullDocument.state", "running"]},
                 {"$ne": [{"$ifNull": [f"$fullDocument.{ASKED_AT}", None]}, None]},
+            ]
+        },
+        *(_updated(f"waits_for.{what}") for what in ("misfit", "task")),
+        {
+            "$and": [
+                {"$eq": ["$operationType", "replace"]},
+                {"$eq": ["$fullDocument.state", "waiting"]},
+                {"$ne": [{"$type": "$fullDocument.misfit_at"}, "missing"]},
             ]
         },
         *(_updated(field) for field in ("queue", "priority", "seq", "run_at", ASKED_AT)),

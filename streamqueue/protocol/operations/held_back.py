@@ -94,37 +94,37 @@ def let_through(key: JobKey) -> Update:
         "task": {"$eq": key.task},
         "held_key": {"$eq": key.key},
         "state": str(State.WAITING),
-        **_NOT_FOR_PARENTS,
+        **_FOR_ANOTHER,
     }
-    return Update(wanted, _LET_THROUGH)
+    return Update(wanted, [{"$set": LET_THROUGH}])
 
 
 def let_these_through(ids: Sequence[Any]) -> Update:
     """Let these jobs be claimed, if they wait for another one."""
-    wanted = {"_id": one_of_ids(ids), "state": str(State.WAITING), **_NOT_FOR_PARENTS}
-    return Update(wanted, _LET_THROUGH)
+    wanted = {"_id": one_of_ids(ids), "state": str(State.WAITING), **_FOR_ANOTHER}
+    return Update(wanted, [{"$set": LET_THROUGH}])
 
 
-_NOT_FOR_PARENTS: Document = {f"{WAITS_FOR}.parents": {"$exists": False}}
+NOT_LEFT: Document = {f"{WAITS_FOR}.{why}": None for why in ("misfit", "task")}
+"""A condition: a job that waits is not one that is left to other processes."""
+_FOR_ANOTHER: Document = {f"{WAITS_FOR}.parents": {"$exists": False}, **NOT_LEFT}
 # One that was given another time meanwhile waits for that.
 _IS_EARLY: Document = {"$and": [is_date("run_at"), {"$gt": ["$run_at", "$$NOW"]}]}
 # Only one that has a group may have no place: the first that is free, when it joins.
 _JOINS: Document = {"$and": [IN_A_GROUP, {"$not": [_IS_EARLY]}]}
-_LET_THROUGH: list[Document] = [
-    {
-        "$set": {
-            "state": {"$cond": [_IS_EARLY, "scheduled", "ready"]},
-            WAITS_FOR: "$$REMOVE",
-            **UNLISTED,
-            "seq": {"$cond": [_JOINS, LAST_IN["seq"], UNLISTED["seq"]]},
-        }
-    }
-]
+LET_THROUGH: Document = {
+    "state": {"$cond": [_IS_EARLY, "scheduled", "ready"]},
+    WAITS_FOR: "$$REMOVE",
+    **UNLISTED,
+    "seq": {"$cond": [_JOINS, LAST_IN["seq"], UNLISTED["seq"]]},
+}
+"""Fields of an update that lets a job be claimed which was parked."""
 
 
 def held_back(queues: Sequence[str], limit: int) -> Find:
-    """Jobs of these queues that wait for another one."""
-    wanted = {"queue": one_of(queues), "state": str(State.WAITING)}
+    """Jobs of these queues that wait for another one. (Those that are left to other processes wait
+    for none.)"""
+    wanted = {"queue": one_of(queues), "state": str(State.WAITING), **NOT_LEFT}
     size = {"$size": {"$cond": [{"$isArray": "$after"}, "$after", []]}}
     fields = {**_PLACE, WAITS_FOR: 1, "size": size}
     return Find(wanted, fields, [("run_at", 1)], -limit, bare=True)

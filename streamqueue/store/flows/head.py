@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bson import ObjectId
 from bson.errors import BSONError
@@ -11,6 +11,7 @@ from pymongo.errors import ExecutionTimeout, OperationFailure
 
 from ...protocol import foreign, operations
 from ...protocol.document import id_key
+from ...protocol.stored import text_in
 from ..collection import UNAUTHORIZED
 from ..lines import log_buried
 from . import timers
@@ -19,7 +20,7 @@ from .dependencies import tell_dependents
 from .steps import Command, Read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from bson.codec_options import CodecOptions
 
@@ -70,7 +71,11 @@ def candidates(
             fit = [job for job in found if store.oddness_of(job) is None]
             return [job for job in fit if operations.is_placed(job)][:limit]
         many = max(limit, timers.BATCH)  # many at a time, if there are many
-    fit = [job for job in store.unclaimable.sift(found) if store.oddness_of(job) is None]
+    fit = [
+        job
+        for job in store.left.sift(store.unclaimable.sift(found))
+        if store.oddness_of(job) is None
+    ]
     return fit[:limit]
 
 
@@ -97,14 +102,15 @@ def _head(
     ruled: bool,
 ) -> Flow[tuple[list[Job], bool]]:
     """Return them as they are, and whether one of them is such as no program of ours puts."""
-    stuck = store.unclaimable
-    many = limit + len(stuck)
+    stuck, left = store.unclaimable, store.left
+    many = limit + len(stuck) + len(left)
     if len(queues) > operations.MERGED_QUEUES:
         queues = yield from with_work(store, queues)
         if not queues:
             return stuck.sift([]), False
+    which = _Which(queues, many, ruled, left.tasks)
     try:
-        found = yield from _first(queues, many, partial(Read, codec=codec), ruled=ruled)
+        found = yield from _first(which, partial(Read, codec=codec))
         others = [  # almost always none, and of thousands
             job
             for job in found
@@ -114,17 +120,46 @@ def _head(
     except BSONError:
         foreigners = True  # one cannot be decoded; its claim finds out which
     if foreigners:
-        found = yield from _first(queues, many, Read, bare=True, ruled=ruled)
-    return stuck.sift(found)[:limit], foreigners
+        found = yield from _first(which, Read, bare=True)
+    taken = left.sift(stuck.sift(found))
+    if left.tasks and len(found) == many and len(taken) < limit:
+        # Jobs of tasks that nobody here knows fill what is read: those behind them are read now,
+        # and they are parked, these ones.
+        behind = which._replace(known=True)
+        some = yield from _first(behind, partial(Read, codec=codec), bare=foreigners)
+        yield from _park_unknown(store, [job for job in found if not left.knows(job)])
+        taken = left.sift(stuck.sift(some))
+    return taken[:limit], foreigners
+
+
+class _Which(NamedTuple):
+    """Which jobs are read at the head: of these queues, so many; with what rules go by if those
+    have some, and their tasks, where only some `tasks` are `known`, or only those."""
+
+    queues: Sequence[str]
+    limit: int
+    ruled: bool
+    tasks: Mapping[str, Collection[str | None]]
+    known: bool = False
+
+    def of(self, queues: Sequence[str], limit: int, *, bare: bool) -> operations.Find:
+        """Return what reads the first of some of the queues."""
+        return operations.candidates(
+            queues, limit, bare=bare, ruled=self.ruled, tasks=self.tasks, known=self.known
+        )
+
+
+def _park_unknown(store: StoreState, jobs: Sequence[Job]) -> Flow[None]:
+    """Leave jobs to others whose tasks nobody here knows, so that nobody here reads them again."""
+    store.indexes.want("misfits")
+    ids = [job["_id"] for job in jobs]
+    tasks = sorted({text_in(job.get("task")) for job in jobs}, key=str)
+    command = partial(operations.park_unknown, tasks=tasks)
+    yield from change_each(store, ids, command, store.unclaimable)
 
 
 def _first(
-    queues: Sequence[str],
-    limit: int,
-    read: Callable[[operations.Find], Read],
-    *,
-    bare: bool = False,
-    ruled: bool = False,
+    which: _Which, read: Callable[[operations.Find], Read], *, bare: bool = False
 ) -> Flow[list[Job]]:
     """Read what comes first in many queues, for as many at a time as the server merges.
 
@@ -132,20 +167,21 @@ def _first(
     more it sorts all that waits. So each part of the queues is asked for twice its share; a part
     that may have more of what comes first is asked again for as much as there may be.
     """
+    queues, limit = which.queues, which.limit
     if len(queues) <= operations.MERGED_QUEUES:
-        found: list[Job] = yield read(operations.candidates(queues, limit, bare=bare, ruled=ruled))
+        found: list[Job] = yield read(which.of(queues, limit, bare=bare))
         return found
     parts = operations.merged_parts(queues)
     share = min(limit, 2 * limit // len(parts) + 1)
     place = operations.claim_order_of
     read_of: list[list[Job]] = []
     for part in parts:
-        read_of.append((yield read(operations.candidates(part, share, bare=bare))))
+        read_of.append((yield read(which.of(part, share, bare=bare))))
     first = _merged(read_of, limit)
     for number, part in enumerate(parts):
         cut = len(read_of[number]) == share < limit
         if cut and (len(first) < limit or place(read_of[number][-1]) < place(first[-1])):
-            read_of[number] = yield read(operations.candidates(part, limit, bare=bare))
+            read_of[number] = yield read(which.of(part, limit, bare=bare))
     return _merged(read_of, limit)
 
 

@@ -213,7 +213,8 @@ class _Choice:
 
     def _fit(self, found: list[Job]) -> list[Job]:
         store = self._store
-        return [job for job in store.unclaimable.sift(found) if store.oddness_of(job) is None]
+        fit = store.left.sift(store.unclaimable.sift(found))
+        return [job for job in fit if store.oddness_of(job) is None]
 
     def _choose_among(self, waiting: Sequence[Job]) -> Flow[None]:
         reach = reach_of(self._rules, self._taken)

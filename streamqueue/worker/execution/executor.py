@@ -19,6 +19,8 @@ from anyio.lowlevel import checkpoint_if_cancelled, current_token
 
 from ...clock import monotonic
 from ...errors import JobCancelled, LeaseLost, PayloadError
+from ...protocol.fitting.kinds import Misfit
+from ...protocol.operations import MISFIT_ERROR
 from ...protocol.trace import trace_id
 from ...queue.job import Job
 from ...queue.outcome import End
@@ -57,6 +59,7 @@ class Execution:
     Args:
         health: is not ready while the handlers in all slots are over their time limits.
         middleware: what is called around every handler, outermost first.
+        misfit_grace: seconds for which a job whose payload does not fit is left to others.
         log_tracebacks: log failures with their tracebacks, which may quote payloads.
         observer: told of each attempt; None for nobody.
 
@@ -79,12 +82,14 @@ class Execution:
         health: Health,
         *,
         middleware: Sequence[Middleware] = (),
+        misfit_grace: float = 0.0,
         log_tracebacks: bool = False,
         observer: Observer | None = None,
     ) -> None:
         self._store = store
         self._observer = observer
         self._around = Around(middleware) if middleware else None
+        self._misfit_grace = misfit_grace
         self._leases = leases
         self._slots = slots
         self.threads = Threads()
@@ -238,6 +243,8 @@ class Execution:
         limited = handler.time_limit is not None
         error: BaseException | None
         try:
+            if handler.read is not None:
+                attempt.record.data = handler.read(attempt.record.data)
             if limited and handler.run_in != "process":  # of that, once the child is there
                 self._limits.begin(attempt, self._context)
             if self._around is not None:
@@ -251,6 +258,8 @@ class Execution:
                 result = await self._elsewhere(attempt, scope)
             error = None if result is None else not_begun(result, handler.task)
             attempt.returned = result
+        except Misfit as misfit:
+            return self._misfit(attempt, misfit)
         except get_cancelled_exc_class() as cancellation:
             if scope.cancel_called and not attempt.overdue:
                 self._limits.over(attempt, None)
@@ -303,6 +312,18 @@ class Execution:
         attempt.scope, attempt.abandon = None, scope
         job = Job(attempt.record, FromThread(attempt, current_token()))
         return await self.threads.run(handler.called, job)
+
+    def _misfit(self, attempt: Attempt, misfit: Misfit) -> End:
+        """Return how an attempt ends whose payload does not fit: the job is left to others, if they
+        are given time."""
+        if not self._misfit_grace:
+            text = f"{MISFIT_ERROR}{misfit}"
+            return End("discarded", text, death="its payload does not fit")
+        record, left = attempt.record, self._store.left
+        left.add(record.id)
+        left.misfit(record.queue, misfit.path, str(misfit))
+        self._store.indexes.want("misfits")
+        return End("left", str(misfit))
 
     # out of it again
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ from streamqueue import Cancel, Discard
 def notes(payload: dict[str, Any]) -> None:
     """Write down which process this is, and the payload."""
     note(payload, f"{os.getpid()} {payload['n']!r}")
+
+
+@dataclass
+class Sum:
+    left: int
+    right: int
+
+
+def adds_up(numbers: Sum) -> int:
+    """Return a sum of what it is given as an instance."""
+    return numbers.left + numbers.right
 
 
 def note(payload: dict[str, Any], text: str) -> None:

@@ -69,7 +69,14 @@ PLACED = {"state": 1, "held_key": 1}
 """What a put asks to be told of the job that is there once it was sent."""
 _NEW: Document = {"$eq": [{"$type": "$_id"}, "missing"]}
 """An expression of an upsert: there was nothing, and this is the document to be inserted."""
-_OF_EARLIER_PUTS = ("delay", "errors", "last_error", "progress", "note", "steps")
+# (What was left to others, for its payload, has another one now.)
+_IS_HELD_BACK: Document = {
+    "$and": [
+        {"$eq": ["$state", "waiting"]},
+        *({"$eq": [{"$type": f"$waits_for.{why}"}, "missing"]} for why in ("misfit", "task")),
+    ]
+}
+_OF_EARLIER_PUTS = ("misfit_at", "delay", "errors", "last_error", "progress", "note", "steps")
 
 
 def put_unique(queue: str, put: Put) -> Update:
@@ -89,7 +96,7 @@ def put_unique(queue: str, put: Put) -> Update:
         "payload": {"$literal": RawBSONDocument(put.payload)},
         "priority": put.priority,
         "attempts": 0,
-        "state": {"$cond": [{"$eq": ["$state", "waiting"]}, "waiting", in_time]},
+        "state": {"$cond": [_IS_HELD_BACK, "waiting", in_time]},
         "run_at": {"$cond": [is_later, moment, "$$NOW"]},
         "seq": _place(put, is_later),
         "group": _or_none(put.group),
@@ -98,6 +105,7 @@ def put_unique(queue: str, put: Put) -> Update:
         "expires_at": _expires_at(put),
         "key_until": "start" if put.unique.until_start else "$$REMOVE",
         "traceparent": _or_none(put.traceparent),
+        "waits_for": {"$cond": [_IS_HELD_BACK, "$waits_for", "$$REMOVE"]},
         **dict.fromkeys(_OF_EARLIER_PUTS, "$$REMOVE"),
     }
     if put.tick is not None:
