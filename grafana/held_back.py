@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from panels import Json, table, timeseries
+from panels import Json, increase, table, timeseries
 from series import (
+    EACH_POINT,
     HELD_DEPENDENTS,
     HELD_GROUPS,
     LIMIT,
+    MISFITS,
     SATURATED,
     STARTS_PER_SECOND,
     UNDER_LIMIT,
@@ -46,5 +48,26 @@ def held_back() -> list[Json]:
             {"groups {{queue}}": HELD_GROUPS, "dependents {{queue}}": HELD_DEPENDENTS},
             "short",
             w=6,
+        ),
+        timeseries(
+            "Jobs left to other workers",
+            "Jobs that no worker which runs has taken: their payload does not fit its types "
+            "(misfit), or it does not know their task. In a rolling deployment the new workers "
+            "take them. Which field, or which task: `streamqueue list --state waiting`.",
+            {"{{queue}} {{reason}}": MISFITS},
+            "short",
+            w=12,
+        ),
+        timeseries(
+            "Jobs that workers leave",
+            "How often a worker found a job that it cannot run, and left it to others: each worker "
+            f"counts a job of its own. {EACH_POINT}",
+            {
+                "{{queue}} {{reason}}": increase(
+                    "streamqueue_jobs_left_total{@queue}", by="queue, reason"
+                )
+            },
+            "short",
+            w=12,
         ),
     ]

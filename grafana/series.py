@@ -30,6 +30,7 @@ SUBSCRIPTIONS = state("streamqueue_queue_subscriptions{@queue}")
 SLOTS = state("streamqueue_queue_slots{@queue}")
 HELD_GROUPS = state("streamqueue_queue_held_groups{@queue}")
 HELD_DEPENDENTS = state("streamqueue_queue_held_dependents{@queue}")
+MISFITS = "max by (queue, reason) (streamqueue_queue_misfits{@queue})"
 LIMIT = limit_state("streamqueue_queue_limit{@queue}")
 UNDER_LIMIT = limit_state("streamqueue_queue_limit_running{@queue}")
 STARTS_PER_SECOND = limit_state("streamqueue_queue_limit_starts_per_second{@queue}")

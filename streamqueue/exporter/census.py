@@ -83,7 +83,8 @@ class Surveyor:
         self._roll = Roll()
         self._walks = [Walk(store, state) for state in queries.QUEUE_FIRST]
         self._tells_left_out = True
-        self._dependents_at = -math.inf  # when they are asked for again
+        # When they are asked for again.
+        self._dependents_at = self._left_at = -math.inf
 
     async def take(self) -> Census:
         """Count everything now. A queue that was there once stays for an hour, with zeros.
@@ -108,6 +109,7 @@ class Surveyor:
                 await self._count_queue(census.queue(name))
             if any(census.queue(name).waiting for name in chosen):
                 await self._count_held_dependents(census)
+                await self._count_left(census)
             await self._count_foreign(census)
             if self._holders and census.consumers is not None:
                 await self._count_held(census.consumers)
@@ -192,6 +194,25 @@ class Surveyor:
         for row in rows:
             if is_name(row["_id"]):
                 census.queue(row["_id"]).held_dependents = row["count"]
+
+    async def _count_left(self, census: Census) -> None:
+        """Count the jobs that are left to other workers; there is an index where any was."""
+        if monotonic() < self._left_at:
+            return
+        try:
+            rows = await self._aggregate(queries.left_to_others(), hint=queries.LEFT_TO_OTHERS)
+        except OperationFailure as error:
+            if error.code != NO_SUCH_INDEX:
+                raise
+            self._left_at = monotonic() + NO_DEPENDENTS_SECONDS
+            return
+        for row in rows:
+            if is_name(row["_id"].get("queue")):
+                queue = census.queue(row["_id"]["queue"])
+                if row["_id"]["misfit"]:
+                    queue.misfits = row["count"]
+                else:
+                    queue.unknown_tasks = row["count"]
 
     async def _count_foreign(self, census: Census) -> None:
         """Count the documents whose queue is no valid name, except the running ones."""

@@ -17,7 +17,7 @@ from ..clock import monotonic
 from ..names import INVALID
 from .counts import Census
 from .limit_queries import MOST_GROUPS
-from .queries import MOST_DEPENDENTS
+from .queries import MOST_DEPENDENTS, MOST_LEFT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -204,6 +204,13 @@ def _families(census: Census) -> Iterable[Metric]:
         f"{MOST_DEPENDENTS} are counted.",
         labels=("queue",),
     )
+    misfits = GaugeMetricFamily(
+        "streamqueue_queue_misfits",
+        "Jobs that workers have left to others, by why: their task is not known to those, or their "
+        f"payload does not fit their types (misfit); of all queues no more than {MOST_LEFT} are "
+        "counted.",
+        labels=("queue", "reason"),
+    )
     consumers = GaugeMetricFamily(
         "streamqueue_queue_consumers", "Live workers of a queue.", labels=("queue",)
     )
@@ -221,6 +228,8 @@ def _families(census: Census) -> Iterable[Metric]:
         running.add_metric((queue.name,), queue.oldest_running_age)
         overdue.add_metric((queue.name,), queue.overdue)
         held_dependents.add_metric((queue.name,), queue.held_dependents)
+        misfits.add_metric((queue.name, "misfit"), queue.misfits)
+        misfits.add_metric((queue.name, "task"), queue.unknown_tasks)
         expired.add_metric((queue.name,), queue.expired_leases)
         paused.add_metric((queue.name,), queue.paused)
         if queue.has_schedules:
@@ -231,7 +240,7 @@ def _families(census: Census) -> Iterable[Metric]:
             held_groups.add_metric((queue.name,), queue.held_groups)
         consumers.add_metric((queue.name,), queue.consumers)
         slots.add_metric((queue.name,), queue.slots)
-    yield from (jobs, oldest, running, overdue, expired, held_dependents)
+    yield from (jobs, oldest, running, overdue, expired, held_dependents, misfits)
     yield GaugeMetricFamily(
         "streamqueue_foreign_documents",
         "Documents whose queue is no valid name, so that nobody works on them; there may be more.",

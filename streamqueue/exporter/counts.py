@@ -79,6 +79,8 @@ class QueueCensus:
         limits: how its limits stand.
         held_groups: groups that a dead job holds; None where none may.
         held_dependents: jobs that wait for a parent that is dead.
+        misfits: jobs that are left to other workers, since their payloads do not fit.
+        unknown_tasks: jobs that are, since their tasks are not known.
     """
 
     name: str
@@ -100,6 +102,8 @@ class QueueCensus:
     limits: list[LimitCensus] = field(default_factory=list)
     held_groups: int | None = None
     held_dependents: int = 0
+    misfits: int = 0
+    unknown_tasks: int = 0
 
     def jobs(self) -> dict[str, int]:
         """Return how many jobs there are in each state."""

@@ -15,8 +15,16 @@ from bson.timestamp import Timestamp
 
 from ..names import LONGEST
 from ..protocol.document import State
-from ..protocol.operations import Find, milliseconds_since, near, of_queue, past
-from ..protocol.schema import CLAIM_ORDER, HELD_INDEX, INDEXES
+from ..protocol.operations import (
+    MISFIT_AT,
+    NOT_LEFT,
+    Find,
+    milliseconds_since,
+    near,
+    of_queue,
+    past,
+)
+from ..protocol.schema import CLAIM_ORDER, HELD_INDEX, INDEXES, MISFIT_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -254,6 +262,29 @@ def held_dependents() -> Pipeline:
 
 HELD_DEPENDENTS: Mapping[str, Any] = HELD_INDEX["key"]
 """The keys of the index that has them, and no other job; it is there where jobs have parents."""
+
+
+MOST_LEFT = 10_000
+"""Jobs that are left to other workers that are counted."""
+
+
+def left_to_others() -> Pipeline:
+    """Count by queue, and by why, the jobs that are left to other workers, :data:`MOST_LEFT` in
+    all. To be sent with :data:`LEFT_TO_OTHERS` as its hint.
+
+    Rows ``{_id: {queue, misfit: <whether that is why>}, count}``.
+    """
+    wanted = {"queue": {"$gte": ""}, "state": State.WAITING, MISFIT_AT: {"$exists": True}}
+    of = {
+        "queue": short_text("$queue", LONGEST),
+        "misfit": {"$ne": [{"$type": "$waits_for.misfit"}, "missing"]},
+    }
+    by_queue = {"$group": {"_id": of, "count": {"$sum": 1}}}
+    return [{"$match": {**wanted, "$nor": [NOT_LEFT]}}, {"$limit": MOST_LEFT}, by_queue]
+
+
+LEFT_TO_OTHERS: Mapping[str, Any] = MISFIT_INDEX["key"]
+"""The keys of the index that has them; it is there where there was one."""
 
 
 def end_of_oplog(direction: int) -> Find:
