@@ -83,8 +83,8 @@ FAULTS = (
         f"{CONTRACT}::test_a_dependent_whose_key_is_let_go_of_waits_for_its_parents",
         Edit(
             "protocol.operations.held_back",
-            '_NOT_FOR_PARENTS: Document = {f"{WAITS_FOR}.parents": {"$exists": False}}',
-            "_NOT_FOR_PARENTS: Document = {}",
+            '{f"{WAITS_FOR}.parents": {"$exists": False}, **NOT_LEFT}',
+            "{**NOT_LEFT}",
         ),
     ),
     PlantedFault(

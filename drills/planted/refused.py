@@ -47,8 +47,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         "contract/test_queue_stuck.py::test_a_job_that_is_known_to_be_stuck_does_not_hide_the_next",
         Edit(
             "store.flows.head:_head",
-            "    many = limit + len(stuck)\n",
-            "    many = limit\n",
+            "many = limit + len(stuck) + len(left)",
+            "many = limit + len(left)",
         ),
     ),
     PlantedFault(

@@ -141,8 +141,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{EXPIRY}::test_a_dead_one_that_would_be_too_late_runs_when_it_is_put_back",
         Edit(
             "protocol.operations.deaths",
-            '        "expires_at",\n',
-            "",
+            '"expires_at", "misfit_at"',
+            '"misfit_at",',
         ),
     ),
     PlantedFault(
