@@ -88,7 +88,8 @@ async def test_a_handler_gets_what_its_type_makes_of_the_payload(
 async def test_a_blocking_handler_gets_it_as_well(
     start: WorkerStarter, queue: AsyncMongoQueue
 ) -> None:
-    worker, seen = start.prepare(), []
+    worker = start.prepare()
+    seen: list[Email] = []
 
     @worker.worker.handler("default", payload=Email)
     def handler(job: Job[Email]) -> None:
