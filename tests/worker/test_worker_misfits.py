@@ -40,10 +40,10 @@ class Kept:
     def prepare(self, kind: type[Any], **settings: Any) -> StartedWorker:
         worker = self._start.prepare(**settings)
 
-        @worker.worker.handler("default", payload=kind)
         async def handler(job: AsyncJob[Any]) -> None:
             self.seen.append(job.data)
 
+        worker.worker.handler("default", payload=kind)(handler)
         return worker
 
     async def __call__(self, kind: Any, **settings: Any) -> StartedWorker:

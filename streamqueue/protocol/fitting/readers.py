@@ -35,7 +35,6 @@ from .values import (
 )
 
 
-@cache
 def reader_of(kind: Any) -> Reader:
     """Return what reads payloads as instances of this class.
 
@@ -48,6 +47,11 @@ def reader_of(kind: Any) -> Reader:
             "payload= must be a dataclass, a TypedDict, a pydantic model or a msgspec struct, not "
             f"{shown(kind)}"
         )
+    return _reader_of(kind)
+
+
+@cache
+def _reader_of(kind: Any) -> Reader:
     return _Readers().of(kind)
 
 
