@@ -31,6 +31,7 @@ class Holder(Protocol):
     @property
     def context(self) -> Mapping[str, Any]:
         """What the lifespan of the job's worker has opened for all handlers."""
+        return NO_CONTEXT
 
     def complete(self, record: JobRecord, result: object, session: ClientSession | None) -> None:
         """End the job as done, in the session's transaction if there is one.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 from anyio import CancelScope
@@ -58,8 +58,7 @@ def check_lifespan(factory: Any) -> Factory | None:
         ) from None
     except ValueError:  # some of those written in C have no signature
         pass
-    checked: Factory = factory
-    return checked
+    return cast("Factory", factory)
 
 
 @asynccontextmanager

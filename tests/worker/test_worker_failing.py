@@ -64,7 +64,7 @@ class Refused(OSError):
 
 class OddClass(Exception):
     @property  # type: ignore[misc]
-    def __class__(self) -> Any:
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         raise SystemExit
 
 

@@ -41,7 +41,7 @@ async def run(uri: str, database: str, collection: str, recipe: str) -> None:
                 Worker, registry=CollectorRegistry(), max_await=0.1, backoff=Backoff(initial=0.01)
             ),
         }
-        vars(sentry_sdk)["init"] = partial(sentry_sdk.init, transport=Kept)
+        setattr(sentry_sdk, "init", partial(sentry_sdk.init, transport=Kept))  # noqa: B010
         exec(recipe, names)
         worker: Worker = names["worker"]
         left = 3
