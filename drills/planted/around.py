@@ -130,8 +130,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         16,
         f"{LIFESPAN}test_a_handler_in_a_child_process_has_none_and_is_refused",
         Edit(
-            "worker.handling:Handling.handler",
-            'if place == "process" and self._settings.lifespan is not None:',
+            "worker.handling:check_place",
+            'if place == "process" and settings.lifespan is not None:',
             "if False:",
         ),
     ),

@@ -105,7 +105,7 @@ class UntilEmpty:
                 "Nothing is left to do: %d jobs are scheduled, %d wait for others, %d are in "
                 "paused queues",
                 *remaining,
-                extra={"event": "worker_empty", **remaining._asdict()},
+                extra={"event": "worker_empty", "count": sum(remaining)},
             )
             self._then(remaining)
             hearing.cancel_scope.cancel()

@@ -11,7 +11,7 @@ from streamqueue.protocol.put import check_put
 from streamqueue.protocol.schedules import NOT_TAKEN, TickSettings
 from streamqueue.worker.handler_types import HandlerSettings
 
-OF_CHECK_PUT = {"payload", "awaited", "rule", "parents"}
+OF_CHECK_PUT = {"payload", "awaited", "rule", "parents", "queue"}
 """What it is told beside the settings of a put."""
 
 
