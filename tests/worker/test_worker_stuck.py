@@ -204,8 +204,9 @@ async def test_a_job_that_cannot_be_claimed_is_no_missed_wakeup(
     worker = await start(handler, concurrency=2, sweep_interval=0.1)
 
     def sweeps() -> int:
-        finds = worker.commands.named("find")
-        return sum(sent.command.get("limit", 0) >= scheduler.SWEEP_LIMIT for sent in finds)
+        finds = [sent.command for sent in worker.commands.named("find")]
+        ready = [find for find in finds if find["filter"].get("state") == "ready"]
+        return sum(find.get("limit", 0) >= scheduler.SWEEP_LIMIT for find in ready)
 
     await wait_until_async(lambda: sweeps() >= 6, "the sweep has looked several times")
 
