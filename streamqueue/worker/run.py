@@ -253,6 +253,7 @@ class Run:
                 slots,
                 self._completer,
                 max_await=options.max_await,
+                declared=self._schedules.declared,
                 then=on_empty,
                 make_due=settings.make_due,
             )

@@ -6,6 +6,7 @@ import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import anyio
 import pytest
 from bson import Int64
 from pymongo.asynchronous.collection import AsyncCollection
@@ -24,6 +25,7 @@ from streamqueue import (
     Worker,
 )
 from streamqueue.testing import advance, run_until_empty
+from streamqueue.worker.schedules.declaration import Declaration
 
 HOUR = timedelta(hours=1)
 MOMENT = timedelta(seconds=5)
@@ -99,6 +101,27 @@ async def test_what_is_kept_is_gone_when_its_time_has_passed(
 
     with pytest.raises(JobNotFound):
         queue.get(job_id)
+
+
+async def test_a_run_until_empty_has_stored_its_schedules_however_long_that_takes(
+    async_jobs: AsyncCollection[Any], jobs: Collection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Declaration.store
+
+    async def late(declaration: Declaration, *, again: bool) -> None:
+        await anyio.sleep(0.5)
+        await store(declaration, again=again)
+
+    monkeypatch.setattr(Declaration, "store", late)
+    worker = Worker(async_jobs)
+
+    @worker.schedule(every=86400)
+    @worker.handler("reports")
+    async def report(job: AsyncJob) -> None: ...
+
+    await run_until_empty(worker)
+
+    assert len(Schedules(jobs).list()) == 1
 
 
 async def test_a_schedule_fires_when_its_time_has_passed(

@@ -66,6 +66,9 @@ class Schedules:
     Args:
         declared: those.
         changed: called when something was stored that all workers should read.
+
+    Attributes:
+        declared: set once those are stored, or cannot be.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Schedules:
         self._firing = Firing(store, metrics)
         self._declaration = Declaration(store, consumer, declared, changed)
         self._settings = settings_of(store.jobs)
+        self.declared = anyio.Event()
         self._read: list[dict[str, Any]] | None = None
         self._moved = anyio.Event()
         self._scope = CancelScope()
@@ -119,8 +123,7 @@ class Schedules:
 
     async def _run(self) -> None:
         async with anyio.create_task_group() as tasks:
-            if self._declared:
-                tasks.start_soon(self._declare)
+            tasks.start_soon(self._declare)
             while True:
                 await self._until_due()
                 if self._read is not None:
@@ -133,6 +136,11 @@ class Schedules:
     # what is declared
 
     async def _declare(self) -> None:
+        if self._declared:
+            await self._store_declared()
+        self.declared.set()
+
+    async def _store_declared(self) -> None:
         failures = 0
         while True:
             try:
