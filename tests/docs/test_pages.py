@@ -53,6 +53,8 @@ worker = Worker(AsyncMongoClient("mongodb://localhost/?replicaSet=rs0").shop.job
     ),
     "docs/guides/operating.md": Surroundings(files={"tasks.py": EMAILS}),
     "docs/guides/commands.md": Surroundings(files={"tasks.py": EMAILS}),
+    "docs/guides/celery.md": Surroundings(files={"shop.py": PRICES}),
+    "docs/guides/testing.md": Surroundings(files={"shop.py": PRICES}),
     "docs/guides/queues.md": Surroundings(edits=FEW),
     "docs/guides/results.md": Surroundings(
         files={"tasks.py": PRICES}, worker="streamqueue worker tasks:worker"
@@ -67,6 +69,8 @@ async def fill(page: str, uri: str, jobs: Collection[Any]) -> None:
     if page == "docs/guides/pausing.md":
         emails.put_many([{}] * 42)
         emails.put_many([{}] * 3, delay=3600)
+    elif page == "docs/guides/testing.md":
+        MongoQueue(jobs, name="prices").put({}, delay=3600)
     elif page == "docs/guides/commands.md":
         emails.put_many([{}] * 3)
         while job := emails.next():
