@@ -52,6 +52,18 @@ FAULTS = (
         ),
     ),
     PlantedFault(
+        "a rule of put_many for nobody but those that have its parents",
+        17,
+        f"{CONTRACT}::test_a_rule_of_a_call_holds_for_jobs_that_say_themselves_what_they_come_after",
+        Edit("protocol.puts:check_puts", "after=() if only_rule else after", "after=after"),
+    ),
+    PlantedFault(
+        "a rule of put_many that no job needs taken in silence",
+        17,
+        f"{CONTRACT}::test_a_rule_of_a_call_that_no_job_can_need_is_refused",
+        Edit("protocol.puts:check_puts", "len(own) == keyed and encoded", "False"),
+    ),
+    PlantedFault(
         "a dead parent taken for one that is done",
         17,
         f"{CONTRACT}::test_a_dependent_is_held_by_a_dead_parent",

@@ -200,6 +200,7 @@ def check_puts(
         raise ConfigurationError("put_many takes a list of payloads; for one payload use put")
     # The settings are the same for all and are checked once: in a thousand puts their checks would
     # cost as much as the encoding.
+    only_rule = after is None and if_parent_fails not in (None, "hold")
     shared = check_put(
         {},
         priority=priority,
@@ -207,7 +208,7 @@ def check_puts(
         run_at=run_at,
         max_attempts=max_attempts,
         group=group,
-        after=after,
+        after=() if only_rule else after,
         if_parent_fails=if_parent_fails,
         expires=expires,
         keep=keep,
@@ -217,11 +218,13 @@ def check_puts(
     encoded: list[bytes] = []
     priorities: list[int] = []
     own: dict[int, Put] = {}
+    keyed = 0
     tasks: dict[int, str] = {}
     for payload in payloads:
         key = key_of.next()
         if key is not None and not isinstance(payload, NewJob):
             payload = NewJob(payload)  # type: ignore[arg-type]  # checked like any other
+            keyed += 1
         if isinstance(payload, NewJob):
             put = own[len(encoded)] = _check_new_job(payload, shared, priority, key, rule, queue)
             encoded.append(put.payload)
@@ -243,6 +246,8 @@ def check_puts(
     key_of.check_end()
     if keys is None and not own and encoded:  # else it is their data that has no key this time
         rule.need_key()
+    if only_rule and len(own) == keyed and encoded:  # likewise, of jobs that come after none
+        check_parents(None, if_parent_fails)
     if not encoded:
         return None
     ids = _ids_after(shared.id, len(encoded))

@@ -461,6 +461,35 @@ async def test_all_jobs_of_a_call_can_come_after_the_same(queue: Any) -> None:
     assert (before, after[:2]) == (["waiting", "waiting", "ready"], ["ready", "ready"])
 
 
+async def test_a_rule_of_a_call_holds_for_jobs_that_say_themselves_what_they_come_after(
+    queue: Any, jobs: Collection[Any]
+) -> None:
+    parent = ObjectId()
+    _, follows, says_more = await queue.put_many(
+        [
+            NewJob({}, job_id=parent),
+            NewJob({}, after=[parent], keep=60),
+            NewJob({}, after=[parent], if_parent_fails="hold"),
+        ],
+        if_parent_fails="cancel",
+    )
+
+    await discarded(queue, jobs, parent)
+
+    states = [await state_of(queue, each) for each in (follows, says_more)]
+    assert states == ["cancelled", "waiting"]
+
+
+@pytest.mark.parametrize("keys", [None, ["k"]], ids=["no keys", "keys"])
+async def test_a_rule_of_a_call_that_no_job_can_need_is_refused(
+    queue: Any, keys: list[str] | None
+) -> None:
+    with pytest.raises(ConfigurationError, match="give after="):
+        await queue.put_many([{}], keys=keys, if_parent_fails="cancel")
+
+    assert await queue.size() == 0
+
+
 @pytest.mark.parametrize("length", [1, 2, 3])
 async def test_jobs_in_a_circle_are_refused_and_nothing_is_put(queue: Any, length: int) -> None:
     ids = [ObjectId() for _ in range(length)]
