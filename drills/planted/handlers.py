@@ -12,6 +12,12 @@ PROCESSES = "cli/test_worker_processes.py"
 FAULTS: tuple[PlantedFault, ...] = (
     # handlers, and what they can reach
     PlantedFault(
+        "a command that children of a handler cannot load by its path",
+        16,
+        f"{PROCESSES}::test_a_handler_in_a_child_process_runs_under_a_supervisor",
+        Edit("__main__", "from streamqueue.signals import take", "from .signals import take"),
+    ),
+    PlantedFault(
         "a job that was asked for counted as what its block says",
         16,
         "worker/test_worker_cancel.py"

@@ -23,6 +23,19 @@ from tests.certified import Identity, client_context
 from tests.cli.supervised import Start, Supervisor, put
 from tests.waiting import free_port, wait_until
 
+COMPUTES = """
+import os
+from pymongo import AsyncMongoClient
+from streamqueue import Worker
+
+def square(payload):
+    return payload["n"] ** 2
+
+jobs = AsyncMongoClient(os.environ["STREAMQUEUE_URI"]).get_default_database().jobs
+worker = Worker(jobs, max_attempts=1)
+worker.handler("default", run_in="process")(square)
+"""
+
 
 def read(port: int, path: str, tls: ssl.SSLContext | None = None) -> str:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
@@ -45,6 +58,15 @@ def test_the_processes_share_a_backlog(start: Start, queue: MongoQueue) -> None:
     assert {line["pid"] for line in supervisor.said("finished")} == set(pids.values())
     assert sorted(line["n"] for line in supervisor.said("started")) == list(range(60))
     wait_until(lambda: queue.size() == 0, "all are complete")
+
+
+def test_a_handler_in_a_child_process_runs_under_a_supervisor(
+    start: Start, queue: MongoQueue, tmp_path: Path
+) -> None:
+    (tmp_path / "computes.py").write_text(COMPUTES)
+    start("--processes", "1", name="computes:worker")
+
+    assert queue.request({"n": 3}, timeout=30) == 9
 
 
 def test_a_killed_process_is_started_again_and_its_jobs_are_completed(
