@@ -28,6 +28,7 @@ include_patterns = [
     "docs/*/*.md",
     "deploy/README.md",
     "deploy/*/README.md",
+    "examples/README.md",
     "grafana/README.md",
 ]
 exclude_patterns = ["docs/_build", "**/node_modules"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TREE = {
     "Begin": ["/docs/start", "/docs/install", "/docs/comparison"],
-    "Guides": ["/docs/guides/*"],
+    "Guides": ["/examples/README", "/docs/guides/*"],
     "Concepts": ["/docs/guarantees", "/docs/architecture", "/docs/speed", "/docs/capacity"],
     "Reference": ["/docs/reference/*", "/CHANGELOG"],
     "Running it": ["/deploy/README", "/deploy/*/README", "/grafana/README", "/SECURITY"],

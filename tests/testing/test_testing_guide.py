@@ -6,30 +6,11 @@ import re
 
 import pytest
 
-from tests.testing.users import ROOT, Project
+from tests.testing.users import PROCESSOR_TIME, ROOT, Project
 
 GUIDE = (ROOT / "docs" / "guides" / "testing.md").read_text()
 FILES = dict(re.findall(r"^```(?:python|ini)\n# (\S+)\n(.*?)^```$", GUIDE, re.M | re.S))
 MOST_SECONDS = 3.0
-PROCESSOR_TIME = """
-import time
-import pytest
-
-total = 0.0
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol():
-    global total
-    began = time.process_time()
-    ended = yield
-    total += time.process_time() - began
-    return ended
-
-def pytest_terminal_summary(terminalreporter):
-    terminalreporter.write_line(f"processor seconds: {total}")
-"""
-"""A plugin that says how long the tests took, by the process's own clock: the machine may have
-other things to do."""
 
 
 @pytest.fixture
