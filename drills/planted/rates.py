@@ -73,6 +73,16 @@ FAULTS: tuple[PlantedFault, ...] = (
         Edit("store.ruled:RuledQueue.starts_at", "or not self.late", "or self.late"),
     ),
     PlantedFault(
+        "a job that may start at once, as soon as another rate is asked for, and is left",
+        3,
+        f"{COSTS}::test_a_job_under_a_rate_of_its_queue_and_one_of_its_group_runs_soon",
+        Edit(
+            "worker.rules.queues",
+            "if chosen.again_at < math.inf:",
+            "if math.isfinite(chosen.again_at):",
+        ),
+    ),
+    PlantedFault(
         "a queue object that passes time whenever it waits for a start",
         6,
         f"{COSTS}::test_many_that_wait_for_starts_in_one_queue_object_read_little_for_each",

@@ -42,6 +42,23 @@ async def test_where_only_a_rate_holds_jobs_back_the_end_of_one_rings_for_nobody
     assert jobs.count_documents({"_id": BELL}) == 0
 
 
+async def test_a_job_under_a_rate_of_its_queue_and_one_of_its_group_runs_soon(
+    start: WorkerStarter, jobs: Collection[Any]
+) -> None:
+    quick = {"count": 20, "seconds": 1.0}
+    rule(jobs, limits=[{"per": each, "rate": quick} for each in ("queue", "group")])
+    ran = anyio.Event()
+
+    async def handler(job: AsyncJob) -> None:
+        ran.set()
+
+    put_all(jobs, "a")
+    await start(handler, **QUIET)
+
+    with anyio.fail_after(SOON):
+        await ran.wait()
+
+
 async def test_by_hand_it_rings_for_nobody_either(
     jobs: Collection[Any], queue: AsyncMongoQueue
 ) -> None:

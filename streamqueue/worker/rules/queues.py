@@ -100,7 +100,7 @@ class RuledQueues:
         if chosen.held_back:
             self._held_back.add(queue)
             self._look_at = min(self._look_at, monotonic() + self._timeout)
-            if math.isfinite(chosen.again_at):
+            if chosen.again_at < math.inf:  # it may be at once: another rate is to be asked for
                 self._starts_at[queue] = chosen.again_at
             self._changed.set()
         return chosen.jobs
