@@ -180,7 +180,9 @@ class Session:
 
     def _run(self, line: str) -> subprocess.CompletedProcess[bytes]:
         words, environment = ["bash", "-c", line], self._environment
-        if line.startswith("streamqueue ") and not SHELL.search(line):  # forked, which is faster
+        if line.startswith("streamqueue ") and not SHELL.search(
+            re.sub(r"\s#.*", "", line)
+        ):  # forked, which is faster
             words = [sys.executable, "-m", *shlex.split(line, comments=True)]
             environment = {k: v for k, v in environment.items() if not k.startswith("PYTHON")}
             environment |= {k: v for k, v in os.environ.items() if k.startswith("PYTHON")}
