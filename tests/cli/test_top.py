@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -240,6 +242,13 @@ def test_a_reader_that_leaves_ends_it_without_a_traceback(top: Spawn, queue: Mon
     assert "Traceback" not in process.stderr.read()
 
 
+IN_THE_FOREGROUND: dict[str, Any] = {
+    "start_new_session": True,
+    "preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+}
+"""A session of its own, whose terminal is its standard input."""
+
+
 def test_on_a_terminal_it_draws_anew_in_place(top: Spawn, queue: MongoQueue) -> None:
     queue.put({})
     ours, theirs = pty.openpty()
@@ -261,6 +270,23 @@ def test_on_a_terminal_it_draws_anew_in_place(top: Spawn, queue: MongoQueue) -> 
         os.close(ours)
 
     assert b"\x1b[H" in drawn
+
+
+def test_at_a_terminal_q_ends_it_and_gives_the_terminal_back(top: Spawn) -> None:
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    process = top("--interval", "0.2", stdout=theirs, stdin=theirs, **IN_THE_FOREGROUND)
+
+    try:
+        wait_until(lambda: select.select([ours], [], [], 0.1)[0], "it draws", within=20)
+        os.write(ours, b"q")
+        assert process.wait(10) == 0
+        after = termios.tcgetattr(theirs)
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+    assert after == before
 
 
 def test_no_server_is_one_sentence(top: Spawn) -> None:

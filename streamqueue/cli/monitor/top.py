@@ -5,6 +5,7 @@ With the ``rich`` extra in colours; without it, or where the output is no termin
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -34,7 +35,7 @@ LATE, VERY_LATE = 5.0, 60.0
 async def run(
     jobs: AsyncCollection[Any], *, interval: float = 1.0, once: bool = False, as_json: bool = False
 ) -> None:
-    """Show the pulse until SIGTERM or SIGINT.
+    """Show the pulse until SIGTERM or SIGINT, or the key q at a terminal.
 
     Args:
         jobs: the collection.
@@ -57,7 +58,9 @@ async def run(
             tasks.start_soon(_end_on_signal, tasks.cancel_scope)
             await tasks.start(taker.read)
             await taker.take()  # what there was when the stream was opened
-            with _screen(title, as_json=as_json, once=once) as show:
+            with _screen(title, as_json=as_json, once=once) as show, _keys() as keys:
+                if keys is not None:
+                    tasks.start_soon(_end_on_q, keys, tasks.cancel_scope)
                 while True:
                     await anyio.sleep(interval)
                     show(await taker.take())
@@ -73,6 +76,43 @@ async def run(
 async def _end_on_signal(scope: anyio.CancelScope) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
+            scope.cancel()
+            return
+
+
+@contextmanager
+def _keys() -> Iterator[int | None]:
+    """Return where keys come from one by one and are not shown; None without a terminal."""
+    try:
+        import termios
+        import tty
+
+        keys = sys.stdin.fileno()
+        # (Who is in the background must not touch the terminal, and would be stopped.)
+        ours = os.isatty(keys) and sys.stdout.isatty() and os.tcgetpgrp(keys) == os.getpgrp()
+        before = termios.tcgetattr(keys) if ours else None
+    except (ImportError, OSError, ValueError, AttributeError):  # closed, or something else
+        before = None
+    if before is None:
+        yield None
+        return
+    tty.setcbreak(keys, termios.TCSANOW)
+    try:
+        yield keys
+    finally:
+        termios.tcsetattr(keys, termios.TCSANOW, before)
+
+
+async def _end_on_q(keys: int, scope: anyio.CancelScope) -> None:
+    while True:
+        await anyio.wait_readable(keys)
+        try:
+            typed = os.read(keys, 100)
+        except OSError:  # the terminal is gone, of which a signal tells
+            return
+        if not typed:
+            return
+        if b"q" in typed.lower():
             scope.cancel()
             return
 
