@@ -262,7 +262,7 @@ class TextFormatter(logging.Formatter):
         attempt = _of_the_attempt(record)
         if not attempt:
             return line
-        which = "queue={queue} job_id={job_id} attempt={attempt}".format_map(attempt)
+        which = " ".join(f"{name}={value}" for name, value in attempt.items())
         return f"{line} [{which}]"
 
     def formatException(self, ei: Any) -> str:
@@ -279,6 +279,8 @@ def _of_the_attempt(record: logging.LogRecord) -> dict[str, object]:
     attempt = running.get()
     if attempt is None or "job_id" in vars(record):
         return {}
+    if attempt.job_id is None:
+        return {"queue": attempt.queue}
     return {
         "queue": attempt.queue,
         "job_id": str(attempt.job_id),

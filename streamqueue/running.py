@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 class Running(NamedTuple):
     """The attempt of a handler; nothing of its payload, because a context may live on in whatever
-    was begun in it."""
+    was begun in it. Of a handler that runs several jobs, the queue alone."""
 
     queue: str
     job_id: Any
-    attempt: int
+    attempt: int | None
 
 
 running: ContextVar[Running | None] = ContextVar("streamqueue_running", default=None)

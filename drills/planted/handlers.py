@@ -127,7 +127,11 @@ FAULTS: tuple[PlantedFault, ...] = (
         "a handler that does not await what it takes for calls of a Job",
         16,
         "unit/test_annotations.py::test_an_async_def_that_says_that_it_takes_a_job_is_refused",
-        Edit("worker.handling:Handling.handler", "check_kind_of_job(function, place)", "pass"),
+        Edit(
+            "worker.handling:Handling.handler",
+            "check_kind_of_job(function, place, batch=batch is not None)",
+            "pass",
+        ),
     ),
     PlantedFault(
         "a Job of the program's own taken for ours",

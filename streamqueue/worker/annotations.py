@@ -1,9 +1,12 @@
-"""Which kind of job a handler says that it takes: what its parameter is annotated with."""
+"""What a handler says that it takes, a kind of job or a list of such: the annotation of its
+parameter."""
 
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, get_origin
+import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
 
 from ..durations import shown
 from ..errors import ConfigurationError
@@ -16,15 +19,39 @@ if TYPE_CHECKING:
     from .handler import RunIn
 
 
-def check_kind_of_job(function: Callable[[Any], Any], run_in: RunIn) -> None:
-    """Raise ConfigurationError if a handler says that it takes a kind of job that it does not get.
+LISTS = (list, Sequence, Collection, Iterable)
+LIST = re.compile(r"(?:\w+\.)*(?:list|List|Sequence|Collection|Iterable)\[(.+)\]")
+
+
+class Said(NamedTuple):
+    """What a parameter is annotated with: a class, or a list of its instances."""
+
+    kind: object
+    listed: bool
+
+
+def check_kind_of_job(
+    function: Callable[[Any], Any], run_in: RunIn, *, batch: bool = False
+) -> None:
+    """Raise ConfigurationError if a handler says that it takes a kind of job that it does not get,
+    or one job where it gets a list, or the reverse.
 
     Its calls would do nothing: those of an AsyncJob are not awaited in a def, and an async def that
     takes its job for a Job does not await them either.
     """
-    said = _annotation(function)
+    said, listed = _annotation(function)
     if said is not Job and said is not AsyncJob:
         return
+    if batch and not listed:
+        raise ConfigurationError(
+            f"handler {shown(function)} says that it takes {_a(said)}, but with batch= it gets a "
+            f"list: annotate its parameter as list[{said.__name__}]"
+        )
+    if listed and not batch:
+        raise ConfigurationError(
+            f"handler {shown(function)} says that it takes a list of jobs, but it gets one job: "
+            "with batch=100 it gets up to 100 of them in a list"
+        )
     if run_in == "process":
         raise ConfigurationError(
             f"handler {shown(function)} says that it takes {_a(said)}, but with run_in='process' "
@@ -46,22 +73,31 @@ def _a(kind: type) -> str:
     return "an AsyncJob" if kind is AsyncJob else "a Job"
 
 
-def _annotation(function: Callable[[Any], Any]) -> object:
-    """Return the class that the first parameter is annotated with, or None if that is not certain.
+def _annotation(function: Callable[[Any], Any]) -> Said:
+    """Return what the first parameter is annotated with, or None if that is not certain.
 
     Of a text what it names where the function stands, so that a Job of the program's own is not
     taken for ours. A decorator may copy annotations to a function that takes something else.
     """
     try:
         if hasattr(function, "__signature__") or hasattr(function, "__wrapped__"):
-            return None
+            return UNSAID
         signature = inspect.signature(function, follow_wrapped=False)
         annotation = next(iter(signature.parameters.values())).annotation
+        listed = False
         if isinstance(annotation, str):
-            annotation = _named(annotation, function)
-        return get_origin(annotation) or annotation
+            found = LIST.fullmatch(annotation.strip("\"' "))
+            listed = found is not None
+            annotation = _named(annotation if found is None else found[1], function)
+        elif get_origin(annotation) in LISTS:
+            listed = True
+            [annotation] = get_args(annotation)
+        return Said(get_origin(annotation) or annotation, listed)
     except Exception:  # an annotation, or an object that can be called, may do anything
-        return None
+        return UNSAID
+
+
+UNSAID = Said(None, listed=False)
 
 
 def _named(text: str, function: Callable[[Any], Any]) -> object:

@@ -46,6 +46,9 @@ class Handler:
         on_dead: told of its jobs that this process has made dead.
         read: makes of a payload what the function is given, or raises Misfit; None hands it over
             as it is.
+        batch: how many jobs it takes in one call at the most, in a list; None for a handler that
+            takes one job, and no list.
+        batch_wait: seconds for which the first of them waits for others.
     """
 
     queue: str
@@ -60,6 +63,8 @@ class Handler:
     failing: Failing | None = None
     on_dead: OnDead | None = None
     read: Reader | None = None
+    batch: int | None = None
+    batch_wait: float = 0.0
 
     @property
     def task(self) -> str:

@@ -37,6 +37,8 @@ to run: a coroutine, a generator."""
 InLoop = TypeVar("InLoop", bound=Callable[[AsyncJob], Coroutine[Any, Any, Returned]])
 InThread = TypeVar("InThread", bound=Callable[[Job], Returned])
 InProcess = TypeVar("InProcess", bound=Callable[[dict[str, Any]], Returned])
+BatchInLoop = TypeVar("BatchInLoop", bound=Callable[[list[AsyncJob]], Coroutine[Any, Any, None]])
+BatchInThread = TypeVar("BatchInThread", bound=Callable[[list[Job]], None])
 Payload = TypeVar("Payload")
 Result = TypeVar("Result", bound=Returned)
 
@@ -78,6 +80,28 @@ class RegistersTypedHandler(Protocol[Payload]):
     def __call__(
         self, function: Callable[[Job[Payload]], Result], /
     ) -> Callable[[Job[Payload]], Result]: ...
+
+
+class RegistersBatchHandler(Protocol):
+    """Takes an ``async def`` of a list of AsyncJobs, or a ``def`` of a list of Jobs."""
+
+    @overload
+    def __call__(self, function: BatchInLoop, /) -> BatchInLoop: ...
+    @overload
+    def __call__(self, function: BatchInThread, /) -> BatchInThread: ...
+
+
+class RegistersTypedBatchHandler(Protocol[Payload]):
+    """Takes an ``async def`` of a list of AsyncJobs with this payload, or a ``def`` of Jobs."""
+
+    @overload
+    def __call__(
+        self, function: Callable[[list[AsyncJob[Payload]]], Coroutine[Any, Any, None]], /
+    ) -> Callable[[list[AsyncJob[Payload]]], Coroutine[Any, Any, None]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[list[Job[Payload]]], None], /
+    ) -> Callable[[list[Job[Payload]]], None]: ...
 
 
 class RegistersFunction(Protocol):

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from .handler_types import (
         HandlerSettings,
         Payload,
+        RegistersBatchHandler,
         RegistersFunction,
         RegistersHandler,
+        RegistersTypedBatchHandler,
         RegistersTypedFunction,
         RegistersTypedHandler,
     )
@@ -42,6 +44,13 @@ NOT_IN_A_CHILD = (
     "run_in='process': the child process gets the payload alone, and nothing of the lifespan that "
     "this worker has; open there what the function needs, or give its queue a worker without one"
 )
+NOT_A_BATCH = (
+    "run_in='process': the child process gets the payload of one job and returns its result, so it "
+    "takes no batch=; leave one of them out"
+)
+BATCH_WAIT = 0.05
+"""Seconds for which the first job of a batch waits: long enough for what is put at the same time,
+and to be claimed."""
 
 
 class Handling(Scheduling):
@@ -87,6 +96,30 @@ class Handling(Scheduling):
         **settings: Unpack[HandlerSettings],
     ) -> RegistersTypedFunction[Payload]: ...
 
+    @overload
+    def handler(
+        self,
+        queue: str,
+        *,
+        batch: int,
+        batch_wait: float | timedelta = BATCH_WAIT,
+        run_in: Literal["loop", "thread"] | None = None,
+        payload: None = None,
+        **settings: Unpack[HandlerSettings],
+    ) -> RegistersBatchHandler: ...
+
+    @overload
+    def handler(
+        self,
+        queue: str,
+        *,
+        batch: int,
+        batch_wait: float | timedelta = BATCH_WAIT,
+        run_in: Literal["loop", "thread"] | None = None,
+        payload: type[Payload],
+        **settings: Unpack[HandlerSettings],
+    ) -> RegistersTypedBatchHandler[Payload]: ...
+
     def handler(
         self,
         queue: str,
@@ -105,6 +138,8 @@ class Handling(Scheduling):
         limits: Limit | Sequence[Limit] = (),
         run_in: RunIn | None = None,
         payload: type[Any] | None = None,
+        batch: int | None = None,
+        batch_wait: float | timedelta = BATCH_WAIT,
     ) -> Callable[[Function], Function]:
         """Register the function that runs the jobs of a queue; one per queue.
 
@@ -169,6 +204,15 @@ class Handling(Scheduling):
                 It must be a ``def`` at the top level of a module; payload, result and exceptions
                 are copied. The child is killed by the time limit, a lost lease and the end of the
                 drain time, and ends with this process. What it prints goes nowhere.
+            batch: call the function with a list of jobs, of at most so many. Each has an attempt
+                and a slot of its own (so `batch` is no more than `concurrency`), and can be ended
+                by itself; returning, with None, completes the others, and an exception fails them,
+                each by its own attempts. One that is lost or cancelled meanwhile stays in the list,
+                and its calls raise; the function is cancelled once that is so of all that it has
+                not ended. The time limit is that of the call. Not with ``run_in="process"``.
+                Default None: one job a call, and no list.
+            batch_wait: seconds (or a timedelta) for which the first job of a batch waits for
+                others; a full batch does not wait. Default 0.05.
 
         Raises:
             ConfigurationError: the queue has a handler, an argument is outside its range, or
@@ -192,14 +236,16 @@ class Handling(Scheduling):
         share = check_share(concurrency, weight)
         known.joined(*share, rules)  # what does not go together is said here, where it stands
         reader: Reader | None = None if payload is None else reader_of(cast("Any", payload))
+        terms["batch"], terms["batch_wait"] = check_batch(batch, batch_wait)
 
         def register(function: Function) -> Function:
             known = handlers.get(name) or QueueHandlers(name)
             place = where_to_run(function, run_in)
-            check_kind_of_job(function, place)
+            check_kind_of_job(function, place, batch=batch is not None)
             check_place(self._settings, terms, place)
             joined = known.joined(*share, rules)
             joined.handler = Handler(name, function, function, run_in=place, read=reader, **terms)
+            joined.check_batch(self._settings.options.concurrency)
             handlers[name] = joined
             return function
 
@@ -246,12 +292,27 @@ def check_place(settings: Settings, terms: dict[str, Any], place: RunIn) -> None
     """Raise ConfigurationError for what a worker gives its handlers, and not those in a process."""
     if place == "process" and settings.lifespan is not None:
         raise ConfigurationError(NOT_IN_A_CHILD)
+    if place == "process" and terms.get("batch") is not None:
+        raise ConfigurationError(NOT_A_BATCH)
     rule: Failing | None = terms["failing"]
     if place == "process" and rule is not None and rule.wait is not None:
         raise ConfigurationError(
             "backoff=, as a function, takes the error, which does not leave the child process of "
             "run_in='process': give a Backoff"
         )
+
+
+def check_batch(batch: int | None, batch_wait: float | timedelta) -> tuple[int | None, float]:
+    """Return both, or raise ConfigurationError."""
+    wait = seconds(batch_wait, "batch_wait")
+    if batch is not None:
+        return checks.whole_number(batch, "batch", 1, checks.MAX_BATCH), wait
+    if wait != BATCH_WAIT:
+        raise ConfigurationError(
+            "batch_wait= is how long the first job of a batch waits for others: say with batch= "
+            "how many there may be"
+        )
+    return None, wait
 
 
 def check_share(concurrency: int | None, weight: int) -> tuple[int | None, int]:

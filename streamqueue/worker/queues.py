@@ -66,6 +66,17 @@ class QueueHandlers:
             return None
         return self.handler.read
 
+    def check_batch(self, concurrency: int) -> None:
+        """Raise ConfigurationError if so many slots can never hold a whole batch of its handler."""
+        most = min(concurrency, self.concurrency or concurrency)
+        batch = None if self.handler is None else self.handler.batch
+        if batch is not None and batch > most:
+            raise ConfigurationError(
+                f"batch={batch} of queue {self.queue!r} is more than the {most} jobs that may run "
+                "at a time (concurrency=), and each job of a batch counts: take a smaller batch, "
+                "or raise concurrency, to twice the batch if one is to gather while another runs"
+            )
+
     def joined(self, concurrency: int | None, weight: int, rules: Rules) -> QueueHandlers:
         """Return the same with what is said of the queue where another function is registered.
 

@@ -75,6 +75,7 @@ class Settings:
         for queue in self.handlers.values():
             for handler in queue:
                 handler.check()
+            queue.check_batch(self.options.concurrency)
         self.declared_schedules()
 
     def keep_only(self, queues: Sequence[str]) -> None:

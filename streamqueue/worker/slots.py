@@ -110,6 +110,11 @@ class Slots:
         if not self._unstarted:
             self._changed.set()
 
+    def handler_waits(self) -> None:
+        """Its handler was not called after all: the job waits for a slot again."""
+        self._running -= 1
+        self._unstarted += 1
+
     def handler_over(self) -> None:
         """Its handler is over: another may start."""
         self._running -= 1

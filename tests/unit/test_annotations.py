@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -153,3 +153,24 @@ def test_what_does_not_certainly_say_the_wrong_kind_is_registered(function: Hand
 def test_the_payloads_type_stands_in_brackets_also_when_the_program_runs() -> None:
     assert str(AsyncJob[dict[str, int]]) == "streamqueue.queue.job.AsyncJob[dict[str, int]]"
     assert str(Job[int]) == "streamqueue.queue.job.Job[int]"
+
+
+@pytest.mark.parametrize("kind", [list[AsyncJob], Sequence[AsyncJob[dict[str, int]]]], ids=str)
+def test_what_says_that_it_takes_a_list_is_registered_with_a_batch_alone(kind: object) -> None:
+    register(not_postponed(kind), batch=2)
+    with pytest.raises(ConfigurationError, match="it gets one job: with batch="):
+        register(not_postponed(kind))
+
+
+@pytest.mark.parametrize("kind", [Job, list[Job]], ids=str)
+def test_an_async_def_with_a_batch_that_says_that_it_takes_jobs_of_the_other_kind_is_refused(
+    kind: object,
+) -> None:
+    with pytest.raises(ConfigurationError):
+        register(not_postponed(kind), batch=2)
+
+
+@pytest.mark.parametrize("kind", [list, list[Any], list[int]], ids=str)
+def test_a_list_of_something_else_says_nothing_of_jobs(kind: object) -> None:
+    register(not_postponed(kind), batch=2)
+    register(not_postponed(kind))

@@ -222,6 +222,7 @@ ORDER = [
     "worker.execution.processes",
     "worker.execution.blocked",
     "worker.execution.unbegun",
+    "worker.execution.batches",
     "worker.execution.outcomes",
     "worker.execution.executor",
     "worker.intake",

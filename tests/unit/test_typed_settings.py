@@ -26,7 +26,8 @@ def test_each_setting_of_a_worker_is_a_parameter_or_a_rarer_one() -> None:
 def test_each_parameter_of_a_handler_is_in_its_overloads() -> None:
     parameters = {*inspect.signature(Worker.handler).parameters}
 
-    assert {*HandlerSettings.__annotations__} == parameters - {"self", "queue", "run_in", "payload"}
+    own = {"self", "queue", "run_in", "payload", "batch", "batch_wait"}
+    assert {*HandlerSettings.__annotations__} == parameters - own
 
 
 def test_each_setting_of_a_put_is_one_of_a_schedule_or_refused_there_with_its_reason() -> None:

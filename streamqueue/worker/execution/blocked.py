@@ -34,7 +34,7 @@ AGAIN = 60.0
 """Seconds until the same task is named again."""
 MOST_FRAMES = 5
 MOST_NAMES = 1000
-OWN = {str(Path(__file__).with_name(f"{name}.py")) for name in ("executor", "tasks")}
+OWN = {str(Path(__file__).with_name(f"{name}.py")) for name in ("executor", "batches", "tasks")}
 
 
 class Seen(NamedTuple):

@@ -26,6 +26,7 @@ from ...queue.job import Job
 from ...queue.outcome import End
 from ...running import Running, running
 from ...tracebacks import describe, forget
+from .batches import Batches
 from .begun import not_begun
 from .blocked import TICK, BlockedLoop
 from .middleware import Around
@@ -96,13 +97,17 @@ class Execution:
         self._limits = TimeLimits(slots.concurrency, health)
         self._outcomes = Outcomes(leases, log_tracebacks)
         self._unbegun = Unbegun(store, leases, slots, self._begin)
+        parts = (leases, slots, self._limits, self.threads)
+        self._batches = Batches(*parts, self._begin_alone)
         self._under_way: dict[Task[None], Attempt] = {}
         self._abrupt = False
         self._closed = anyio.Event()
         self._all_over = anyio.Event()
         self._ends: TaskGroup | None = None
         self._context = contextvars.copy_context()
-        self._blocked = BlockedLoop(self._under_way.get)
+        self._blocked = BlockedLoop(
+            lambda task: self._under_way.get(task) or self._batches.attempt_of(task)
+        )
 
     def open(self, ends: TaskGroup, *, processes: bool = False) -> None:
         """Take attempts from now on, and write their ends in tasks of this group.
@@ -114,6 +119,7 @@ class Execution:
         self._context = contextvars.copy_context()
         self._decimals = any(var.name == "decimal_context" for var in self._context)
         self._unbegun.open(self._context)
+        self._batches.open(self._context, decimals=self._decimals)
         ends.start_soon(self._keep)
         if processes:  # here, where the pool cannot take the context of an attempt for its own
             ends.start_soon(warm_up)
@@ -128,16 +134,17 @@ class Execution:
 
     async def give_back_unbegun(self) -> int:
         """Release the claimed jobs whose handlers have not been called; return how many."""
-        return await self._unbegun.give_back()
+        return await self._unbegun.give_back(self._batches.take_out())
 
     async def give_back_unbegun_of(self, queues: Collection[str]) -> int:
         """Release those of some queues; return how many."""
-        return await self._unbegun.give_back_of(queues)
+        return await self._unbegun.give_back_of(queues, self._batches.take_out(queues))
 
     def close(self) -> None:
         """Let the threads end, and the task that watches the event loop."""
         self.threads.close()
         self._limits.close()
+        self._batches.close()
         self._closed.set()
 
     def ended(self, attempt: Attempt) -> None:
@@ -171,6 +178,7 @@ class Execution:
                 if not self._closed.is_set():
                     self._abrupt = True
                     self._unbegun.close()
+                    self._batches.close()
                     with anyio.move_on_after(GRACE, shield=True):
                         await self._cancel_all()
 
@@ -187,6 +195,12 @@ class Execution:
         self._slots.handler_starts()
         if attempt.registered.share is not None:
             attempt.registered.share.start()
+        if attempt.registered.handler.batch is None:
+            self._begin_alone(attempt)
+        else:
+            self._batches.gather(attempt)
+
+    def _begin_alone(self, attempt: Attempt) -> None:
         task = begin(self._run(attempt), self._over, self._context)
         self._under_way[task] = attempt
 
@@ -245,13 +259,16 @@ class Execution:
         try:
             if handler.read is not None:
                 attempt.record.data = handler.read(attempt.record.data)
-            if limited and handler.run_in != "process":  # of that, once the child is there
+            # (Of a child process once it is there, and of a batch once that is called.)
+            if limited and handler.run_in != "process" and handler.batch is None:
                 self._limits.begin(attempt, self._context)
             if self._around is not None:
                 attempt.scope = scope
                 handle = partial(self._handle, attempt, scope)
                 result = await self._around.call(attempt, handle)
-            elif handler.run_in == "loop":  # not by a call that is one more to await
+            elif (
+                handler.run_in == "loop" and handler.batch is None
+            ):  # not by a call that is one more to await
                 attempt.scope = scope
                 result = await handler.called(attempt.job)
             else:
@@ -290,7 +307,7 @@ class Execution:
             raise JobCancelled(attempt.record.id)
         await checkpoint_if_cancelled()
         handler = attempt.registered.handler
-        if handler.run_in == "loop":
+        if handler.run_in == "loop" and handler.batch is None:
             return await handler.called(attempt.job)
         try:
             return await self._elsewhere(attempt, scope)
@@ -298,8 +315,11 @@ class Execution:
             attempt.scope, attempt.abandon = scope, None
 
     async def _elsewhere(self, attempt: Attempt, scope: CancelScope) -> Any:
-        """Call a handler that runs in a thread or in a child process."""
+        """Call a handler that runs in a thread or in a child process, or that takes a batch."""
         handler = attempt.registered.handler
+        if handler.batch is not None and handler.run_in == "loop":
+            attempt.scope = scope
+            return await self._batches.call(attempt)
         if handler.run_in == "process":
             attempt.scope = scope
             begin = partial(self._limits.begin, attempt, self._context)
@@ -310,6 +330,8 @@ class Execution:
         # A thread cannot be cancelled. When the lease is lost it keeps its slot until it returns
         # (or the threads would pile up); only the end of the drain time leaves it behind.
         attempt.scope, attempt.abandon = None, scope
+        if handler.batch is not None:
+            return await self._batches.call(attempt)
         job = Job(attempt.record, FromThread(attempt, current_token()))
         return await self.threads.run(handler.called, job)
 
@@ -347,6 +369,8 @@ class Execution:
         self._slots.handler_over()
         if attempt.registered.share is not None:
             attempt.registered.share.over()
+        if attempt.registered.handler.batch is not None:
+            self._batches.ended(attempt)
         self._unbegun.slot_came_free()
         if attempt.asked:
             end = CANCELLED

@@ -119,18 +119,18 @@ class Unbegun:
             first = self._slots.startable if _may_start(self._waiting[0]) else 0
             await self._give_back(self._from(max(0, first)))
 
-    async def give_back(self) -> int:
-        """Release all of them; return how many that were."""
-        return await self._give_back(self._from(0))
+    async def give_back(self, others: Sequence[Attempt] = ()) -> int:
+        """Release all of them, and others that have no slot; return how many that were."""
+        return await self._give_back([*others, *self._from(0)])
 
-    async def give_back_of(self, queues: Collection[str]) -> int:
-        """Release those of some queues; return how many that were."""
+    async def give_back_of(self, queues: Collection[str], others: Sequence[Attempt] = ()) -> int:
+        """Release those of some queues, and others; return how many that were."""
         ours = [attempt for attempt in self._waiting if attempt.record.queue in queues]
         if ours:
             self._waiting = deque(
                 attempt for attempt in self._waiting if attempt.record.queue not in queues
             )
-        return await self._give_back(ours)
+        return await self._give_back([*others, *ours])
 
     def _from(self, place: int) -> list[Attempt]:
         """Take those out that come in this place or later."""

@@ -121,6 +121,10 @@ class Share:
         """Its handler is called."""
         self._running += 1
 
+    def waits(self) -> None:
+        """It was not called after all."""
+        self._running -= 1
+
     def over(self) -> None:
         """Its handler is over."""
         self._running -= 1
