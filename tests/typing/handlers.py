@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, assert_type
 
@@ -87,6 +87,52 @@ def right_with_types(worker: Worker) -> None:
     @worker.handler("pictures", payload=Picture, run_in="process")
     def shrink(picture: Picture) -> int:
         return len(picture.path)
+
+
+def right_batches(worker: Worker) -> None:
+    @worker.handler("rows", batch=100, batch_wait=0.2, concurrency=100)
+    async def store(jobs: list[AsyncJob]) -> None:
+        assert_type(jobs[0].data, dict[str, Any])
+        await jobs[0].complete(1)
+
+    @worker.handler("reports", batch=10)
+    def report(jobs: list[Job]) -> None:
+        jobs[0].progress(1)
+
+    @worker.handler("parcels", batch=10)
+    async def ship(jobs: Sequence[AsyncJob]) -> None: ...
+
+    @worker.handler("emails", batch=10, payload=Email)
+    async def send(jobs: list[AsyncJob[Email]]) -> None:
+        assert_type(jobs[0].data, Email)
+
+    @worker.handler("pictures", batch=10, payload=Picture)
+    def shrink(jobs: list[Job[Picture]]) -> None:
+        assert_type(jobs[0].data.path, str)
+
+
+# Batches.
+
+
+def wrong_batches(worker: Worker) -> None:
+    @worker.handler("rows", batch=100)  # type: ignore[type-var]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def one(job: AsyncJob) -> None: ...
+
+    @worker.handler("rows")  # type: ignore[type-var]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def no_batch(jobs: list[AsyncJob]) -> None: ...
+
+    @worker.handler("rows", batch=100)  # type: ignore[type-var]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def other_kind(jobs: list[Job]) -> None: ...
+
+    @worker.handler("rows", batch=100)  # type: ignore[type-var]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def results(jobs: list[AsyncJob]) -> list[int]:
+        return [1]
+
+    @worker.handler("rows", batch=100, run_in="process")  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    def in_a_process(payloads: list[dict[str, Any]]) -> None: ...
+
+    @worker.handler("rows", batch_wait=1)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportCallIssue]
+    async def alone(job: AsyncJob) -> None: ...
 
 
 # The other kind of job.
