@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drills.planted import (
     around,
+    batches,
     dependencies,
     documents,
     handlers,
@@ -61,4 +62,5 @@ FAULTS: tuple[PlantedFault, ...] = (
     *tasks.FAULTS,
     *steps.FAULTS,
     *around.FAULTS,
+    *batches.FAULTS,
 )
