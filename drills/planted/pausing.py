@@ -51,7 +51,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "jobs of a paused queue that were claimed ahead are kept",
         4,
         f"{WORKER}::test_what_was_claimed_and_not_begun_is_given_back_with_its_attempts_as_before",
-        Edit("worker.run:Run._settings_read", "        if paused:\n", "        if False:\n"),
+        Edit("worker.parts:Parts._settings_read", "        if paused:\n", "        if False:\n"),
     ),
     PlantedFault(
         "a pause that nobody notices while the stream rests",

@@ -182,7 +182,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         13,
         f"{FOREIGN}::test_an_event_that_cannot_be_decoded_breaks_no_stream",
         Edit(
-            "worker.run:Run.__init__",
+            "worker.parts:Parts.__init__",
             "store.jobs.with_options(codec_options=BARE_CODEC),",
             "store.jobs,",
         ),

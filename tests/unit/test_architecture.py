@@ -245,6 +245,7 @@ ORDER = [
     "worker.lifespan",
     "worker.settings",
     "worker.schedules.declaring",
+    "worker.parts",
     "worker.run",
     "worker.handling",
     "worker.tasks.tasking",
