@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
+import anyio.to_thread
 import bson
 from bson import ObjectId
 
 from ..durations import shown
 from ..errors import ConfigurationError, JobCancelled, LeaseLost
 from ..options import queue_name
+from ..protocol.calls import Call as TaskCall
 from ..protocol.document import CODEC, ENCODING_ERRORS, JobRecord
+from ..protocol.fitting.readers import reader_of
 from ..protocol.payload import encode_payload, split_priority
-from ..protocol.result import Result, decode_result
+from ..protocol.result import Result, decode_result, encode_step
+from ..queue.holder import NO_CONTEXT
 from ..queue.job import AsyncJob, Job
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from bson.raw_bson import RawBSONDocument
 
+    from ..protocol.fitting.kinds import PayloadLike
+    from ..protocol.steps import StepResult
     from ..queue.outcome import End
 
 FIELDS = {
@@ -47,8 +54,9 @@ class Call(NamedTuple):
     """What a job was asked to do. It equals a plain pair of the two.
 
     Attributes:
-        name: ``"complete"``, ``"error"``, ``"progress"`` or ``"release"``; ``"discard"`` or
-            ``"cancel"`` where a ``with`` block of the job was left by such an exception.
+        name: ``"complete"``, ``"error"``, ``"progress"``, ``"release"`` or ``"step"`` (that was
+            run); ``"discard"`` or ``"cancel"`` where a ``with`` block of the job was left by such
+            an exception.
         arguments: by their names; a result as it comes back from BSON.
     """
 
@@ -59,7 +67,8 @@ class Call(NamedTuple):
 class Recorder:
     """Holds a made job: does nothing but note what is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: Mapping[str, Any]) -> None:
+        self.context = context
         self.calls: list[Call] = []
         self._ended = False
 
@@ -95,6 +104,21 @@ class Recorder:
     ) -> Sequence[RawBSONDocument]:
         return []
 
+    def begin_step(self, record: JobRecord, session: object) -> None:
+        self._check(record)
+
+    def is_step_stored(self, record: JobRecord, name: str, session: object) -> bool:
+        return False
+
+    def store_step(
+        self, record: JobRecord, name: str, result: RawBSONDocument, session: object
+    ) -> None:
+        self._check(record)
+        arguments = {"name": name, "result": decode_result(bytes(result.raw))}
+        self.calls.append(Call("step", arguments))
+
+    def count_step(self, result: StepResult) -> None: ...
+
     def _check(self, record: JobRecord) -> None:
         if record.asked:
             raise JobCancelled(record.id)
@@ -105,8 +129,9 @@ class Recorder:
 class AsyncRecorder:
     """The same for async jobs."""
 
-    def __init__(self) -> None:
-        self.recorder = Recorder()
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.context = recorder.context
 
     async def complete(self, record: JobRecord, result: object, session: object) -> None:
         self.recorder.complete(record, result, session)
@@ -124,6 +149,23 @@ class AsyncRecorder:
         self, record: JobRecord, ids: Sequence[Any], whole: bool
     ) -> Sequence[RawBSONDocument]:
         return self.recorder.parents(record, ids, whole)
+
+    async def begin_step(self, record: JobRecord, session: object) -> None:
+        self.recorder.begin_step(record, session)
+
+    async def is_step_stored(self, record: JobRecord, name: str, session: object) -> bool:
+        return self.recorder.is_step_stored(record, name, session)
+
+    async def store_step(
+        self, record: JobRecord, name: str, result: RawBSONDocument, session: object
+    ) -> None:
+        self.recorder.store_step(record, name, result, session)
+
+    def count_step(self, result: StepResult) -> None:
+        self.recorder.count_step(result)
+
+    async def in_thread(self, function: Callable[[], Any]) -> Any:
+        return await anyio.to_thread.run_sync(function)
 
 
 class MadeJob(Job):
@@ -162,31 +204,55 @@ class MadeAsyncJob(AsyncJob):
 
 @overload
 def make_job(
-    payload: Mapping[str, Any], *, blocking: Literal[False] = False, **fields: Any
+    payload: PayloadLike,
+    *,
+    blocking: Literal[False] = False,
+    context: Mapping[str, Any] = ...,
+    steps: Mapping[str, Any] = ...,
+    **fields: Any,
 ) -> MadeAsyncJob: ...
 
 
 @overload
-def make_job(payload: Mapping[str, Any], *, blocking: Literal[True], **fields: Any) -> MadeJob: ...
+def make_job(
+    payload: PayloadLike,
+    *,
+    blocking: Literal[True],
+    context: Mapping[str, Any] = ...,
+    steps: Mapping[str, Any] = ...,
+    **fields: Any,
+) -> MadeJob: ...
 
 
 def make_job(
-    payload: Mapping[str, Any], *, blocking: bool = False, **fields: Any
+    payload: PayloadLike,
+    *,
+    blocking: bool = False,
+    context: Mapping[str, Any] = NO_CONTEXT,
+    steps: Mapping[str, Any] = NO_CONTEXT,
+    **fields: Any,
 ) -> MadeAsyncJob | MadeJob:
     """Return a job for a handler, without a server; its ``calls`` are what the handler asked of it.
 
     Its payload has been through BSON and back, as every job's has: a tuple is a list, a datetime is
-    aware and has milliseconds. A call after the job has ended raises LeaseLost.
+    aware and has milliseconds. Made of an instance of a class, such as ``Email(to="ada")``, its
+    ``data`` is an instance of that class again, as in a handler with ``payload=Email``. A call
+    after the job has ended raises LeaseLost.
 
     Args:
-        payload: as for ``put``, also with its ``priority``.
+        payload: as for ``put``, also with its ``priority``. A call of a task sets `task` and
+            `queue` too.
         blocking: make a :class:`Job`, for a ``def``; default False: an :class:`AsyncJob`.
+        context: what the lifespan of its worker would have opened, as ``job.context``; default
+            empty.
+        steps: what earlier attempts have stored, by the names of the steps; default none. A step
+            that is not among them is run, and noted with its result.
         fields: what the handler may read of it: id, queue ("default"), task, priority (0), attempts
             (1), max_attempts (3), key, group, last_error, run_at (now), locked_by, locked_at,
             traceparent.
 
     Raises:
-        PayloadError: the payload cannot be stored.
+        PayloadError: the payload, or the result of a step, cannot be stored.
         ConfigurationError: there is no such field, or it cannot have that value.
     """
     content, priority = split_priority(payload)
@@ -194,6 +260,8 @@ def make_job(
         close = difflib.get_close_matches(name, FIELDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"it may have {', '.join(FIELDS)}"
         raise ConfigurationError(f"a job has no field {name!r}: {hint}")
+    if isinstance(payload, TaskCall):
+        fields = {"task": payload.task, "queue": payload.queue, **fields}
     now = datetime.now(UTC)
     given = {
         "id": ObjectId(),
@@ -213,17 +281,23 @@ def make_job(
     except ENCODING_ERRORS as error:
         raise ConfigurationError("a field of this job cannot be stored as BSON") from error
     stored["payload"] = bson.decode(encode_payload(content), CODEC)
+    stored["steps"] = [
+        {"name": name, "result": decode_result(bytes(encode_step(name, result).raw))}
+        for name, result in steps.items()
+    ]
     record = JobRecord.from_document(stored, max_attempts=3)
     for name, value in given.items():
         kept = getattr(record, name)
         if kept is None or (not isinstance(value, datetime) and kept != value):
             raise ConfigurationError(f"a job cannot have {shown(value)} as its {name}")
+    if not isinstance(payload, Mapping):
+        record.data = reader_of(type(payload))(record.data)
+    recorder = Recorder(context)
     if blocking:
-        recorder = Recorder()
         job = MadeJob(record, recorder)
         job._recorder = recorder
         return job
-    holder = AsyncRecorder()
+    holder = AsyncRecorder(recorder)
     async_job = MadeAsyncJob(record, holder)
     async_job._recorder = holder.recorder
     return async_job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from streamqueue import (
     JobCancelled,
     LeaseLost,
     PayloadError,
+    Task,
 )
 from streamqueue.testing import Call, make_job
 
@@ -44,6 +46,46 @@ def test_what_a_blocking_handler_asks_of_its_job_can_be_read() -> None:
     handler(job)
 
     assert job.calls == [("error", {"message": "no stamps", "delay": 5.0})]
+
+
+@dataclass
+class Email:
+    to: str
+    copies: int = 1
+
+
+def test_a_job_made_of_an_instance_has_data_of_its_class() -> None:
+    assert make_job(Email("ada")).data == Email("ada")
+
+
+def test_a_job_made_of_a_call_is_of_its_task_and_queue() -> None:
+    job = make_job(Task("resize", queue="images").call(width=2), blocking=True)
+
+    assert (job.task, job.queue, job.data) == ("resize", "images", {"width": 2})
+
+
+def test_a_job_has_the_context_that_it_was_given() -> None:
+    assert make_job({}).context == {}
+    assert make_job({}, context={"client": 5}).context == {"client": 5}
+
+
+async def test_a_step_of_an_earlier_attempt_is_not_run_and_another_one_is_noted() -> None:
+    async def handler(job: AsyncJob) -> None:
+        total = await job.step("count", lambda: 1 / 0)
+        await job.step("sum", max, total, 2)
+
+    job = make_job({}, steps={"count": 3})
+
+    await handler(job)
+
+    assert job.calls == [("step", {"name": "sum", "result": 3})]
+
+
+def test_a_step_in_a_blocking_handler_is_run_and_its_result_has_been_through_bson() -> None:
+    job = make_job({}, blocking=True)
+
+    assert job.step("pair", lambda: (1, 2)) == [1, 2]
+    assert job.calls == [("step", {"name": "pair", "result": [1, 2]})]
 
 
 def test_a_payload_has_been_through_bson_and_back() -> None:
