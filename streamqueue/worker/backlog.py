@@ -256,7 +256,8 @@ class Backlog:
         return True
 
     async def _read_chunk(self, queues: Sequence[str], wanted: int) -> None:
-        read, self.deep, self.left = await self._read_head(queues, self._chunk_for(wanted))
+        read, self.deep, left = await self._read_head(queues, self._chunk_for(wanted))
+        self.left = bool(left)
         self._chunk.extend(read)
 
     def _chunk_for(self, wanted: int) -> int:
@@ -281,8 +282,10 @@ class Backlog:
             self.deep = False
             read, deep, left = await self._read_head(quiet, self._chunk_for(wanted))
             self._chunk.extend(lanes.sort(read))
-            self.left = left and bool(read)
-            self.lanes_left = self.lanes_left or (left and not read)
+            self.left = bool(left and read)
+            self.lanes_left = self.lanes_left or bool(left and not read)
+            if read:  # else there is nothing that could be given the slots of these
+                lanes.look(left.difference(queues_of(read)))
             if not deep:
                 self._others_too = False
                 return
@@ -307,12 +310,12 @@ class Backlog:
         limit = self._chunk_for(max(sum(short.values()), LEAST_OF_LANE * len(short)))
         read, deep, left = await self._read_head(list(short), limit)
         self._chunk.extend(lanes.were_read(short, read))
-        found: set[Any] = {job.get("queue") for job in read}
+        found = queues_of(read)
         if deep:
             lanes.look(short)
         elif left:
-            lanes.look(found.intersection(short))
-        self.lanes_left = self.lanes_left or (left and len(found) < len(short))
+            lanes.look((found | left if found else found).intersection(short))
+        self.lanes_left = self.lanes_left or bool(left and len(found) < len(short))
         return short
 
     async def _choose(self, ruled: RuledQueues, queue: str, planned: int) -> None:
@@ -334,9 +337,10 @@ class Backlog:
         if lane is None:
             return
         limit = min(MAX_SHARED_CHUNK, self._sharers() * lane.begin_read(planned))
-        read, deep, left = await self._read_head([queue], limit)
-        lane.was_read(read, more=bool(read) and (deep or left))
-        self.lanes_left = self.lanes_left or (left and not read)
+        # With nothing but others' jobs in it, those are for us: were it taken for empty, its slots
+        # would be lent, for as long as the jobs of another queue last.
+        read, deep, left = await self._read_head([queue], limit, rather_others=True)
+        lane.was_read(read, more=bool(read) and (deep or bool(left)))
 
     def turns(self) -> Turns | None:
         """Return whose turn it is at the jobs of queues with rules, while claims are lost."""
@@ -351,9 +355,12 @@ class Backlog:
         """Return how many claim from the same head, as far as that matters now."""
         return self.partition.count() if self._contended() else 1
 
-    async def _read_head(self, queues: Sequence[str], limit: int) -> tuple[list[Job], bool, bool]:
+    async def _read_head(
+        self, queues: Sequence[str], limit: int, *, rather_others: bool = False
+    ) -> tuple[list[Job], bool, set[str]]:
         """Return the first jobs of these queues that are for us, whether there may be more behind
-        them, and whether there were some that are left to others."""
+        them, and the queues of those that are left to others; with `rather_others` those are for us
+        if there are no others."""
         elsewhere = self._dispatched()
         limit += len(elsewhere)
         found = await self._store.candidates(queues, limit, codec=self._codec)
@@ -361,29 +368,35 @@ class Backlog:
         read: list[Job] = list(found)
         if elsewhere:
             read = [job for job in found if job["_id"] not in elsewhere]
-        left = False
+        deep = len(found) == limit
         if self._sharers() > 1 and not self._others_too:
-            read, left = self._ours(read)
-        elif self._contended():
+            own, others = self._ours(read)
+            if own or not rather_others:
+                return own, deep, queues_of(others)
+        if self._contended():
             # With others that are not on the list, or whose turn has come too, the order of each
             # priority would mean to lose every race.
             random.shuffle(read)
             read.sort(key=priority_of, reverse=True)
-        return read, len(found) == limit, left
+        return read, deep, set()
 
     def _note_read(self) -> None:
         self._read_before_at, self._read_at = self._read_at, monotonic()
 
-    def _ours(self, jobs: Iterable[Job]) -> tuple[list[Job], bool]:
+    def _ours(self, jobs: Iterable[Job]) -> tuple[list[Job], list[Job]]:
         """Return the jobs whose turn is ours, in claim order, plus every job more urgent than the
-        least urgent of them, whosever turn that is: its consumer may be busy. And whether there are
-        others."""
+        least urgent of them, whosever turn that is: its consumer may be busy. And the others."""
         own, others = self.partition.divide(jobs)
         if not own or not others:
-            return own, bool(others)
+            return own, others
         lowest = priority_of(own[-1])
         urgent = list(takewhile(lambda job: priority_of(job) > lowest, others))
         if urgent:
             own += urgent
             own.sort(key=priority_of, reverse=True)  # stable: our own first in each priority
-        return own, len(urgent) < len(others)
+        return own, others[len(urgent) :]
+
+
+def queues_of(jobs: Iterable[Job]) -> set[str]:
+    """Return the queues of some jobs, whatever else stands there."""
+    return {queue for job in jobs if isinstance(queue := job.get("queue"), str)}

@@ -55,7 +55,9 @@ class Email:
 
 
 def test_a_job_made_of_an_instance_has_data_of_its_class() -> None:
-    assert make_job(Email("ada")).data == Email("ada")
+    data: object = make_job(Email("ada")).data
+
+    assert data == Email("ada")
 
 
 def test_a_job_made_of_a_call_is_of_its_task_and_queue() -> None:

@@ -12,11 +12,13 @@ from typing import Any
 import anyio
 import pytest
 from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue, ConfigurationError
 from tests.waiting import wait_until_async
 from tests.worker.members import Members
 from tests.worker.started import StartedWorker, WorkerStarter
+from tests.worker.test_worker_partition import add_ghost
 
 SOON = 5.0
 """Seconds: long before any sweep, of which these workers have none."""
@@ -150,6 +152,32 @@ async def test_long_and_short_jobs_hold_half_the_slots_each(
     assert half - 1 <= work.least["long"] <= work.most["long"] <= half + 1
     assert work.most["short"] <= half + 1
     assert (work.begun["short"] < 3000, work.begun["long"] < LONG) == (True, True)
+
+
+@pytest.mark.parametrize("others", [0, 3])
+async def test_a_queue_whose_jobs_are_left_to_a_dead_consumer_lends_none_of_its_slots(
+    start: WorkerStarter,
+    prepare: Any,
+    work: Work,
+    queues: Any,
+    jobs: Collection[Any],
+    others: int,
+) -> None:
+    """Half of the backlog is the turn of one that is on the list and claims nothing."""
+    empty = [f"other{n}" for n in range(others)]
+    add_ghost(jobs, queues=["long", "short", *empty])
+    worker = prepare(long=1)
+    for queue in ("short", *empty):
+        work.register(worker, queue, long=False)
+    await put(queues, LONG, "long")
+    await put(queues, 2000, "short")
+    await start.begin(worker)
+    await work.until_running(long=SLOTS // 2)
+
+    work.watch()
+    await work.until_begun("short", 1500)
+
+    assert work.most["long"] == SLOTS // 2
 
 
 async def test_weights_are_shares_of_the_slots_that_are_held(
