@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import anyio
+
 from ..clock import monotonic
 from ..store.left import AGAIN
 from .scheduler import SPREAD, Alarm
@@ -31,6 +33,9 @@ class Misfits:
         readers: of each queue, what says for a task what reads the payloads of its jobs.
         grace: seconds for which a misfit is left to others before it is dead.
         let: told when some were let through.
+
+    Attributes:
+        looked: set by the first look.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class Misfits:
         self._grace = grace
         self._metrics = metrics
         self._let = let
+        self.looked = anyio.Event()
         self._some = True
         self._looked_at = -math.inf
         self._alarm = Alarm()
@@ -81,6 +87,7 @@ class Misfits:
         except BaseException:
             self._some = True
             raise
+        self.looked.set()
         if look.let_through:
             self._let()
         self._some = self._some or look.let_through + look.left > 0

@@ -226,7 +226,7 @@ class Parts:
                 slots,
                 self._completer,
                 max_await=options.max_await,
-                declared=self._schedules.declared,
+                begun=[self._schedules.declared, self._misfits.looked],
                 then=on_empty,
                 make_due=settings.make_due,
             )

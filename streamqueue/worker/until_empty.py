@@ -60,7 +60,8 @@ class UntilEmpty:
 
     Args:
         max_await: seconds one read of its stream may stay silent.
-        declared: set once the worker's schedules are stored, before which it is not over.
+        begun: each set once a part of the worker has done what it does at its beginning, such as to
+            store its schedules, before which it is not over.
         then: told when it is so, of what else there is; it has to stop the worker.
         make_due: asked when some of the jobs are to run later, and this process has nothing to do,
             with the queues; returns whether it has made some due. None leaves them.
@@ -75,7 +76,7 @@ class UntilEmpty:
         completer: Completer,
         *,
         max_await: float,
-        declared: anyio.Event,
+        begun: Sequence[anyio.Event],
         then: Callable[[Remaining], None],
         make_due: Callable[[Sequence[str]], Awaitable[bool]] | None = None,
     ) -> None:
@@ -85,7 +86,7 @@ class UntilEmpty:
         self._slots = slots
         self._completer = completer
         self._max_await = max_await
-        self._declared = declared
+        self._begun = begun
         self._then = then
         self._make_due = make_due
         self._remaining = Remaining(0, 0, 0)
@@ -101,7 +102,8 @@ class UntilEmpty:
 
     async def run(self) -> None:
         """Say when nothing is left to do, and return."""
-        await self._declared.wait()
+        for begun in self._begun:
+            await begun.wait()
         async with anyio.create_task_group() as hearing:
             await self._until_empty(lambda: hearing.start_soon(self._hear))
             remaining = self._remaining

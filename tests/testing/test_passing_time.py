@@ -21,6 +21,7 @@ from streamqueue import (
     MongoQueue,
     Rate,
     Schedules,
+    Task,
     Topic,
     Worker,
 )
@@ -122,6 +123,24 @@ async def test_a_run_until_empty_has_stored_its_schedules_however_long_that_take
     await run_until_empty(worker)
 
     assert len(Schedules(jobs).list()) == 1
+
+
+async def test_a_misfit_is_dead_when_its_grace_has_passed(
+    async_jobs: AsyncCollection[Any], queue: MongoQueue
+) -> None:
+    worker = Worker(async_jobs, misfit_grace=HOUR)
+    worker.task()(resize)
+    job_id = queue.put(Task("resize").call(height=1))
+
+    report = await run_until_empty(worker)
+    assert (report.waiting, queue.get(job_id).attempts) == (1, 0)
+    await advance(async_jobs, HOUR)
+    report = await run_until_empty(worker)
+
+    assert (report.waiting, queue.get(job_id).state) == (0, "dead")
+
+
+async def resize(width: int) -> None: ...
 
 
 async def test_a_schedule_fires_when_its_time_has_passed(

@@ -12,13 +12,14 @@ from ..schema import FIRST_DATE
 from ..settings import BELL
 from .commands import Document, Update
 from .expressions import is_date, near, one_of
+from .misfits import MISFIT_AT
 from .settings.schedules import every_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DATES_OF_JOBS = (
-    *("run_at", "expires_at", "created_at", "tick", "unique_until"),
+    *("run_at", "expires_at", "created_at", "tick", "unique_until", MISFIT_AT),
     *(
         "locked_at",
         "locked_until",
