@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, get_args
@@ -40,14 +41,14 @@ from ..errors import ConfigurationError
 from ..names import is_name
 from .calls import Call
 from .document import CODEC
+from .fitting.stored import stored_form
 from .payload import encode_payload
 from .put import Put, check_put
 from .stored import date_of, seconds_in, text_in, whole_of
 from .ticks import EPOCH, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from .fitting.kinds import PayloadLike
     from .unique import KeyUntil, OnConflict
 
 KIND = "schedule"
@@ -145,7 +146,7 @@ def check_schedule(
     spread: Any = 0,
     catch_up: object = "one",
     catch_up_limit: Any = DEFAULT_LIMIT,
-    payload: Mapping[str, Any] | None = None,
+    payload: PayloadLike | None = None,
     put: Mapping[str, Any],
     task: str | None = None,
 ) -> Schedule:
@@ -178,12 +179,20 @@ def check_schedule(
         spread=seconds(spread, "spread"),
         catch_up=catch_up,  # type: ignore[arg-type]
         catch_up_limit=options.whole_number(catch_up_limit, "catch_up_limit", 1, HIGHEST_LIMIT),
-        payload={} if payload is None else payload,
+        payload=_mapping_of(payload),
         put=given,
         task=task,
     )
     _checked(schedule, None)
     return schedule
+
+
+def _mapping_of(payload: PayloadLike | None) -> Any:
+    """Return what is put at each tick, as a mapping if it is one that can be stored."""
+    if payload is None:
+        return {}
+    form = None if isinstance(payload, Mapping) else stored_form(payload)
+    return payload if form is None else form
 
 
 def schedule_name(name: object) -> str:

@@ -10,6 +10,7 @@ from .. import options
 from ..durations import shown
 from ..errors import ConfigurationError
 from .calls import Call
+from .fitting.kinds import Misfit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -142,6 +143,17 @@ class Takes:
             raise TypeError(f"a call of task {task!r}: its {self.job} is the job that it runs as")
         # As the caller wrote it: of what he left out the default applies when the function runs.
         return _flat(self.signature, bound.arguments)
+
+    def read(self, payload: Any) -> Any:
+        """Return a payload, if the function can be called with it, or raise :class:`Misfit`."""
+        parameters = self.signature.parameters
+        for name in payload:
+            if name not in parameters and not self.any_name:
+                raise Misfit("no parameter of the task", f".{name}")
+        for name, one in parameters.items():
+            if one.default is one.empty and one.kind is not one.VAR_KEYWORD and name not in payload:
+                raise Misfit("missing, a parameter of the task without a default", f".{name}")
+        return payload
 
     def arguments(self, job: Any) -> dict[str, Any]:
         """Return what the function is called with for a job."""

@@ -62,9 +62,8 @@ class QueueHandlers:
 
     def reader(self, task: str | None) -> Reader | None:
         """Return what reads the payloads of jobs of a task, or without one; None takes any."""
-        if self.handler is None or task in self.tasks:
-            return None
-        return self.handler.read
+        handler = self.handler if task is None else self.tasks.get(task, self.handler)
+        return None if handler is None else handler.read
 
     def check_batch(self, concurrency: int) -> None:
         """Raise ConfigurationError if so many slots can never hold a whole batch of its handler."""

@@ -327,3 +327,33 @@ async def test_a_handler_without_a_type_runs_what_others_have_left(
     await start(handler)
 
     await wait_until_async(lambda: seen == [{"any": 1}], "it was run")
+
+
+# schedules
+
+
+async def test_a_schedule_whose_ticks_do_not_fit_its_handler_is_refused(
+    start: WorkerStarter, kept: Kept
+) -> None:
+    for payload in (None, {"wat": 1}):
+        worker = start.prepare().worker
+
+        @worker.schedule(every=60, payload=payload)
+        @worker.handler("default", payload=Email)
+        async def handler(job: AsyncJob[Email]) -> None: ...
+
+        with pytest.raises(ConfigurationError, match=r"handler, .* ticks put: to: missing"):
+            await worker.run(handle_signals=False)
+
+
+async def test_an_instance_may_be_the_payload_of_a_schedule(start: WorkerStarter) -> None:
+    worker, seen = start.prepare(), []
+
+    @worker.worker.schedule(every=1, payload=Email("ada"))
+    @worker.worker.handler("default", payload=Email)
+    async def handler(job: AsyncJob[Email]) -> None:
+        seen.append(job.data)
+
+    await start.begin(worker)
+
+    await wait_until_async(lambda: Email("ada") in seen, "it has fired")

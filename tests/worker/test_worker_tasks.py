@@ -162,18 +162,53 @@ async def test_a_call_needs_no_function_where_it_is_put(
     assert seen == [3]
 
 
-async def test_a_payload_that_does_not_fit_fails_the_attempt(
-    start: WorkerStarter, prepared: StartedWorker, worker: Worker, queue: AsyncMongoQueue, jobs: Any
+@pytest.mark.parametrize(
+    ("arguments", "field"), [({"height": 3, "width": 1}, "height"), ({}, "width")], ids=str
+)
+async def test_arguments_that_do_not_fit_are_left_to_other_workers(
+    start: WorkerStarter,
+    prepared: StartedWorker,
+    worker: Worker,
+    queue: AsyncMongoQueue,
+    jobs: Any,
+    arguments: dict[str, Any],
+    field: str,
 ) -> None:
-    @worker.task(max_attempts=1)
+    @worker.task()
     async def resize(width: int) -> None:
         raise AssertionError("called")
 
     await start.begin(prepared)
-    await queue.put(Task("resize").call(height=3))
+    job_id = await queue.put(Task("resize").call(**arguments))
 
-    await prepared.until_outcomes(dead=1)
-    assert "unexpected keyword argument 'height'" in stored(jobs)["last_error"]
+    await wait_until_async(lambda: stored(jobs)["state"] == "waiting", "it is left", 10)
+    info = await queue.get(job_id)
+    assert info.attempts == 0
+    assert info.waits_for is not None
+    assert info.waits_for["misfit"].startswith(f"{field}: ")
+
+
+async def test_a_call_of_a_newer_program_is_run_by_a_worker_of_that(
+    start: WorkerStarter, prepared: StartedWorker, worker: Worker, queue: AsyncMongoQueue, jobs: Any
+) -> None:
+    newer, seen = start.prepare(), []
+
+    @worker.task(name="resize")
+    async def resize(width: int) -> None:
+        raise AssertionError("called")
+
+    @newer.worker.task(name="resize")
+    async def resize_better(width: int, height: int) -> None:
+        seen.append((width, height))
+
+    await start.begin(prepared)
+    await queue.put(resize_better.call(1, 2))
+    await wait_until_async(lambda: stored(jobs)["state"] == "waiting", "it is left", 10)
+
+    await start.begin(newer)
+
+    await newer.until_outcomes(completed=1)
+    assert seen == [(1, 2)]
 
 
 # names

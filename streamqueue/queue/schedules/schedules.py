@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pymongo.asynchronous.collection import AsyncCollection
     from pymongo.synchronous.collection import Collection
 
+    from ...protocol.fitting.kinds import PayloadLike
     from ...protocol.schedules import TickSettings
     from .info import ScheduleInfo
 
@@ -80,7 +81,7 @@ class Schedules:
         offset: float | timedelta = 0,
         timezone: str = "UTC",
         queue: str = "default",
-        payload: Mapping[str, Any] | None = None,
+        payload: PayloadLike | None = None,
         catch_up: CatchUp = "one",
         catch_up_limit: int = DEFAULT_LIMIT,
         spread: float | timedelta = 0,
@@ -208,7 +209,7 @@ class AsyncSchedules:
         offset: float | timedelta = 0,
         timezone: str = "UTC",
         queue: str = "default",
-        payload: Mapping[str, Any] | None = None,
+        payload: PayloadLike | None = None,
         catch_up: CatchUp = "one",
         catch_up_limit: int = DEFAULT_LIMIT,
         spread: float | timedelta = 0,

@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import bson
+
 from ...errors import ConfigurationError
 from ...protocol.calls import Call
+from ...protocol.document import CODEC
+from ...protocol.fitting.kinds import Misfit
+from ...protocol.payload import encode_payload
 from ...protocol.schedules import check_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ...protocol.fitting.kinds import PayloadLike, Reader
     from ...protocol.schedules import Schedule
     from ...protocol.ticks import Rule
     from ..handler import Handler
@@ -69,6 +75,8 @@ def schedules_of(declared: list[Declared], handlers: Mapping[str, QueueHandlers]
         settings = dict(one.settings)
         if handler.name is not None:
             settings["payload"] = call_at_tick(handler.function, settings["payload"])
+        elif handler.read is not None:
+            check_fits(shown, handler.read, settings["payload"])
         found[name] = check_schedule(name, handler.queue, one.rule, **settings)
     return list(found.values())
 
@@ -81,7 +89,21 @@ def stands_above(handler: Handler, function: Callable[..., Any]) -> bool:
     return bool(handler.function == function or stands_below)
 
 
-def call_at_tick(task: Any, payload: Mapping[str, Any] | None) -> Call:
+def check_fits(shown: str, read: Reader, payload: object) -> None:
+    """Raise ConfigurationError if a handler with ``payload=`` does not take what its ticks put."""
+    form = bson.decode(encode_payload({} if payload is None else payload), CODEC)
+    try:
+        read(form)
+    except Misfit as misfit:
+        raise ConfigurationError(
+            f"a schedule stands above {shown}, whose payload= does not take what its ticks put: "
+            f"{misfit}; say what that is (payload={{...}})"
+        ) from None
+    except Exception:  # somebody's own code: an attempt says of it what is to be said
+        return
+
+
+def call_at_tick(task: Any, payload: PayloadLike | None) -> Call:
     """Return the call of a task that a tick puts, with this payload or without arguments.
 
     Raises:
@@ -95,8 +117,9 @@ def call_at_tick(task: Any, payload: Mapping[str, Any] | None) -> Call:
                 f"{payload.task!r} in queue {payload.queue!r}: let it stand above that"
             )
         return payload
+    given: Any = {} if payload is None else payload
     try:
-        call: Call = task.call(**({} if payload is None else payload))
+        call: Call = task.call(**given)
     except TypeError as problem:
         raise ConfigurationError(
             f"a schedule stands above task {task.name!r}, which its ticks cannot call: {problem}; "

@@ -11,10 +11,11 @@ from ..tasks.function import TaskFunction
 from .declared import Declared, call_at_tick
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from datetime import timedelta
     from typing import Unpack
 
+    from ...protocol.fitting.kinds import PayloadLike
     from ...protocol.schedules import CatchUp, TickSettings
     from ..settings import Settings
 
@@ -37,7 +38,7 @@ class Scheduling:
         catch_up_limit: int = DEFAULT_LIMIT,
         spread: float | timedelta = 0,
         name: str | None = None,
-        payload: Mapping[str, Any] | None = None,
+        payload: PayloadLike | None = None,
         **put: Unpack[TickSettings],
     ) -> Callable[[Function], Function]:
         """Have a job put for a handler at each tick of a rule; one job a tick, however many

@@ -39,6 +39,11 @@ class TaskFunction(Task[Parameters], Generic[Parameters, Written, Returned_co]):
         """Whether the function takes the job beside the arguments of a call."""
         return self._takes is not None and self._takes.job is not None
 
+    def read(self, payload: Any) -> Any:
+        """Return a payload, or raise :class:`Misfit` if the function cannot be called with it."""
+        takes: Any = self._takes
+        return takes.read(payload)
+
     def called(self, job: AsyncJob | Job) -> Any:
         """Return what the function returns for a job, or what is to be awaited for that."""
         takes: Any = self._takes

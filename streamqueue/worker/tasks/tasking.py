@@ -126,7 +126,15 @@ class Tasking(Handling):
                         "of them another name="
                     )
             joined = known.joined(*share, check_rules(limits, ordered, fair, names))
-            handler = Handler(of_queue, task, task.called, run_in=where, name=task.name, **terms)
+            handler = Handler(
+                of_queue,
+                task,
+                task.called,
+                run_in=where,
+                name=task.name,
+                read=task.read,
+                **terms,
+            )
             joined.tasks = {**known.tasks, **dict.fromkeys(names, handler)}
             handlers[of_queue] = joined
             return task
