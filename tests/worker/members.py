@@ -62,7 +62,7 @@ def streams(client: MongoClient[Any], jobs: Collection[Any]) -> int:
     return len({op["cursor"]["cursorId"] for op in found})
 
 
-async def until_done(jobs: Collection[Any], within: float = SOON) -> None:
+async def until_done(jobs: Collection[Any], within: float = 6 * SOON) -> None:
     await wait_until_async(lambda: not jobs.count_documents({}), "all jobs are done", within)
 
 

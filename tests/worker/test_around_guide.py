@@ -103,9 +103,13 @@ async def run_jobs(
     async with AsyncMongoQueue(jobs, name=queue) as puts, running(names["worker"]):
         await puts.put_many(payloads)
 
-        async def ended() -> Any:
+        async def none_is_left() -> bool:
             stats = await puts.stats()
             return stats["total"] == stats["errors"]
+
+        async def ended() -> bool:
+            # Twice, for a count may miss a job whose state changes under it.
+            return await none_is_left() and await none_is_left()
 
         await wait_until_async(ended, "all have ended")
         return await puts.stats()

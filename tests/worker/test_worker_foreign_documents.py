@@ -48,6 +48,7 @@ async def until_seen(notes: Notes, what: object, *workers: StartedWorker) -> Non
     await wait_until_async(
         lambda: what in notes.seen or any(worker.ended.is_set() for worker in workers),
         f"{what} is run",
+        40,
     )
     assert what in notes.seen
 

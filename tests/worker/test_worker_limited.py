@@ -51,7 +51,7 @@ class Doors:
         await wait_until_async(lambda: len(self.running) >= count, f"{count} run", SOON)
 
     async def until_ran(self, count: int) -> None:
-        await wait_until_async(lambda: len(self.ran) >= count, f"{count} have run", SOON)
+        await wait_until_async(lambda: len(self.ran) >= count, f"{count} have run", 4 * SOON)
 
 
 # what is held back

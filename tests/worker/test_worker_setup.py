@@ -399,7 +399,8 @@ async def test_a_scrape_after_some_work_pleases_promtool_and_stays_small(
     _, text = await get(worker, "/metrics")
 
     assert check_metrics(text) == ""
-    assert len(text.splitlines()) < 500
+    lines = [line for line in text.splitlines() if "_created" not in line]
+    assert len(lines) < 500  # the command line serves those alone
 
 
 # without a server
