@@ -41,8 +41,7 @@ def server(options: Options) -> None:
         signal.signal(number, lambda *_: stop.set())
     data_dir = None if options.data_dir is None else Path(options.data_dir)
     with EmbeddedServer(data_dir, port=options.port) as server:
-        print(f"MongoDB is running: {server.uri}")
-        print("In another terminal:")
+        print("MongoDB is running. In another terminal:")
         print(f"  export STREAMQUEUE_URI='{server.uri.replace('/?', '/test?')}'")
         print('  streamqueue put \'{"hello": "world"}\' && streamqueue stats')
         print("Ctrl-C stops it.", flush=True)

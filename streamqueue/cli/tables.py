@@ -230,6 +230,7 @@ def _queues(now: Pulse) -> Iterator[str]:
         yield "no queues yet"
     if paused:
         yield f"PAUSED: {', '.join(paused)}"
+    yield from _unserved(now, queues)
     yield from _limits(queues)
     late = now.census.late_schedules.items()
     if late:
@@ -237,6 +238,30 @@ def _queues(now: Pulse) -> Iterator[str]:
         yield f"LATE SCHEDULES: {each}"
     if now.census.paused_schedules:
         yield f"PAUSED SCHEDULES: {', '.join(now.census.paused_schedules)}"
+
+
+def _unserved(now: Pulse, queues: Sequence[QueueCensus]) -> Iterator[str]:
+    """Yield a line for queues whose ready jobs nobody works on, and one for those whose consumers
+    have all of their slots taken by other queues."""
+    ready = [queue for queue in queues if queue.ready and not queue.paused]
+    consumers = now.census.consumers
+    if consumers is None:  # this user may not know
+        return
+    nobody = [queue.name for queue in ready if not queue.consumers]
+    full = [
+        queue.name
+        for queue in ready
+        if queue.consumers and not queue.running
+        if all(
+            one.slots is not None and one.running >= one.slots
+            for one in consumers.values()
+            if queue.name in one.queues
+        )
+    ]
+    for what, names in (("NOBODY WORKS ON", nobody), ("OTHERS HAVE ALL SLOTS OF", full)):
+        if names:
+            more = f", and {len(names) - MOST_LIMITS} more" if len(names) > MOST_LIMITS else ""
+            yield f"{what}: {', '.join(names[:MOST_LIMITS])}{more}"
 
 
 def _limits(queues: Sequence[QueueCensus]) -> Iterator[str]:

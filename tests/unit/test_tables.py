@@ -107,6 +107,26 @@ def test_the_pulse_shows_how_the_queues_are() -> None:
     ]
 
 
+def test_queues_that_nobody_works_on_or_that_have_no_slot_are_named() -> None:
+    census = Census(
+        {
+            "starved": QueueCensus("starved", 350, consumers=1, slots=4),
+            "hung": QueueCensus("hung", 6, running=4, consumers=1, slots=4),
+            "lost": QueueCensus("lost", 25),
+            "held": QueueCensus("held", 35, paused=True),
+        },
+        {"a": ConsumerCensus("a", ["starved", "hung"], 4, running=4)},
+    )
+
+    lines = list(tables.pulse("shop.jobs", Pulse(NOW, census)))
+
+    assert lines[7:10] == [
+        "PAUSED: held",
+        "NOBODY WORKS ON: lost",
+        "OTHERS HAVE ALL SLOTS OF: starved",
+    ]
+
+
 def test_schedules_that_are_late_or_paused_are_named_below_the_queues() -> None:
     census = Census(
         {"reports": QueueCensus("reports")},
@@ -175,7 +195,7 @@ def test_no_time_is_no_flow() -> None:
 
 @pytest.mark.parametrize("name", ["(", "a+b", "[", "emails"])
 def test_a_queue_that_is_late_is_in_red_whatever_its_name(name: str) -> None:
-    late = QueueCensus(name, ready=1, oldest_ready_age=100)
+    late = QueueCensus(name, ready=1, oldest_ready_age=100, consumers=1, running=1)
     pulse = Pulse(NOW, Census(queues={name: late}, consumers={}))
 
     drawn = top._in_colours("shop.jobs", pulse)

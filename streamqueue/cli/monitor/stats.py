@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,11 @@ from ..options import JSON, WHERE
 from ..tables import columns, limit_text, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from ...exporter.counts import RulesCensus
 
+MOST_NAMED = 3
 MOST_SET = 10_000
 """Queues whose settings are read; those that are paused are named with jobs or without."""
 
@@ -46,7 +48,19 @@ def stats(options: Options) -> None:
             counts = MongoQueue(jobs, name=options.queue).stats()
             store = Store(jobs)
             store.prepare()
-            _show_one(options, _Standing(store, options.queue, counts, _settings(store, options)))
+            standing = _Standing(store, options.queue, counts, _settings(store, options))
+            _show_one(options, standing)
+            if not (options.json or counts["total"] or standing.paused or standing.limits()):
+                say_other_queues(options.queue, run(Looking(store, None).counts()))
+
+
+def say_other_queues(name: str, counts: Mapping[str, Any]) -> None:
+    """Say of a queue without jobs which others have some: its name may be another one."""
+    if counts:
+        names = ", ".join(sorted(counts)[:MOST_NAMED]) + (
+            ", ..." if len(counts) > MOST_NAMED else ""
+        )
+        sys.stderr.write(f"streamqueue: no jobs in queue {name} (there are some in {names})\n")
 
 
 def _settings(store: Store, options: Options) -> QueueSettings | None:

@@ -161,6 +161,7 @@ def _in_colours(title: str, pulse: Pulse) -> Any:
             drawn.highlight_regex(rf"(?m)^{name} .*$", colour)
     drawn.highlight_regex(r"(?m)^PAUSED( SCHEDULES)?:.*$", "yellow")
     drawn.highlight_regex(r"(?m)^LIMIT: .*[( ]saturated\)$", "yellow")
+    drawn.highlight_regex(r"(?m)^(NOBODY WORKS ON|OTHERS HAVE ALL SLOTS OF):.*$", "red")
     drawn.highlight_regex(r"(?m)^(LATE SCHEDULES|HELD (GROUPS|DEPENDENTS)):.*$", "red")
     drawn.highlight_regex(r"(?m) dead:.*$", "red")
     return drawn
