@@ -7,6 +7,7 @@ error where the call is made.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -80,8 +81,14 @@ def encode_arguments(task: str, arguments: Mapping[str, Any]) -> bytes:
         if not isinstance(problem.__cause__, ENCODING_ERRORS):
             raise PayloadError(f"a call of task {task!r}: {problem}") from None
         what, place = culprit(arguments)
+        value: Any = arguments
+        for step in place:
+            value = value[step]
+        hint = ""
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            hint = " (dataclasses.asdict() makes a dict of it)"
         raise PayloadError(
-            f"a call of task {task!r} cannot be stored as BSON: {what}, at {_shown(place)}"
+            f"a call of task {task!r} cannot be stored as BSON: {what}, at {_shown(place)}{hint}"
         ) from problem.__cause__
     _check_unchanged(task, arguments)
     return encoded

@@ -196,7 +196,7 @@ class Session:
         log = self._folder / f"{what}.log"
         environment = dict(self._environment)
         if what == "exporter":
-            environment["STREAMQUEUE_METRICS_PORT"] = str(self._port + 7)
+            environment["STREAMQUEUE_METRICS_PORT"] = str(self._port + 9465 % 100 % 8)
         with log.open("wb") as output:
             process = subprocess.Popen(
                 ["bash", "-c", f"exec {line}"],
