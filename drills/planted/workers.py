@@ -670,4 +670,17 @@ FAULTS: tuple[PlantedFault, ...] = (
             "            return math.inf\n",
         ),
     ),
+    PlantedFault(
+        "the slots of a queue whose jobs are left to another consumer, lent",
+        15,
+        "worker/test_worker_fairness.py"
+        "::test_a_queue_whose_jobs_are_left_to_a_dead_consumer_lends_none_of_its_slots",
+        Edit("worker.backlog:Backlog._read_lane", "limit, rather_others=True)", "limit)"),
+    ),
+    PlantedFault(
+        "a call that a task's function cannot take, as a failed attempt",
+        13,
+        "worker/test_worker_tasks.py::test_arguments_that_do_not_fit_are_left_to_other_workers",
+        Edit("worker.tasks.tasking:Tasking.task", "read=task.read,", "read=None,"),
+    ),
 )

@@ -539,6 +539,6 @@ def test_the_queue_agrees_with_its_model(
             max_examples=25,
             stateful_step_count=30,
             deadline=None,
-            suppress_health_check=[*HealthCheck],
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )

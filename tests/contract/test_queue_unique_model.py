@@ -172,6 +172,6 @@ def test_keys_do_what_the_model_does(client: MongoClient[Any]) -> None:
             max_examples=15,
             stateful_step_count=20,
             deadline=None,
-            suppress_health_check=[*HealthCheck],
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )

@@ -107,7 +107,7 @@ async def run_jobs(
             stats = await puts.stats()
             return stats["total"] == stats["errors"]
 
-        async def ended() -> bool:
+        async def ended() -> Any:
             # Twice, for a count may miss a job whose state changes under it.
             return await none_is_left() and await none_is_left()
 
