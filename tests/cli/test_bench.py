@@ -56,6 +56,7 @@ def rows(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from part["rows"]
 
 
+@pytest.mark.slow
 def test_each_part_has_rows(result: dict[str, Any]) -> None:
     check_rows(result, MEASURED)
 
@@ -73,6 +74,7 @@ def check_rows(result: dict[str, Any], parts: tuple[str, ...]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_every_figure_is_finite_and_has_its_spread(result: dict[str, Any]) -> None:
     spreads = [row[key] for row in rows(result) for key in ("ours", "floor", "ratio") if row[key]]
 
@@ -82,6 +84,7 @@ def test_every_figure_is_finite_and_has_its_spread(result: dict[str, Any]) -> No
         assert spread["min"] <= spread["median"] <= spread["max"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["latency", "drain", "put"])
 def test_the_floor_is_measured_in_the_same_run(result: dict[str, Any], part: str) -> None:
     compared = [row for row in result["parts"][part]["rows"] if row["ratio_to"] == "floor"]
@@ -93,6 +96,7 @@ def test_the_floor_is_measured_in_the_same_run(result: dict[str, Any], part: str
         assert row["ratio"]["median"] > 0
 
 
+@pytest.mark.slow
 def test_the_environment_is_part_of_the_result(result: dict[str, Any]) -> None:
     assert result["environment"].keys() >= {
         *("streamqueue", "python", "pymongo", "mongod", "uvloop"),
@@ -126,6 +130,7 @@ def test_a_deployment_is_for_the_model_alone() -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_its_database_is_gone_afterwards(
     result: dict[str, Any], client: MongoClient[dict[str, Any]]
 ) -> None:

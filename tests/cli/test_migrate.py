@@ -408,6 +408,7 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(
     assert sorted(payload["n"] for payload in drained(queue)) == list(range(10))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_transactions")
 def test_killed_again_and_again_it_loses_no_job_and_moves_none_twice(
     address: str, old: Collection[Any], jobs: Collection[Any], queue: MongoQueue

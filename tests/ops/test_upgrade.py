@@ -36,7 +36,7 @@ JOBS = 1000
     params=[
         pytest.param(EARLIER["the first with a worker"], marks=pytest.mark.slow),
         pytest.param(EARLIER["before consumers took turns"], marks=pytest.mark.slow),
-        EARLIER["0.1.0"],
+        pytest.param(EARLIER["0.1.0"], marks=pytest.mark.slow),
     ],
     ids=[*EARLIER],
 )

@@ -109,6 +109,7 @@ def test_async_tests_run_with_pytest_asyncio(project: Project, scope: str) -> No
     assert passed(project.test(), 5)
 
 
+@pytest.mark.slow
 def test_tests_run_in_parallel(project: Project) -> None:
     project.write("test_plain.py", PLAIN)
     project.write("test_more.py", PLAIN)
@@ -133,12 +134,14 @@ def test_the_database_of_a_test_is_dropped(
     assert name not in client.list_database_names()
 
 
+@pytest.mark.slow
 def test_a_server_is_started_when_none_is_named(project: Project) -> None:
     project.write("test_plain.py", PLAIN)
 
     assert passed(project.test(*NO_ASYNCIO, STREAMQUEUE_TEST_URI=""), 4)
 
 
+@pytest.mark.slow
 def test_where_no_server_can_be_started_a_sentence_says_what_to_do(project: Project) -> None:
     project.write("test_plain.py", PLAIN)
 
@@ -165,6 +168,7 @@ def test_a_run_that_asks_for_no_fixture_loads_neither_pymongo_nor_a_worker(
     assert passed(project.test(*NO_ASYNCIO, "-p", "no:anyio"), 1)
 
 
+@pytest.mark.slow
 def test_the_plugin_can_be_left_out_by_its_name(project: Project) -> None:
     project.write("test_plain.py", PLAIN)
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import pytest
 from prometheus_client import CollectorRegistry
 from pymongo import AsyncMongoClient
 from pymongo.synchronous.collection import Collection
@@ -61,6 +62,7 @@ async def test_a_worker_runs_jobs_whatever_the_uri_says(uri: str, jobs: Collecti
     await each(SETTINGS, try_one)
 
 
+@pytest.mark.slow
 async def test_schedules_fire_and_topics_publish_whatever_the_uri_says(
     uri: str, jobs: Collection[Any]
 ) -> None:
@@ -105,6 +107,7 @@ async def test_a_dispatcher_deals_whatever_the_uri_says(uri: str, jobs: Collecti
             await start.end()
 
 
+@pytest.mark.slow
 async def test_the_exporter_and_top_see_the_queues_whatever_the_uri_says(
     uri: str, jobs: Collection[Any]
 ) -> None:

@@ -23,13 +23,13 @@ from drills.drill import Arena, Drill, Scale, perform
 
 DRILLS = [
     *kills.DRILLS,
-    answers.answers_kills,
+    pytest.param(answers.answers_kills, marks=pytest.mark.slow),
     keys.keys_kills,
-    steps.steps_kills,
+    pytest.param(steps.steps_kills, marks=pytest.mark.slow),
     *poison.DRILLS,
     *hells.DRILLS,
-    *clocks.DRILLS,
-    *cancellations.DRILLS,
+    *(pytest.param(each, marks=pytest.mark.slow) for each in clocks.DRILLS),
+    *(pytest.param(each, marks=pytest.mark.slow) for each in cancellations.DRILLS),
     *wakeups.DRILLS,
     pytest.param(ticks.ticks, marks=pytest.mark.slow),
     dispatching.dispatcher_kills,
