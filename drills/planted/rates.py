@@ -87,8 +87,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         6,
         f"{COSTS}::test_many_that_wait_for_starts_in_one_queue_object_read_little_for_each",
         Edit(
-            "queue.consumer:Consumer._starts_soon",
-            "self._held_by_rules and self._starts_at < monotonic() + PROMOTE_EVERY",
+            "queue.consumer:Look.starts_soon",
+            "self.held_by_rules and self.starts_at < monotonic() + PROMOTE_EVERY",
             "False",
         ),
     ),

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from ..protocol.fitting.kinds import PayloadLike
     from ..protocol.put import NewJob, Put
     from ..protocol.unique import KeyUntil, OnConflict
+    from .consumer import Look
 
 
 class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing, AsyncLimiting):
@@ -378,13 +379,13 @@ class AsyncMongoQueue(AsyncAnswers, AsyncSteering, AsyncPausing, AsyncLimiting):
     async def _wait(self, limit: int, patience: float, closings: int) -> list[AsyncJob]:
         return await run_async(self._consumer.wait(self._claim, limit, patience, closings))
 
-    async def _claim(self, limit: int) -> list[AsyncJob]:
+    async def _claim(self, limit: int, look: Look | None = None) -> list[AsyncJob]:
         records: list[JobRecord] = []
         failures: list[Exception] = []
 
         async def claim() -> None:
             try:
-                records.extend(await run_async(self._consumer.claim(limit), shield()))
+                records.extend(await run_async(self._consumer.claim(limit, look), shield()))
             except Exception as error:
                 failures.append(error)
 

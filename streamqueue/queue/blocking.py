@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ..protocol.fitting.kinds import PayloadLike
     from ..protocol.put import NewJob, Put
     from ..protocol.unique import KeyUntil, OnConflict
+    from .consumer import Look
 
 
 class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLimiting):
@@ -362,5 +363,5 @@ class MongoQueue(BlockingAnswers, BlockingSteering, BlockingPausing, BlockingLim
     def _wait(self, limit: int, patience: float, closings: int) -> list[Job]:
         return run(self._consumer.wait(self._claim, limit, patience, closings))
 
-    def _claim(self, limit: int) -> list[Job]:
-        return [Job(record, self._holder) for record in run(self._consumer.claim(limit))]
+    def _claim(self, limit: int, look: Look | None = None) -> list[Job]:
+        return [Job(record, self._holder) for record in run(self._consumer.claim(limit, look))]

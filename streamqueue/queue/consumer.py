@@ -56,6 +56,27 @@ EXPIRED = 0.001
 """The largest ``seconds_to_expiry`` that means that a lease has ended."""
 
 
+class Look:
+    """What a look for jobs has seen that are held back by rules. Several wait in one queue object,
+    and each goes by its own.
+
+    Attributes:
+        held_by_rules: whether jobs wait none of which may start.
+        starts_at: when a start of them may come, by a rate.
+    """
+
+    __slots__ = ("held_by_rules", "starts_at")
+
+    def __init__(self) -> None:
+        self.held_by_rules = False
+        self.starts_at = math.inf
+
+    @property
+    def starts_soon(self) -> bool:
+        """Whether jobs wait for a start that a rate lets come before time is passed again."""
+        return self.held_by_rules and self.starts_at < monotonic() + PROMOTE_EVERY
+
+
 class Consumer:
     """Claims the jobs of one queue, and returns what dead consumers held.
 
@@ -84,12 +105,11 @@ class Consumer:
         self._others_were_faster = False
         store.turns = lambda: BY_CHANCE if self._others_were_faster else None
         self._waiting = LoggedOutage(logger, "wait", "Looking for jobs")
-        self._held_by_rules = False  # what waits, at the last look
-        self._starts_at = math.inf  # when a start of it may come, by a rate
 
-    def claim(self, limit: int) -> Flow[list[JobRecord]]:
+    def claim(self, limit: int, look: Look | None = None) -> Flow[list[JobRecord]]:
         """Claim up to `limit` ready jobs, the most urgent first; return none if there is none, or
-        the queue is paused."""
+        the queue is paused. What it has seen of others is left in `look`."""
+        look = look or Look()
         if self._options.keep is not None:
             yield self._store.require_index("keep", "a queue with keep=")
         yield self._store.untake_again()
@@ -105,9 +125,9 @@ class Consumer:
             self._unplaced = yield self._store.adopt(self._queues)
         contended = late = 0
         while late < MOST_LATE:
-            found = yield from self._find(limit, limit + CONTENDED_WINDOW * contended)
+            found = yield from self._find(limit, limit + CONTENDED_WINDOW * contended, look)
             if not found:
-                if self._starts_soon and not passing:
+                if look.starts_soon and not passing:
                     return []
                 if (yield from self._pass_time()):
                     continue
@@ -136,26 +156,20 @@ class Consumer:
         return []
 
     @property
-    def _starts_soon(self) -> bool:
-        """Whether jobs wait for a start that a rate lets come before time is passed again."""
-        return self._held_by_rules and self._starts_at < monotonic() + PROMOTE_EVERY
-
-    @property
     def _ruled(self) -> bool:
         """Whether the queue has rules."""
         return self._options.name in self._store.ruled
 
-    def _find(self, limit: int, window: int) -> Flow[Sequence[dict[str, Any]]]:
+    def _find(self, limit: int, window: int, look: Look) -> Flow[Sequence[dict[str, Any]]]:
         """Return what may be claimed: in a window of what waits or, of a queue that has rules, what
         those let start."""
-        self._held_by_rules, self._starts_at = False, math.inf
+        look.held_by_rules, look.starts_at = False, math.inf
         self._others_were_faster = window > limit
         if not self._ruled:
             found: Sequence[dict[str, Any]] = yield self._store.candidates(self._queues, window)
             return found
         chosen = yield self._store.choose(self._options.name, limit)
-        self._held_by_rules = chosen.held_back
-        self._starts_at = chosen.again_at
+        look.held_by_rules, look.starts_at = chosen.held_back, chosen.again_at
         return chosen.jobs  # type: ignore[no-any-return]
 
     def _take(self, found: Sequence[dict[str, Any]]) -> Flow[list[JobRecord]]:
@@ -231,7 +245,7 @@ class Consumer:
 
     def wait(
         self,
-        claim: Callable[[int], list[Claimed] | Awaitable[list[Claimed]]],
+        claim: Callable[[int, Look], list[Claimed] | Awaitable[list[Claimed]]],
         limit: int,
         patience: float,
         closings: int,
@@ -250,7 +264,7 @@ class Consumer:
         # The first look needs no stream, nor does any while there is work. But where no server is
         # in reach, what opens a stream cannot take as long as what claims.
         listening = bell.broken or not self._store.in_reach
-        look, due_at = True, math.inf
+        look, due_at, seen = True, math.inf, Look()
         while bell.closings == closings:
             yield bell.rest(closings, deadline)
             left = deadline - monotonic()
@@ -264,7 +278,7 @@ class Consumer:
                         break
                 yield self._store.prepare()
                 if look:
-                    jobs: list[Claimed] = yield claim(limit)
+                    jobs: list[Claimed] = yield claim(limit, seen)
                     self._looked = True
                     if jobs or left <= 0:
                         return jobs
@@ -272,15 +286,15 @@ class Consumer:
                     with within(left):
                         if look:
                             due_in = PROMOTE_EVERY
-                            if not self._starts_soon:
+                            if not seen.starts_soon:
                                 due_in = yield self._store.seconds_to_next(self._queues)
                             if self._settings.known_as_paused:  # what is stuck is not tried again
                                 due_in = max(due_in, PROMOTE_EVERY)
                             due_at = monotonic() + min(due_in, LONGEST_SLEEP)
                             if self._some_wait or self._store.depended or self._store.keyed:
                                 due_at = min(due_at, self._held_back_at)
-                            if self._held_by_rules:
-                                due_at = min(due_at, self._starts_at, monotonic() + RULED_EVERY)
+                            if seen.held_by_rules:
+                                due_at = min(due_at, seen.starts_at, monotonic() + RULED_EVERY)
                         expired = yield from self._expired_elsewhere()
                     if expired:
                         yield from self._reap(None)

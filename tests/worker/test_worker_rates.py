@@ -122,12 +122,13 @@ async def test_many_that_wait_for_starts_in_one_queue_object_read_little_for_eac
 
         async def consume() -> None:
             for _ in range(6):
-                job = await queue.next(wait=SOON)
+                job = await queue.next(wait=600)  # whoever is not woken waits for as long
                 assert job is not None
                 await job.complete()
 
-        async with anyio.create_task_group() as tasks:
-            for _ in range(8):
-                tasks.start_soon(consume)
+        with anyio.fail_after(4 * SOON):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(8):
+                    tasks.start_soon(consume)
 
     assert len(commands.named("find")) <= 48 * 10
