@@ -24,7 +24,7 @@ from streamqueue.errors import ConfigurationError, EmbeddedServerError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-DEADLINE_SECONDS = 10.0
+DEADLINE_SECONDS = 30.0
 
 # Starts a server, says which, and lives until it is killed; so does its fork, if it is to have one.
 PROGRAM = """

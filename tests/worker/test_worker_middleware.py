@@ -151,7 +151,7 @@ async def from_the_dead(queue: AsyncMongoQueue) -> None:
 
 
 async def from_a_dead_consumer(queue: AsyncMongoQueue) -> None:
-    job_id = await queue.put({})
+    job_id = await queue.put({}, delay=60)  # or it would be claimed before it is somebody's
     await queue._jobs.update_one(
         {"_id": job_id},
         {
