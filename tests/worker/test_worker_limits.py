@@ -58,7 +58,7 @@ async def test_several_workers_keep_a_limit_and_use_it(
 
     put_all(jobs, "-" * 60)
 
-    await wait_until_async(lambda: len(handler.done) == 60, "60 jobs have run", SOON)
+    await wait_until_async(lambda: len(handler.done) == 60, "60 jobs have run", 4 * SOON)
     assert handler.most == 3
     assert sorted(handler.done) == list(range(60))
 
@@ -73,7 +73,7 @@ async def test_ordered_groups_run_side_by_side_each_in_its_order(
         worker.worker.handler("default", ordered=True)(handler)
         await start.begin(worker)
 
-    await wait_until_async(lambda: len(handler.done) == 60, "60 jobs have run", SOON)
+    await wait_until_async(lambda: len(handler.done) == 60, "60 jobs have run", 4 * SOON)
 
     assert handler.most_of == 1
     assert handler.most > 1
@@ -113,7 +113,7 @@ async def test_a_limit_that_is_set_on_a_busy_queue_holds_for_the_next_start(
     handler.most = 0
     put_all(jobs, "-" * 10)
 
-    await wait_until_async(lambda: len(handler.done) == 20, "20 jobs have run", SOON)
+    await wait_until_async(lambda: len(handler.done) == 20, "20 jobs have run", 4 * SOON)
     assert handler.most == 2
 
 
@@ -128,7 +128,7 @@ async def test_members_of_a_dispatcher_keep_a_limit(
 
     put_all(jobs, "-" * 30)
 
-    await wait_until_async(lambda: len(handler.done) == 30, "30 jobs have run", SOON)
+    await wait_until_async(lambda: len(handler.done) == 30, "30 jobs have run", 4 * SOON)
     assert handler.most == 2
 
 
@@ -150,7 +150,7 @@ async def test_starts_keep_a_rate_over_all_workers(
     for _ in range(3):
         await start(handler)
 
-    await wait_until_async(lambda: len(began) == 60, "60 jobs have run", SOON)
+    await wait_until_async(lambda: len(began) == 60, "60 jobs have run", 4 * SOON)
     began.sort()
     assert began[-1] - began[0] > 59 / 51 * 0.9
 
@@ -188,7 +188,7 @@ async def test_rules_that_are_taken_away_while_jobs_are_chosen_by_them_end_no_wo
     store.choose = choose_after  # type: ignore[method-assign]
     put_all(jobs, "-" * 5)
 
-    await wait_until_async(lambda: len(handler.done) == 5, "5 jobs have run", SOON)
+    await wait_until_async(lambda: len(handler.done) == 5, "5 jobs have run", 4 * SOON)
 
 
 async def handle_other(job: AsyncJob) -> None:

@@ -131,4 +131,4 @@ async def test_many_that_wait_for_starts_in_one_queue_object_read_little_for_eac
                 for _ in range(8):
                     tasks.start_soon(consume)
 
-    assert len(commands.named("find")) <= 48 * 10
+    assert len(commands.named("find")) <= 48 * 20
