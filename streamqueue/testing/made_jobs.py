@@ -168,38 +168,34 @@ class AsyncRecorder:
         return await anyio.to_thread.run_sync(function)
 
 
-class MadeJob(Job):
+class Made:
+    """What a job of :func:`make_job` has beside what every job has."""
+
+    __slots__ = ()
+    _record: JobRecord
+    _recorder: Recorder
+
+    @property
+    def calls(self) -> list[Call]:
+        """What it was asked to do so far, in order."""
+        return list(self._recorder.calls)
+
+    def cancel(self) -> None:
+        """Ask for it to be cancelled: ``job.cancelled`` is true from now on, and every call raises
+        JobCancelled."""
+        self._record.asked = True
+
+
+class MadeJob(Made, Job):
     """A :class:`Job` that :func:`make_job` has made."""
 
     __slots__ = ("_recorder",)
-    _recorder: Recorder
-
-    @property
-    def calls(self) -> list[Call]:
-        """What it was asked to do so far, in order."""
-        return list(self._recorder.calls)
-
-    def cancel(self) -> None:
-        """Ask for it to be cancelled: ``job.cancelled`` is true from now on, and every call raises
-        JobCancelled."""
-        self._record.asked = True
 
 
-class MadeAsyncJob(AsyncJob):
+class MadeAsyncJob(Made, AsyncJob):
     """An :class:`AsyncJob` that :func:`make_job` has made."""
 
     __slots__ = ("_recorder",)
-    _recorder: Recorder
-
-    @property
-    def calls(self) -> list[Call]:
-        """What it was asked to do so far, in order."""
-        return list(self._recorder.calls)
-
-    def cancel(self) -> None:
-        """Ask for it to be cancelled: ``job.cancelled`` is true from now on, and every call raises
-        JobCancelled."""
-        self._record.asked = True
 
 
 @overload
