@@ -266,9 +266,8 @@ class Execution:
                 attempt.scope = scope
                 handle = partial(self._handle, attempt, scope)
                 result = await self._around.call(attempt, handle)
-            elif (
-                handler.run_in == "loop" and handler.batch is None
-            ):  # not by a call that is one more to await
+            elif handler.run_in == "loop" and handler.batch is None:
+                # Here, and not by a call that would be one more to await.
                 attempt.scope = scope
                 result = await handler.called(attempt.job)
             else:
