@@ -34,7 +34,7 @@ from .connection import open_async_jobs, open_database
 from .options import FRESH, JSON, QUEUE, WHERE, moment, whole
 from .steering import QUEUE as QUEUE_OR_THAT_OF_THE_ID
 from .steering import change_first, open_queue_of
-from .tables import show
+from .tables import show, some_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from pymongo.synchronous.database import Database
 
 FINE, FAILED = 0, 1
-MOST_NAMED = 3
 LOOKING = 1.0
 """Seconds of looking for other queues with dead jobs."""
 LONGEST_MATCH = 1000
@@ -135,7 +134,7 @@ def _no_dead(options: Options, store: Store, deaths: Deaths) -> str:
     others = anyio.run(_others_with_dead, options)
     if not others:
         return f"no dead jobs in queue {deaths.queue}, nor in any other"
-    named = ", ".join(others[:MOST_NAMED]) + (", ..." if len(others) > MOST_NAMED else "")
+    named = some_of(others)
     return f"no dead jobs in queue {deaths.queue} (there are some in {named}: --queue {others[0]})"
 
 

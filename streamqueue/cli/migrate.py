@@ -31,7 +31,7 @@ from ..store.collection import BESIDE, WRITE_TIMEOUT_MS, check_hello
 from .command import Group, Options, command, option
 from .connection import open_database
 from .options import JSON, WHERE, at_least_one
-from .tables import show
+from .tables import MOST_NAMED, show, some_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,7 +45,6 @@ PIECE = 1000
 """Documents that one transaction moves, at most."""
 PIECE_BYTES = 8 * 1024 * 1024
 """Bytes of documents that one transaction moves, unless one alone has more."""
-MOST_NAMED = 3
 AGAIN = Backoff(initial=0.005, maximum=1, factor=2, jitter=0.5)
 """The wait between two tries of a transaction that met another one. That of a call which was killed
 is there for a minute: then the server gives it up."""
@@ -166,9 +165,8 @@ class _Tally:
             yield f"{number:,} {stay} in {options.source}, {example}: {reason}"
         if self.left[LOCKED]:
             names = list(self.holders)
-            more = ", ..." if len(names) > MOST_NAMED else ""
             yield (
-                f"locked by {', '.join(names[:MOST_NAMED])}{more}: let these consumers end, stop "
+                f"locked by {some_of(names)}: let these consumers end, stop "
                 "them, and call this again with --consumers-stopped"
             )
         if not options.apply:

@@ -183,7 +183,13 @@ def _saturated(limit: LimitCensus) -> str:
 
 WIDTH = 80
 NAME_WIDTH = 20
+MOST_NAMED = 3
 MOST_QUEUES, MOST_LIMITS, MOST_CONSUMERS = 12, 8, 10
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Return the first few of some names, and whether there are more."""
+    return ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
 
 
 def pulse(title: str, now: Pulse) -> Iterator[str]:

@@ -20,14 +20,13 @@ from ...store.collection import UNAUTHORIZED
 from ..command import Options, command, setting
 from ..connection import open_database
 from ..options import JSON, WHERE
-from ..tables import columns, limit_text, show
+from ..tables import columns, limit_text, show, some_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ...exporter.counts import RulesCensus
 
-MOST_NAMED = 3
 MOST_SET = 10_000
 """Queues whose settings are read; those that are paused are named with jobs or without."""
 
@@ -57,9 +56,7 @@ def stats(options: Options) -> None:
 def say_other_queues(name: str, counts: Mapping[str, Any]) -> None:
     """Say of a queue without jobs which others have some: its name may be another one."""
     if counts:
-        names = ", ".join(sorted(counts)[:MOST_NAMED]) + (
-            ", ..." if len(counts) > MOST_NAMED else ""
-        )
+        names = some_of(sorted(counts))
         sys.stderr.write(f"streamqueue: no jobs in queue {name} (there are some in {names})\n")
 
 
