@@ -47,6 +47,12 @@ FAULTS: tuple[PlantedFault, ...] = (
         Edit("protocol.operations.looks:counts", '{**part, "queue": {"$gte": ""}}', "part"),
     ),
     PlantedFault(
+        "counts whose parts are of different moments",
+        1,
+        f"{LOOKS}::test_a_job_that_comes_and_goes_is_counted_once",
+        Edit("queue.looking:Looking._at_one_moment", '"snapshot"', '"local"'),
+    ),
+    PlantedFault(
         "a stream of ends that begins when it is opened",
         4,
         f"{ENDS}::test_no_end_is_missed_between_the_first_look_and_the_opening_of_the_stream",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from bson import Int64
 
 from ..protocol.document import State
-from ..protocol.operations import Find, of_queue
+from ..protocol.operations import Find, of_queue, union
 from ..protocol.operations.limits import JOINED
 from ..protocol.rates import MILLISECOND, bucket_id, pace_of
 from ..protocol.schema import DEAD_GROUP_INDEX, GROUP_INDEX, TASK_INDEX
@@ -53,8 +53,7 @@ def running_under(queue: str, collection: str, rules: Sequence[Rule]) -> Pipelin
 
     Rows ``{rule: <its place>, of: <task or group, "" for the queue>, running}``.
     """
-    first, *others = [_running(queue, place, rule) for place, rule in enumerate(rules)]
-    return first + [{"$unionWith": {"coll": collection, "pipeline": look}} for look in others]
+    return union(collection, [_running(queue, place, rule) for place, rule in enumerate(rules)])
 
 
 def _running(queue: str, place: int, rule: Rule) -> Pipeline:

@@ -23,6 +23,7 @@ from ..protocol.operations import (
     near,
     of_queue,
     past,
+    union,
 )
 from ..protocol.schema import CLAIM_ORDER, HELD_INDEX, INDEXES, MISFIT_INDEX
 
@@ -116,7 +117,7 @@ def foreign_queues(collection: str, limit: int) -> Pipeline:
         ]
         for state in QUEUE_FIRST
     ]
-    return looks[0] + [{"$unionWith": {"coll": collection, "pipeline": look}} for look in looks[1:]]
+    return union(collection, looks)
 
 
 def queue_census(queue: str, collection: str) -> Pipeline:
@@ -126,10 +127,9 @@ def queue_census(queue: str, collection: str) -> Pipeline:
     milliseconds: of the ready job that is first in the order of a priority and became due first
     among those, and of the scheduled one, negative while it is not due.
     """
-    first, *others = [_count(queue, state) for state in QUEUE_FIRST]
+    counts = [_count(queue, state) for state in QUEUE_FIRST]
     ages = [_oldest_ready(queue), _oldest_placed(queue), _first_due(queue)]
-    looks = [*others, _overdue(queue), *ages]
-    return first + [{"$unionWith": {"coll": collection, "pipeline": look}} for look in looks]
+    return union(collection, [*counts, _overdue(queue), *ages])
 
 
 def _count(queue: str, state: State) -> Pipeline:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pymongo.errors import OperationFailure
+from pymongo.read_concern import ReadConcern
+
 from ..errors import ConfigurationError, JobNotFound
 from ..options import MAX_BATCH, group_name, whole_number
 from ..protocol import operations
-from ..protocol.document import BARE_CODEC, ids_meant
+from ..protocol.document import BARE_CODEC, CODEC, ids_meant
 from ..protocol.operations import LISTED, Wanted
 from .info import RAW_JOBS, JobInfo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bson import CodecOptions
     from bson.raw_bson import RawBSONDocument
 
     from ..store.asynchronous import AsyncStore
@@ -146,20 +150,34 @@ class Looking:
 
     def counts(self) -> Flow[dict[str, dict[str, int]]]:
         """Count the jobs of every queue of the collection by state."""
-        yield self._store.prepare()
-        rows: list[dict[str, Any]] = []
-        for pipeline in operations.counts():
-            rows += yield self._store.aggregate(pipeline, codec=BARE_CODEC)
-        return operations.read_counts(rows)
+        pipeline = operations.counts(self._store.jobs.name)
+        return operations.read_counts((yield from self._at_one_moment(pipeline, BARE_CODEC)))
 
     def size(self) -> Flow[int]:
         """Count the jobs of the queue."""
-        yield self._store.prepare()
         pipeline = operations.size(str(self._name), self._store.jobs.name)
-        return operations.read_size((yield self._store.aggregate(pipeline)))
+        return operations.read_size((yield from self._at_one_moment(pipeline)))
 
     def stats(self) -> Flow[dict[str, int]]:
         """Count the jobs of the queue by state."""
-        yield self._store.prepare()
         pipeline = operations.stats(str(self._name), self._store.jobs.name)
-        return operations.read_stats((yield self._store.aggregate(pipeline)))
+        return operations.read_stats((yield from self._at_one_moment(pipeline)))
+
+    def _at_one_moment(
+        self, pipeline: operations.Pipeline, codec: CodecOptions[Any] = CODEC
+    ) -> Flow[list[Any]]:
+        """Aggregate what all jobs are at one moment.
+
+        The parts of a count are read one after the other, each from an index: without this a job
+        that changes its state meanwhile is counted twice or, as one that is retried, not at all.
+        """
+        yield self._store.prepare()
+        try:
+            rows: list[Any] = yield self._store.aggregate(
+                pipeline, codec, read_concern=ReadConcern("snapshot")
+            )
+        except OperationFailure as error:
+            if error.code not in operations.SNAPSHOT_GONE:
+                raise
+            rows = yield self._store.aggregate(pipeline, codec)
+        return rows

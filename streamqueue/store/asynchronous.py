@@ -215,14 +215,16 @@ class AsyncStore(StoreState, ReadsOfMoments):
         self,
         pipeline: operations.Pipeline,
         codec: CodecOptions[Any] = CODEC,
+        read_concern: ReadConcern | None = None,
         **options: Any,
     ) -> list[Any]:
         """Send an aggregation and return all of its answer, decoded with `codec`.
 
         Args:
+            read_concern: default: that of the collection.
             options: of the command, such as a ``hint``.
         """
-        jobs = self.jobs.with_options(codec_options=codec)
+        jobs = self.jobs.with_options(codec_options=codec, read_concern=read_concern)
         with self.limit():
             async with await jobs.aggregate(
                 pipeline, allowDiskUse=True, batchSize=MAX_BATCH, **options

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from ...durations import milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 Item = TypeVar("Item")
@@ -43,6 +43,12 @@ def as_pipeline(command: Find) -> Pipeline:
     if command.projection:
         pipeline.append({"$project": command.projection})
     return pipeline
+
+
+def union(collection: str, looks: Iterable[Pipeline]) -> Pipeline:
+    """Return what several aggregations of a collection find, one after the other."""
+    first, *others = looks
+    return first + [{"$unionWith": {"coll": collection, "pipeline": look}} for look in others]
 
 
 def find_once(collection: str, command: Find) -> Document:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..document import State
+from .commands import Document, Pipeline, union
 from .expressions import one_of, past
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-
-    from .commands import Document, Pipeline
 
 DUE, READY, RUNNING, READY_AGAIN = "due", "ready", "running", "ready again"
 SCHEDULED, WAITING, PAUSED = "scheduled", "waiting", "paused"
@@ -35,11 +34,10 @@ def left_in(queues: Sequence[str], paused: Sequence[str], collection: str) -> Pi
         (WAITING, _of(every, State.WAITING)),
         (PAUSED, _of(paused, State.READY)),
     ]
-    counts: list[Pipeline] = [
+    counts: Iterable[Pipeline] = (
         [{"$match": wanted}, {"$count": "count"}, {"$set": {"_id": name}}] for name, wanted in looks
-    ]
-    first, *others = counts
-    return first + [{"$unionWith": {"coll": collection, "pipeline": look}} for look in others]
+    )
+    return union(collection, counts)
 
 
 def read_left(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..schema import CLAIM_ORDER, INDEXES
 from .awaited import NOT_SHOWN
-from .commands import Document, Find, Pipeline
+from .commands import Document, Find, Pipeline, union
 from .expressions import literal, one_of_ids
 from .keys.holding import IS_A_JOB
 from .queues import of_queue
@@ -132,18 +132,20 @@ def _page(wanted: Wanted, which: Document, equal: int, limit: int) -> Pipeline:
     return [match, by_index, {"$limit": limit}, wanted._shown(), {"$sort": rest}]
 
 
-def counts() -> list[Pipeline]:
+def counts(collection: str) -> Pipeline:
     """Count the jobs of all queues by queue and state, each part from its index alone.
 
     (Without the condition on the queue the server reads the whole collection for it.)
     """
     by_state = {"$group": {"_id": {"queue": "$queue", "state": "$state"}, "count": {"$sum": 1}}}
     parts = [index.document["partialFilterExpression"] for index in INDEXES]
-    return [[{"$match": {**part, "queue": {"$gte": ""}}}, by_state] for part in parts]
+    return union(
+        collection, ([{"$match": {**part, "queue": {"$gte": ""}}}, by_state] for part in parts)
+    )
 
 
 def read_counts(counts: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """Read the answers to :func:`counts`: the queues by name, and of each the states it has jobs
+    """Read the answer to :func:`counts`: the queues by name, and of each the states it has jobs
     in. What is no queue, or in no state, is left out."""
     found: dict[str, dict[str, int]] = {}
     for row in counts:

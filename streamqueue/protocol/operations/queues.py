@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..document import State
-from .commands import Document, Find, Pipeline, Update
+from .commands import Document, Find, Pipeline, Update, union
 from .expressions import one_of
 from .keys.holding import BARE_HOLDER, holding_on, not_holding_on
 from .transitions import CANCELLED, UNLOCK
@@ -96,7 +96,7 @@ def give_up_awaited(queue: str) -> list[Update]:
 
 def size(queue: str, collection: str) -> Pipeline:
     """Count all jobs of a queue, each part from its own index."""
-    return _union(collection, map(_counted, _ALL_STATES, all_of_queue(queue)))
+    return union(collection, map(_counted, _ALL_STATES, all_of_queue(queue)))
 
 
 def read_size(counts: Iterable[Mapping[str, Any]]) -> int:
@@ -111,16 +111,11 @@ def stats(queue: str, collection: str) -> Pipeline:
         for name, state in COUNTED_STATES.items()
         if state not in _ALL_STATES
     ]
-    return _union(collection, [*map(_counted, _ALL_STATES, all_of_queue(queue)), *states])
+    return union(collection, [*map(_counted, _ALL_STATES, all_of_queue(queue)), *states])
 
 
 def _counted(name: str, wanted: Document) -> Pipeline:
     return [{"$match": wanted}, {"$count": "count"}, {"$set": {"_id": name}}]
-
-
-def _union(collection: str, looks: Iterable[Pipeline]) -> Pipeline:
-    first, *others = looks
-    return first + [{"$unionWith": {"coll": collection, "pipeline": look}} for look in others]
 
 
 def read_stats(counts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
