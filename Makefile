@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The versions of the tools for development: what `make check` says depends on no day.
 TOOLS := dev-constraints.txt
 
-.PHONY: help demo unit test wheel matrix faults planted bench check coverage docs dashboards pictures fix constraints system \
+.PHONY: help demo unit test wheel matrix faults planted bench check mypy pyright coverage docs dashboards pictures fix constraints system \
   prometheus faketime systemd deploy-tools chromium clean
 
 help: ## Show this list.
@@ -43,9 +43,14 @@ bench: $(VENV)/demo system ## Measure the queue against what the server permits 
 check: $(VENV)/dev ## Lint, formatting, types (mypy and pyright), import order.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(MAKE) --jobs 2 --output-sync mypy pyright
 	$(BIN)/python -m pytest -q tests/unit/test_architecture.py
+
+mypy pyright: $(VENV)/dev
+mypy:
+	$(BIN)/mypy
+pyright:
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 docs: $(VENV)/dev ## Build the documentation as a site, in docs/_build; a warning is an error.
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . docs/_build

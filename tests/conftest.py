@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -17,6 +18,25 @@ from pymongo.synchronous.collection import Collection
 
 from streamqueue.embedded import EmbeddedServer
 from tests.leftovers import failpoints_switched_off
+
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow the cases of a test that has more than it is to run each time.
+
+    Those that are left are spread unevenly, so that each parameter has some: by the golden ratio.
+    """
+    cases: dict[tuple[pytest.Item, str], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("few"):
+            cases[item.parent, getattr(item, "originalname", item.name)].append(item)
+    for every in cases.values():
+        (few,) = every[0].get_closest_marker("few").args
+        order = sorted(range(len(every)), key=lambda number: number * GOLDEN_RATIO % 1)
+        for number in order[few:]:
+            every[number].add_marker("slow")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 
@@ -40,12 +41,16 @@ class Edit:
         """
         path = package / self.file
         lines = path.read_text().splitlines(keepends=True)
-        first, last = _span(ast.parse("".join(lines)), self.place.partition(":")[2].split("."))
+        first, last = _span(_parse("".join(lines)), self.place.partition(":")[2].split("."))
         source = "".join(lines[first:last])
         if (count := source.count(self.text)) != 1:
             raise ValueError(f"{self.place} has {count} times, not once: {self.text!r}")
         lines[first:last] = source.replace(self.text, self.instead)
         path.write_text("".join(lines))
+
+
+_parse = cache(ast.parse)
+"""Hundreds of faults are planted in some dozens of files."""
 
 
 def _span(node: ast.AST, names: Sequence[str]) -> tuple[int, int | None]:

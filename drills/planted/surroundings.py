@@ -87,7 +87,7 @@ FAULTS: tuple[PlantedFault, ...] = (
         "::test_jobs_are_counted_from_indexes_alone_and_only_those_that_go_are_read",
         Edit(
             "protocol.operations.queues:size",
-            "    return _union(collection, map(_counted, _ALL_STATES, all_of_queue(queue)))",
+            "    return union(collection, map(_counted, _ALL_STATES, all_of_queue(queue)))",
             '    return _counted("ready", of_queue(queue))',
         ),
     ),

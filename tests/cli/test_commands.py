@@ -306,6 +306,7 @@ def test_put_reads_one_job_per_line_from_standard_input(run: Run, jobs: Collecti
     assert [job["payload"]["n"] for job in jobs.find(sort=[("_id", 1)])] == [1, 2]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
@@ -704,6 +705,7 @@ def first_log_line(result: subprocess.CompletedProcess[str]) -> str:
     return result.stderr.splitlines()[0]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("value", ["info", "Info", "INFO", ""])
 @pytest.mark.parametrize("as_option", [True, False])
 def test_a_log_level_and_a_format_may_be_written_in_any_case(
@@ -966,6 +968,7 @@ def bury(jobs: Collection[Any], *names: str) -> None:
         job.error("broken")
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("action", ["list", "requeue --yes"])
 @pytest.mark.parametrize(
     ("others", "words"),

@@ -44,6 +44,7 @@ def as_configured(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAMQUEUE_URI", address)
 
 
+@pytest.mark.few(1)
 @pytest.mark.usefixtures("hostile", "as_configured")
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
 def test_nothing_that_a_terminal_obeys_is_printed(

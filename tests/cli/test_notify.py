@@ -293,6 +293,7 @@ def still_gives_signs_of_life(service: NotifiedProcess, times: int = 3) -> bool:
     return True
 
 
+@pytest.mark.few(1)
 @COUNTS
 def test_it_is_ready_once_the_stream_is_open_and_not_before(
     start: Start, server: EmbeddedServer, queue: MongoQueue, count: int
@@ -313,6 +314,7 @@ def test_it_is_ready_once_the_stream_is_open_and_not_before(
     assert len(service.said("READY=1")) == 1
 
 
+@pytest.mark.few(1)
 @COUNTS
 def test_it_waits_for_a_server_that_comes_up_late(start: Start, tmp_path: Path, count: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
@@ -352,6 +354,7 @@ def test_the_status_says_what_it_does_and_what_it_waits_for(
     assert service.said("STATUS=Not ready: the change stream is not open yet") or count > 1
 
 
+@pytest.mark.few(1)
 @COUNTS
 def test_only_the_main_process_speaks_and_what_it_starts_cannot(
     start: Start, queue: MongoQueue, count: int
@@ -369,6 +372,7 @@ def test_only_the_main_process_speaks_and_what_it_starts_cannot(
     assert {message.pid for message in service.manager.messages} == {service.process.pid}
 
 
+@pytest.mark.few(1)
 @COUNTS
 def test_an_outage_of_mongodb_takes_no_sign_of_life_away(
     start: Start, server: EmbeddedServer, count: int
@@ -415,6 +419,7 @@ def test_what_systemd_then_sends_leaves_word_of_where_it_stood(
     assert re.search(r'tasks.py", line \d+ in send', service.log)
 
 
+@pytest.mark.slow
 def test_one_of_several_processes_that_is_blocked_is_killed_and_started_again(
     start: Start, queue: MongoQueue
 ) -> None:
@@ -436,6 +441,7 @@ def test_one_of_several_processes_that_is_blocked_is_killed_and_started_again(
     wait_until(lambda: service.manager.status.startswith("2 processes work"), "both work")
 
 
+@pytest.mark.slow
 def test_a_process_that_stands_still_entirely_is_killed_too(start: Start) -> None:
     service = start(2)
     service.until("READY=1")
@@ -468,6 +474,7 @@ def dispatchers(service: NotifiedProcess) -> list[int]:
     return [int(pid) for pid in re.findall(r"The dispatcher \(pid (\d+)\) is ready", service.log)]
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_stood_still_itself_kills_nobody(start: Start) -> None:
     service = start(2)
     service.until("READY=1")
@@ -482,6 +489,7 @@ def test_a_supervisor_that_stood_still_itself_kills_nobody(start: Start) -> None
     assert "stood still" not in service.log
 
 
+@pytest.mark.few(1)
 @COUNTS
 def test_a_stop_is_said_at_once_and_jobs_are_finished(
     start: Start, queue: MongoQueue, count: int
@@ -503,6 +511,7 @@ def test_a_stop_is_said_at_once_and_jobs_are_finished(
     assert len(service.said("STOPPING=1")) == 1
 
 
+@pytest.mark.few(1)
 @COUNTS
 def test_a_worker_that_cannot_start_is_never_ready(
     start: Start, tmp_path: Path, count: int
@@ -524,6 +533,7 @@ if LINUX >= [6, 3]:  # where MemoryDenyWriteExecute= can be had without systemd
     FORBIDDEN.append("mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)")
 
 
+@pytest.mark.few(1)
 @COUNTS
 def test_what_the_unit_allows_is_enough_for_a_worker(
     start: Start, queue: MongoQueue, count: int

@@ -84,6 +84,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tup
     return dict(zip(cases, zip(codes, shown, strict=True), strict=True))
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize("where", MODULES)
 @pytest.mark.parametrize("within", WITHIN)
 def test_a_module_that_fails_shows_no_password(

@@ -171,6 +171,7 @@ def test_the_bell_is_no_job_that_came(top: Spawn, queue: MongoQueue, jobs: Colle
     assert [pulse["flows"]["(invalid)"]["came"] for pulse in pulses] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_rates_come_from_the_stream(top: Spawn, queue: MongoQueue) -> None:
     queue.put({})
     process = top("--json", "--interval", "0.5")
@@ -191,6 +192,7 @@ def test_rates_come_from_the_stream(top: Spawn, queue: MongoQueue) -> None:
     assert went == pytest.approx(10, abs=4)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "job_id", [ObjectId(), Binary.from_uuid(UUID(int=7)), "text", 7], ids=lambda each: type(each)
 )

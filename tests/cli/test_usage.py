@@ -183,6 +183,7 @@ def completed_in_bash(*words: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [

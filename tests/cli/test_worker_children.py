@@ -60,6 +60,7 @@ def test_a_signal_to_what_a_handler_forked_ends_that_and_not_the_worker(
     assert worker.exit_code() == 0
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("options", [[], ["--processes", "2"]], ids=["alone", "supervised"])
 def test_files_beside_the_module_are_not_taken_for_pythons_own(
     address: str, queue: MongoQueue, tmp_path: Path, options: list[str]

@@ -181,6 +181,7 @@ def test_a_job_put_when_the_dispatcher_has_just_been_killed_is_started_soon(
         wait_until(lambda: len(dispatchers(supervisor)) == number + 2, "another", within=20)  # noqa: B023
 
 
+@pytest.mark.slow
 def test_a_dispatcher_that_stands_still_keeps_no_job_waiting_for_long(
     crew: Crew, queue: MongoQueue, jobs: Collection[Any], frozen: Callable[[int], None]
 ) -> None:
@@ -204,6 +205,7 @@ def test_a_dispatcher_that_stands_still_keeps_no_job_waiting_for_long(
     assert dispatchers(supervisor) == [dispatcher]
 
 
+@pytest.mark.slow
 def test_what_waits_is_taken_while_the_dispatcher_stands_still(
     crew: Crew, queue: MongoQueue, frozen: Callable[[int], None]
 ) -> None:
@@ -220,6 +222,7 @@ def test_what_waits_is_taken_while_the_dispatcher_stands_still(
     assert each_was_started_once(supervisor, 100)
 
 
+@pytest.mark.slow
 def test_a_process_that_stands_still_keeps_no_job_that_it_was_sent(
     crew: Crew, queue: MongoQueue, frozen: Callable[[int], None]
 ) -> None:
@@ -278,6 +281,7 @@ def test_the_dispatcher_is_the_last_to_end(crew: Crew, queue: MongoQueue) -> Non
     assert " WARNING " not in supervisor.log
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("last", [False, True], ids=["dispatcher first", "dispatcher last"])
 def test_a_stop_sent_to_the_dispatcher_as_well_is_a_stop_in_order(
     crew: Crew, queue: MongoQueue, last: bool
@@ -298,6 +302,7 @@ def test_a_stop_sent_to_the_dispatcher_as_well_is_a_stop_in_order(
     assert "was killed by" not in supervisor.log
 
 
+@pytest.mark.slow
 def test_a_dispatcher_that_is_sent_the_signal_deals_until_its_processes_have_left(
     crew: Crew, queue: MongoQueue, jobs: Collection[Any]
 ) -> None:
@@ -318,6 +323,7 @@ def test_a_dispatcher_that_is_sent_the_signal_deals_until_its_processes_have_lef
     assert "No dispatcher any more" not in supervisor.log
 
 
+@pytest.mark.slow
 def test_a_second_signal_hurries_the_processes_and_the_dispatcher_ends(
     crew: Crew, queue: MongoQueue, jobs: Collection[Any]
 ) -> None:
@@ -335,6 +341,7 @@ def test_a_second_signal_hurries_the_processes_and_the_dispatcher_ends(
     assert [(job["state"], job["attempts"]) for job in jobs.find()] == [("ready", 0)] * 2
 
 
+@pytest.mark.slow
 def test_a_dispatcher_that_stands_still_does_not_keep_the_supervisor_from_ending(
     crew: Crew, frozen: Callable[[int], None]
 ) -> None:
@@ -406,6 +413,7 @@ def _sockets(pid: int) -> int:
     return count
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("action", "word"), [("changeStream", "changeStream"), ("remove", "to delete")]
 )

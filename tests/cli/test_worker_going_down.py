@@ -111,6 +111,7 @@ ALONE_AND_SUPERVISED = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.few(1)
 @ALONE_AND_SUPERVISED
 def test_a_handler_that_swallows_its_cancellation_is_named_and_left(
     hell: Callable[..., Supervisor], jobs: Collection[Any], options: tuple[str, ...]
@@ -211,6 +212,7 @@ def test_sighup_drains(hell: Callable[..., Supervisor], jobs: Collection[Any]) -
     assert [(job["state"], job["attempts"]) for job in jobs.find()] == [("ready", 0)]
 
 
+@pytest.mark.slow
 def test_a_signal_after_an_order_of_the_supervisor_hurries(
     hell: Callable[..., Supervisor], jobs: Collection[Any]
 ) -> None:
@@ -260,6 +262,7 @@ def test_a_stop_while_it_waits_for_the_server_ends_it(start: Start) -> None:
         assert worker.exit_code(within=5) == 0
 
 
+@pytest.mark.slow
 def test_a_stop_while_the_stream_is_being_opened_ends_it(
     hell: Callable[..., Supervisor], client: MongoClient[Any]
 ) -> None:

@@ -88,6 +88,7 @@ def test_a_killed_process_is_started_again_and_its_jobs_are_completed(
     assert re.search(r"was killed by SIGKILL; it is started again in [01]\.\d s", line)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_stop_drains_all_and_exits_with_0(
     start: Start, queue: MongoQueue, how: signal.Signals
@@ -118,6 +119,7 @@ def test_ctrl_c_in_the_terminal_counts_once(start: Start, queue: MongoQueue) -> 
     assert len(supervisor.logged("(Received SIGINT)")) == 1
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("last", [False, True], ids=["supervisor first", "supervisor last"])
 def test_a_stop_sent_to_every_process_counts_once(
     start: Start, queue: MongoQueue, last: bool
@@ -135,6 +137,7 @@ def test_a_stop_sent_to_every_process_counts_once(
     assert len(supervisor.said("finished")) == 6
 
 
+@pytest.mark.slow
 def test_a_second_signal_hurries_them_all(
     start: Start, queue: MongoQueue, jobs: Collection[Any]
 ) -> None:
@@ -180,6 +183,7 @@ def test_a_supervisor_killed_with_9_leaves_nobody_behind_and_its_jobs_are_finish
     assert queue.size() == 0
 
 
+@pytest.mark.slow
 def test_a_process_that_was_told_to_stop_is_not_started_again(start: Start) -> None:
     supervisor = start("--processes", "2")
     pids = supervisor.until_ready(2)
@@ -192,6 +196,7 @@ def test_a_process_that_was_told_to_stop_is_not_started_again(start: Start) -> N
     assert supervisor.logged(r"Process (\d+) \(pid \d+\) is ready") == ["0", "1"]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("name", "word"),
     [
@@ -237,6 +242,7 @@ def test_each_process_serves_its_own_metrics(start: Start, queue: MongoQueue) ->
     assert completed.search(read(port + 1, "/metrics"))
 
 
+@pytest.mark.slow
 def test_the_ports_are_as_far_apart_as_asked_for_also_from_a_port_of_the_workers_own(
     start: Start,
 ) -> None:
@@ -260,6 +266,7 @@ def identity(tmp_path: Path, authority: trustme.CA) -> Identity:
     return Identity(tmp_path, authority)
 
 
+@pytest.mark.slow
 def test_each_process_serves_its_metrics_over_tls_with_what_was_given(
     start: Start, identity: Identity, authority: trustme.CA
 ) -> None:
@@ -298,6 +305,7 @@ def test_the_certificate_can_be_given_as_variables_for_a_port_of_the_workers_own
     assert wait_until(answer, "it serves", within=20) == "ok"
 
 
+@pytest.mark.slow
 def test_a_port_on_the_command_line_leaves_the_workers_own_certificate_in_use(
     start: Start, identity: Identity, authority: trustme.CA
 ) -> None:
@@ -313,6 +321,7 @@ def test_a_port_on_the_command_line_leaves_the_workers_own_certificate_in_use(
     assert read(port + 1, "/healthz", client_context(authority)) == "ok"
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("processes", ["1", "2"])
 @pytest.mark.parametrize(
     ("options", "word"),
@@ -423,6 +432,7 @@ def dying(tmp_path: Path) -> Iterator[Start]:
         supervisor.end()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("code", "how"),
     [

@@ -34,6 +34,7 @@ def test_a_change_lets_handlers_finish_and_starts_the_new_code(
     assert len(worker.said("started")) == 2
 
 
+@pytest.mark.slow
 def test_a_broken_module_is_said_and_waited_for(start: Start, tmp_path: Path) -> None:
     worker = start("--reload")
     wait_until(lambda: worker.logged("(Working on queues)"), "it runs", 60)

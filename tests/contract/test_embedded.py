@@ -124,6 +124,7 @@ def test_two_run_side_by_side_and_one_may_be_started_in_a_thread_that_ends() -> 
             two.stop()
 
 
+@pytest.mark.slow
 def test_data_in_a_given_folder_survives_a_restart_on_another_port(tmp_path: Path) -> None:
     folder = tmp_path / "made" / "for us"
     with EmbeddedServer(folder) as server, connect(server) as client:
@@ -216,6 +217,7 @@ def test_stop_works_while_a_fork_lives_and_does_nothing_in_the_fork(temporary_ro
         os.waitpid(sleeper, 0)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("arguments", [(), ("fork",)], ids=["alone", "with_a_fork_that_lives_on"])
 def test_nothing_stays_behind_when_the_program_is_killed(
     arguments: tuple[str, ...],

@@ -73,6 +73,7 @@ BOTH = pytest.mark.parametrize(
 Canceller = Callable[[Call, float], Awaitable[Any]]
 
 
+@pytest.mark.few(2)
 @BOTH
 @pytest.mark.parametrize("limit", [1, 3])
 async def test_a_claim_cancelled_at_any_moment_leaves_no_job_locked(
@@ -147,6 +148,7 @@ async def test_a_put_cancelled_at_any_moment_can_be_repeated(
     assert jobs.count_documents({}) == len(ids)
 
 
+@pytest.mark.few(1)
 @BOTH
 async def test_a_put_that_is_cancelled_does_not_fail_those_beside_it(
     queue: AsyncMongoQueue, jobs: Collection[Any], cancelled: Canceller

@@ -80,6 +80,7 @@ async def test_the_size_is_also_that_of_states_of_other_versions(
 STATES = ("ready", "scheduled", "running", "dead", "done", "cancelled", "waiting")
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("operation", "fetched"), [("size", 0), ("stats", 0), ("clear", 7), ("drop_max_attempts", 1)]
 )

@@ -302,6 +302,7 @@ async def test_a_claim_that_may_not_be_durable_is_given_back_at_once(
 # Many consumers.
 
 
+@pytest.mark.few(1)
 async def test_no_two_of_many_consumers_get_the_same_job(
     shell: Shell, jobs: Collection[Any]
 ) -> None:
@@ -347,6 +348,7 @@ async def test_a_batch_shares_one_claim(queue: Any, jobs: Collection[Any]) -> No
     assert {job["attempts"] for job in stored} == {1}
 
 
+@pytest.mark.few(1)
 async def test_a_claim_that_was_answered_after_its_lease_is_made_anew(
     shell: Shell, jobs: Collection[Any], client: MongoClient[Any]
 ) -> None:

@@ -52,6 +52,7 @@ def _claims(jobs: Collection[Any]) -> list[bytes]:
     return [bytes(field["lease"]) for field in fields if field.get("state") == "running"]
 
 
+@pytest.mark.few(1)
 async def test_what_could_not_be_given_back_is_given_back_by_the_next_call(
     shell: Shell, jobs: Collection[Any], client: MongoClient[Any]
 ) -> None:
@@ -191,6 +192,7 @@ async def test_due_jobs_do_not_stand_in_front_of_a_ready_one(
     assert jobs.count_documents({"state": "scheduled"}) >= 90
 
 
+@pytest.mark.few(1)
 async def test_promotion_after_a_claim_does_not_use_up_its_lease(
     shell: Shell, jobs: Collection[Any], client: MongoClient[Any]
 ) -> None:

@@ -175,6 +175,7 @@ def run_program(uri: str, jobs: Collection[Any], program: str) -> None:
     assert (finished.returncode, finished.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wait", INTERRUPTED.values(), ids=INTERRUPTED)
 def test_a_signal_handler_may_close_the_queue_whose_wait_it_interrupts(
     uri: str, jobs: Collection[Any], wait: str

@@ -69,6 +69,7 @@ async def claim_everything(queue: Any) -> list[Any]:
     return claimed
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("fields", FIELDS)
 async def test_a_ready_job_with_a_damaged_field_does_not_keep_others_from_being_claimed(
     queue: Any, jobs: Collection[Any], fields: list[str]
@@ -82,6 +83,7 @@ async def test_a_ready_job_with_a_damaged_field_does_not_keep_others_from_being_
     assert set(jobs.distinct("state")) <= {"running", "dead"}
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("field", ADDED_TO)
 @pytest.mark.parametrize("ending", ["error", "release"])
 async def test_a_job_with_a_damaged_field_can_be_given_back_like_any_other(

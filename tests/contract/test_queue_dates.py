@@ -18,6 +18,7 @@ from tests.contract.waiters import SOON, WAIT
 every_extreme = pytest.mark.parametrize("name", EXTREMES)
 
 
+@pytest.mark.few(3)
 @every_extreme
 async def test_good_jobs_beside_it_are_promoted_reaped_and_given_to_who_waits(
     queue: Any, jobs: Collection[Any], name: str

@@ -104,6 +104,7 @@ def discard(job: Job) -> None:
 EVERY = pytest.mark.parametrize("number", range(MOST))
 
 
+@pytest.mark.few(5)
 @EVERY
 @pytest.mark.parametrize("keep", [None, 60])
 def test_a_parent_that_is_done_while_its_dependent_is_put(
@@ -125,6 +126,7 @@ def test_a_parent_that_is_done_while_its_dependent_is_put(
     assert list(take(race.other).parents) == ["result"]
 
 
+@pytest.mark.few(7)
 @EVERY
 @pytest.mark.parametrize("rule", ["hold", "cancel", "run"])
 def test_a_parent_that_dies_while_its_dependent_is_put(race: Race, number: int, rule: Any) -> None:
@@ -142,6 +144,7 @@ def test_a_parent_that_dies_while_its_dependent_is_put(race: Race, number: int, 
         assert document(race.jobs, dependent)["waits_for"] == {"parents": parent, "failed": True}
 
 
+@pytest.mark.few(3)
 @EVERY
 def test_both_parents_end_while_a_dependent_is_put(race: Race, number: int) -> None:
     parents = race.other.put_many([{}, {}], keep=60)
@@ -160,6 +163,7 @@ def test_both_parents_end_while_a_dependent_is_put(race: Race, number: int) -> N
     assert state(race.jobs, dependent) == "ready"
 
 
+@pytest.mark.few(9)
 @EVERY
 @pytest.mark.parametrize("keep", [None, 60])
 @pytest.mark.parametrize("end", [complete, discard], ids=lambda end: str(end.__name__))
@@ -285,6 +289,7 @@ def test_a_dependent_runs_though_whoever_put_it_was_killed(race: Race, number: i
     assert (found and found.id) == (dependent if there else None)
 
 
+@pytest.mark.few(5)
 @EVERY
 @pytest.mark.parametrize("end", [complete, discard], ids=lambda end: str(end.__name__))
 def test_a_dependent_runs_though_whoever_ended_its_parent_was_killed(
@@ -305,6 +310,7 @@ def test_a_dependent_runs_though_whoever_ended_its_parent_was_killed(
     assert found.id == dependent
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("number", range(24))
 def test_what_comes_after_a_cancelled_dependent_is_told_though_the_teller_was_killed(
     race: Race, number: int

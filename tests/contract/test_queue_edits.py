@@ -21,6 +21,7 @@ from tests.contract.waiters import WAIT, waiting
 from tests.edits import EDITS, Edit, job
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize(("stored", "edit"), EDITS.values(), ids=EDITS)
 async def test_an_edit_wakes_whoever_waits(
     shell: Shell,

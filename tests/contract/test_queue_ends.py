@@ -452,6 +452,7 @@ async def test_a_repeated_request_returns_what_the_first_one_has_done(shell: She
         assert await queue.request({}, job_id=job_id) == "once"
 
 
+@pytest.mark.few(1)
 async def test_every_request_of_many_returns_its_own_value(
     shell: Shell, async_client: AsyncMongoClient[Any], jobs: Collection[Any]
 ) -> None:
@@ -537,6 +538,7 @@ async def waited_for_in_tasks(
         return told, commands.count.copy()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("shell", ["blocking", "async"])
 async def test_a_thousand_that_wait_have_one_stream_and_no_query_but_their_first_look(
     uri: str, jobs: Collection[Any], shell: str
@@ -632,6 +634,7 @@ async def test_no_end_is_missed_when_the_first_look_is_sent_twice(
     assert info.result == "fine"
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("times", [1, 5])
 async def test_no_end_is_missed_when_the_stream_breaks(
     shell: Shell, jobs: Collection[Any], times: int

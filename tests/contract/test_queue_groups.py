@@ -331,6 +331,7 @@ STEPS = st.sampled_from(
 )
 
 
+@pytest.mark.few(1)
 @settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -197,6 +197,7 @@ async def test_a_job_that_is_given_back_carries_no_lock(
     assert not lock & document(jobs, job.id).keys()
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), True, "5"])
 @pytest.mark.parametrize("method", ["error", "release"])
 async def test_a_bad_delay_is_refused_and_the_job_stays_held(
@@ -365,6 +366,7 @@ LOSSES = [
 ]
 
 
+@pytest.mark.few(16)
 @pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 async def test_a_job_that_is_no_longer_held_cannot_be_changed(

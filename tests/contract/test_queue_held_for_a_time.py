@@ -65,6 +65,7 @@ async def _clear(queue: Any) -> None:
 OVER = [_complete_next, _bury_next, _cancel_it, _cancel_running, _clear]
 
 
+@pytest.mark.few(1)
 async def test_a_key_is_free_when_its_time_is_over_and_not_before(shell: Shell) -> None:
     """Whatever has become of its job."""
     begun: dict[Any, float] = {}

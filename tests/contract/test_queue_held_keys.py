@@ -391,6 +391,7 @@ async def test_one_that_waits_can_be_cancelled_and_moved(
         assert "waits_for" not in document(jobs, second)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     "damage",
     [

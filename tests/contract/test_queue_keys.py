@@ -320,6 +320,7 @@ def put(request: pytest.FixtureRequest, shell: Shell, queue: Any) -> Any:
     return put_or_meet
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("on_conflict", ["raise", "replace"])
 async def test_a_process_of_an_earlier_version_beside_this_one_puts_jobs_that_hold_their_keys(
     queue: Any, jobs: Collection[Any], put: Any, on_conflict: str

@@ -159,6 +159,7 @@ async def test_indexes_that_are_not_safe_yet_are_no_reason_to_stop(
     assert await queue.size() == 1
 
 
+@pytest.mark.few(1)
 async def test_a_stream_that_breaks_is_a_line_and_one_when_it_is_back(
     queue: Any, client: MongoClient[Any], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -273,6 +273,7 @@ async def test_a_list_has_payload_and_result_if_asked(queue: Any, jobs: Collecti
     assert (info.data, info.result) == ({"n": 1}, [2])
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("state", [None, *LISTED])
 async def test_a_page_is_read_from_the_index_of_its_state(
     queue: Any, jobs: Collection[Any], state: str | None

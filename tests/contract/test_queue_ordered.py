@@ -166,6 +166,7 @@ ENDS = [
 ]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("end", ENDS)
 async def test_whatever_ends_a_head_the_next_one_can_be_taken(
     jobs: Collection[Any], shell: Shell, end: End

@@ -55,6 +55,7 @@ def out_of_order(client: MongoClient[Any], fault: dict[str, Any]) -> Iterator[Fa
         yield failures
 
 
+@pytest.mark.few(2)
 @every_fault
 @pytest.mark.usefixtures("impatient")
 async def test_a_wait_outlasts(
@@ -70,6 +71,7 @@ async def test_a_wait_outlasts(
     assert waiter.result.data == {"n": 1}
 
 
+@pytest.mark.few(2)
 @every_fault
 @pytest.mark.usefixtures("impatient")
 async def test_an_iteration_outlasts_it_between_two_jobs(
@@ -139,6 +141,7 @@ async def test_without_a_wait_the_error_is_raised_at_once(
         await queue.next()
 
 
+@pytest.mark.few(1)
 async def test_an_outage_of_a_wait_is_two_lines(
     queue: Any,
     jobs: Collection[Any],
@@ -186,6 +189,7 @@ async def test_an_async_wait_on_a_closed_client_is_one_too(uri: str, jobs: Colle
             await queue.next(wait=WAIT)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("how", ["drop", "rename"])
 async def test_a_wait_outlives_its_collection_and_makes_its_indexes_again(
     shell: Any, jobs: Collection[Any], how: str

@@ -52,6 +52,7 @@ async def test_an_error_without_room_is_written_without_its_message(
     assert (line.event, line.job_id, line.code) == ("end_shortened", str(job.id), 17419)  # type: ignore[attr-defined]
 
 
+@pytest.mark.few(1)
 async def test_the_last_error_without_room_buries_the_job(
     queue: Any, jobs: Collection[Any]
 ) -> None:

@@ -285,6 +285,7 @@ async def test_a_step_learns_that_the_job_is_to_be_cancelled_and_is_stored(
     assert jobs.count_documents({}) == 0
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "fault",
     [CONNECTION_CUT, INTERRUPTED, DONE_AND_NOT_HEARD],

@@ -77,6 +77,7 @@ async def test_with_nothing_but_a_stuck_job_there_is_none_to_take(
         assert await queue.next() is None
 
 
+@pytest.mark.few(2)
 @every_kind
 async def test_waiting_beside_a_stuck_job_tries_it_a_few_times_only(
     queue: Any, jobs: Collection[Any], client: MongoClient[Any], kind: str
@@ -91,6 +92,7 @@ async def test_waiting_beside_a_stuck_job_tries_it_a_few_times_only(
     assert updates(client) - before < 40
 
 
+@pytest.mark.few(2)
 @every_kind
 async def test_a_job_that_was_stuck_is_taken_by_those_who_wait(
     queue: Any, jobs: Collection[Any], kind: str

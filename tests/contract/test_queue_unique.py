@@ -338,6 +338,7 @@ def put(request: pytest.FixtureRequest, shell: Shell, queue: Any) -> Many:
     return put_in_transaction if "transaction" in request.param else put_one
 
 
+@pytest.mark.few(5)
 @every_way
 async def test_what_has_ended_lets_go_of_a_key_that_it_is_to_hold_no_longer(
     queue: Any, jobs: Collection[Any], put: Many, on_conflict: str, now: datetime
@@ -413,6 +414,7 @@ async def test_a_key_that_was_taken_for_a_moment_is_free_after_it(
 # Tasks.
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("on_conflict", ALL)
 async def test_a_key_belongs_to_one_task(
     queue: Any, jobs: Collection[Any], on_conflict: str

@@ -29,6 +29,7 @@ async def with_settings(
             await shell.close()
 
 
+@pytest.mark.few(11)
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("kind", [BlockingShell, AsyncShell], ids=["blocking", "async"])
 async def test_a_queue_works_whatever_the_uri_says(

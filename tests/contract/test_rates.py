@@ -111,6 +111,7 @@ async def reserve_one(reserve: Reserve, rate: Rate = RATE, count: int = 1) -> Re
 # what the server makes of it
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize(
     "rate",
     [RATE, Rate(50, 1, 10), Rate(3000), Rate(1, 3600), Rate(100_000, 1, 40), Rate(7, 60, 7)],

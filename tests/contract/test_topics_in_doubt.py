@@ -57,6 +57,7 @@ def queues(jobs: Collection[Any]) -> list[str]:
     return sorted(job["queue"] for job in jobs.find())
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("command", ["find", "insert"])
 @pytest.mark.parametrize("fault", [TRANSIENT, CONNECTION_CUT], ids=["conflict", "cut"])
 async def test_a_publish_that_is_aborted_is_begun_anew(
@@ -70,6 +71,7 @@ async def test_a_publish_that_is_aborted_is_begun_anew(
     assert queues(jobs) == ["billing", "mails"]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "fault", [CONNECTION_CUT, REPLICATION_TIMED_OUT], ids=["not heard", "not known to be safe"]
 )

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.testing.users import PROCESSOR_TIME, ROOT, Project
 
 MOST_SECONDS = 3.0
 
 
+@pytest.mark.slow
 async def test_it_runs_as_its_first_lines_say(follow: Callable[[str], Any]) -> None:
     await follow("signup")
 

@@ -79,6 +79,7 @@ def raw(jobs: Collection[Any]) -> set[bytes]:
     return {job.raw for job in jobs.with_options(codec_options=codec).find()}
 
 
+@pytest.mark.slow
 def test_what_is_restored_is_what_was_saved_byte_for_byte_and_is_worked_off(
     backup: Backup, jobs: Collection[Any], queue: MongoQueue, tmp_path: Path
 ) -> None:

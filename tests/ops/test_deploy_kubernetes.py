@@ -421,6 +421,7 @@ def trigger(found: list[Any]) -> Any:
 AGE, LIVE = "streamqueue_queue_oldest_ready_age_seconds", "streamqueue_queue_consumers"
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("series", "answer"),
     [

@@ -86,6 +86,7 @@ def test_the_image_starts_a_worker_that_is_ready_alive_healthy_and_drains(
         assert service.process.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_the_image_starts_an_exporter_when_it_is_told_to(
     folder: Path, address: str, jobs: Collection[Any]
 ) -> None:

@@ -222,6 +222,7 @@ async def test_however_long_a_census_takes_the_counts_are_no_older_than_a_minute
         assert await running.take() == exporter.LONGEST_PAUSE
 
 
+@pytest.mark.slow
 async def test_a_census_is_shown_until_the_next_however_long_they_take(
     export: Export,
     shown: Shown,
@@ -252,6 +253,7 @@ async def test_a_census_is_shown_until_the_next_however_long_they_take(
 # when it fails
 
 
+@pytest.mark.slow
 async def test_a_census_is_gone_when_it_has_grown_old(
     export: Export,
     shown: Shown,
@@ -277,6 +279,7 @@ async def test_a_census_is_gone_when_it_has_grown_old(
         assert health.reasons() == {}
 
 
+@pytest.mark.slow
 async def test_it_is_not_ready_when_a_census_neither_ends_nor_fails(
     export: Export, shown: Shown, queue: MongoQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,6 +387,7 @@ def test_the_command_serves_the_state_until_it_is_told_to_stop(
     assert process.wait(10) == 0
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [

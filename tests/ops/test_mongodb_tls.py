@@ -188,6 +188,7 @@ def check_refusal(result: subprocess.CompletedProcess[str], words: str, code: in
     assert result.returncode == code
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("address", "words", "code"),
     [
@@ -231,6 +232,7 @@ def test_what_is_wrong_with_a_client_certificate_is_one_sentence(
     check_refusal(run("stats", uri=address(*mutual, tmp_path) + SOON), words, 1)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("address", "words", "code"),
     [

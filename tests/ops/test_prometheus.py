@@ -54,6 +54,7 @@ def oven() -> Iterator[Oven]:
     oven.close()
 
 
+@pytest.mark.slow
 @needs_programs
 def test_an_alert_fires_at_the_receiver_and_resolves_there(tmp_path: Path, oven: Oven) -> None:
     rules = tmp_path / "rules.yml"
@@ -121,6 +122,7 @@ def test_the_real_rules_reach_the_receiver_in_seconds(tmp_path: Path) -> None:
     assert errors == {}
 
 
+@pytest.mark.slow
 @needs_programs
 def test_a_target_that_is_not_there_is_named(tmp_path: Path) -> None:
     with Monitoring(tmp_path, {"nobody": ["127.0.0.1:1"]}) as monitoring:

@@ -248,6 +248,7 @@ def test_no_queue_was_thought_to_be_stalled_while_workers_ran(watched: Watched) 
     assert watched.told == set()
 
 
+@pytest.mark.slow
 def test_a_queue_without_workers_calls_somebody_until_they_are_back(watched: Watched) -> None:
     run = watched.run
 

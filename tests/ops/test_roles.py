@@ -883,6 +883,7 @@ async def test_a_worker_fires_schedules_with_its_role_and_says_so_without(
     assert ran.is_set() == (missing is None)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("missing", [None, (JOBS, "listIndexes"), *SCHEDULER], ids=str)
 async def test_a_worker_stores_its_limits_with_these_roles_and_does_not_start_without(
     server: SecuredServer,
@@ -1023,6 +1024,7 @@ async def test_a_leader_needs_no_more_than_the_consumer_role(
     assert set(SHOWN.values()) - shown == {SHOWN[OPLOG, "find"]}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("something_to_count")
 @pytest.mark.parametrize(
     ("name", "added", "stream"),
@@ -1091,6 +1093,7 @@ def test_an_exporter_that_may_not_read_the_jobs_says_so_and_ends(
 # what they may not
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     ("name", "what"),
     [

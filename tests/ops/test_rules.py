@@ -193,6 +193,7 @@ def test_an_expression_that_is_none_is_found(copy: Path) -> None:
     assert "could not parse expression" in complaint
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -241,6 +242,7 @@ def test_every_alert_has_a_case_for_fires_not_yet_must_not_fire_and_flapping(ale
     assert {f"{alert} {kind}" for kind in rules.KINDS} <= set(named)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("kind", rules.KINDS)
 def test_a_case_that_is_gone_is_missed(copy: Path, kind: str) -> None:
     keep_cases(copy, lambda name: not name.startswith(f"StreamqueueStreamDown {kind}"))

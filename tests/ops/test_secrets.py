@@ -122,6 +122,7 @@ BAD_URIS = [
 ]
 
 
+@pytest.mark.few(7)
 @pytest.mark.usefixtures("pymongo_log")
 @pytest.mark.parametrize("uri", BAD_URIS)
 def test_the_command_line_shows_no_password(
@@ -175,6 +176,7 @@ def canary_user(server: SecuredServer, database: str) -> str:
     return server.address(name, CANARY, database=database)
 
 
+@pytest.mark.slow
 def test_a_worker_that_loses_its_server_shows_no_password(
     tmp_path: Path, database: str, spawn: Spawn
 ) -> None:

@@ -84,6 +84,7 @@ def test_plain_tests_have_a_collection_each(project: Project) -> None:
     assert passed(project.test(*NO_ASYNCIO), 4)
 
 
+@pytest.mark.slow
 def test_async_tests_run_with_anyio(project: Project) -> None:
     project.write("pytest.ini", "[pytest]\nanyio_mode = auto\n")
     project.write(
@@ -95,6 +96,7 @@ def test_async_tests_run_with_anyio(project: Project) -> None:
     assert passed(project.test(*NO_ASYNCIO), 5)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("scope", ["function", "session"])
 def test_async_tests_run_with_pytest_asyncio(project: Project, scope: str) -> None:
     pytest.importorskip("pytest_asyncio")
@@ -153,6 +155,7 @@ def test_where_no_server_can_be_started_a_sentence_says_what_to_do(project: Proj
     assert "Traceback" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_that_asks_for_no_fixture_loads_neither_pymongo_nor_a_worker(
     project: Project,
 ) -> None:

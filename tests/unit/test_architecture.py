@@ -428,6 +428,8 @@ def import_statements(
 ) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
     """Every import in a module, in functions too, and whether it is for annotations only."""
     for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):  # most of what there is, and no place for an import
+            continue
         if isinstance(child, (ast.Import, ast.ImportFrom)):
             yield child, types_only
         yield from import_statements(child, types_only or is_type_checking(child))

@@ -426,6 +426,7 @@ def writing_tasks() -> list[asyncio.Task[Any]]:
     return [task for task in asyncio.all_tasks() if "_write_group" in repr(task)]
 
 
+@pytest.mark.few(1)
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("begun", [True, False], ids=["in flight", "before it began"])
 async def test_when_the_write_itself_is_killed_the_outcome_is_unknown_to_all_of_its_items(

@@ -298,6 +298,7 @@ def test_a_client_that_drips_its_request_is_hung_up_on(
     pytest.fail("nobody hung up")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("secure", [True, False], ids=["tls", "plain"])
 def test_a_client_that_takes_its_answer_in_sips_is_hung_up_on(
     serve: Serve,

@@ -537,6 +537,7 @@ def test_the_callers_dict_is_never_changed(payload: dict[Any, Any]) -> None:
     assert repr(payload) == before
 
 
+@pytest.mark.slow
 def test_a_list_that_holds_another_twice_and_so_on_is_refused_in_time() -> None:
     value: list[Any] = []
     for _ in range(40):  # 2 ** 40 elements, if anybody were to visit them

@@ -185,6 +185,7 @@ def test_as_many_as_are_promised_may_come_in_one_window(rate: Rate) -> None:
     assert worst.most(int(rate.seconds * SECOND)) == worst.allowed
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("rate", RATES, ids=str)
 def test_over_a_long_time_the_rate_is_kept(rate: Rate) -> None:
     worst = AtTheWorst(rate)

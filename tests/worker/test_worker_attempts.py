@@ -200,6 +200,7 @@ async def test_what_ran_when_its_run_ended_by_an_error_has_used_an_attempt(
 # what is raised
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("kind", ["async", "blocking"])
 @pytest.mark.parametrize("raised", ALSO_HELLISH, ids=lambda raised: type.__repr__(raised)[-30:-2])
 async def test_an_exception_that_cannot_be_shown_fails_its_attempt_and_no_other(

@@ -485,6 +485,7 @@ async def test_the_backoff_function_and_on_dead_are_asked_for_each(
     assert sorted(dead, key=str) == [({"n": 0}, "no"), ({"n": 1}, "no")]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("raised", "outcome"),
     [
@@ -826,6 +827,7 @@ class Thing:
     """Something a job leads to."""
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("fails", [False, True], ids=["returns", "fails"])
 async def test_nothing_of_a_batch_is_held_after_its_end(
     batched: Batched, queue: AsyncMongoQueue, fails: bool

@@ -20,6 +20,7 @@ def compute() -> None:
     threading.Event().wait(SECONDS)
 
 
+@pytest.mark.slow
 async def test_what_blocks_the_event_loop_is_named_once_a_minute(
     start: WorkerStarter, queue: AsyncMongoQueue, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -264,6 +264,7 @@ async def test_a_request_whose_event_was_lost_is_found_by_the_progress_of_the_ha
     assert len(told) == 1
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("in_thread", [False, True])
 async def test_a_job_is_renewed_until_its_handler_has_ended(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any], in_thread: bool

@@ -141,6 +141,7 @@ async def test_a_function_may_say_how_its_attempt_ends(
     assert last_error(jobs) == "of no use"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("function", [in_child.leaves_once, in_child.crashes_once])
 async def test_a_child_that_ends_is_a_failed_attempt_and_the_next_one_runs(
     run: Any, queue: AsyncMongoQueue, jobs: Collection[Any], file: File, function: Any
@@ -202,6 +203,7 @@ UNSTORABLE = [
 ]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("function", "why"), UNSTORABLE)
 async def test_a_result_that_cannot_be_stored_makes_a_job_that_is_kept_dead_at_once(
     run: Any, queue: AsyncMongoQueue, jobs: Collection[Any], function: Any, why: str
@@ -213,6 +215,7 @@ async def test_a_result_that_cannot_be_stored_makes_a_job_that_is_kept_dead_at_o
     assert last_error(jobs) == f"this result {why}"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("function", [function for function, _ in UNSTORABLE])
 async def test_a_result_that_cannot_be_stored_and_nobody_keeps_does_not_matter(
     run: Any, queue: AsyncMongoQueue, jobs: Collection[Any], function: Any

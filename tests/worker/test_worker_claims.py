@@ -229,6 +229,7 @@ async def test_whatever_a_worker_writes_to_a_job_waits_for_the_majority(
 # claims that fail
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("jobs_before", "fault"),
     [

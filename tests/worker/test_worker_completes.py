@@ -52,6 +52,7 @@ async def test_handlers_that_finish_together_share_their_deletes(
     assert jobs.count_documents({}) == 0
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("count", "fault"),
     [
@@ -82,6 +83,7 @@ async def test_completes_whose_first_tries_fail_are_reported_completed_once(
     assert together.running == count
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("raised", "outcome", "state", "fault"),
     [

@@ -416,6 +416,7 @@ async def test_a_member_passes_back_what_it_has_no_room_for(
     assert (asked["room"], said["room"], said["more"]) == ({"slow": 1}, {"slow": 0}, True)
 
 
+@pytest.mark.slow
 async def test_members_work_off_a_mixed_load_within_their_shares(
     start: WorkerStarter, members: Members, member: Any, held: Held, queues: Any
 ) -> None:

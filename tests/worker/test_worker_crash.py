@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue
@@ -53,6 +54,7 @@ async def test_the_jobs_of_a_killed_process_are_all_run_by_another_in_time(
     assert jobs.count_documents({}) == 0
 
 
+@pytest.mark.slow
 async def test_a_worker_that_shared_a_backlog_takes_over_from_one_that_was_killed(
     start: WorkerStarter, spawn: Spawn, queue: AsyncMongoQueue, jobs: Collection[Any]
 ) -> None:

@@ -71,6 +71,7 @@ async def test_only_the_dispatcher_has_a_stream_open(
     assert streams(client, jobs) == 1
 
 
+@pytest.mark.slow
 async def test_jobs_put_one_after_the_other_go_to_all_workers_alike(
     members: Members, queue: AsyncMongoQueue, jobs: Collection[Any]
 ) -> None:
@@ -252,6 +253,7 @@ async def test_no_worker_idles_while_jobs_wait(
     assert time.monotonic() - began < rounds * 0.2 + 0.4
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("concurrency", [1, 20, 50, 200])
 async def test_a_backlog_is_drained_by_all_and_hardly_a_claim_is_lost(
     members: Members, queue: AsyncMongoQueue, jobs: Collection[Any], concurrency: int
@@ -290,6 +292,7 @@ async def test_waiting_jobs_that_one_member_was_sent_are_not_sent_to_another(
     assert [job["_id"] for job in (await other.until_heard("jobs"))["jobs"]] == [new]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("count", [30, 80, 150, 400])
 async def test_jobs_that_wait_when_workers_come_are_all_run_at_once(
     members: Members, queue: AsyncMongoQueue, jobs: Collection[Any], count: int
@@ -480,6 +483,7 @@ async def test_a_promotion_is_the_only_write_of_the_dispatcher(
     assert len(dispatcher.commands.named("update")) == 1
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("leaves", [True, False])
 async def test_a_delayed_job_is_promoted_whoever_has_gone_meanwhile(
     members: Members, queue: AsyncMongoQueue, leaves: bool

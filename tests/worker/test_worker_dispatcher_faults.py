@@ -76,6 +76,7 @@ async def test_workers_join_a_new_dispatcher_and_close_their_own_streams(
         assert worker.worker.health.reasons() == {}
 
 
+@pytest.mark.slow
 async def test_dispatchers_that_come_and_go_while_jobs_flow_cost_none(
     members: Members, queue: AsyncMongoQueue, jobs: Collection[Any]
 ) -> None:
@@ -254,6 +255,7 @@ async def test_jobs_that_could_not_be_read_for_a_worker_that_left_are_read_for_a
         await other.until_heard("fetch")
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     "data",
     [
@@ -303,6 +305,7 @@ async def test_a_dispatcher_outlives_a_worker_of_another_version(
     assert not dispatcher.ended.is_set()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "frame",
     [
@@ -333,6 +336,7 @@ async def test_a_worker_outlives_a_dispatcher_of_another_version(
 # the dispatcher's stream
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("reason", "fault"),
     [
@@ -389,6 +393,7 @@ async def test_while_the_stream_is_quiet_all_workers_know_that_it_lives(
     )
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("how", ["drop", "rename", "drop the database"])
 async def test_a_table_outlives_its_collection(
     members: Members, queue: AsyncMongoQueue, jobs: Collection[Any], how: str
@@ -432,6 +437,7 @@ async def test_a_cut_that_the_driver_mends_loses_no_event(
 # documents
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", STUCK)
 async def test_a_job_that_cannot_be_changed_stops_no_other_and_keeps_nobody_busy(
     members: Members, queue: AsyncMongoQueue, jobs: Collection[Any], kind: str
@@ -454,6 +460,7 @@ async def test_a_job_that_cannot_be_changed_stops_no_other_and_keeps_nobody_busy
     assert -1 not in notes.seen
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", STUCK)
 async def test_a_job_that_could_not_be_changed_is_run_soon_after_it_can_be(
     members: Members, jobs: Collection[Any], kind: str
@@ -470,6 +477,7 @@ async def test_a_job_that_could_not_be_changed_is_run_soon_after_it_can_be(
     assert sum(worker.metric("streamqueue_missed_wakeups_total") for worker in workers) == 0
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("count", [1, 100])
 async def test_stuck_jobs_hide_no_others_behind_them(
     members: Members, queue: AsyncMongoQueue, jobs: Collection[Any], count: int
@@ -501,6 +509,7 @@ async def test_more_stuck_jobs_than_can_be_remembered_keep_no_table_busy(
     await members.until_idle(0.3)
 
 
+@pytest.mark.few(13)
 @pytest.mark.parametrize("name", ODD_DOCUMENTS)
 @pytest.mark.parametrize("before", [True, False])
 async def test_an_odd_document_stops_no_other(
@@ -521,6 +530,7 @@ async def test_an_odd_document_stops_no_other(
     assert not dispatcher.ended.is_set()
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", [*UNREADABLE, "the payload of a ready job"])
 @pytest.mark.parametrize("before", [True, False])
 async def test_a_document_that_cannot_be_decoded_stops_no_other(

@@ -37,6 +37,7 @@ async def until_acquainted(
 # several
 
 
+@pytest.mark.slow
 async def test_two_tables_share_lone_jobs_by_turns(
     members: Members, queue: AsyncMongoQueue, jobs: Collection[Any]
 ) -> None:
@@ -60,6 +61,7 @@ async def test_two_tables_share_lone_jobs_by_turns(
     assert completed(*there) - shares[1] >= 10
 
 
+@pytest.mark.slow
 async def test_two_tables_share_a_backlog_and_lose_few_claims(
     members: Members, queue: AsyncMongoQueue, jobs: Collection[Any]
 ) -> None:
@@ -77,6 +79,7 @@ async def test_two_tables_share_a_backlog_and_lose_few_claims(
     assert min(completed(*here), completed(*there)) >= 400
 
 
+@pytest.mark.slow
 async def test_a_table_and_a_lone_worker_share_jobs_by_turns(
     members: Members, start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
 ) -> None:
@@ -97,6 +100,7 @@ async def test_a_table_and_a_lone_worker_share_jobs_by_turns(
     assert lost(*joined, alone) - before <= 250
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("waiting", [0, 100])
 async def test_jobs_whose_turn_is_a_consumers_that_never_comes_are_handed_out_soon(
     members: Members, queue: AsyncMongoQueue, jobs: Collection[Any], waiting: int
@@ -259,6 +263,7 @@ async def test_at_a_table_nothing_is_missed(
     assert [worker.metric("streamqueue_missed_wakeups_total") for worker in workers] == [0, 0, 0]
 
 
+@pytest.mark.slow
 async def test_a_job_that_nobody_can_claim_is_no_missed_wakeup_for_any_worker(
     members: Members, jobs: Collection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ async def test_every_edit_by_hand_that_makes_a_job_runnable_has_it_run(
     assert [name for job_id, name in wanted.items() if job_id not in ran] == []
 
 
+@pytest.mark.slow
 async def test_a_job_without_a_place_that_is_made_ready_does_not_stand_behind_all_that_comes(
     begin: Begin, jobs: Collection[Any]
 ) -> None:

@@ -84,6 +84,7 @@ DISCARDED = [
 ]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("error", "discard_on"), TO_DISCARD, ids=DISCARDED)
 async def test_an_error_to_discard_on_makes_the_job_dead_at_once(
     start: WorkerStarter,
@@ -182,6 +183,7 @@ async def test_a_time_limit_is_an_error_as_any(
     await worker.until_outcomes(dead=1)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("settings", "outcome"),
     [

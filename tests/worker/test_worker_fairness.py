@@ -154,6 +154,7 @@ async def test_long_and_short_jobs_hold_half_the_slots_each(
     assert (work.begun["short"] < 3000, work.begun["long"] < LONG) == (True, True)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("others", [0, 3])
 async def test_a_queue_whose_jobs_are_left_to_a_dead_consumer_lends_none_of_its_slots(
     start: WorkerStarter,
@@ -362,6 +363,7 @@ def of_many(start: WorkerStarter, work: Work) -> Callable[[int], StartedWorker]:
     return of_many
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("count", [2, 100])
 async def test_an_idle_worker_of_many_queues_sends_what_one_of_a_single_queue_sends(
     start: WorkerStarter, of_many: Any, count: int
@@ -396,6 +398,7 @@ async def test_a_lone_job_in_any_of_many_queues_costs_the_claim_alone(
     assert sent_by(worker) == {"findAndModify": 3, "delete": 3}
 
 
+@pytest.mark.slow
 async def test_few_queues_with_work_among_many_are_found_in_few_reads(
     start: WorkerStarter, of_many: Any, queues: Any
 ) -> None:

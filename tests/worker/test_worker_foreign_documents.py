@@ -58,6 +58,7 @@ async def until_nothing_lives(jobs: Collection[Any]) -> None:
     await wait_until_async(lambda: not jobs.count_documents(live), "nothing waits")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("state", LIVE)
 async def test_a_job_with_any_id_at_all_that_comes_while_a_worker_runs_stops_nobody(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any], notes: Notes, state: str
@@ -72,6 +73,7 @@ async def test_a_job_with_any_id_at_all_that_comes_while_a_worker_runs_stops_nob
     await worker.until_idle()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("state", LIVE)
 async def test_a_job_with_any_id_at_all_that_a_worker_finds_stops_nobody(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any], notes: Notes, state: str

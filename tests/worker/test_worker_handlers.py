@@ -189,6 +189,7 @@ async def test_what_a_handler_ended_itself_stays_as_it_is(
     assert (left.get("state"), left.get("attempts")) == (state, attempts)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("call", ["complete", "error", "release", "progress"])
 @pytest.mark.parametrize("kind", ["async", "blocking"])
 async def test_every_call_on_a_lost_job_raises_lease_lost_and_changes_nothing(
@@ -390,6 +391,7 @@ async def test_discard_buries_the_job_at_once(
     assert (stored(jobs)["state"], stored(jobs)["last_error"]) == ("dead", "no such customer")
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     "raised",
     [
@@ -455,6 +457,7 @@ async def in_a_task_that_is_cancelled(raise_it: Callable[[], Coroutine[Any, Any,
     await task
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize(
     "begin", [in_a_task, in_a_forgotten_task, in_a_task_group, in_a_task_that_is_cancelled]

@@ -181,6 +181,7 @@ async def test_results_that_are_too_large_for_one_write_share_as_many_as_they_ne
     assert jobs.count_documents({"state": "done"}) == 60
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("count", [1, 10])
 @pytest.mark.parametrize("fault", WRITE_FAULTS.values(), ids=WRITE_FAULTS)
 async def test_kept_jobs_whose_first_completes_fail_are_done_once(

@@ -167,6 +167,7 @@ async def test_what_has_been_left_waiting_is_found_by_who_comes(
     await until_seen(gate, 2)
 
 
+@pytest.mark.slow
 async def test_of_four_workers_no_two_run_jobs_of_one_key(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
 ) -> None:

@@ -107,6 +107,7 @@ async def test_a_leader_that_cannot_renew_its_place_removes_its_series(
         assert worker.metric("streamqueue_queue_slots") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hasty")
 async def test_a_leader_does_not_wait_for_a_server_that_is_away_to_end(
     start: WorkerStarter, jobs: Collection[Any]

@@ -74,6 +74,7 @@ async def test_handlers_longer_than_the_lease_keep_their_jobs(
     assert sum(renewed) >= 20  # each of them, more than once most likely
 
 
+@pytest.mark.slow
 def test_handlers_that_compute_in_threads_for_longer_than_the_lease_keep_their_jobs(
     spawn: Callable[..., WorkerProcess], jobs: Collection[Any]
 ) -> None:
@@ -172,6 +173,7 @@ async def test_a_job_claimed_again_by_the_same_worker_ends_the_old_attempt_at_on
     assert [job.attempts for job in gate.running] == [1, 2]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "fault",
     [{"closeConnection": True}, {"errorCode": 91}, {"blockConnection": True, "blockTimeMS": 1500}],

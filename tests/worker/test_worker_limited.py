@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import pytest
 from pymongo.synchronous.collection import Collection
 
 from streamqueue import AsyncJob, AsyncMongoQueue
@@ -74,6 +75,7 @@ async def test_what_is_held_back_is_written_to_as_often_as_any_other_job(
     assert len(on_jobs) <= 2.2 * 200
 
 
+@pytest.mark.slow
 async def test_one_place_that_is_free_has_few_try_to_take_it(
     start: WorkerStarter, jobs: Collection[Any]
 ) -> None:

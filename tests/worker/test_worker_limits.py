@@ -48,6 +48,7 @@ class Running:
             self.done.append(job.data["n"])
 
 
+@pytest.mark.slow
 async def test_several_workers_keep_a_limit_and_use_it(
     start: WorkerStarter, jobs: Collection[Any]
 ) -> None:

@@ -35,6 +35,7 @@ async def _foreign(_: AsyncMongoQueue, jobs: Collection[Any], said: dict[str, An
 WAYS = {"put": _put, "put_many": _put_many, "NewJob": _new_job, "foreign": _foreign}
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("put", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize(
     ("job", "handler", "wins"),

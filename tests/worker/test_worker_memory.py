@@ -40,6 +40,7 @@ def _is_payload(found: dict[Any, Any]) -> bool:
     return type(body) is str and len(body) == SIZE
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", ["async", "blocking"])
 @pytest.mark.parametrize("fails", [False, True], ids=["returns", "fails"])
 async def test_nothing_of_a_finished_attempt_is_reachable_a_moment_later(

@@ -170,6 +170,7 @@ ORIGINS = [
 ]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("put", ORIGINS, ids=lambda put: put.__name__)
 async def test_a_job_passes_them_wherever_it_comes_from(
     start: WorkerStarter, queue: AsyncMongoQueue, put: Any
@@ -192,6 +193,7 @@ async def test_the_job_of_a_tick_passes_them(start: WorkerStarter) -> None:
     assert noting.seen[0] == ("ticks", 1, "done")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("run_in", ["loop", "thread", "process"])
 async def test_a_job_passes_them_wherever_its_handler_runs(
     start: WorkerStarter, queue: AsyncMongoQueue, run_in: Any
@@ -601,6 +603,7 @@ class Held:
     """Something a job leads to."""
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("fails", [False, True], ids=["returns", "fails"])
 async def test_nothing_of_a_job_is_held_after_its_end(
     start: WorkerStarter, queue: AsyncMongoQueue, fails: bool

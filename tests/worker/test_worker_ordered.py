@@ -85,6 +85,7 @@ async def test_the_next_one_starts_when_a_head_is_too_late_to_be_tried_again(
     await handler.until_seen(0, 1)
 
 
+@pytest.mark.slow
 async def test_several_workers_get_in_each_others_way_seldom(
     start: WorkerStarter, jobs: Collection[Any]
 ) -> None:

@@ -222,6 +222,7 @@ async def test_a_more_urgent_job_is_not_left_to_a_consumer_that_never_comes(
 # shares
 
 
+@pytest.mark.slow
 async def test_workers_that_share_a_backlog_lose_few_claims(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
 ) -> None:

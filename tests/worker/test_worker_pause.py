@@ -258,6 +258,7 @@ async def test_a_queue_that_may_have_only_some_of_the_slots_is_paused_and_goes_o
     assert early < 51
 
 
+@pytest.mark.slow
 async def test_a_worker_that_is_started_while_its_queue_is_paused_claims_nothing(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any]
 ) -> None:
@@ -547,6 +548,7 @@ async def test_members_that_join_while_a_queue_is_paused_claim_nothing(
     assert [sent for worker in workers for sent in worker.commands.claims()] == []
 
 
+@pytest.mark.slow
 async def test_members_serve_the_queues_that_are_not_paused(
     members: Members, async_jobs: AsyncCollection[Any], queue: AsyncMongoQueue
 ) -> None:

@@ -85,6 +85,7 @@ async def start_counting(start: WorkerStarter, **settings: Any) -> tuple[Started
     return await start(handler, concurrency=2, **settings), good
 
 
+@pytest.mark.few(3)
 @some(AS_AN_EVENT)
 async def test_an_odd_document_announced_to_a_worker_stops_nobody(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any], document: dict[str, Any]
@@ -100,6 +101,7 @@ async def test_an_odd_document_announced_to_a_worker_stops_nobody(
     assert worker.error is None
 
 
+@pytest.mark.few(7)
 @some(list(ODD_DOCUMENTS))
 async def test_an_odd_document_found_by_a_scan_stops_nobody(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any], document: dict[str, Any]
@@ -114,6 +116,7 @@ async def test_an_odd_document_found_by_a_scan_stops_nobody(
     assert worker.error is None
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", UNREADABLE)
 async def test_a_field_that_cannot_be_decoded_stops_nobody(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any], name: str
@@ -145,6 +148,7 @@ async def test_an_entry_of_the_list_of_consumers_that_cannot_be_decoded_stops_no
     assert worker.error is None
 
 
+@pytest.mark.few(3)
 @some(ON_A_TIMER)
 async def test_an_odd_document_keeps_no_worker_busy(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any], document: dict[str, Any]

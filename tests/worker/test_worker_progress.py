@@ -30,6 +30,7 @@ def writes(worker: StartedWorker) -> int:
 CALLS = 100_000
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", ["async", "blocking"])
 async def test_a_hundred_thousand_calls_are_few_writes_and_the_last_is_stored(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any], kind: str

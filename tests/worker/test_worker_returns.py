@@ -83,6 +83,7 @@ NOT_BEGUN: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", NOT_BEGUN)
 async def test_what_was_not_begun_is_a_failure_that_names_it(
     start: WorkerStarter, queue: AsyncMongoQueue, jobs: Collection[Any], name: str

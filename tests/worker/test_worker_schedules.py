@@ -312,6 +312,7 @@ async def test_no_tick_is_put_before_it_is_due_by_the_servers_clock(
     assert len(worker.commands.named("find")) < 30
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("catch_up", "put", "counted"),
     [
@@ -513,6 +514,7 @@ async def test_with_replace_the_job_that_waits_becomes_that_of_the_newest_tick(
 # trouble
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("command", "fault"),
     [
@@ -627,6 +629,7 @@ async def test_schedules_that_anybody_damaged_stop_no_other(
     assert worker.error is None
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -31,6 +31,7 @@ def blocking_queue(jobs: Collection[Any]) -> MongoQueue:
     return MongoQueue(jobs)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("handler", ["waits", "blocks"])
 def test_handlers_that_run_at_sigterm_finish_and_are_completed(
     spawn: Spawn, blocking_queue: MongoQueue, jobs: Collection[Any], handler: str
@@ -48,6 +49,7 @@ def test_handlers_that_run_at_sigterm_finish_and_are_completed(
     assert jobs.count_documents({}) == 0
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("handler", ["waits", "blocks"])
 def test_handlers_longer_than_the_drain_time_are_released_and_the_process_ends(
     spawn: Spawn, blocking_queue: MongoQueue, jobs: Collection[Any], handler: str
@@ -81,6 +83,7 @@ def test_a_second_signal_hurries(spawn: Spawn, blocking_queue: MongoQueue) -> No
     assert process.outcomes() == {"released": 1}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_an_idle_process_ends_within_a_read_of_its_stream(
     spawn: Spawn, how: signal.Signals

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import anyio
+import pytest
 from pymongo import MongoClient
 
 from streamqueue import AsyncJob, AsyncMongoQueue
@@ -25,6 +26,7 @@ LONGEST_WAIT = 5.0
 SLOW = {"blockConnection": True, "blockTimeMS": 300}
 
 
+@pytest.mark.slow
 async def test_no_job_put_around_the_opening_of_a_stream_waits(
     start: WorkerStarter, queue: AsyncMongoQueue
 ) -> None:

@@ -37,6 +37,7 @@ async def until_restarted(worker: StartedWorker, reason: str, times: int = 1) ->
     )
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("reasons", "fault"),
     [
@@ -81,6 +82,7 @@ async def test_a_broken_stream_is_reopened_and_what_was_put_meanwhile_is_run(
     assert sum(restarts(reason=reason) for reason in reasons.split(" or ")) == restarts()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("fault", "resumes"),
     [
@@ -179,6 +181,7 @@ async def test_an_error_that_comes_back_after_good_reads_makes_no_tight_loop(
     assert worker.metric("streamqueue_stream_restarts_total") <= 5 * seconds
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("how", ["drop", "rename", "drop the database"])
 async def test_a_worker_outlives_its_collection(
     start: WorkerStarter,

@@ -52,6 +52,7 @@ def handler(seen: Seen) -> Callable[[AsyncJob], Any]:
     return handler
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", STUCK)
 async def test_a_job_that_cannot_be_changed_is_tried_at_intervals_that_grow(
     start: WorkerStarter, jobs: Collection[Any], handler: Callable[..., Any], kind: str
@@ -65,6 +66,7 @@ async def test_a_job_that_cannot_be_changed_is_tried_at_intervals_that_grow(
     assert len(sent) < 60, [command.name for command in sent]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", STUCK)
 async def test_a_job_that_could_not_be_changed_is_run_once_it_can_be(
     start: WorkerStarter, jobs: Collection[Any], handler: Callable[..., Any], kind: str
@@ -111,6 +113,7 @@ async def test_a_lease_that_cannot_be_ended_does_not_delay_the_one_behind_it(
     assert seen[0][1] - due < 0.6
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", STUCK)
 async def test_more_stuck_jobs_than_are_read_at_a_time_hide_no_other(
     start: WorkerStarter,

@@ -146,6 +146,7 @@ async def test_jobs_scheduled_before_the_worker_started_are_run_when_due(
 NO_DATES = (None, Timestamp(2**31, 1), Code("x"), Code("x", {}), MaxKey())
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     "run_at",
     [

@@ -100,6 +100,7 @@ async def test_a_foreign_producer_may_name_a_trace(
     ]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     "odd",
     [

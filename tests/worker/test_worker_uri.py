@@ -39,6 +39,7 @@ async def each(settings: tuple[str, ...], try_one: Callable[[str, int], Awaitabl
             tasks.start_soon(named, one, number)
 
 
+@pytest.mark.slow
 async def test_a_worker_runs_jobs_whatever_the_uri_says(uri: str, jobs: Collection[Any]) -> None:
     async def try_one(settings: str, number: int) -> None:
         async def handler(job: AsyncJob) -> None:

@@ -43,6 +43,7 @@ def arena(uri: str) -> Iterator[Arena]:
         yield arena
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("drill", DRILLS, ids=lambda drill: drill.name)
 def test_no_job_is_lost_doubled_or_held_by_two(arena: Arena, drill: Drill) -> None:
     report = perform(drill, arena, Scale.SHORT)

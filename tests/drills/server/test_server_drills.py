@@ -41,6 +41,7 @@ def arena() -> Iterator[Arena]:
         yield arena
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("drill", DRILLS, ids=lambda drill: drill.name)
 def test_no_job_is_lost_doubled_or_held_by_two(arena: Arena, drill: Drill) -> None:
     report = perform(drill, arena, Scale.SHORT)
