@@ -311,8 +311,9 @@ async def test_jobs_that_wait_when_workers_come_are_all_run_at_once(
 
 @pytest.mark.parametrize("says_so", [True, False])
 async def test_waiting_jobs_that_a_worker_takes_with_it_are_run_by_others(
-    members: Members, queue: AsyncMongoQueue, says_so: bool
+    members: Members, queue: AsyncMongoQueue, monkeypatch: pytest.MonkeyPatch, says_so: bool
 ) -> None:
+    monkeypatch.setattr(waiting_jobs, "READ_EVERY", 60)
     notes = Notes()
     await members.open()
     puppet = members.puppet(free=10)
