@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The versions of the tools for development: what `make check` says depends on no day.
 TOOLS := dev-constraints.txt
 
-.PHONY: help demo unit test wheel matrix faults planted bench check mypy pyright coverage docs dashboards pictures fix constraints system \
+.PHONY: help demo unit test wheel matrix faults planted bench check style mypy pyright order coverage docs dashboards pictures fix constraints system \
   prometheus faketime systemd deploy-tools chromium clean
 
 help: ## Show this list.
@@ -40,17 +40,18 @@ planted: $(VENV)/dev system ## Plant faults in a copy of the code; each must mak
 bench: $(VENV)/demo system ## Measure the queue against what the server permits (5 minutes); PARTS="latency drain".
 	@$(BIN)/streamqueue bench $(PARTS)
 
-check: $(VENV)/dev ## Lint, formatting, types (mypy and pyright), import order.
+check: style mypy pyright order ## Lint, formatting, types (mypy and pyright), import order.
+
+style mypy pyright order: $(VENV)/dev
+style:
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(MAKE) --jobs 2 --output-sync mypy pyright
-	$(BIN)/python -m pytest -q tests/unit/test_architecture.py
-
-mypy pyright: $(VENV)/dev
 mypy:
 	$(BIN)/mypy
 pyright:
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+order:
+	$(BIN)/python -m pytest -q tests/unit/test_architecture.py
 
 docs: $(VENV)/dev ## Build the documentation as a site, in docs/_build; a warning is an error.
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . docs/_build

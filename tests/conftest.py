@@ -28,14 +28,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Those that are left are spread unevenly, so that each parameter has some: by the golden ratio.
     """
-    cases: dict[tuple[pytest.Item, str], list[pytest.Item]] = defaultdict(list)
+    cases: dict[tuple[Any, str], list[pytest.Item]] = defaultdict(list)
+    shares: dict[tuple[Any, str], int] = {}
     for item in items:
-        if item.get_closest_marker("few"):
-            cases[item.parent, getattr(item, "originalname", item.name)].append(item)
-    for every in cases.values():
-        (few,) = every[0].get_closest_marker("few").args
+        if few := item.get_closest_marker("few"):
+            test = item.parent, getattr(item, "originalname", item.name)
+            cases[test].append(item)
+            (shares[test],) = few.args
+    for test, every in cases.items():
         order = sorted(range(len(every)), key=lambda number: number * GOLDEN_RATIO % 1)
-        for number in order[few:]:
+        for number in order[shares[test] :]:
             every[number].add_marker("slow")
 
 

@@ -15,13 +15,16 @@ ROOT = Path(__file__).parents[1]
 GOALS = {"streamqueue/*": 95, "streamqueue/protocol/*": 100}
 """Of the lines and branches of these files so many in a hundred."""
 TESTS = ("-n", "3", "--dist", "loadfile", "-m", "not slow")
+SLOW_TESTS = ("-m", "slow", "tests/cli/test_bench.py", "tests/cli/test_top.py")
+"""Those alone that reach what no other test does."""
 
 
 def main() -> int:
     """Run the tests and print the tables; return the exit code."""
     named = sys.argv[1:]
     coverage("erase")
-    codes = [coverage("run", "-m", "pytest", "-q", *(named or TESTS))]
+    runs = [named] if named else [TESTS, SLOW_TESTS]
+    codes = [coverage("run", "-m", "pytest", "-q", *tests) for tests in runs]
     coverage("combine", "--quiet")
     for files, goal in GOALS.items():
         lowest = [] if named else ["--fail-under", str(goal)]
