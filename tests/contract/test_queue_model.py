@@ -527,8 +527,9 @@ class QueueMachine(RuleBasedStateMachine):
             self.expected[document["_id"]].place = self.next_place()
 
 
+@pytest.mark.parametrize("examples", [12, pytest.param(100, marks=pytest.mark.slow)])
 def test_the_queue_agrees_with_its_model(
-    client: MongoClient[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    client: MongoClient[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, examples: int
 ) -> None:
     monkeypatch.setattr(known_settings, "SURE_FOR", 0.0)  # a pause holds at once
     QueueMachine.servers = [client]
@@ -536,7 +537,7 @@ def test_the_queue_agrees_with_its_model(
     run_state_machine_as_test(
         QueueMachine,
         settings=settings(
-            max_examples=25,
+            max_examples=examples,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

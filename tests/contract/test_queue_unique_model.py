@@ -10,6 +10,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from bson import ObjectId
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -162,14 +163,15 @@ class KeyMachine(RuleBasedStateMachine):
         assert len(live) == len(set(live))
 
 
-def test_keys_do_what_the_model_does(client: MongoClient[Any]) -> None:
+@pytest.mark.parametrize("examples", [8, pytest.param(60, marks=pytest.mark.slow)])
+def test_keys_do_what_the_model_does(client: MongoClient[Any], examples: int) -> None:
     class Machine(KeyMachine):
         servers = [client]  # noqa: RUF012
 
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=15,
+            max_examples=examples,
             stateful_step_count=20,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -253,7 +253,7 @@ async def test_no_worker_idles_while_jobs_wait(
     assert time.monotonic() - began < rounds * 0.2 + 0.4
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("concurrency", [1, 20, 50, 200])
 async def test_a_backlog_is_drained_by_all_and_hardly_a_claim_is_lost(
     members: Members, queue: AsyncMongoQueue, jobs: Collection[Any], concurrency: int
