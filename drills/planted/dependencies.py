@@ -170,6 +170,13 @@ FAULTS = (
         ),
     ),
     PlantedFault(
+        "parents of many jobs that are looked up as they are",
+        13,
+        "unit/test_dependencies.py"
+        "::test_many_jobs_may_come_after_one_of_another_program_whose_id_is_a_decimal",
+        Edit("protocol.puts:_places_of", "map(key_of, parents.ids)", "parents.ids"),
+    ),
+    PlantedFault(
         "a delay that begins with the put",
         17,
         f"{CONTRACT}::test_a_delay_counts_from_the_end_of_the_parents",

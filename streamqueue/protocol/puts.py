@@ -269,16 +269,17 @@ def _sort_parents(puts: Puts) -> None:
     """Tell which of their parents are among them, and put those first; the others are to be there.
 
     Raises:
+    (Ids are looked up by their keys: one of another program's, as a decimal, has no hash.)
         ConfigurationError: jobs come after one another in a circle.
     """
-    places = {puts.ids[at]: at for at, put in puts.own.items() if put.named}
+    places: dict[object, int] = {puts.ids[at]: at for at, put in puts.own.items() if put.named}
     among: dict[int, list[int]] = {}
     elsewhere: dict[object, Any] = {}
     for parents in {id(one): one for one in _all_parents(puts)}.values():
-        elsewhere.update((key_of(each), each) for each in parents.ids if each not in places)
+        elsewhere.update((key, each) for each in parents.ids if (key := key_of(each)) not in places)
     for at, put in puts.own.items():
-        among[at] = [places[each] for each in put.parents.ids if each in places]
-    shared = [places[each] for each in puts.shared.parents.ids if each in places]
+        among[at] = _places_of(put.parents, places)
+    shared = _places_of(puts.shared.parents, places)
     if shared:  # they are themselves among those that were to come after them
         among = {at: among.get(at, shared) for at in range(len(puts.ids))}
     ids = {at: puts.ids[at] for at in among}
@@ -302,6 +303,10 @@ def _sort_parents(puts: Puts) -> None:
 
 def _all_parents(puts: Puts) -> Iterable[Parents]:
     yield puts.shared.parents
+def _places_of(parents: Parents, places: Mapping[object, int]) -> list[int]:
+    return [places[key] for key in map(key_of, parents.ids) if key in places]
+
+
     yield from (put.parents for put in puts.own.values())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import Decimal128, ObjectId
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,13 +14,14 @@ from streamqueue.errors import ConfigurationError
 from streamqueue.protocol.dependencies import (
     MAX_PARENTS,
     IfParentFails,
+    Parents,
     Standing,
     check_parents,
     decide,
     parents_first,
     read_look,
 )
-from streamqueue.protocol.puts import check_puts
+from streamqueue.protocol.puts import Puts, check_puts
 
 COUNTS = st.integers(0, 2)
 STANDINGS = st.builds(Standing, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS)
@@ -124,6 +125,14 @@ def test_a_circle_is_found_wherever_it_is(order: list[int], length: int) -> None
         parents_first(parents)
 
 
+def checked(jobs: list[Any], **settings: Any) -> Puts:
+    """Many jobs, as they are put by one call."""
+    plain = dict.fromkeys(("priority", "delay", "run_at", "max_attempts"))
+    puts = check_puts(jobs, queue="default", **{**plain, **settings})
+    assert puts is not None
+    return puts
+
+
 def test_jobs_of_one_call_are_sent_behind_their_parents() -> None:
     a, b, c = (ObjectId() for _ in range(3))
     jobs = [
@@ -133,10 +142,45 @@ def test_jobs_of_one_call_are_sent_behind_their_parents() -> None:
         NewJob({}, job_id=a),
     ]
 
-    puts = check_puts(jobs, priority=None, delay=None, run_at=None, max_attempts=None)
+    assert [list(run.positions) for run in checked(jobs).runs()] == [[2, 3, 1, 0]]
 
-    assert puts is not None
-    assert [list(run.positions) for run in puts.runs()] == [[2, 3, 1, 0]]
+
+def test_jobs_that_come_after_one_of_the_same_call_are_sent_behind_it_wherever_it_stands() -> None:
+    first = ObjectId()
+
+    puts = checked([{}, NewJob({}, job_id=first, after=[]), {}], after=[first])
+
+    assert [list(run.positions) for run in puts.runs()] == [[1, 0, 2]]
+    assert puts.all_parents() == [first]
+
+
+def test_a_job_of_one_call_may_say_alone_what_becomes_of_it_when_a_parent_fails() -> None:
+    parent = ObjectId()
+
+    puts = checked(
+        [{}, NewJob({}, if_parent_fails="run")], after=[parent], if_parent_fails="cancel"
+    )
+
+    assert puts.own[1].parents == Parents((parent,), "run")
+    assert puts.shared.parents == Parents((parent,), "cancel")
+
+
+@pytest.mark.parametrize("on_conflict", ["skip", "replace", "earlier"])
+def test_a_parent_in_whose_place_another_job_may_be_kept_is_refused(on_conflict: Any) -> None:
+    parent = ObjectId()
+    jobs = [
+        NewJob({}, job_id=parent, key="k", on_conflict=on_conflict),
+        NewJob({}, after=[parent]),
+    ]
+
+    with pytest.raises(ConfigurationError, match=f"on_conflict='{on_conflict}' does not go with"):
+        checked(jobs)
+
+
+def test_many_jobs_may_come_after_one_of_another_program_whose_id_is_a_decimal() -> None:
+    parent = Decimal128("1")
+
+    assert checked([{}, NewJob({}, after=[parent])], after=[parent]).all_parents() == [parent]
 
 
 def test_a_long_chain_is_no_deep_recursion() -> None:
