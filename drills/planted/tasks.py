@@ -53,6 +53,12 @@ FAULTS: tuple[PlantedFault, ...] = (
         Edit("protocol.puts:check_puts", "named, tasks=tasks)", "named)"),
     ),
     PlantedFault(
+        "a task that is none, looked up among those that have names",
+        13,
+        "unit/test_terms.py::test_what_another_program_stored_as_a_task_is_none",
+        Edit("protocol.terms:said_of", "name = text_in(task)", "name: Any = task"),
+    ),
+    PlantedFault(
         "a call that is put where nobody runs it",
         3,
         f"{PUTS}::test_a_call_of_a_task_of_another_queue_is_refused",

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from .stored import text_in
+
 Said = TypeVar("Said")
 
 
@@ -36,4 +38,5 @@ def said_of(said: Said | ByTask[Said], task: object) -> Said:
     """Return what is said of a job of this task."""
     if not isinstance(said, ByTask):
         return said
-    return said.tasks.get(task, said.others) if isinstance(task, str) else said.others
+    name = text_in(task)
+    return said.others if name is None else said.tasks.get(name, said.others)
