@@ -64,8 +64,8 @@ FAULTS: tuple[PlantedFault, ...] = (
         f"{PUTS}::test_a_call_of_a_task_of_another_queue_is_refused",
         Edit(
             "protocol.puts:check_puts",
-            "                payload.check_queue(queue)\n",
-            "                pass\n",
+            "            payload.check_queue(queue)\n",
+            "",
         ),
     ),
     PlantedFault(

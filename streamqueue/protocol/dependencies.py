@@ -180,8 +180,6 @@ def check_parents(after: object, if_parent_fails: object) -> Parents:
 
 
 def _ids(after: object) -> tuple[Any, ...]:
-    if after is None:
-        return ()
     if isinstance(after, (str, bytes, dict)) or not isinstance(after, Iterable):
         raise ConfigurationError(
             f"after is a list of the ids of jobs, as put returned them, not {shown(after)}"

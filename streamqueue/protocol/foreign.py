@@ -179,11 +179,10 @@ def _what_can_be_read(data: bytes) -> dict[str, Any]:
 
 
 def _strange_id(data: bytes) -> StrangeId:
-    """Return the id of an encoded document, as it is there."""
-    for name, kind, value in _elements(data):
-        if name == b"_id":
-            return StrangeId(bytes((kind,)) + value)
-    raise BSONError("a document without an _id")
+    """Return the id of an encoded document that has one, as it is there."""
+    return next(
+        StrangeId(bytes((kind,)) + value) for name, kind, value in _elements(data) if name == b"_id"
+    )
 
 
 def among(ids: Iterable[Any]) -> RawBSONDocument:

@@ -193,9 +193,12 @@ def check_puts(
     if_parent_fails: str | None = None,
     expires: float | timedelta | datetime | None = None,
     keep: float | timedelta | None = None,
-    queue: str | None = None,
+    queue: str,
 ) -> Puts | None:
-    """Return all the puts, None for none, or raise for the first bad one: then nothing is put."""
+    """Return all the puts, None for none, or raise for the first bad one: then nothing is put.
+
+    `queue` is where they are put, which a call of a task may not be for.
+    """
     if isinstance(payloads, (str, bytes, dict, Call, NewJob)):
         raise ConfigurationError("put_many takes a list of payloads; for one payload use put")
     # The settings are the same for all and are checked once: in a thousand puts their checks would
@@ -231,8 +234,7 @@ def check_puts(
             priorities.append(shared.priority)
             continue
         if type(payload) is Call:  # (isinstance() takes longer, of what is a Mapping)
-            if queue is not None:
-                payload.check_queue(queue)
+            payload.check_queue(queue)
             tasks[len(encoded)] = payload.task
             encoded.append(payload.encoded)
             priorities.append(shared.priority)
@@ -267,9 +269,9 @@ def check_puts(
 
 def _sort_parents(puts: Puts) -> None:
     """Tell which of their parents are among them, and put those first; the others are to be there.
+    (Ids are looked up by their keys: one of another program's, as a decimal, has no hash.)
 
     Raises:
-    (Ids are looked up by their keys: one of another program's, as a decimal, has no hash.)
         ConfigurationError: jobs come after one another in a circle.
     """
     places: dict[object, int] = {puts.ids[at]: at for at, put in puts.own.items() if put.named}
@@ -301,12 +303,12 @@ def _sort_parents(puts: Puts) -> None:
             put.parents = put.parents._replace(witness=latest([ids[one] for one in its]))
 
 
-def _all_parents(puts: Puts) -> Iterable[Parents]:
-    yield puts.shared.parents
 def _places_of(parents: Parents, places: Mapping[object, int]) -> list[int]:
     return [places[key] for key in map(key_of, parents.ids) if key in places]
 
 
+def _all_parents(puts: Puts) -> Iterable[Parents]:
+    yield puts.shared.parents
     yield from (put.parents for put in puts.own.values())
 
 
@@ -341,7 +343,7 @@ def _check_new_job(
     priority: int | None,
     key: str | None,
     rule: UniqueRule,
-    queue: str | None,
+    queue: str,
 ) -> Put:
     own_time = job.delay is not None or job.run_at is not None
     return check_put(

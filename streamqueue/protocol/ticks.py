@@ -151,9 +151,9 @@ class Rule:
 
     def _candidates(self, after: datetime) -> Iterator[datetime]:
         try:
-            if self.every is not None:
+            if self.cron is None:
                 yield from self._grid(after)
-            elif self.cron is not None:
+            else:
                 from cronsim import CronSim
 
                 zone = _zone(self.timezone)

@@ -17,7 +17,13 @@ from streamqueue.protocol.puts import check_puts
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-COMMON: dict[str, Any] = {"priority": None, "delay": None, "run_at": None, "max_attempts": 3}
+COMMON: dict[str, Any] = {
+    "priority": None,
+    "delay": None,
+    "run_at": None,
+    "max_attempts": 3,
+    "queue": "default",
+}
 
 
 def put(payload: object = None, **settings: Any) -> Any:
