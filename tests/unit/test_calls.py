@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from types import SimpleNamespace
@@ -25,6 +27,11 @@ class Size(enum.StrEnum):
 
 class Colour(enum.Enum):
     RED = "red"
+
+
+@dataclass
+class Address:
+    city: str
 
 
 def welcome(name: str, lang: str = "en", **more: Any) -> None:
@@ -115,6 +122,7 @@ def test_what_can_be_stored_comes_back_equal(value: Any) -> None:
         ({1}, "it holds a builtins.set, at value"),
         ([Decimal("1.1")], r"it holds a decimal.Decimal, at value\[0\]"),
         ({"a": Colour.RED}, r"Colour, at value\['a'\]"),
+        (re.compile("x"), "value is a Pattern, which would come back as a Regex"),
         (MOMENT.replace(tzinfo=None), "value is a datetime without a time zone"),
         (MOMENT.replace(microsecond=1), "value has microseconds"),
         (2**63, "it holds an int beyond 64 bits, at value"),
@@ -128,6 +136,13 @@ def test_what_would_come_back_as_something_else_is_refused_with_its_place(
 ) -> None:
     with pytest.raises(PayloadError, match=error):
         Task("t").call(value=value)
+
+
+def test_of_a_dataclass_in_a_call_it_is_said_what_makes_a_dict_of_it() -> None:
+    with pytest.raises(PayloadError, match=r"Address, at value\[0\] \(dataclasses.asdict\(\)"):
+        Task("t").call(value=[Address("Rome")])
+    with pytest.raises(PayloadError, match=r"builtins.type, at value$"):
+        Task("t").call(value=Address)
 
 
 def test_a_call_that_contains_itself_is_refused() -> None:
@@ -190,6 +205,17 @@ def test_a_function_is_called_with_what_is_in_the_payload_and_with_the_job() -> 
 
     assert Takes.of(annotated).arguments(held) == {"n": 1, "work": held}
     assert Takes.of(welcome).arguments(held) == {"n": 1}
+
+
+def test_a_payload_of_another_program_cannot_name_the_job() -> None:
+    with pytest.raises(TypeError, match="work is in the payload, and is the job"):
+        Takes.of(annotated).arguments(SimpleNamespace(data={"n": 1, "work": 2}))
+
+
+@pytest.mark.parametrize("function", [5, iter], ids=ascii)
+def test_what_has_no_parameters_that_are_known_is_no_function_of_a_task(function: Any) -> None:
+    with pytest.raises(ConfigurationError, match="must be one whose parameters are known, not"):
+        Task("t", like=function)
 
 
 def positional(a: int, /, b: int) -> None: ...

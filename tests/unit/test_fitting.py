@@ -14,6 +14,7 @@ import msgspec
 import pydantic
 import pytest
 from bson import Decimal128, ObjectId
+from typing_extensions import TypeAliasType
 
 from streamqueue.errors import ConfigurationError, PayloadError
 from streamqueue.protocol.document import CODEC, Payload
@@ -58,6 +59,18 @@ class Order:
     any: Any = None
 
 
+Cities = TypeAliasType("Cities", list[str])
+
+
+@dataclass
+class Tour:
+    cities: Cities = field(default_factory=list)
+    stops: tuple[int, ...] = ()
+    bare: tuple = ()  # type: ignore[type-arg]
+    lengths: int | str | None = None
+    ends: tuple[str, str] | None = None
+
+
 class Part(TypedDict):
     city: str
     zip: NotRequired[str]
@@ -74,6 +87,7 @@ class StructOrder(msgspec.Struct, rename="camel"):
     count: int = 1
     at: datetime | None = None
     exact: Decimal128 | None = None
+    seen: datetime | msgspec.UnsetType = msgspec.UNSET
 
 
 class ModelAddress(pydantic.BaseModel):
@@ -88,6 +102,14 @@ class ModelOrder(pydantic.BaseModel):
     count: int = 1
     sender: str = pydantic.Field("", alias="from")
     by_name: dict[str, int] = {}
+    lines: list[ModelAddress] = []
+    kind: Literal["a", "b"] = "a"
+
+
+@dataclass
+class Parcel:
+    to: ModelAddress
+    by: StructAddress
 
 
 @dataclass
@@ -137,14 +159,30 @@ ORDERS = [
     ),
     StructOrder(StructAddress("Rome"), ObjectId(), Colour.RED, 2**40, NOW, Decimal128("1")),
     ModelOrder.model_validate(
-        {"to": ModelAddress(city="Rome"), "of": ObjectId(), "colour": Colour.RED, "from": "me"}
+        {
+            "to": ModelAddress(city="Rome"),
+            "of": ObjectId(),
+            "colour": Colour.RED,
+            "from": "me",
+            "lines": [ModelAddress(city="Oslo")],
+            "kind": "b",
+        }
     ),
+    Parcel(ModelAddress(city="Rome"), StructAddress("Bern")),
+    Tour(cities=["Rome"], stops=(1, 2), bare=(1, "x"), lengths="long", ends=("Rome", "Bern")),
 ]
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=lambda order: type(order).__name__)
 def test_what_is_put_comes_back_as_it_was(order: Any) -> None:
     assert read(type(order), order) == order
+
+
+def test_a_field_that_is_not_set_is_not_stored() -> None:
+    unset = StructOrder(StructAddress("Rome"))
+
+    assert "seen" not in stored(unset)
+    assert stored(StructOrder(StructAddress("Rome"), seen=NOW))["seen"] == NOW
 
 
 def test_a_typed_dict_keeps_what_it_does_not_know() -> None:
@@ -181,6 +219,14 @@ TO = {"city": "Rome"}
         (Order, {"to": TO, "pair": [1]}, "pair: expected 2 items, found 1"),
         (Order, {"to": TO, "kind": SECRET}, "kind: expected Literal['a', 'b']"),
         (Order, {"to": {"city": "x", "before": {}}}, "to.before.city: missing, expected str"),
+        (Order, {"to": TO, "total": SECRET}, "total: expected Decimal, found str"),
+        (Order, {"to": TO, "lines": SECRET}, "lines: expected list, found str"),
+        (Order, {"to": TO, "pair": SECRET}, "pair: expected list, found str"),
+        (Order, {"to": TO, "by_name": [SECRET]}, "by_name: expected dict, found list"),
+        (Tour, {"cities": ["Rome", 4111]}, "cities[1]: expected str, found int"),
+        (Tour, {"stops": [1, SECRET]}, "stops[1]: expected int, found str"),
+        (Tour, {"bare": SECRET}, "bare: expected list, found str"),
+        (Tour, {"lengths": [SECRET]}, "lengths: expected int | str | None, found list"),
         (Part, {}, "city: missing, expected str"),
         (Part, {"city": "x", "zip": 1}, "zip: expected str, found int"),
         (Checked, {"count": -4111}, "payload: refused by Checked (ValueError)"),
@@ -190,6 +236,16 @@ TO = {"city": "Rome"}
         (StructOrder, {"to": TO, "colour": SECRET}, "colour: refused by StructOrder"),
         (ModelOrder, {}, "to: refused by ModelOrder (missing)"),
         (ModelOrder, {"to": {"city": 1}}, "to.city: refused by ModelOrder (string_type)"),
+        (
+            ModelOrder,
+            {"to": TO, "lines": [TO, {"city": 1}]},
+            "lines[1].city: refused by ModelOrder (string_type)",
+        ),
+        (
+            ModelOrder,
+            {"to": TO, "kind": SECRET},
+            "kind: refused by ModelOrder (literal_error)",
+        ),
         (
             ModelOrder,
             {"to": TO, "by_name": {SECRET: "x"}},

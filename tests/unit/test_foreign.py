@@ -8,7 +8,15 @@ from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 
 from streamqueue.protocol.document import CODEC
-from streamqueue.protocol.foreign import RAW_CODEC, StrangeId, is_plain_id, oddness_of, read
+from streamqueue.protocol.foreign import (
+    RAW_CODEC,
+    StrangeId,
+    by_oddness,
+    is_plain_id,
+    literal,
+    oddness_of,
+    read,
+)
 from tests.strange import STORED_AS_ID, VALUES, Value, encoded, job, value_of
 
 PLAIN = {
@@ -19,6 +27,8 @@ PLAIN = {
     "MaxKey",
 }
 """The values that a job may have as its id."""
+BROKEN: Value = (4, b"\x06\0\0\0\x01\0")
+"""What cannot be decoded: an array that ends within its first element."""
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -39,6 +49,24 @@ def test_an_id_is_plain_or_stays_as_it_came(name: str) -> None:
     hash(document["_id"])
     assert isinstance(document["_id"], StrangeId) is (name not in PLAIN)
     assert (oddness_of(document) is None) is (name in PLAIN)
+
+
+@pytest.mark.parametrize("name", [name for name in STORED_AS_ID if name not in PLAIN])
+def test_a_strange_id_is_named_in_an_expression_as_it_is_stored(name: str) -> None:
+    strange = read(job("ready", {"_id": VALUES[name]}, queue="emails"))["_id"]
+
+    assert bytes(literal(strange).raw) == encoded(("$literal", VALUES[name]))
+
+
+def test_of_many_jobs_the_odd_ones_are_found_by_what_makes_them_so() -> None:
+    jobs: list[dict[str, object]] = [
+        {"_id": 1, "queue": "emails"},
+        {"_id": True, "queue": "emails"},
+        {"_id": 2, "queue": ["emails"]},
+        {"_id": 3},
+    ]
+
+    assert by_oddness(jobs) == {"id": [True], "queue": [2, 3]}
 
 
 def test_a_strange_id_is_shown_short_and_in_plain_characters() -> None:
@@ -64,10 +92,30 @@ def test_an_id_of_more_than_a_kilobyte_is_none(job_id: object) -> None:
 
 
 def test_a_field_that_cannot_be_decoded_is_left_out_and_the_others_are_read() -> None:
-    data = encoded(("_id", value_of(5)), ("n", value_of(1)), ("bad", (4, b"\x06\0\0\0\x01\0")))
+    data = encoded(("_id", value_of(5)), ("n", value_of(1)), ("bad", BROKEN))
 
     with pytest.raises(BSONError):
         bson.decode(data, CODEC)
     document = read(RawBSONDocument(data, RAW_CODEC))
 
     assert (document["_id"], document["n"], document["bad"]) == (5, 1, None)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_what_stands_behind_a_value_of_whatever_type_is_read_where_another_cannot_be(
+    name: str,
+) -> None:
+    data = encoded(
+        ("_id", value_of(5)), ("bad", BROKEN), ("value", VALUES[name]), ("n", value_of(1))
+    )
+
+    document = read(RawBSONDocument(data, RAW_CODEC))
+
+    assert (document["_id"], document["n"], list(document)) == (5, 1, ["_id", "bad", "value", "n"])
+
+
+def test_a_document_with_a_type_that_bson_does_not_have_cannot_be_read() -> None:
+    data = encoded(("_id", value_of(5)), ("future", (99, b"\0\0\0\0")))
+
+    with pytest.raises(BSONError, match="BSON has no type 99"):
+        read(RawBSONDocument(data, RAW_CODEC))

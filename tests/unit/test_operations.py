@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import Decimal128, ObjectId, Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.errors import (
@@ -22,6 +23,7 @@ from pymongo.errors import (
 from streamqueue.protocol import operations
 from streamqueue.protocol.document import MAX_ERRORS, State
 from streamqueue.protocol.operations import Find, Update
+from streamqueue.protocol.put import check_put
 from streamqueue.protocol.schema import CLAIM_ORDER
 from streamqueue.protocol.settings import BELL
 from streamqueue.protocol.unique import TaskKey
@@ -65,6 +67,11 @@ OTHERS: dict[str, Callable[[], Update]] = {
     "adopt": lambda: operations.adopt([ID]),
     "requeue": lambda: operations.requeue(QUEUE, ID),
     "requeue what died then": lambda: operations.requeue(QUEUE, ID, {"finished_at": UNTIL}),
+    "purge to holders": lambda: operations.purge_to_holders(
+        operations.Deaths(QUEUE), [{"_id": ID}]
+    ),
+    "cancelled to holders": lambda: operations.cancelled_to_holders([ID]),
+    "quarantine misfits": lambda: operations.quarantine_misfits([ID]),
 }
 UPDATES = HELD | HELD_TOGETHER | OTHERS
 FINDS: dict[str, Callable[[], Find]] = {
@@ -77,6 +84,9 @@ FINDS: dict[str, Callable[[], Find]] = {
     "next expiry anywhere": lambda: operations.next_expiry(None),
     "expired": lambda: operations.expired([QUEUE], 5),
     "holders": lambda: operations.holders(QUEUE, TaskKey("k")),
+    "ready jobs of other groups": lambda: operations.of_others("group", QUEUE, ["ada"], "", 5),
+    "forgotten parents": lambda: operations.forgotten_parents([QUEUE], None, 5),
+    "dependents": lambda: operations.waiting_for([ID]),
 }
 COMMANDS: dict[str, Callable[[], object]] = {
     **UPDATES,
@@ -369,7 +379,139 @@ def test_a_requeued_job_has_all_its_attempts() -> None:
     assert fields(operations.requeue(QUEUE, ID))["attempts"] == 0
 
 
+def test_what_is_left_of_a_purged_job_that_holds_its_key_is_no_job_any_more() -> None:
+    update = operations.purge_to_holders(operations.Deaths(QUEUE), [{"_id": ID}, {"_id": OTHER}])
+
+    [stage] = update.update
+    left = stage["$replaceWith"]
+    assert {"_id", "queue", "key", "held_key", "removed_at"} <= left.keys()
+    assert not {"state", "payload"} & left.keys()
+
+
+def test_only_what_is_dead_of_what_was_meant_and_holds_its_key_is_purged_to_that() -> None:
+    deaths = operations.Deaths(QUEUE, match="oops")
+    wanted = operations.purge_to_holders(deaths, [{"_id": ID}, {"_id": OTHER}]).filter
+
+    assert wanted["_id"] == {"$in": [ID, OTHER]}
+    assert wanted["state"] == {"$eq": "dead"}
+    assert wanted["last_error"] == {"$regex": "oops"}
+    assert wanted["unique_until"] == {"$type": "date"}
+
+
+def test_of_cancelled_jobs_those_alone_that_may_hold_a_key_for_longer_leave_a_holder() -> None:
+    update = operations.cancelled_to_holders([ID, OTHER])
+
+    assert update.filter == {
+        "_id": {"$in": [ID, OTHER]},
+        "state": "cancelled",
+        "unique_until": {"$type": "date"},
+    }
+    assert update.update == [operations.UNNEEDED_AS_BARE_HOLDER]
+
+
+def test_a_misfit_that_takes_no_larger_change_is_dead_without_a_word() -> None:
+    update = operations.quarantine_misfits([ID])
+
+    assert update.filter["state"] == "waiting"
+    assert update.filter["$or"] == [
+        {"waits_for.misfit": {"$exists": True}},
+        {"waits_for.task": {"$exists": True}},
+    ]
+    written = fields(update)
+    assert (written["state"], written["waits_for"]) == ("dead", "$$REMOVE")
+    assert not {"last_error", "errors", "finished_at"} & written.keys()
+
+
+@pytest.mark.parametrize("awaited", [True, False])
+def test_a_put_with_a_key_says_that_somebody_waits_only_if_somebody_does(awaited: bool) -> None:
+    plain: dict[str, Any] = dict.fromkeys(("priority", "delay", "run_at", "max_attempts"))
+    put = check_put({}, key="k", on_conflict="skip", awaited=awaited, **plain)
+
+    written = fields(operations.put_unique(QUEUE, put))
+
+    assert ("awaited" in written) is awaited
+
+
+# Slots.
+
+
+@pytest.mark.parametrize(
+    ("slots", "expected"), [(["q#1"], {"$literal": ["q#1"]}), ([], "$$REMOVE")], ids=str
+)
+def test_a_job_that_is_claimed_alone_is_given_its_slots(slots: list[str], expected: Any) -> None:
+    assert operations.slots_of([ID], [slots]) == expected
+
+
+def test_each_of_many_that_are_claimed_is_given_the_slots_in_the_place_of_its_id() -> None:
+    [found, without] = operations.slots_of([ID, OTHER], [["q#1"], []])["$ifNull"]
+    [slots, place] = found["$arrayElemAt"]
+
+    assert slots == [{"$literal": ["q#1"]}, None]
+    assert place == {"$indexOfArray": [[{"$literal": ID}, {"$literal": OTHER}], "$_id"]}
+    assert without == "$$REMOVE"
+
+
 # Reads.
+
+
+@pytest.mark.parametrize(
+    ("passed", "after", "expected"),
+    [
+        ([], "", {"$gte": ""}),
+        ([], "ada", {"$gt": "ada"}),
+        (["bob"], "", {"$gte": "", "$nin": ["bob"]}),
+        (["bob"], "ada", {"$gt": "ada", "$nin": ["bob"]}),
+    ],
+)
+def test_ready_jobs_are_looked_for_in_groups_behind_one_and_in_none_that_is_passed(
+    passed: list[str], after: str, expected: Any
+) -> None:
+    assert operations.of_others("group", QUEUE, passed, after, 5).filter["group"] == expected
+
+
+def test_parents_that_were_forgotten_are_read_on_from_a_moment() -> None:
+    first = operations.forgotten_parents([QUEUE], None, 5).filter["needed"]
+    others = operations.forgotten_parents([QUEUE], UNTIL, 5).filter["needed"]
+
+    assert (first, others) == ({"$type": "date"}, {"$type": "date", "$gt": UNTIL})
+
+
+@pytest.mark.parametrize(
+    "find", [operations.waiting_for, operations.coming_after, operations.live_dependents]
+)
+def test_dependents_are_read_on_behind_an_id(find: Callable[..., Find]) -> None:
+    assert "_id" not in find([ID]).filter
+    assert find([ID], OTHER).filter == {**find([ID]).filter, "_id": {"$gt": OTHER}}
+
+
+@pytest.mark.parametrize(
+    ("find", "stages"),
+    [
+        (Find({"a": 1}), []),
+        (Find({"a": 1}, {"_id": 1}), [{"$project": {"_id": 1}}]),
+        (
+            Find({"a": 1}, {"_id": 1}, [("b", 1), ("c", -1)], -5),
+            [{"$sort": {"b": 1, "c": -1}}, {"$limit": 5}, {"$project": {"_id": 1}}],
+        ),
+    ],
+    ids=["of whole documents", "of fields", "of the first of them"],
+)
+def test_a_read_is_the_same_as_an_aggregation(find: Find, stages: list[Any]) -> None:
+    assert operations.as_pipeline(find) == [{"$match": {"a": 1}}, *stages]
+
+
+def test_jobs_are_sorted_as_the_server_sorts_them_whatever_their_priorities_are() -> None:
+    urgent_first: list[Any] = [
+        *("no number", 2**40, Decimal128("5"), 1.5, -1, None),
+        *(float("nan"), Decimal128("NaN"), Decimal128("sNaN")),
+    ]
+    jobs = [
+        {"_id": number, "seq": Timestamp(1, number + 1), "priority": priority}
+        for number, priority in enumerate(urgent_first)
+    ]
+    found = random.Random(1).sample(jobs, len(jobs))
+
+    assert sorted(found, key=operations.claim_order_of) == jobs
 
 
 def test_what_waits_is_read_in_the_order_of_claims() -> None:
@@ -545,6 +687,32 @@ def test_exactly_the_jobs_that_failed_have_an_error(failed: set[int]) -> None:
     errors = operations.errors_of_each(error, 50)
 
     assert {index for index, found in enumerate(errors) if found is not None} == failed
+
+
+DIED = [{"_id": ID}, {"_id": OTHER}]
+
+
+def test_of_a_group_of_updates_the_ids_of_those_are_returned_that_were_refused() -> None:
+    error = BulkWriteError({"writeErrors": [problem(1, code=17419)]})
+
+    [(job_id, why)] = operations.refused_of_each(error, DIED)
+
+    assert (job_id, type(why)) == (OTHER, WriteError)
+
+
+@pytest.mark.parametrize(
+    ("details", "kind"),
+    [
+        ({"writeErrors": [problem(1, code=112)]}, WriteError),
+        ({"writeErrors": [problem(1, code=121)], "writeConcernErrors": [LATE]}, WTimeoutError),
+    ],
+    ids=["a conflict", "no majority"],
+)
+def test_what_may_have_passed_of_a_group_of_updates_is_raised_and_no_refusal(
+    details: Any, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind):
+        operations.refused_of_each(BulkWriteError(details), DIED)
 
 
 def test_clashes_are_told_apart_by_what_was_there() -> None:

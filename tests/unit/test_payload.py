@@ -38,7 +38,12 @@ from pymongo import MongoClient
 
 from streamqueue import MongoQueue, PayloadError
 from streamqueue.protocol.document import CODEC
-from streamqueue.protocol.payload import MAX_PAYLOAD_BYTES, MAX_PAYLOAD_DEPTH, encode_payload
+from streamqueue.protocol.payload import (
+    MAX_PAYLOAD_BYTES,
+    MAX_PAYLOAD_DEPTH,
+    culprit,
+    encode_payload,
+)
 
 
 def stored(payload: object) -> dict[str, Any]:
@@ -258,6 +263,11 @@ def test_a_payload_at_the_size_limit_is_accepted() -> None:
 def test_a_payload_over_the_size_limit_is_refused_with_both_numbers(size: int) -> None:
     with pytest.raises(PayloadError, match=f"{size:,} bytes as BSON; the limit is 15,728,640"):
         encode_payload(sized(size))
+
+
+def test_where_each_value_alone_has_a_form_the_whole_is_to_blame() -> None:
+    """As of two that are together larger than any document may be."""
+    assert culprit({"a": [1, {"b": "x"}]}) == ("a value in it has no BSON form", ())
 
 
 def test_a_refusal_is_one_short_line() -> None:

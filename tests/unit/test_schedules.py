@@ -150,6 +150,22 @@ def test_a_paused_schedule_and_one_that_cannot_be_read_have_nothing_to_do() -> N
     assert next_step(replace(stored(10, NOON), last_tick=None), later) is None
 
 
+def test_a_schedule_whose_start_would_be_after_the_end_of_all_years_has_nothing_to_do() -> None:
+    last = datetime(9999, 12, 31, 23, 59, 50, tzinfo=UTC)
+    delayed = replace(stored(5, last, spread=86_400.0), name="backup")
+
+    assert delayed.delay > timedelta(seconds=5)
+    assert delayed.due() is None
+    assert stored(5, last).due() == last + timedelta(seconds=5)
+
+
+def test_a_schedule_whose_rule_cannot_be_read_says_so_where_it_is_to_be_put() -> None:
+    unreadable = stored(10, NOON, rule={"cron": "x"})
+
+    with pytest.raises(ConfigurationError, match="the rule of schedule s cannot be read here"):
+        unreadable.schedule()
+
+
 def test_a_spread_moves_the_start_by_the_name_alone_and_never_before_the_tick() -> None:
     delays: Counter[int] = Counter()
     for number in range(600):

@@ -146,3 +146,23 @@ def test_a_limit_of_starts_alone_takes_no_slot() -> None:
     taken = Taken(Rules(), [])
 
     assert taken.take_all([Limited(QUEUE, limit.running, limit.rate)]) == []
+
+
+STRANGE_SLOTS = ["", "q", "q#", "#1", "q#x", "Q#1", 5, None]
+
+
+def test_what_another_program_wrote_into_the_slots_of_a_job_is_no_slot() -> None:
+    rules = Rules((Rule("queue", None, 3),))
+    taken = Taken(rules, [{"slots": STRANGE_SLOTS}, {"slots": [*STRANGE_SLOTS, "q#2"]}])
+
+    assert taken.running(QUEUE) == 2
+    assert taken.free(QUEUE, 3) == 1
+
+
+def test_what_gives_back_slots_frees_those_alone_that_are_known() -> None:
+    taken = Taken(Rules((Rule("queue", None, 2),)), [{"slots": ["q#1"]}, {"slots": ["q#2"]}])
+
+    taken.give_back(["none", "g#1:ada", "q#3", "q#2"])
+
+    assert taken.running(QUEUE) == 1
+    assert taken.free(QUEUE, 2) == 2

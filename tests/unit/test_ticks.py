@@ -199,6 +199,7 @@ def test_a_name_stands_for_a_line(name: str) -> None:
         ({"cron": "0 0 31 2 *"}, "never fires"),
         ({"cron": "0 0 30 2 *"}, "never fires"),
         ({"cron": "0 0 31 4,6 *"}, "never fires"),
+        ({"cron": "0 0 */30 2 SUN#5"}, "never fires: there is no such day"),
         ({"cron": "* * * * * *"}, "for seconds, use every="),
         ({"cron": "* * * *"}, "has 4"),
         ({"cron": ""}, "has 0"),
@@ -262,3 +263,31 @@ def test_a_rule_at_the_end_of_all_years_ends() -> None:
 
     assert len(list(check_rule(None, 1).ticks(end))) <= 1
     assert check_rule("0 3 * * *", None).next(end) is None
+
+
+def test_ticks_are_counted_and_the_latest_is_found_up_to_the_end_of_all_years() -> None:
+    leap_days = check_rule("0 0 29 2 *", None)
+    start, end = datetime(9990, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+
+    assert leap_days.count(start, end) == 2
+    assert leap_days.latest(start, end) == datetime(9996, 2, 29, tzinfo=UTC)
+    assert leap_days.latest(datetime(9997, 1, 1, tzinfo=UTC), end) is None
+
+
+def test_a_period_has_no_ticks_before_the_first() -> None:
+    noon = datetime(2026, 11, 29, 12, tzinfo=UTC)
+
+    assert check_rule(None, 3600).count(noon, noon + timedelta(minutes=59)) == 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "shown"),
+    [
+        (check_rule(None, 90), "every 90 s"),
+        (check_rule(None, 90, 30), "every 90 s + 30 s"),
+        (check_rule("0 3 * * *", None, 0, BERLIN), "0 3 * * * (Europe/Berlin)"),
+    ],
+    ids=str,
+)
+def test_a_rule_is_shown_as_it_was_given(rule: Rule, shown: str) -> None:
+    assert str(rule) == shown
