@@ -23,6 +23,27 @@ from streamqueue.protocol.dependencies import (
 )
 from streamqueue.protocol.puts import Puts, check_puts
 
+
+@pytest.mark.parametrize(
+    ("parents", "run", "cancel", "hold"),
+    [
+        (Standing(done=2), "run", "run", "run"),
+        (Standing(done=1, live=1), "wait", "wait", "wait"),
+        (Standing(done=1, dead=1), "run", "cancel", "wait"),
+        (Standing(live=1, dead=1), "wait", "cancel", "wait"),
+        (Standing(done=1, cancelled=1), "run", "cancel", "cancel"),
+        (Standing(live=1, missing=1), "wait", "cancel", "cancel"),
+    ],
+    ids=str,
+)
+def test_what_becomes_of_a_job_is_said_by_its_rule_and_by_how_its_parents_stand(
+    parents: Standing, run: str, cancel: str, hold: str
+) -> None:
+    assert decide("run", parents) == run
+    assert decide("cancel", parents) == cancel
+    assert decide("hold", parents) == hold
+
+
 COUNTS = st.integers(0, 2)
 STANDINGS = st.builds(Standing, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS)
 RULES: st.SearchStrategy[IfParentFails] = st.sampled_from(["hold", "cancel", "run"])
@@ -113,6 +134,23 @@ def test_every_job_is_put_behind_its_parents(edges: list[tuple[int, int]]) -> No
     depths = parents_first(parents)
 
     assert all(depths[parent] < depths[job] for job, its in parents.items() for parent in its)
+
+
+def test_a_job_with_several_parents_is_put_behind_the_deepest_of_them() -> None:
+    assert parents_first({1: [], 2: [1], 3: [1, 2], 4: []}) == {1: 0, 4: 0, 2: 1, 3: 2}
+
+
+@pytest.mark.parametrize(
+    ("parents", "said"),
+    [
+        ({1: [], 2: [2]}, "job 2 comes after itself"),
+        ({1: [], 2: [3], 3: [2]}, "jobs come after one another in a circle, job 2 among them"),
+    ],
+    ids=["itself", "a circle"],
+)
+def test_of_a_circle_one_job_is_named(parents: dict[int, list[int]], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        parents_first(parents)
 
 
 @given(st.permutations(list(range(6))), st.integers(1, 6))

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import bson
 import pytest
-from bson import Decimal128, Int64, ObjectId, Regex, Timestamp
+from bson import Binary, Decimal128, Int64, ObjectId, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from streamqueue.protocol.document import (
     JobRecord,
     Payload,
     cut_error,
+    id_text,
     new_document,
 )
 from streamqueue.protocol.payload import encode_payload, split_priority
@@ -303,6 +305,21 @@ def test_every_document_can_be_read(fields: dict[str, Any]) -> None:
 
 
 # Error texts.
+
+
+@pytest.mark.parametrize(
+    ("job_id", "text"),
+    [
+        (ObjectId("6b05640f5d3001cc2b552327"), "6b05640f5d3001cc2b552327"),
+        (UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+        (Binary.from_uuid(UUID(int=5)), "00000000-0000-0000-0000-000000000005"),
+        (5, "5"),
+        ("order-7", "order-7"),
+    ],
+    ids=ascii,
+)
+def test_an_id_is_shown_the_same_however_it_was_decoded(job_id: object, text: str) -> None:
+    assert id_text(job_id) == text
 
 
 def test_a_short_error_is_stored_whole() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from streamqueue import Limit, Rate
 from streamqueue.protocol.limits import Rule, Rules
 from streamqueue.protocol.slots import (
+    CHOICE,
     Limited,
     Scope,
     Taken,
@@ -82,6 +83,28 @@ def test_jobs_that_were_claimed_without_a_slot_count() -> None:
     assert taken.free(QUEUE, 3) == 1
     taken.take(QUEUE, 1)
     assert taken.free(QUEUE, 3) is None
+
+
+def test_no_slot_is_given_below_a_limit_that_was_lowered_while_as_many_run_above_it() -> None:
+    rules = Rules((Rule("queue", None, 4),))
+    taken = Taken(rules, [{"slots": [f"q#{number}"]} for number in (2, 3, 4)])
+
+    assert taken.free(QUEUE, 4) == 1
+    assert taken.free(QUEUE, 3) is None
+    taken.give_back(["q#4"])
+    assert taken.free(QUEUE, 3) == 1
+
+
+def test_a_slot_is_chosen_among_the_first_few_that_are_free() -> None:
+    taken = Taken(Rules((Rule("queue", None, 1000),)), [])
+    seen: list[int] = []
+
+    def the_last(scope: Scope, numbers: list[int]) -> list[int]:
+        seen.extend(numbers)
+        return numbers[-1:]
+
+    assert taken.free(QUEUE, 1000, the_last) == CHOICE
+    assert seen == list(range(1, CHOICE + 1))
 
 
 @given(
