@@ -122,4 +122,14 @@ FAULTS = (
             "",
         ),
     ),
+    PlantedFault(
+        "what is noted of a type in a model, taken for a type that has a hash",
+        18,
+        f"{FITTING}::test_a_misfit_names_the_field_and_no_value",
+        Edit(
+            "protocol.fitting.libraries:_names_in",
+            "    if is_model(kind):\n",
+            "    if kind in seen:\n        return names\n    if is_model(kind):\n",
+        ),
+    ),
 )

@@ -20,6 +20,7 @@ from streamqueue.errors import ConfigurationError, PayloadError
 from streamqueue.protocol.document import CODEC, Payload
 from streamqueue.protocol.fitting.kinds import Misfit
 from streamqueue.protocol.fitting.readers import reader_of
+from streamqueue.protocol.fitting.values import NUMBERS, exactly, union
 from streamqueue.protocol.payload import encode_payload
 from streamqueue.protocol.put import NewJob, check_put
 
@@ -114,6 +115,12 @@ class Parcel:
 
 @dataclass
 class Checked:
+class ModelTree(pydantic.BaseModel):
+    name: str
+    below: list[ModelTree] = []
+    label: list[Annotated[str, {"for": "people"}]] = []
+
+
     count: int
 
     def __post_init__(self) -> None:
@@ -257,6 +264,16 @@ TO = {"city": "Rome"}
 def test_a_misfit_names_the_field_and_no_value(kind: Any, payload: Any, said: str) -> None:
     assert misfit(kind, payload) == said
 
+        (
+            ModelTree,
+            {"name": "x", "below": [{"name": "y", "below": [{"name": 1}]}]},
+            "below[0].below[0].name: refused by ModelTree (string_type)",
+        ),
+        (
+            ModelTree,
+            {"name": "x", "label": [4111]},
+            "label[0]: refused by ModelTree (string_type)",
+        ),
 
 @dataclass
 class OfSets:
@@ -274,6 +291,13 @@ class OfNowhere:
 
 
 @pytest.mark.parametrize(
+def test_what_is_noted_of_a_type_of_several_needs_no_hash() -> None:
+    noted = Annotated[int, {"for": "people"}]  # which a union takes from Python 3.12 on
+    read_one = union(int | str, [NUMBERS[int], exactly(str, "str")], [noted, str])
+
+    assert (read_one(5), read_one("x")) == (5, "x")
+
+
     ("kind", "said"),
     [
         (OfSets, "field bad of OfSets: dict.*the keys of a stored mapping are strings"),

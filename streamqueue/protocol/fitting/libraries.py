@@ -36,17 +36,16 @@ def _place(part: str | int, names: set[str]) -> str:
 def _names_in(kind: Any, seen: set[Any]) -> set[str]:
     """Return the names that fields have in a model and in those that are in it."""
     names: set[str] = set()
-    if kind in seen:
-        return names
-    seen.add(kind)
     if is_model(kind):
+        if kind in seen:
+            return names
+        seen.add(kind)
         for name, field in kind.model_fields.items():
             aliases = (field.alias, field.validation_alias)
             names.update((name, *(alias for alias in aliases if isinstance(alias, str))))
             names |= _names_in(field.annotation, seen)
     for argument in typing.get_args(kind):
-        if isinstance(argument, type) or typing.get_origin(argument) is not None:
-            names |= _names_in(argument, seen)
+        names |= _names_in(argument, seen)
     return names
 
 

@@ -70,7 +70,8 @@ def literal(kind: Any, values: Sequence[Any]) -> Reader:
 
 
 def union(kind: Any, readers: Sequence[Reader], arguments: Sequence[Any]) -> Reader:
-    exact = {each: read for each, read in zip(arguments, readers, strict=True) if each is not None}
+    each_with_its = zip(arguments, readers, strict=True)
+    exact = {each: read for each, read in each_with_its if isinstance(each, type)}
     others = [each for each in arguments if each not in (None, type(None))]
 
     def read(value: Any) -> Any:
