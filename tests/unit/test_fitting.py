@@ -91,6 +91,14 @@ class StructOrder(msgspec.Struct, rename="camel"):
     seen: datetime | msgspec.UnsetType = msgspec.UNSET
 
 
+class StructAny(msgspec.Struct):
+    any: Any
+
+
+class ModelAny(pydantic.BaseModel):
+    any: Any
+
+
 class ModelAddress(pydantic.BaseModel):
     city: str
 
@@ -107,6 +115,12 @@ class ModelOrder(pydantic.BaseModel):
     kind: Literal["a", "b"] = "a"
 
 
+class ModelTree(pydantic.BaseModel):
+    name: str
+    below: list[ModelTree] = []
+    label: list[Annotated[str, {"for": "people"}]] = []
+
+
 @dataclass
 class Parcel:
     to: ModelAddress
@@ -115,12 +129,6 @@ class Parcel:
 
 @dataclass
 class Checked:
-class ModelTree(pydantic.BaseModel):
-    name: str
-    below: list[ModelTree] = []
-    label: list[Annotated[str, {"for": "people"}]] = []
-
-
     count: int
 
     def __post_init__(self) -> None:
@@ -183,6 +191,14 @@ ORDERS = [
 @pytest.mark.parametrize("order", ORDERS, ids=lambda order: type(order).__name__)
 def test_what_is_put_comes_back_as_it_was(order: Any) -> None:
     assert read(type(order), order) == order
+
+
+@pytest.mark.parametrize("kind", [StructAny, ModelAny], ids=lambda kind: kind.__name__)
+def test_a_long_is_a_plain_int_for_a_library_wherever_it_stands(kind: Any) -> None:
+    one, (inner,), named = read(kind, {"any": [2**40, [2**41], {"n": 2**42}]}).any
+
+    assert (one, inner, named["n"]) == (2**40, 2**41, 2**42)
+    assert {type(one), type(inner), type(named["n"])} == {int}
 
 
 def test_a_field_that_is_not_set_is_not_stored() -> None:
@@ -249,6 +265,16 @@ TO = {"city": "Rome"}
             "lines[1].city: refused by ModelOrder (string_type)",
         ),
         (
+            ModelTree,
+            {"name": "x", "below": [{"name": "y", "below": [{"name": 1}]}]},
+            "below[0].below[0].name: refused by ModelTree (string_type)",
+        ),
+        (
+            ModelTree,
+            {"name": "x", "label": [4111]},
+            "label[0]: refused by ModelTree (string_type)",
+        ),
+        (
             ModelOrder,
             {"to": TO, "kind": SECRET},
             "kind: refused by ModelOrder (literal_error)",
@@ -264,16 +290,13 @@ TO = {"city": "Rome"}
 def test_a_misfit_names_the_field_and_no_value(kind: Any, payload: Any, said: str) -> None:
     assert misfit(kind, payload) == said
 
-        (
-            ModelTree,
-            {"name": "x", "below": [{"name": "y", "below": [{"name": 1}]}]},
-            "below[0].below[0].name: refused by ModelTree (string_type)",
-        ),
-        (
-            ModelTree,
-            {"name": "x", "label": [4111]},
-            "label[0]: refused by ModelTree (string_type)",
-        ),
+
+def test_what_is_noted_of_a_type_of_several_needs_no_hash() -> None:
+    noted = Annotated[int, {"for": "people"}]  # which a union takes from Python 3.12 on
+    read_one = union(int | str, [NUMBERS[int], exactly(str, "str")], [noted, str])
+
+    assert (read_one(5), read_one("x")) == (5, "x")
+
 
 @dataclass
 class OfSets:
@@ -291,13 +314,6 @@ class OfNowhere:
 
 
 @pytest.mark.parametrize(
-def test_what_is_noted_of_a_type_of_several_needs_no_hash() -> None:
-    noted = Annotated[int, {"for": "people"}]  # which a union takes from Python 3.12 on
-    read_one = union(int | str, [NUMBERS[int], exactly(str, "str")], [noted, str])
-
-    assert (read_one(5), read_one("x")) == (5, "x")
-
-
     ("kind", "said"),
     [
         (OfSets, "field bad of OfSets: dict.*the keys of a stored mapping are strings"),
