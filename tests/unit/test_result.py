@@ -28,6 +28,7 @@ def nested(levels: int) -> Any:
         ({1}, "this result cannot be stored as BSON: it holds a builtins.set, at result$"),
         ({"a": [object()]}, r"builtins.object, at result\['a'\]\[0\]"),
         (nested(100), "this result is nested more than 100 levels deep"),
+        ([None] * 400_000, "this result has more than 1,048,576 bytes as BSON"),
         ({"$ref": "c", "$id": 1}, "would come back as a DBRef"),
         (
             "x" * MAX_RESULT_BYTES,
