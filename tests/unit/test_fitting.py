@@ -292,7 +292,7 @@ def test_a_misfit_names_the_field_and_no_value(kind: Any, payload: Any, said: st
 
 
 def test_what_is_noted_of_a_type_of_several_needs_no_hash() -> None:
-    noted = Annotated[int, {"for": "people"}]  # which a union takes from Python 3.12 on
+    noted = Annotated[int, {"for": "people"}]  # which a union takes from Python 3.13 on
     read_one = union(int | str, [NUMBERS[int], exactly(str, "str")], [noted, str])
 
     assert (read_one(5), read_one("x")) == (5, "x")
