@@ -90,13 +90,14 @@ async def test_a_result_of_none_is_a_result(queue: Any, job: Any) -> None:
 @pytest.mark.parametrize(
     "value",
     [
+        {"name": "$queue"},
         (1, (2, 3)),
         datetime(2026, 12, 1, 11, 30, 0, 123456, tzinfo=UTC),
         {"$set": {"a.b": 1}, "": "$$ROOT"},
         UUID(int=7),
         [None, True, 2**40, 0.5, b"x", "é"],
     ],
-    ids=["tuples", "microseconds", "dollars", "uuid", "many"],
+    ids=["a path", "tuples", "microseconds", "dollars", "uuid", "many"],
 )
 async def test_the_first_attempt_is_given_what_later_ones_are(
     queue: Any, job: Any, value: Any
