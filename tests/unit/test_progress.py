@@ -9,6 +9,7 @@ import pytest
 
 from streamqueue.protocol import progress
 from streamqueue.protocol.progress import Progress, progress_of
+from tests.locks import HadBefore
 
 
 def test_what_is_said_is_written_once_and_then_is_nothing_new() -> None:
@@ -71,15 +72,8 @@ def test_of_two_threads_that_speak_first_both_have_what_the_faster_one_made(
     record: Any = SimpleNamespace(progress=None)
     of_the_faster = Progress()
 
-    class Faster:
-        """A lock that the other thread has had just before."""
-
-        def __enter__(self) -> None:
-            record.progress = of_the_faster
-
-        def __exit__(self, *error: Any) -> None: ...
-
-    monkeypatch.setattr(progress, "_first", Faster())
+    before = HadBefore(lambda: setattr(record, "progress", of_the_faster))
+    monkeypatch.setattr(progress, "_first", before)
 
     assert progress_of(record, 1) is of_the_faster
     assert progress_of(record, 1) is of_the_faster

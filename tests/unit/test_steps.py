@@ -9,6 +9,7 @@ import pytest
 
 from streamqueue.protocol import steps
 from streamqueue.protocol.steps import Steps, steps_of
+from tests.locks import HadBefore
 
 
 def test_a_job_without_steps_has_them_from_the_first_call_on() -> None:
@@ -23,14 +24,7 @@ def test_of_two_threads_with_a_first_step_both_have_what_the_faster_one_made(
     record: Any = SimpleNamespace(steps=None)
     of_the_faster = Steps()
 
-    class Faster:
-        """A lock that the other thread has had just before."""
-
-        def __enter__(self) -> None:
-            record.steps = of_the_faster
-
-        def __exit__(self, *error: Any) -> None: ...
-
-    monkeypatch.setattr(steps, "_first", Faster())
+    before = HadBefore(lambda: setattr(record, "steps", of_the_faster))
+    monkeypatch.setattr(steps, "_first", before)
 
     assert steps_of(record) is of_the_faster
